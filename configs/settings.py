@@ -1,0 +1,256 @@
+"""Every setting of the project, as frozen dataclasses; the line under a field is its `--help`."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tyro.conf import Positional
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Shape of the causal autoencoder (the Wan 2.1 family); the defaults are Wan's own."""
+
+    base_width: int = 96
+    """Channels of the encoder's first level."""
+    decoder_base_width: int = 96
+    """Channels of the decoder's last level."""
+    latent_channels: int = 16
+    """Channels of the latents."""
+    width_multipliers: tuple[int, ...] = (1, 2, 4, 4)
+    """Width of each level in units of the base width; each level but the last halves height and width."""
+    residual_blocks: int = 2
+    """Residual blocks in each encoder level; the decoder has one more."""
+    time_downsample: tuple[bool, ...] = (False, True, True)
+    """Which levels also halve the number of frames."""
+    latent_mean: tuple[float, ...] = (0.0,) * 16
+    """Mean of each latent channel, measured after training."""
+    latent_std: tuple[float, ...] = (1.0,) * 16
+    """Standard deviation of each latent channel, measured after training."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which clips are trained on, and how large."""
+
+    source: str = "shapes"
+    """`shapes` for the drawn world; or a manifest, or a folder that holds one (`dit data index FOLDER`)."""
+    frames: int = 17
+    """Most frames of a clip, 1 + 4k; a shorter video gives the longest valid clip it has."""
+    size: int = 64
+    """Side in pixels of the square whose area a clip has; its aspect ratio is kept, to multiples of 16."""
+    fps: float = 8.0
+    """Frames a second at which files are sampled; the drawn world has none."""
+    workers: int = 0
+    """Processes that read videos ahead; 0 reads in the training process."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW (Loshchilov & Hutter 2019) with a warm-up, and the average of the weights."""
+
+    learning_rate: float = 1e-3
+    """Peak learning rate."""
+    warmup_steps: int = 100
+    """Steps over which the learning rate rises from zero."""
+    decay_steps: int = 0
+    """Length of a cosine decay to a tenth, counted from step zero; 0 keeps the rate constant."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of the matrices; norms, biases and tables have none."""
+    beta2: float = 0.99
+    """Decay of the squared gradient's average."""
+    max_gradient_norm: float = 1.0
+    """Gradients are clipped to this global norm."""
+    ema_decay: float = 0.999
+    """Decay of the weight average that is used for sampling and validation."""
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """What a training run does besides learning: how long, how often it reports, where it writes."""
+
+    steps: int = 1000
+    """Optimizer steps of the whole run."""
+    batch: int = 16
+    """Samples in a step, over all processes."""
+    seed: int = 0
+    """Seed of the weights, the order of the data, the noise and the times."""
+    log_every: int = 10
+    """Steps between two lines of the log."""
+    save_every: int = 500
+    """Steps between two checkpoints."""
+    show_every: int = 500
+    """Steps between two pictures and validations."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Number format of the compute; the weights are fp32 either way."""
+
+
+@dataclass(frozen=True)
+class AutoencoderRun:
+    """A training run of the autoencoder."""
+
+    out: str = "runs/autoencoder"
+    """Folder of the run; the same command in it goes on where it stopped."""
+    init: str = ""
+    """Weights file to start from; empty starts from random weights."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """The clips."""
+    model: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    """The autoencoder."""
+    train: LoopConfig = field(default_factory=LoopConfig)
+    """The loop."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """The optimizer."""
+    crop: int = 64
+    """Side in pixels of the random square crop that is trained on, a multiple of 8."""
+    crop_frames: int = 17
+    """Frames of the random crop in time that is trained on, 1 + 4k."""
+    kl_weight: float = 1e-6
+    """Weight of the KL divergence, per latent number, beside the L1 error, per pixel number."""
+    checkpoint_activations: bool = False
+    """Compute activations again in the backward pass, for less memory."""
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Shape of the transformer (the Wan family); the defaults are Wan 2.1 1.3B's."""
+
+    width: int = 1536
+    """Width of the token stream."""
+    depth: int = 30
+    """Number of blocks."""
+    heads: int = 12
+    """Attention heads; the width is a multiple, a head of 64 or 128 is the fastest."""
+    mlp_width: int = 8960
+    """Width of the feed-forward layer."""
+    text_width: int = 4096
+    """Width of the text encoder's output."""
+    latent_channels: int = 16
+    """Channels of the latents."""
+    time_frequencies: int = 256
+    """Width of the sinusoidal embedding of time."""
+    eps: float = 1e-6
+    """Epsilon of the norms."""
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The text encoder: a byte-level T5 trained with the transformer, or a frozen one from a folder."""
+
+    folder: str = ""
+    """Folder with a T5 or UMT5 encoder and its tokenizer in transformers' format; empty for the byte-level one."""
+    width: int = 128
+    """Width of the byte-level encoder."""
+    depth: int = 2
+    """Blocks of the byte-level encoder."""
+    heads: int = 4
+    """Attention heads of the byte-level encoder."""
+    mlp_width: int = 256
+    """Width of the byte-level encoder's gated feed-forward layer."""
+    longest: int = 512
+    """Most tokens of a prompt; the rest is cut."""
+    padded: bool = False
+    """Zero-pad every prompt to `longest` and attend to all of it, as the open Wan weights were trained."""
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """Which times, tasks and prompts a training sample gets (rectified flow; t = 0 is data, t = 1 noise)."""
+
+    time_mean: float = 0.0
+    """Mean of the logit of t (Esser et al. 2024, logit-normal sampling)."""
+    time_std: float = 1.0
+    """Standard deviation of the logit of t."""
+    shift: float = 3.0
+    """Shift of the times towards noise for a sample of `shift_tokens` tokens."""
+    shift_tokens: int = 1024
+    """Token count at which the shift is `shift`; it grows with the square root of the count (same paper, eq. 23)."""
+    prompt_dropout: float = 0.1
+    """Share of samples trained with the empty prompt, for classifier-free guidance."""
+    first_frame: float = 0.25
+    """Share of clips whose first latent frame is given at t = 0 (image-to-video)."""
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How samples are drawn from a model."""
+
+    steps: int = 25
+    """Solver steps."""
+    solver: Literal["euler", "heun", "multistep"] = "multistep"
+    """ODE solver; heun evaluates the model twice a step."""
+    guidance: float = 4.0
+    """Classifier-free guidance scale; 1 is none, and half the work."""
+    seed: int = 0
+    """Seed of the noise; sample k of a prompt takes its own."""
+
+
+@dataclass(frozen=True)
+class TransformerRun:
+    """A training run of the transformer, with its text encoder where that is ours."""
+
+    out: str = "runs/transformer"
+    """Folder of the run; the same command in it goes on where it stopped. `dit sample --model` takes it."""
+    autoencoder: str = "builtin"
+    """Weights file of the autoencoder, a run's folder or a diffusers folder; `builtin` is the drawn world's."""
+    init: str = ""
+    """Model folder to start from; empty starts from random weights."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """The clips."""
+    model: TransformerConfig = field(default_factory=TransformerConfig)
+    """The transformer."""
+    text: TextConfig = field(default_factory=TextConfig)
+    """The text encoder."""
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    """Times, tasks and prompts of the training samples."""
+    train: LoopConfig = field(default_factory=LoopConfig)
+    """The loop."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """The optimizer."""
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    """How the pictures are sampled, and the defaults that the finished model carries."""
+    cached_clips: int = 0
+    """Clips encoded once before training and then reused; 0 encodes in every step."""
+    prompts: tuple[str, ...] = ()
+    """Prompts sampled into the contact sheet; none takes captions of held-out clips."""
+    checkpoint_activations: bool = False
+    """Compute activations again in the backward pass, for less memory."""
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """Sample videos from text, or from text and an image, with the built-in model or another."""
+
+    prompts: Positional[tuple[str, ...]] = ()
+    """What the videos show, one prompt each."""
+    prompts_file: str = ""
+    """Text file with one prompt a line, beside those on the command line."""
+    image: str = ""
+    """Image that is the first frame of every video (image-to-video)."""
+    again: str = ""
+    """A video that `dit sample` wrote: make the same one again, from what is written inside it."""
+    out: str = "samples"
+    """Folder for the videos; or a file for a single one, ending in .mp4, .gif or .png (a folder of frames)."""
+    model: str = "builtin"
+    """Model folder: a run of `dit train`, a diffusers Wan pipeline, or `builtin`."""
+    frames: int = 0
+    """Frames, 1 + 4k; 0 takes what the model was trained on, and 1 makes an image."""
+    height: int = 0
+    """Height in pixels, a multiple of 16; 0 takes what the model was trained on."""
+    width: int = 0
+    """Width in pixels, a multiple of 16; 0 takes what the model was trained on."""
+    fps: float = 0.0
+    """Frames a second of the file; 0 takes what the model was trained on."""
+    steps: int = 0
+    """Solver steps; 0 takes the model's own."""
+    guidance: float = -1.0
+    """Classifier-free guidance scale, 1 is none; -1 takes the model's own."""
+    solver: Literal["model", "euler", "heun", "multistep"] = "model"
+    """ODE solver; `model` takes the model's own."""
+    seed: int = 0
+    """Seed of the first video of a prompt; the next ones count up."""
+    number: int = 1
+    """Videos per prompt."""
+    batch: int = 1
+    """Videos in one packed call; more is faster on a GPU, and may change the last digits."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Number format of the transformer; `auto` is bf16 on a GPU and fp32 on a CPU."""

@@ -1,0 +1,143 @@
+"""A model folder: transformer, text encoder and autoencoder, saved together and loaded from ours or diffusers'."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from configs.load import from_json
+from configs.settings import FlowConfig, SamplerConfig, TextConfig, TransformerConfig
+from dit.attention import BACKENDS, choose_attention
+from dit.model import Layout, Transformer
+from dit.text import make_encoder
+from vae.model import Autoencoder
+from vae.run import checkpoints
+from vae.train import WEIGHTS as AUTOENCODER
+from vae.train import load_autoencoder as load_our_autoencoder
+from vae.weights import file_hash, load_weights
+
+BUILTIN = Path(__file__).parent / "builtin"
+TRANSFORMER = "transformer.safetensors"
+AVERAGE = "average.safetensors"
+
+
+class Denoiser(nn.Module):
+    """Transformer and text encoder as one module: from noisy tokens and prompts to velocities."""
+
+    def __init__(self, config: TransformerConfig, text: TextConfig):
+        super().__init__()
+        self.text = make_encoder(text)
+        self.transformer = Transformer(config)
+
+    def forward(self, tokens_LP: Tensor, times_M: Tensor, layout: Layout, prompts: list[str]) -> Tensor:
+        return self.transformer(tokens_LP, times_M, self.transformer.embed_text(*self.text(prompts)), layout)
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """The tensors that training changes: all but a frozen text encoder's."""
+        frozen = bool(self.text.config.folder)
+        return {k: v for k, v in self.state_dict().items() if not (frozen and k.startswith("text."))}
+
+    def load_trained_state(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `trained_state`."""
+        missing, unexpected = self.load_state_dict(tensors, strict=False)
+        absent = [name for name in missing if not (self.text.config.folder and name.startswith("text."))]
+        if absent or unexpected:
+            raise ValueError(f"weights do not fit the settings: {', '.join([*absent, *unexpected][:3])}")
+
+
+@dataclass(frozen=True)
+class Model:
+    """Everything that turns a prompt into a video, and what it is: weights by hash, training data, defaults."""
+
+    denoiser: Denoiser
+    autoencoder: Autoencoder
+    sampler: SamplerConfig
+    flow: FlowConfig
+    weights: str
+    size: tuple[int, int, int]
+    fps: float
+    settings: dict
+
+
+def load_model(folder: str, device: torch.device, dtype: torch.dtype) -> Model:
+    """The model of a folder: ours (a run, finished or not), `builtin`, or a diffusers Wan pipeline's.
+
+    Raises ValueError where the folder is none of these.
+    """
+    path = BUILTIN if folder == "builtin" else Path(folder)
+    if (path / "model_index.json").is_file() or (path / "transformer" / "config.json").is_file():
+        model = load_diffusers_model(path)
+    else:
+        model = load_our_model(path)
+    model.denoiser.to(device).eval().requires_grad_(False)
+    model.denoiser.transformer.to(dtype)
+    model.denoiser.transformer.attention = BACKENDS[choose_attention(device, dtype)]
+    model.autoencoder.to(device).eval().requires_grad_(False)
+    return model
+
+
+def find_weights(folder: Path) -> Path:
+    """The transformer's weights file in a model folder: the finished one, else the newest checkpoint's average."""
+    found = [folder / TRANSFORMER, *(step / AVERAGE for step in reversed(checkpoints(folder)))]
+    for file in found:
+        if file.is_file():
+            return file
+    if not folder.exists():
+        raise ValueError(f"{folder}: no such model folder")
+    raise ValueError(f"{folder} holds no model: neither {TRANSFORMER}, nor a checkpoint, nor a diffusers pipeline")
+
+
+def load_our_model(folder: Path) -> Model:
+    """A model that this project trained."""
+    file = find_weights(folder)
+    tensors, settings = load_weights(file)
+    denoiser = Denoiser(from_json(TransformerConfig, settings["model"]), from_json(TextConfig, settings["text"]))
+    denoiser.load_trained_state({name: tensor.float() for name, tensor in tensors.items()})
+    data = settings["data"]
+    return Model(
+        denoiser=denoiser,
+        autoencoder=load_autoencoder(folder),
+        sampler=from_json(SamplerConfig, settings["sampler"]),
+        flow=from_json(FlowConfig, settings["flow"]),
+        weights=file_hash(file),
+        size=(data["frames"], data["size"], data["size"]),
+        fps=data["fps"],
+        settings=settings,
+    )
+
+
+def load_diffusers_model(folder: Path) -> Model:
+    """A text-to-video Wan pipeline's folder: transformer, vae, text_encoder, tokenizer."""
+    from dit import diffusers_format
+
+    transformer = diffusers_format.load_transformer(folder / "transformer")
+    text = TextConfig(folder=str(folder), padded=True)
+    denoiser = Denoiser(replace(transformer.config, depth=0), text)
+    denoiser.transformer = transformer
+    files = sorted((folder / "transformer").glob("*.safetensors"))
+    return Model(
+        denoiser=denoiser,
+        autoencoder=diffusers_format.load_autoencoder(folder / "vae"),
+        sampler=SamplerConfig(steps=50, guidance=5.0),
+        flow=FlowConfig(shift=3.0, shift_tokens=0),
+        weights="+".join(file_hash(file) for file in files),
+        size=(81, 480, 832),
+        fps=16.0,
+        settings={"folder": folder.name},
+    )
+
+
+def load_autoencoder(source: str | Path) -> Autoencoder:
+    """An autoencoder from a weights file of ours, a folder that holds one, `builtin`, or a diffusers folder."""
+    path = BUILTIN if source == "builtin" else Path(source)
+    if path.is_file():
+        return load_our_autoencoder(path)
+    if (path / AUTOENCODER).is_file():
+        return load_our_autoencoder(path / AUTOENCODER)
+    from dit import diffusers_format
+
+    for folder in (path / "vae", path):
+        if (folder / "config.json").is_file():
+            return diffusers_format.load_autoencoder(folder)
+    raise ValueError(f"{source}: no autoencoder there; it is a weights file, or a folder with {AUTOENCODER}")

@@ -1,0 +1,283 @@
+"""The denoiser: a transformer over packed spacetime tokens, weight-compatible with Wan 2.1 and 2.2.
+
+Legend: L tokens of all samples in one sequence, S text tokens of all samples, D channels of a head, N heads,
+M distinct (sample, time) pairs, P numbers in a patch. A sample is a contiguous stretch of tokens in t, h, w order.
+Architecture: Wan (arXiv 2503.20314, section 4.2): self-attention with 3D rotary positions and RMS-normed q and k,
+cross-attention to text, one shared adaLN projection of time with a table per block.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from configs.settings import TransformerConfig
+from dit.attention import BACKENDS, Lengths
+
+PATCH = (1, 2, 2)  # frames, height, width of a patch
+TIME_SCALE = 1000.0  # Wan's time embedding takes t in thousandths
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the samples of a packed sequence lie, and which tokens share a time; made once per batch.
+
+    `rows` maps tokens to the M distinct (sample, time) pairs, or is None where every pair has equally many
+    tokens in order and a plain broadcast serves.
+    """
+
+    tokens: Lengths
+    grids: tuple[tuple[int, int, int], ...]
+    pairs: int
+    rows: Tensor | None
+    rotary: tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class TextMemory:
+    """What the blocks read of the text: each block's keys and values, S x N x D, and the samples' text lengths."""
+
+    keys_values: list[tuple[Tensor, Tensor]]
+    lengths: Lengths
+
+
+def patchify(latents_CTHW: Tensor) -> Tensor:
+    """Tokens x P of one sample; P runs over (channel, frame, height, width)."""
+    t, h, w = PATCH
+    return rearrange(latents_CTHW, "c (t pt) (h ph) (w pw) -> (t h w) (c pt ph pw)", pt=t, ph=h, pw=w)
+
+
+def unpatchify(tokens_LP: Tensor, grid: tuple[int, int, int]) -> Tensor:
+    """The inverse of `patchify`: C T H W of one sample."""
+    (pt, ph, pw), (t, h, w) = PATCH, grid
+    return rearrange(
+        tokens_LP, "(t h w) (c pt ph pw) -> c (t pt) (h ph) (w pw)", t=t, h=h, w=w, pt=pt, ph=ph, pw=pw
+    )
+
+
+def grid_of(latents_CTHW: Tensor) -> tuple[int, int, int]:
+    """Patches of a sample along frames, height and width."""
+    return tuple(size // patch for size, patch in zip(latents_CTHW.shape[1:], PATCH, strict=True))
+
+
+def rotary_table(grids: tuple[tuple[int, int, int], ...], head_width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of every token's angles, each L x 1 x D/2, fp32.
+
+    3D rotary embedding (Su et al. 2021, over three axes): of the D/2 frequencies a third turns with the row, a third
+    with the column and the rest with the frame, as Wan splits them.
+    """
+    spatial = 2 * (head_width // 6)
+    angles = []
+    for t, h, w in grids:
+        axes = []
+        for size, width in zip((t, h, w), (head_width - 2 * spatial, spatial, spatial), strict=True):
+            frequencies = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+            axes.append(torch.outer(torch.arange(size, dtype=torch.float64), frequencies))
+        frame, row, column = axes
+        full = torch.cat(
+            [
+                frame[:, None, None].expand(t, h, w, -1),
+                row[None, :, None].expand(t, h, w, -1),
+                column[None, None, :].expand(t, h, w, -1),
+            ],
+            dim=-1,
+        )
+        angles.append(rearrange(full, "t h w d -> (t h w) 1 d"))
+    table = torch.cat(angles)
+    return table.cos().float().to(device), table.sin().float().to(device)
+
+
+def make_layout(
+    grids: list[tuple[int, int, int]], times_L: list[Tensor], head_width: int, device: torch.device
+) -> tuple[Layout, Tensor]:
+    """The layout of a pack and its M distinct times, from each sample's grid and its time per token (or one time).
+
+    Tokens of one sample that share a time share a row of the modulation, wherever they lie.
+    """
+    tokens = tuple(math.prod(grid) for grid in grids)
+    distinct, rows, first = [], [], 0
+    for time, count in zip(times_L, tokens, strict=True):
+        if time.numel() == 1:
+            values, inverse = time.reshape(1), torch.zeros(count, dtype=torch.long)
+        else:
+            values, inverse = time.cpu().unique(return_inverse=True)
+        distinct.append(values.cpu())
+        rows.append(inverse + first)
+        first += len(values)
+    one_time_each = first == len(grids) and len(set(tokens)) == 1
+    layout = Layout(
+        tokens=Lengths(tokens, device),
+        grids=tuple(grids),
+        pairs=first,
+        rows=None if one_time_each else torch.cat(rows).to(device),
+        rotary=rotary_table(tuple(grids), head_width, device),
+    )
+    return layout, torch.cat(distinct).float().to(device)
+
+
+def rotate(x_LND: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """Turns neighbouring channel pairs by the token's angles."""
+    cos, sin = rotary
+    even, odd = x_LND.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).type_as(x_LND)
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.heads, self.eps = config.heads, config.eps
+        self.to_qkv = nn.Linear(config.width, 3 * config.width)
+        self.norm_q = nn.Parameter(torch.ones(config.width))
+        self.norm_k = nn.Parameter(torch.ones(config.width))
+        self.to_out = nn.Linear(config.width, config.width)
+
+    def forward(self, x: Tensor, layout: Layout, attention) -> Tensor:
+        q, k, v = self.to_qkv(x).flatten(0, 1).chunk(3, dim=-1)
+        q, k = rms_norm(q, self.norm_q, self.eps), rms_norm(k, self.norm_k, self.eps)
+        q, k, v = (rearrange(y, "l (n d) -> l n d", n=self.heads) for y in (q, k, v))
+        q, k = rotate(q, layout.rotary), rotate(k, layout.rotary)
+        y = attention(q, k, v, layout.tokens, layout.tokens)
+        return self.to_out(y.flatten(1)).view_as(x)
+
+
+class CrossAttention(nn.Module):
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.heads, self.eps = config.heads, config.eps
+        self.to_q = nn.Linear(config.width, config.width)
+        self.to_kv = nn.Linear(config.width, 2 * config.width)
+        self.norm_q = nn.Parameter(torch.ones(config.width))
+        self.norm_k = nn.Parameter(torch.ones(config.width))
+        self.to_out = nn.Linear(config.width, config.width)
+
+    def keys_values(self, text_SD: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the text, each S x N x D; they do not depend on time."""
+        k, v = self.to_kv(text_SD).chunk(2, dim=-1)
+        k = rms_norm(k, self.norm_k, self.eps)
+        return tuple(rearrange(y, "s (n d) -> s n d", n=self.heads) for y in (k, v))
+
+    def forward(self, x: Tensor, keys_values, text: Lengths, layout: Layout, attention) -> Tensor:
+        q = rms_norm(self.to_q(x).flatten(0, 1), self.norm_q, self.eps)
+        q = rearrange(q, "l (n d) -> l n d", n=self.heads)
+        y = attention(q, *keys_values, layout.tokens, text)
+        return self.to_out(y.flatten(1)).view_as(x)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """RMS norm over all heads together (Zhang & Sennrich 2019), in the input's dtype."""
+    return F.rms_norm(x, weight.shape, weight.type_as(x), eps)
+
+
+def modulated_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
+    """`layer_norm(x) * (1 + scale) + shift` (Peebles & Xie 2023, adaLN); one pass where the pack has one time."""
+    if scale.shape[:2] == (1, 1):
+        return F.layer_norm(x, x.shape[-1:], 1 + scale[0, 0], shift[0, 0], eps)
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=eps), 1 + scale)
+
+
+class Block(nn.Module):
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.eps = config.eps
+        self.attn1 = SelfAttention(config)
+        self.norm2 = nn.LayerNorm(config.width, config.eps)
+        self.attn2 = CrossAttention(config)
+        self.ffn_in = nn.Linear(config.width, config.mlp_width)
+        self.ffn_out = nn.Linear(config.mlp_width, config.width)
+        self.scale_shift_table = nn.Parameter(torch.empty(6, config.width))
+
+    def forward(self, x: Tensor, modulation_M6D: Tensor, keys_values, text: Lengths, layout: Layout, attention) -> Tensor:
+        table = (modulation_M6D + self.scale_shift_table).type_as(x)
+        shift1, scale1, gate1, shift2, scale2, gate2 = spread(table, layout).unbind(2)
+        x = torch.addcmul(x, self.attn1(modulated_norm(x, scale1, shift1, self.eps), layout, attention), gate1)
+        normed = F.layer_norm(x, x.shape[-1:], self.norm2.weight.type_as(x), self.norm2.bias.type_as(x), self.eps)
+        x = x + self.attn2(normed, keys_values, text, layout, attention)
+        hidden = F.gelu(self.ffn_in(modulated_norm(x, scale2, shift2, self.eps)), approximate="tanh")
+        return torch.addcmul(x, self.ffn_out(hidden), gate2)
+
+
+def spread(table_MKD: Tensor, layout: Layout) -> Tensor:
+    """Rows of the modulation, shaped to broadcast over the tokens: pairs x 1 x K x D, or 1 x L x K x D by gather."""
+    return table_MKD[:, None] if layout.rows is None else table_MKD[layout.rows][None]
+
+
+class Transformer(nn.Module):
+    """Predicts the velocity of every token from its noisy patch, its own time and its sample's text."""
+
+    checkpointing = False
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.config = config
+        patch = config.latent_channels * math.prod(PATCH)
+        self.patch_embedding = nn.Linear(patch, config.width)
+        self.time_in = nn.Linear(config.time_frequencies, config.width)
+        self.time_out = nn.Linear(config.width, config.width)
+        self.time_proj = nn.Linear(config.width, 6 * config.width)
+        self.text_in = nn.Linear(config.text_width, config.width)
+        self.text_out = nn.Linear(config.width, config.width)
+        self.blocks = nn.ModuleList([Block(config) for _ in range(config.depth)])
+        self.proj_out = nn.Linear(config.width, patch)
+        self.scale_shift_table = nn.Parameter(torch.empty(2, config.width))
+        self.attention = BACKENDS["sdpa"]
+        self.initialise()
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Xavier matrices; a zero output, so that the first loss is 1 + var(latents); and a zero time projection, so
+        that all times start from the tables, whose small random gates keep every block near the identity."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for layer in (self.time_in, self.time_out, self.text_in, self.text_out):
+            nn.init.normal_(layer.weight, std=0.02)
+        for block in self.blocks:
+            nn.init.normal_(block.scale_shift_table, std=self.config.width**-0.5)
+        nn.init.normal_(self.scale_shift_table, std=self.config.width**-0.5)
+        nn.init.zeros_(self.time_proj.weight)
+        nn.init.zeros_(self.proj_out.weight)
+
+    @property
+    def head_width(self) -> int:
+        """Channels of one head."""
+        return self.config.width // self.config.heads
+
+    def embed_text(self, text_SD: Tensor, lengths: list[int]) -> TextMemory:
+        """What the blocks read of the packed text; while sampling it is computed once."""
+        text = self.text_out(F.gelu(self.text_in(text_SD), approximate="tanh"))
+        keys_values = [block.attn2.keys_values(text) for block in self.blocks]
+        return TextMemory(keys_values, Lengths(tuple(lengths), text_SD.device))
+
+    def embed_time(self, times_M: Tensor) -> tuple[Tensor, Tensor]:
+        """Embedding M x D and modulation M x 6 x D of the distinct times, t in [0, 1]."""
+        half = self.config.time_frequencies // 2
+        steps = torch.arange(half, device=times_M.device, dtype=torch.float32)
+        angles = TIME_SCALE * times_M.float()[:, None] * torch.exp(-math.log(10000) / half * steps)
+        waves = torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.time_in.weight.dtype)
+        time = self.time_out(F.silu(self.time_in(waves)))
+        return time, rearrange(self.time_proj(F.silu(time)), "m (six d) -> m six d", six=6)
+
+    def forward(self, tokens_LP: Tensor, times_M: Tensor, text: TextMemory, layout: Layout) -> Tensor:
+        """Velocity L x P of the packed noisy tokens, in the tokens' dtype.
+
+        `times_M` and `layout` come from `make_layout`, `text` from `embed_text`.
+        """
+        time, modulation = self.embed_time(times_M)
+        x = self.patch_embedding(tokens_LP)
+        x = x[None] if layout.rows is not None else x.view(layout.pairs, -1, x.shape[-1])
+        for block, keys_values in zip(self.blocks, text.keys_values, strict=True):
+            inputs = (x, modulation, keys_values, text.lengths, layout, self.attention)
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, *inputs, use_reentrant=False)
+            else:
+                x = block(*inputs)
+        table = (self.scale_shift_table + time[:, None]).type_as(x)
+        shift, scale = spread(table, layout).unbind(2)
+        x = self.proj_out(modulated_norm(x, scale, shift, self.config.eps)).flatten(0, 1)
+        (pt, ph, pw), c = PATCH, self.config.latent_channels
+        return rearrange(x, "l (pt ph pw c) -> l (c pt ph pw)", pt=pt, ph=ph, pw=pw, c=c).to(tokens_LP.dtype)

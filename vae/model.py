@@ -1,0 +1,306 @@
+"""The causal video autoencoder: pixels to normalised latents and back, weight-compatible with Wan 2.1's.
+
+Legend: B batch, C channels, T frames, H height, W width. Videos are RGB in [-1, 1]; 1 + 4k frames become
+1 + k latent frames, each 8 times smaller in height and width, and an image is a video of one frame.
+Architecture: Wan 2.1 (arXiv 2503.20314, section 4.1); module names follow `AutoencoderKLWan` of diffusers,
+so that state dicts go both ways unchanged.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from configs.settings import AutoencoderConfig
+
+State = dict  # module -> the last frames it saw; what a chunk must know of the chunks before it
+
+
+class CausalConv3d(nn.Conv3d):
+    """A 3D convolution that sees only the past: `kernel - 1` frames of zeros, or of the chunk before."""
+
+    def forward(self, x: Tensor, state: State | None = None) -> Tensor:
+        past = self.kernel_size[0] - 1
+        if past:
+            if state is None or self not in state:
+                x = F.pad(x, (0, 0, 0, 0, past, 0))
+            else:
+                x = torch.cat([state[self], x], dim=2)
+            if state is not None:
+                state[self] = x[:, :, -past:].clone()
+        return super().forward(x)
+
+
+class ChannelNorm(nn.Module):
+    """RMS norm over channels, computed where they are contiguous (channels-last memory)."""
+
+    def __init__(self, channels: int, spatial_dims: int):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(channels, *[1] * spatial_dims))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.movedim(1, -1)
+        x = F.rms_norm(x, x.shape[-1:], self.gamma.flatten().to(x.dtype), eps=1e-12)
+        return x.movedim(-1, 1)
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.norm1 = ChannelNorm(in_channels, 3)
+        self.conv1 = CausalConv3d(in_channels, out_channels, 3, padding=(0, 1, 1))
+        self.norm2 = ChannelNorm(out_channels, 3)
+        self.conv2 = CausalConv3d(out_channels, out_channels, 3, padding=(0, 1, 1))
+        same = in_channels == out_channels
+        self.conv_shortcut = nn.Identity() if same else CausalConv3d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor, state: State | None = None) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)), state)
+        h = self.conv2(F.silu(self.norm2(h)), state)
+        return self.conv_shortcut(x) + h
+
+
+class FrameAttention(nn.Module):
+    """Single-head attention over the pixels of each frame."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = ChannelNorm(channels, 2)
+        self.to_qkv = nn.Conv2d(channels, channels * 3, 1)
+        self.proj = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x_BCTHW: Tensor, state: State | None = None) -> Tensor:
+        b, _, _, h, _ = x_BCTHW.shape
+        x = self.norm(rearrange(x_BCTHW, "b c t h w -> (b t) c h w"))
+        q, k, v = rearrange(self.to_qkv(x), "n (three c) h w -> three n 1 (h w) c", three=3)
+        x = F.scaled_dot_product_attention(q, k, v)
+        x = self.proj(rearrange(x, "n 1 (h w) c -> n c h w", h=h))
+        return x_BCTHW + rearrange(x, "(b t) c h w -> b c t h w", b=b)
+
+
+class Downsample(nn.Module):
+    """Halves height and width, and with `time` the frames after the first too."""
+
+    def __init__(self, channels: int, time: bool):
+        super().__init__()
+        self.resample = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(channels, channels, 3, stride=2))
+        self.time_conv = nn.Conv3d(channels, channels, (3, 1, 1), stride=(2, 1, 1)) if time else None
+
+    def forward(self, x: Tensor, state: State | None = None) -> Tensor:
+        x = per_frame(self.resample, x)
+        if self.time_conv is None:
+            return x
+        last = x[:, :, -1:].clone() if state is not None else None
+        if state is not None and self in state:
+            x = self.time_conv(torch.cat([state[self], x], dim=2))
+        elif x.shape[2] > 1:
+            x = torch.cat([x[:, :, :1], self.time_conv(x)], dim=2)
+        if state is not None:
+            state[self] = last
+        return x
+
+
+class Upsample(nn.Module):
+    """Doubles height and width and halves the channels, and with `time` doubles the frames after the first."""
+
+    def __init__(self, channels: int, time: bool):
+        super().__init__()
+        upsample = nn.Upsample(scale_factor=(2.0, 2.0), mode="nearest-exact")
+        self.resample = nn.Sequential(upsample, nn.Conv2d(channels, channels // 2, 3, padding=1))
+        self.time_conv = CausalConv3d(channels, channels * 2, (3, 1, 1)) if time else None
+
+    def forward(self, x: Tensor, state: State | None = None) -> Tensor:
+        if self.time_conv is not None:
+            if state is None or self not in state:
+                first, rest = x[:, :, :1], x[:, :, 1:]
+            else:
+                first, rest = x[:, :, :0], x
+            if state is not None:
+                state[self] = True
+            if rest.shape[2]:
+                rest = rearrange(
+                    self.time_conv(rest, state), "b (two c) t h w -> b c (t two) h w", two=2
+                )
+            x = torch.cat([first, rest], dim=2) if first.shape[2] else rest
+        return per_frame(self.resample, x)
+
+
+def per_frame(layer: nn.Module, x_BCTHW: Tensor) -> Tensor:
+    """Applies an image layer to every frame."""
+    b = x_BCTHW.shape[0]
+    return rearrange(layer(rearrange(x_BCTHW, "b c t h w -> (b t) c h w")), "(b t) c h w -> b c t h w", b=b)
+
+
+class MiddleBlock(nn.Module):
+    def __init__(self, channels: int):
+        super().__init__()
+        self.resnets = nn.ModuleList([ResidualBlock(channels, channels) for _ in range(2)])
+        self.attentions = nn.ModuleList([FrameAttention(channels)])
+
+    def layers(self) -> list[nn.Module]:
+        return [self.resnets[0], self.attentions[0], self.resnets[1]]
+
+
+class UpBlock(nn.Module):
+    def __init__(self, in_channels: int, out_channels: int, residual_blocks: int, upsample: nn.Module | None):
+        super().__init__()
+        widths = [in_channels] + [out_channels] * residual_blocks
+        self.resnets = nn.ModuleList([ResidualBlock(width, out_channels) for width in widths])
+        self.upsamplers = None if upsample is None else nn.ModuleList([upsample])
+
+    def layers(self) -> list[nn.Module]:
+        return [*self.resnets, *(self.upsamplers or [])]
+
+
+class Coder(nn.Module):
+    """What encoder and decoder share: a chain of layers, each of which may keep state between chunks."""
+
+    checkpointing = False
+
+    def forward(self, x: Tensor, state: State | None = None) -> Tensor:
+        x = self.conv_in(x, state)
+        for layer in self.layers():
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(layer, x, use_reentrant=False)
+            else:
+                x = layer(x, state)
+        return self.conv_out(F.silu(self.norm_out(x)), state)
+
+
+class Encoder(Coder):
+    def __init__(self, config: AutoencoderConfig):
+        super().__init__()
+        widths = [config.base_width * m for m in (1, *config.width_multipliers)]
+        self.conv_in = CausalConv3d(3, widths[0], 3, padding=(0, 1, 1))
+        blocks = []
+        for level, (width, out_width) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+            blocks.append(ResidualBlock(width, out_width))
+            blocks += [ResidualBlock(out_width, out_width) for _ in range(config.residual_blocks - 1)]
+            if level < len(config.time_downsample):
+                blocks.append(Downsample(out_width, config.time_downsample[level]))
+        self.down_blocks = nn.ModuleList(blocks)
+        self.mid_block = MiddleBlock(widths[-1])
+        self.norm_out = ChannelNorm(widths[-1], 3)
+        self.conv_out = CausalConv3d(widths[-1], 2 * config.latent_channels, 3, padding=(0, 1, 1))
+
+    def layers(self) -> list[nn.Module]:
+        return [*self.down_blocks, *self.mid_block.layers()]
+
+
+class Decoder(Coder):
+    def __init__(self, config: AutoencoderConfig):
+        super().__init__()
+        multipliers = config.width_multipliers[::-1]
+        widths = [config.decoder_base_width * m for m in (multipliers[0], *multipliers)]
+        time_upsample = config.time_downsample[::-1]
+        self.conv_in = CausalConv3d(config.latent_channels, widths[0], 3, padding=(0, 1, 1))
+        self.mid_block = MiddleBlock(widths[0])
+        self.up_blocks = nn.ModuleList()
+        for level, (width, out_width) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+            width = width // 2 if level else width  # the up-sampler before it halved the channels
+            upsample = Upsample(out_width, time_upsample[level]) if level < len(time_upsample) else None
+            self.up_blocks.append(UpBlock(width, out_width, config.residual_blocks, upsample))
+        self.norm_out = ChannelNorm(widths[-1], 3)
+        self.conv_out = CausalConv3d(widths[-1], 3, 3, padding=(0, 1, 1))
+
+    def layers(self) -> list[nn.Module]:
+        return [*self.mid_block.layers(), *(layer for block in self.up_blocks for layer in block.layers())]
+
+
+class Autoencoder(nn.Module):
+    """Causal video autoencoder; the only owner of its latent statistics.
+
+    `encode` gives latents of zero mean and unit variance per channel, `decode` takes them; nobody else scales.
+    """
+
+    def __init__(self, config: AutoencoderConfig):
+        super().__init__()
+        self.encoder = Encoder(config)
+        self.quant_conv = CausalConv3d(2 * config.latent_channels, 2 * config.latent_channels, 1)
+        self.post_quant_conv = CausalConv3d(config.latent_channels, config.latent_channels, 1)
+        self.decoder = Decoder(config)
+        self.set_statistics(config, torch.zeros(()))
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                module.to(memory_format=torch.channels_last_3d)
+
+    def set_statistics(self, config: AutoencoderConfig, like: Tensor) -> None:
+        """Takes the latent mean and standard deviation per channel from `config`."""
+        self.config = config
+        for name, values in {"latent_mean": config.latent_mean, "latent_std": config.latent_std}.items():
+            column = torch.tensor(values, device=like.device).view(1, -1, 1, 1, 1)
+            self.register_buffer(name, column, persistent=False)
+
+    def checkpoint_activations(self, on: bool) -> None:
+        """Trades compute for memory in training: each block's activations are computed again in backward."""
+        self.encoder.checkpointing = self.decoder.checkpointing = on
+
+    def encode_moments(self, video_BCTHW: Tensor, state: State | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the posterior, not normalised, each B C' T' H/8 W/8.
+
+        Raises ValueError for sizes or frame counts that do not fit the compression.
+        """
+        if state is None:
+            check_video_size(*video_BCTHW.shape[2:])
+        x = video_BCTHW.contiguous(memory_format=torch.channels_last_3d)
+        mean, log_variance = self.quant_conv(self.encoder(x, state)).chunk(2, dim=1)
+        return mean, log_variance.clamp(-30.0, 20.0)
+
+    def decode_raw(self, latents_BCTHW: Tensor, state: State | None = None) -> Tensor:
+        """Video of not normalised latents, not clamped: the decoder as the training loss sees it."""
+        x = latents_BCTHW.contiguous(memory_format=torch.channels_last_3d)
+        return self.decoder(self.post_quant_conv(x), state)
+
+    def normalise(self, latents_BCTHW: Tensor) -> Tensor:
+        """Brings raw latents to zero mean and unit variance per channel."""
+        return (latents_BCTHW - self.latent_mean) / self.latent_std
+
+    def encode(self, video_BCTHW: Tensor) -> Tensor:
+        """Normalised latents (the posterior's mean), B C' 1+k H/8 W/8, of 1+4k frames."""
+        return self.normalise(self.encode_moments(video_BCTHW)[0].float())
+
+    def decode(self, latents_BCTHW: Tensor) -> Tensor:
+        """Video in [-1, 1], B C 1+4k 8H 8W, of normalised latents of 1+k frames."""
+        return torch.cat(list(self.decode_stream([latents_BCTHW])), dim=2)
+
+    def encode_stream(self, chunks_BCTHW: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Latents chunk by chunk in constant memory; the same as `encode` of the whole clip.
+
+        The first chunk has 1 + 4k frames, every later one 4k; raises ValueError otherwise.
+        """
+        state: State = {}
+        for index, video in enumerate(chunks_BCTHW):
+            if video.shape[2] % 4 != (1 if index == 0 else 0):
+                wanted = "1 + 4k" if index == 0 else "4k"
+                raise ValueError(f"chunk {index} has {video.shape[2]} frames; it must have {wanted}")
+            yield self.normalise(self.encode_moments(video, state)[0].float())
+
+    def decode_stream(self, chunks_BCTHW: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Video chunk by chunk in constant memory; the same as `decode` of the whole clip."""
+        state: State = {}
+        dtype = self.post_quant_conv.weight.dtype
+        for latents in chunks_BCTHW:
+            for frame in latents.split(1, dim=2):
+                raw = frame * self.latent_std + self.latent_mean
+                yield self.decode_raw(raw.to(dtype), state).float().clamp(-1.0, 1.0)
+
+
+def check_video_size(frames: int, height: int, width: int) -> None:
+    """Raises ValueError naming the nearest valid size unless frames are 1 + 4k and sides multiples of 8."""
+    if frames % 4 != 1:
+        raise ValueError(f"{frames} frames do not fit 1 + 4k: use {nearest_frames(frames)}")
+    if height % 8 or width % 8:
+        raise ValueError(f"{height}x{width} does not divide by 8: use {round_to(height, 8)}x{round_to(width, 8)}")
+
+
+def nearest_frames(frames: int) -> int:
+    """The valid frame count 1 + 4k nearest to `frames`."""
+    return 1 + 4 * max(0, round((frames - 1) / 4))
+
+
+def round_to(size: int, multiple: int) -> int:
+    """The positive multiple nearest to `size`."""
+    return multiple * max(1, round(size / multiple))

@@ -1,0 +1,36 @@
+"""Reconstruction quality: PSNR and SSIM of a video against its original."""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+
+def psnr(original_CTHW: Tensor, other_CTHW: Tensor) -> float:
+    """Mean over frames of each frame's PSNR in dB, of videos in [-1, 1] (peak-to-peak 2); at most 100 dB."""
+    error_T = (original_CTHW.double() - other_CTHW.double()).square().mean(dim=(0, 2, 3))
+    return (10 * torch.log10(4 / error_T.clamp(min=4e-10))).mean().item()
+
+
+def ssim(original_CTHW: Tensor, other_CTHW: Tensor) -> float:
+    """Mean over frames of SSIM (Wang et al. 2004): Gaussian 11x11 of sigma 1.5, valid crop, mean over channels.
+
+    Videos in [-1, 1], at least 11 x 11; equals scikit-image with `gaussian_weights=True, sigma=1.5,
+    use_sample_covariance=False`.
+    """
+    x, y = (rearrange((v.double() + 1) / 2, "c t h w -> (t c) 1 h w") for v in (original_CTHW, other_CTHW))
+    offsets = torch.arange(11, dtype=torch.float64, device=x.device) - 5
+    window = torch.exp(-(offsets**2) / (2 * 1.5**2))
+    window = window / window.sum()
+
+    def blur(image: Tensor) -> Tensor:
+        return F.conv2d(F.conv2d(image, window.view(1, 1, 11, 1)), window.view(1, 1, 1, 11))
+
+    mean_x, mean_y = blur(x), blur(y)
+    variance_x, variance_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
+    covariance = blur(x * y) - mean_x * mean_y
+    luminance, contrast = 0.01**2, 0.03**2
+    similarity = ((2 * mean_x * mean_y + luminance) * (2 * covariance + contrast)) / (
+        (mean_x**2 + mean_y**2 + luminance) * (variance_x + variance_y + contrast)
+    )
+    return similarity.mean().item()
