@@ -1,4 +1,7 @@
-"""The built-in autoencoder, first half: small crops of the drawn world."""
+"""The built-in autoencoder, first stage: short, small crops of the drawn world.
+
+    dit vae train shapes_autoencoder
+"""
 
 from configs.settings import AutoencoderConfig, AutoencoderRun, DataConfig, LoopConfig, OptimizerConfig
 
@@ -11,6 +14,6 @@ config = AutoencoderRun(
     crop=32,
     crop_frames=5,
     kl_weight=1e-4,
-    train=LoopConfig(steps=1800, batch=32, log_every=20, save_every=300, show_every=300),
-    optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=100, decay_steps=3000, ema_decay=0.995),
+    train=LoopConfig(steps=1000, batch=16, log_every=20, save_every=250, show_every=250),
+    optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=100, ema_decay=0.99),
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from configs.load import parse, to_json
+from configs.load import parse_run, to_json
 from configs.settings import FlowConfig, TransformerRun
 from dit.attention import BACKENDS, choose_attention
 from dit.denoiser import TRANSFORMER, Denoiser, find_weights, load_autoencoder
@@ -255,7 +255,7 @@ def autoencoder_file(config: TransformerRun, autoencoder: Autoencoder, path: Pat
 
 def main(arguments: list[str]) -> None:
     """The verb `dit train`."""
-    train(parse(TransformerRun, arguments, prog="dit train"))
+    train(parse_run(TransformerRun, arguments, prog="dit train"))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from configs.load import parse, to_json
+from configs.load import parse_run, to_json
 from configs.settings import AutoencoderConfig, AutoencoderRun
 from vae.data import Clip, batches, open_data
 from vae.model import Autoencoder, check_video_size
@@ -216,7 +216,7 @@ def load_autoencoder(path: Path, device: str | torch.device = "cpu") -> Autoenco
 
 def main(arguments: list[str]) -> None:
     """The verb `dit vae train`."""
-    train(parse(AutoencoderRun, arguments, prog="dit vae train"))
+    train(parse_run(AutoencoderRun, arguments, prog="dit vae train"))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,90 @@
+"""The command `dit`: one table of verbs, each imported when it is called, and one way to report an error."""
+
+import importlib
+import sys
+
+VERBS = {  # words -> (module, what it does)
+    "sample": ("dit.sample", "PROMPT…   videos from text, or from text and an image"),
+    "train": ("dit.train", "CONFIG   train a transformer"),
+    "vae train": ("vae.train", "CONFIG   train an autoencoder"),
+    "data index": ("vae.index", "FOLDER   a manifest of a folder's videos, images and captions"),
+    "eval shapes": ("eval.score", "score a model on the drawn world with the exact judge"),
+    "bench": ("dit.bench", "time training and sampling, beside diffusers"),
+    "doctor": ("dit.doctor", "what is installed, what works here, and what is missing"),
+}
+USAGE = """dit: train, sample and score video diffusion transformers
+
+{verbs}
+
+dit VERB --help lists every setting of a verb; --debug with any verb shows the traceback of an error.
+To start: dit sample "a red circle moves left\""""
+
+
+def usage() -> str:
+    """The verbs, a line each."""
+    width = max(map(len, VERBS)) + 2
+    return USAGE.format(verbs="\n".join(f"  dit {verb:{width}}{text}" for verb, (_, text) in VERBS.items()))
+
+
+def run(words: list[str]) -> int:
+    """Runs a verb and returns the exit status: 0, 1 after an error told in one sentence, 2 for wrong usage."""
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if words[0] == "--version":
+        from dit import __version__
+
+        print(f"dit {__version__}")
+        return 0
+    for verb, (module, _) in VERBS.items():
+        count = len(verb.split())
+        if words[:count] == verb.split():
+            return guarded(module, verb, words[count:], debug)
+    groups = [verb for verb in VERBS if verb.startswith(words[0] + " ")]
+    if groups:
+        print(f"dit {words[0]}: which? " + ", ".join(f"dit {verb}" for verb in groups), file=sys.stderr)
+    else:
+        import difflib
+
+        close = difflib.get_close_matches(words[0], [verb.split()[0] for verb in VERBS], n=1)
+        hint = f"did you mean dit {close[0]}?" if close else "dit --help lists the verbs"
+        print(f"dit: no verb {words[0]!r}; {hint}", file=sys.stderr)
+    return 2
+
+
+def guarded(module: str, verb: str, arguments: list[str], debug: bool) -> int:
+    """Runs a verb's `main`; what the user did wrong becomes one sentence on stderr."""
+    try:
+        importlib.import_module(module).main(arguments)
+    except (ValueError, OSError) as error:
+        if debug:
+            raise
+        print(f"dit {verb}: {sentence(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\ndit {verb}: stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def sentence(error: Exception) -> str:
+    """What an error says, in one line."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
+
+
+def run_module(verb: str) -> None:
+    """What `python -m` of a verb's module runs."""
+    sys.exit(run([*verb.split(), *sys.argv[1:]]))
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()
