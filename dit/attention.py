@@ -91,13 +91,14 @@ def works(backend: str, device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def why_not(backend: str, device: torch.device, dtype: torch.dtype) -> str:
-    """The reason a backend does not run here, or the empty string where it does and equals plain attention."""
+    """The reason a backend does not run here, or nothing where it runs and equals plain attention."""
     lengths = Lengths((5, 11), device)
     q, k, v = (torch.randn(16, 2, 64, device=device, dtype=dtype, requires_grad=True) for _ in range(3))
     try:
         output = BACKENDS[backend](q, k, v, lengths, lengths)
         output.float().sum().backward()
     except Exception as error:  # a probe: whatever a foreign kernel raises is the answer
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:120]}" if str(error).strip() else type(error).__name__
+        words = str(error).strip().splitlines()
+        return f"{type(error).__name__}: {words[0][:120]}" if words else type(error).__name__
     difference = (output - sdpa(q, k, v, lengths, lengths)).abs().max().item()
     return "" if difference < 0.05 else f"differs from plain attention by {difference:.3g}"

@@ -1,0 +1,116 @@
+"""Proves that packed attention is softmax within each sample, exactly zero between samples, on every backend."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from dit import attention
+from dit.attention import BACKENDS, Lengths, choose_attention, sdpa, why_not, works
+
+CPU = torch.device("cpu")
+PACKS = {  # lengths of the queries and of the keys
+    "self, unequal": ((5, 1, 9), (5, 1, 9)),
+    "self, equal": ((6, 6), (6, 6)),
+    "cross, unequal": ((7, 3, 4), (2, 8, 1)),
+    "cross, equal queries, unequal keys": ((4, 4), (1, 9)),
+    "cross, unequal queries, equal keys": ((2, 7), (3, 3)),
+    "cross, equal": ((4, 4, 4), (3, 3, 3)),
+    "one sample": ((11,), (4,)),
+}
+
+
+def by_definition(q_LND: Tensor, k_SND: Tensor, v_SND: Tensor, queries: Lengths, keys: Lengths) -> Tensor:
+    """Attention with a mask over all pairs of the pack, from its equation (Vaswani et al. 2017, eq. 1)."""
+    sample_of_query = torch.repeat_interleave(torch.tensor(queries.each))
+    sample_of_key = torch.repeat_interleave(torch.tensor(keys.each))
+    scores = torch.einsum("lnd,snd->nls", q_LND, k_SND) / q_LND.shape[-1] ** 0.5
+    scores = scores.masked_fill(sample_of_query[:, None] != sample_of_key[None, :], float("-inf"))
+    return torch.einsum("nls,snd->lnd", scores.softmax(-1), v_SND)
+
+
+def tensors(queries: tuple[int, ...], keys: tuple[int, ...], **kind) -> tuple:
+    q = torch.randn(sum(queries), 2, 64, **kind)
+    k, v = torch.randn(2, sum(keys), 2, 64, **kind)
+    leaves = [x.requires_grad_() for x in (q, k, v)]
+    return *leaves, Lengths(queries, q.device), Lengths(keys, q.device)
+
+
+@pytest.mark.parametrize("pack", PACKS)
+def test_attention_and_its_gradient_are_the_definition(pack: str):
+    inputs = tensors(*PACKS[pack], dtype=torch.float64)
+    ours, wanted = sdpa(*inputs), by_definition(*inputs)
+    assert torch.allclose(ours, wanted, rtol=0, atol=1e-12)
+    probe = torch.randn_like(wanted)
+    gradients = (torch.autograd.grad((y * probe).sum(), inputs[:3]) for y in (ours, wanted))
+    assert all(torch.allclose(a, b, rtol=0, atol=1e-12) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("pack", [name for name, (queries, _) in PACKS.items() if len(queries) > 1])
+def test_attention_between_samples_is_exactly_zero(pack: str):
+    q, k, v, queries, keys = tensors(*PACKS[pack])
+    output = sdpa(q, k, v, queries, keys)
+    first = output[: queries.each[0]].sum()
+    for gradient, lengths in zip(torch.autograd.grad(first, (q, k, v)), (queries, keys, keys), strict=True):
+        assert not gradient[lengths.each[0] :].any()
+    assert torch.autograd.grad(sdpa(q, k, v, queries, keys)[0].sum(), v)[0][: keys.each[0]].all()
+    with torch.no_grad():
+        k, v = k.clone(), v.clone()
+        k[keys.each[0] :], v[keys.each[0] :] = float("nan"), float("inf")
+        changed = sdpa(q, k, v, queries, keys)
+    assert torch.equal(changed[: queries.each[0]], output[: queries.each[0]])
+    assert changed[queries.each[0] :].isnan().all()
+
+
+def test_cumulative_lengths_are_where_samples_start():
+    lengths = Lengths((5, 1, 9), CPU)
+    assert lengths.cumulative.tolist() == [0, 5, 6, 15]
+    assert lengths.cumulative.dtype == torch.int32 and lengths.longest == 9 and not lengths.equal
+
+
+def cases() -> list:
+    """Every backend beside plain attention with every device and type it could run on."""
+    devices = [CPU, *([torch.device("cuda")] if torch.cuda.is_available() else [])]
+    others = [name for name in BACKENDS if name != "sdpa"]
+    types = (torch.float32, torch.bfloat16)
+    return [pytest.param(b, d, t, id=f"{b}-{d}-{t}") for b in others for d in devices for t in types]
+
+
+@pytest.mark.parametrize("backend, device, dtype", cases())
+def test_backends_agree(backend: str, device: torch.device, dtype: torch.dtype):
+    if reason := why_not(backend, device, dtype):
+        pytest.skip(f"{backend} does not run here: {reason}")
+    tolerance = 1e-5 if dtype == torch.float32 else 3e-2
+    for pack in PACKS.values():
+        inputs = tensors(*pack, device=device, dtype=dtype)
+        q, k, v, queries, keys = inputs
+        output = BACKENDS[backend](*inputs)
+        wanted = sdpa(q.double(), k.double(), v.double(), queries, keys)
+        assert torch.allclose(output.double(), wanted, rtol=tolerance, atol=tolerance)
+        probe = torch.randn_like(output)
+        ours, theirs = (
+            torch.autograd.grad((y * probe.to(y.dtype)).sum(), (q, k, v)) for y in (output, wanted)
+        )
+        assert all(
+            torch.allclose(a, b, rtol=tolerance, atol=tolerance) for a, b in zip(ours, theirs, strict=True)
+        )
+        first = torch.autograd.grad(BACKENDS[backend](*inputs)[: queries.each[0]].sum(), k)[0]
+        assert not first[keys.each[0] :].any()
+
+
+def test_a_backend_that_leaks_or_fails_is_found_out(monkeypatch):
+    def leaks(q, k, v, queries, keys):
+        return sdpa(q, k, v, Lengths((len(q),), q.device), Lengths((len(k),), k.device))
+
+    def fails(*_):
+        raise NotImplementedError("no kernel\nfor this device")
+
+    monkeypatch.setitem(attention.BACKENDS, "leaks", leaks)
+    monkeypatch.setitem(attention.BACKENDS, "fails", fails)
+    assert not works("leaks", CPU, torch.float32)
+    assert "differs" in why_not("leaks", CPU, torch.float32)
+    assert why_not("fails", CPU, torch.float32) == "NotImplementedError: no kernel"
+    assert works("sdpa", CPU, torch.float32) and works("sdpa", CPU, torch.bfloat16)
+
+
+def test_a_processor_takes_plain_attention():
+    assert choose_attention(CPU, torch.bfloat16) == choose_attention(CPU, torch.float32) == "sdpa"
