@@ -254,3 +254,31 @@ class SampleSettings:
     """Videos in one packed call; more is faster on a GPU, and may change the last digits."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Number format of the transformer; `auto` is bf16 on a GPU and fp32 on a CPU."""
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """Score a model on the drawn world with the exact judge: text to video, image to video, reconstruction."""
+
+    model: str = "builtin"
+    """Model folder: a run of `dit train`, a diffusers Wan pipeline, or `builtin`."""
+    json: str = ""
+    """File for scores, confusions, failures and the whole protocol, as JSON."""
+    picture: str = ""
+    """PNG for a contact sheet of failures, at most 24."""
+    count: int = 512
+    """Videos in each of the three parts: prompts, unseen triples, first frames."""
+    reconstructions: int = 128
+    """Drawings that the autoencoder reconstructs."""
+    seed: int = 1000
+    """Seed of the scenes, the words and the noise; not the one that the model was trained with."""
+    steps: int = 0
+    """Solver steps; 0 takes the model's own."""
+    guidance: float = -1.0
+    """Classifier-free guidance scale, 1 is none; -1 takes the model's own."""
+    solver: Literal["model", "euler", "heun", "multistep"] = "model"
+    """ODE solver; `model` takes the model's own."""
+    batch: int = 32
+    """Videos in one packed call; the scores do not depend on it."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Number format of the transformer; `auto` is bf16 on a GPU and fp32 on a CPU."""

@@ -1,4 +1,4 @@
-"""The exact judge of the drawn world: which shape and colour, over what, and how it moves, from pixels alone."""
+"""The exact judge of the drawn world: which shape and colour, over what, how it moves, from pixels alone."""
 
 import math
 from collections import Counter
