@@ -1,9 +1,11 @@
 """Text encoders: a tiny byte-level T5 of our own, and the door to transformers' T5 and UMT5.
 
-The byte-level encoder has ByT5's token ids (Xue et al. 2022: byte + 3, end 1, padding 0), so it needs no vocabulary
-file, and the weights of `T5EncoderModel` (gated-gelu, T5 1.1) under the same names.
+The byte-level encoder has ByT5's token ids (Xue et al. 2022: byte + 3, end 1, padding 0), so it needs no
+vocabulary file, and the weights of `T5EncoderModel` (gated-gelu, T5 1.1) under the same names.
 """
 
+import html
+import json
 import math
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from configs.settings import TextConfig
 PADDING, END, FIRST_BYTE = 0, 1, 3
 VOCABULARY = 384
 BUCKETS, FARTHEST = 32, 128
+EPS = 1e-6
 
 
 def byte_tokens(prompt: str, longest: int) -> list[int]:
@@ -36,8 +39,12 @@ class ByteEncoder(nn.Module):
         self.encoder.final_layer_norm = Norm(config.width)
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:  # T5's attention has no 1/sqrt(d): its q starts smaller
-                inside = parameter.shape[1] * (config.width // config.heads if name.endswith("q.weight") else 1)
-                nn.init.normal_(parameter, std=0.05 if "relative" in name or "shared" in name else inside**-0.5)
+                inside = parameter.shape[1] * (
+                    config.width // config.heads if name.endswith("q.weight") else 1
+                )
+                nn.init.normal_(
+                    parameter, std=0.05 if "relative" in name or "shared" in name else inside**-0.5
+                )
 
     def forward(self, prompts: list[str]) -> tuple[Tensor, list[int]]:
         """Packed embeddings S x width of all prompts, and how many tokens each has."""
@@ -89,7 +96,9 @@ class RelativeAttention(nn.Module):
         return rearrange(self.relative_attention_bias(bucket), "q k n -> 1 n q k")
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        q, k, v = (rearrange(layer(x), "b s (n d) -> b n s d", n=self.heads) for layer in (self.q, self.k, self.v))
+        q, k, v = (
+            rearrange(layer(x), "b s (n d) -> b n s d", n=self.heads) for layer in (self.q, self.k, self.v)
+        )
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.type_as(q), scale=1.0)
         return self.o(rearrange(y, "b n s d -> b s (n d)"))
 
@@ -109,7 +118,7 @@ class Norm(nn.RMSNorm):
     """T5's norm: RMS, no mean, no bias."""
 
     def __init__(self, width: int):
-        super().__init__(width, eps=1e-6)
+        super().__init__(width, eps=EPS)
 
 
 class PretrainedEncoder(nn.Module):
@@ -121,9 +130,13 @@ class PretrainedEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, prompts: list[str]) -> tuple[Tensor, list[int]]:
-        """Packed embeddings S x width of all prompts, and how many tokens each has, zero padding counted if kept."""
+        """Packed embeddings S x width of all prompts, and each one's length, with the zero padding if kept."""
         longest = self.config.longest
-        batch = self.tokenizer(prompts, max_length=longest, truncation=True, padding="longest", return_tensors="pt")
+        if self.config.padded:
+            prompts = [clean(prompt) for prompt in prompts]
+        batch = self.tokenizer(
+            prompts, max_length=longest, truncation=True, padding="longest", return_tensors="pt"
+        )
         device = next(self.model.parameters()).device
         mask = batch["attention_mask"].to(device)
         embeddings = self.model(batch["input_ids"].to(device), attention_mask=mask)[0].float()
@@ -133,8 +146,13 @@ class PretrainedEncoder(nn.Module):
         return full.flatten(0, 1), [longest] * len(prompts)
 
 
+def clean(prompt: str) -> str:
+    """A prompt as the open Wan weights saw it: no HTML entities, single spaces."""
+    return " ".join(html.unescape(html.unescape(prompt)).split())
+
+
 def load_pretrained(config: TextConfig) -> PretrainedEncoder:
-    """The encoder of `config.folder`, which holds the model and its tokenizer, or a pipeline's subfolders of them.
+    """The encoder of `config.folder`, which holds the model and its tokenizer, or each in a pipeline's subfolder.
 
     Raises ValueError where one of them is missing.
     """
@@ -145,14 +163,58 @@ def load_pretrained(config: TextConfig) -> PretrainedEncoder:
     tokenizer_folder = folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
     if not (model_folder / "config.json").is_file():
         raise ValueError(f"{folder} holds no text encoder: it needs config.json, weights and a tokenizer")
-    kind = UMT5EncoderModel if '"umt5"' in (model_folder / "config.json").read_text() else T5EncoderModel
+    kinds = {"t5": T5EncoderModel, "umt5": UMT5EncoderModel}
+    kind = json.loads((model_folder / "config.json").read_text()).get("model_type")
+    if kind not in kinds:
+        raise ValueError(
+            f"{model_folder} holds a text encoder of type {kind}; only {' and '.join(kinds)} work"
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise ValueError(f"{tokenizer_folder} holds no tokenizer ({str(error).splitlines()[0]})") from None
-    return PretrainedEncoder(config, kind.from_pretrained(model_folder, local_files_only=True), tokenizer)
+    return PretrainedEncoder(
+        config, kinds[kind].from_pretrained(model_folder, local_files_only=True), tokenizer
+    )
 
 
 def make_encoder(config: TextConfig) -> nn.Module:
     """The text encoder of the settings."""
     return load_pretrained(config) if config.folder else ByteEncoder(config)
+
+
+def write_encoder(encoder: nn.Module, folder: Path) -> dict[str, str]:
+    """Writes `text_encoder` and `tokenizer` into a pipeline's folder; returns the names of their classes."""
+    if isinstance(encoder, PretrainedEncoder):
+        model, tokenizer = encoder.model, encoder.tokenizer
+    else:
+        model, tokenizer = as_transformers(encoder)
+    model.save_pretrained(folder / "text_encoder")
+    tokenizer.save_pretrained(folder / "tokenizer")
+    return {"text_encoder": type(model).__name__, "tokenizer": type(tokenizer).__name__}
+
+
+def as_transformers(encoder: ByteEncoder) -> tuple[nn.Module, object]:
+    """The byte-level encoder as transformers' `T5EncoderModel`, and its tokenizer, which is ByT5's."""
+    from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
+
+    config = encoder.config
+    model = T5EncoderModel(
+        T5Config(
+            vocab_size=VOCABULARY,
+            d_model=config.width,
+            d_kv=config.width // config.heads,
+            d_ff=config.mlp_width,
+            num_layers=config.depth,
+            num_heads=config.heads,
+            relative_attention_num_buckets=BUCKETS,
+            relative_attention_max_distance=FARTHEST,
+            layer_norm_epsilon=EPS,
+            feed_forward_proj="gated-gelu",
+            pad_token_id=PADDING,
+            eos_token_id=END,
+        )
+    )
+    state = {name: tensor.float().cpu() for name, tensor in encoder.state_dict().items()}
+    model.load_state_dict(state | {"encoder.embed_tokens.weight": state["shared.weight"]})
+    return model.eval(), ByT5Tokenizer(model_max_length=config.longest)

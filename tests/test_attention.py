@@ -1,4 +1,4 @@
-"""Proves that packed attention is softmax within each sample, exactly zero between samples, on every backend."""
+"""Proves that packed attention is softmax within each sample and exactly zero between, on every backend."""
 
 import pytest
 import torch

@@ -1,0 +1,152 @@
+"""Proves that the text encoders are T5's and UMT5's, and that packed text is the padded and masked text."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from configs.settings import TextConfig
+from dit.text import ByteEncoder, as_transformers, byte_tokens, make_encoder, write_encoder
+
+TINY = TextConfig(width=24, depth=3, heads=3, mlp_width=40, longest=300)
+PROMPTS = [
+    "a red circle moves left",
+    "",
+    "Zwölf große Bälle – 十二 🟡",
+    "a",
+    "one two three " * 30,  # longer than the longest, and farther apart than the last position bucket
+]
+
+
+def random_encoder(config: TextConfig) -> ByteEncoder:
+    """A byte-level encoder in which every parameter matters."""
+    encoder = ByteEncoder(config)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            noise = torch.randn(parameter.shape)
+            parameter.copy_(1 + 0.3 * noise if parameter.ndim == 1 else noise * parameter.shape[-1] ** -0.5)
+    return encoder
+
+
+def tiny_umt5(folder: Path, kind: str = "UMT5") -> None:
+    """Writes a UMT5 or T5 encoder with random weights and a tokenizer of single letters, offline."""
+    import transformers
+
+    scores = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    scores += [(letter, -3.0 - k / 10) for k, letter in enumerate("abcdefghijklmnopqrstuvwxyz&")]
+    tokenizer = transformers.T5Tokenizer(vocab=scores, extra_ids=0)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=len(scores), d_model=20, d_kv=6, d_ff=32, num_layers=2, num_heads=4
+    )
+    model = getattr(transformers, f"{kind}EncoderModel")(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.5)
+    model.save_pretrained(folder / "text_encoder")
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_token_ids_are_those_of_byt5(prompt: str):
+    from transformers import ByT5Tokenizer
+
+    wanted = ByT5Tokenizer()(prompt, truncation=True, max_length=TINY.longest)["input_ids"]
+    assert byte_tokens(prompt, TINY.longest) == wanted
+
+
+def test_the_byte_encoder_is_t5():
+    encoder = random_encoder(TINY)
+    model, tokenizer = as_transformers(encoder)
+    batch = tokenizer(PROMPTS, padding=True, truncation=True, max_length=TINY.longest, return_tensors="pt")
+    wanted = model(**batch).last_hidden_state[batch["attention_mask"].bool()]
+    packed, lengths = encoder(PROMPTS)
+    assert lengths == batch["attention_mask"].sum(1).tolist()
+    assert (packed - wanted).abs().max() < 1e-5 * wanted.abs().max()
+
+    probe = torch.randn_like(packed)
+    (packed * probe).sum().backward()
+    (wanted * probe).sum().backward()
+    theirs = dict(model.named_parameters())
+    for name, parameter in encoder.named_parameters():
+        difference = (parameter.grad - theirs[name].grad).abs().max()
+        assert difference < 1e-4 * theirs[name].grad.abs().max(), name
+
+
+def test_a_prompt_does_not_depend_on_its_neighbours():
+    encoder = random_encoder(TINY)
+    packed, lengths = encoder(PROMPTS)
+    for prompt, together in zip(PROMPTS, packed.split(lengths), strict=True):
+        alone, (length,) = encoder([prompt])
+        assert length == len(together)
+        assert torch.allclose(alone, together, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["T5", "UMT5"])
+def test_packed_text_is_padded_and_masked_text(tmp_path: Path, kind: str):
+    import transformers
+
+    tiny_umt5(tmp_path, kind)
+    encoder = make_encoder(TextConfig(folder=str(tmp_path), longest=16))
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+    prompts = ["a red circle", "", "a word that is far too long for this"]
+    packed, lengths = encoder(prompts)
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+    model = getattr(transformers, f"{kind}EncoderModel").from_pretrained(tmp_path / "text_encoder")
+    batch = tokenizer(prompts, padding="max_length", truncation=True, max_length=16, return_tensors="pt")
+    wanted = model(**batch).last_hidden_state
+    assert lengths == batch["attention_mask"].sum(1).tolist() == [14, 1, 16]
+    for text, row, length in zip(packed.split(lengths), wanted, lengths, strict=True):
+        assert torch.allclose(text, row[:length], rtol=0, atol=1e-5 * wanted.abs().max())
+
+
+def test_padded_text_is_what_the_wan_pipeline_feeds(tmp_path: Path):
+    from diffusers import WanPipeline
+    from transformers import AutoTokenizer, UMT5EncoderModel
+
+    tiny_umt5(tmp_path)
+    encoder = make_encoder(TextConfig(folder=str(tmp_path), padded=True))
+    prompts = ["a red  circle &amp; a dot\n", "", "far " * 200]
+    packed, lengths = encoder(prompts)
+
+    pipeline = WanPipeline(
+        tokenizer=AutoTokenizer.from_pretrained(tmp_path / "tokenizer"),
+        text_encoder=UMT5EncoderModel.from_pretrained(tmp_path / "text_encoder"),
+        vae=None,
+        scheduler=None,
+        transformer=None,
+    )
+    with torch.no_grad():
+        wanted, _ = pipeline.encode_prompt(
+            prompts, do_classifier_free_guidance=False, max_sequence_length=512
+        )
+    assert lengths == [512] * 3
+    assert (packed - wanted.flatten(0, 1)).abs().max() < 1e-5 * wanted.abs().max()
+    assert not packed[512 + 1 : 1024].any() and packed[1024:].abs().amin(-1).all()
+
+
+def test_a_written_encoder_is_read_back_the_same(tmp_path: Path):
+    encoder = random_encoder(TINY)
+    assert write_encoder(encoder, tmp_path) == {
+        "text_encoder": "T5EncoderModel",
+        "tokenizer": "ByT5Tokenizer",
+    }
+    again = make_encoder(replace(TINY, folder=str(tmp_path)))
+    (packed, lengths), (packed_again, lengths_again) = encoder(PROMPTS), again(PROMPTS)
+    assert lengths == lengths_again
+    assert (packed - packed_again).abs().max() < 1e-5 * packed.abs().max()
+
+
+def test_a_folder_without_an_encoder_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="holds no text encoder"):
+        make_encoder(TextConfig(folder=str(tmp_path)))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(ValueError, match="of type bert"):
+        make_encoder(TextConfig(folder=str(tmp_path)))
+    tiny_umt5(tmp_path / "pipeline")
+    for file in (tmp_path / "pipeline" / "tokenizer").iterdir():
+        file.unlink()
+    with pytest.raises(ValueError, match="holds no tokenizer"):
+        make_encoder(TextConfig(folder=str(tmp_path / "pipeline")))
