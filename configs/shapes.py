@@ -1,0 +1,38 @@
+"""The built-in transformer and text encoder, on latents of the drawn world.
+
+    dit train shapes
+"""
+
+from configs.settings import (
+    DataConfig,
+    FlowConfig,
+    LoopConfig,
+    OptimizerConfig,
+    SamplerConfig,
+    TextConfig,
+    TransformerConfig,
+    TransformerRun,
+)
+
+config = TransformerRun(
+    out="runs/shapes",
+    autoencoder="runs/shapes-autoencoder-whole",
+    data=DataConfig(source="shapes", frames=17, size=64),
+    model=TransformerConfig(width=256, depth=6, heads=4, mlp_width=640, text_width=128),
+    text=TextConfig(width=128, depth=2, heads=4, mlp_width=256, longest=96),
+    flow=FlowConfig(shift=2.0, shift_tokens=80),
+    train=LoopConfig(steps=14000, batch=64, log_every=50, save_every=500, show_every=1000),
+    optimizer=OptimizerConfig(
+        learning_rate=1e-3, warmup_steps=300, decay_steps=14000, weight_decay=0.01, ema_decay=0.999
+    ),
+    sampler=SamplerConfig(steps=25, solver="multistep", guidance=3.0),
+    cached_clips=20480,
+    prompts=(
+        "a red circle moves left",
+        "a blue square moves up",
+        "a green triangle grows",
+        "a yellow star falls",
+        "a purple square moves right",
+        "an orange star stays still",
+    ),
+)

@@ -1,0 +1,19 @@
+"""The built-in autoencoder, second stage: whole clips of the drawn world, from the first stage's weights.
+
+    dit vae train shapes_autoencoder_whole
+"""
+
+from dataclasses import replace
+
+from configs.settings import LoopConfig, OptimizerConfig
+from configs.shapes_autoencoder import config as first
+
+config = replace(
+    first,
+    out="runs/shapes-autoencoder-whole",
+    init="runs/shapes-autoencoder/autoencoder.safetensors",
+    crop=64,
+    crop_frames=17,
+    train=LoopConfig(steps=900, batch=3, log_every=20, save_every=150, show_every=150),
+    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50, decay_steps=900, ema_decay=0.99),
+)
