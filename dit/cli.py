@@ -5,6 +5,7 @@ import sys
 
 VERBS = {  # words -> (module, what it does)
     "sample": ("dit.sample", "PROMPT…   videos from text, or from text and an image"),
+    "export": ("dit.export", "MODEL --out FOLDER   a model as a folder that diffusers loads"),
     "train": ("dit.train", "CONFIG   train a transformer"),
     "vae train": ("vae.train", "CONFIG   train an autoencoder"),
     "data index": ("vae.index", "FOLDER   a manifest of a folder's videos, images and captions"),
@@ -27,7 +28,7 @@ def usage() -> str:
 
 
 def run(words: list[str]) -> int:
-    """Runs a verb and returns the exit status: 0, 1 after an error told in one sentence, 2 for wrong usage."""
+    """Runs a verb and returns the exit status: 0, 1 after an error told in one line, 2 for wrong usage."""
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     if not words or words[0] in ("-h", "--help", "help"):

@@ -1,7 +1,9 @@
 """`dit train CONFIG`: trains the transformer, and the byte-level text encoder with it, by rectified flow."""
 
 import copy
+import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,143 +16,216 @@ from dit.denoiser import TRANSFORMER, Denoiser, find_weights, load_autoencoder
 from dit.generate import Request, generate, given_tokens, shift_for
 from dit.model import Layout, grid_of, make_layout, patchify
 from samplers.path import interpolate, logit_normal_times, shift_times, velocity
-from vae.cache import cached_latents
-from vae.data import Clip, batches, open_data
-from vae.model import Autoencoder
+from vae.cache import cache_key, encode_clips, read_clips
+from vae.data import SHAPES, Clip, batches, open_data
+from vae.model import Autoencoder, check_video_size, round_to
 from vae.optimizer import learning_rate, make_optimizer, update_average
 from vae.run import (
+    PATIENCE,
     Log,
     StopSignal,
+    check_loop,
+    checkpoints,
     draw_curve,
+    finished_step,
+    live_line,
     load_checkpoint,
+    on_main,
     open_run,
     optimizer_tensors,
+    read_log,
     restore_optimizer,
     save_checkpoint,
+    smooth,
 )
 from vae.seeds import generator, uniform
 from vae.train import WEIGHTS as AUTOENCODER
-from vae.weights import load_weights, save_weights
+from vae.weights import fill, load_weights, save_weights
 
 HELD_OUT = 32
 VALIDATION_TIMES = (0.125, 0.375, 0.625, 0.875)
 PANELS = {"smoothed": "loss, smoothed", "validation": "validation loss", "gradient_norm": "gradient norm"}
+SHOWN = 6
 
 
 def train(config: TransformerRun) -> Path:
     """Trains or goes on with the run in `config.out`; returns the path of the finished weights."""
-    from accelerate import Accelerator
+    from accelerate import Accelerator, InitProcessGroupKwargs
 
     out, settings, loop, flow = Path(config.out), to_json(config), config.train, config.flow
     bf16 = loop.precision == "bf16"
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16" if bf16 else "no")
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision="bf16" if bf16 else "no",
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+    )
     device, rank, ranks = accelerator.device, accelerator.process_index, accelerator.num_processes
-    if loop.batch % ranks:
-        raise ValueError(f"train.batch = {loop.batch} does not divide by the {ranks} processes")
-    autoencoder = load_autoencoder(config.autoencoder).to(device).eval().requires_grad_(False)
+    main = accelerator.is_main_process
+    check_loop(loop, ranks)
+    started_before = bool(checkpoints(out))
+    autoencoder = load_autoencoder(out / AUTOENCODER if started_before else config.autoencoder)
+    check_fit(config, autoencoder)
     data, held_out = open_data(config.data, loop.seed, HELD_OUT)
+    on_main(main, lambda: open_run(out, config))
+    if (done := finished_step(out, out / TRANSFORMER, loop.steps)) is not None:
+        if main:
+            print(
+                f"{out} is finished at step {done}: nothing to do (--train.steps makes it longer)",
+                file=sys.stderr,
+            )
+        accelerator.end_training()
+        return out / TRANSFORMER
+    if not started_before:  # the run's own copy makes its folder a whole model folder
+        copied = {"model": to_json(autoencoder.config)}
+        on_main(main, lambda: save_weights(out / AUTOENCODER, autoencoder.state_dict(), copied))
+    autoencoder.to(device).eval().requires_grad_(False)
+
     torch.manual_seed(loop.seed)
     model = Denoiser(config.model, config.text)
     if config.init:
-        model.load_trained_state({k: v.float() for k, v in load_weights(find_weights(Path(config.init)))[0].items()})
+        start_from(model, Path(config.init))
     model.to(device)
     model.transformer.checkpointing = config.checkpoint_activations
-    model.transformer.attention = BACKENDS[choose_attention(device, torch.bfloat16 if bf16 else torch.float32)]
-    average = copy.deepcopy(model).requires_grad_(False).eval()
+    model.transformer.attention = BACKENDS[
+        choose_attention(device, torch.bfloat16 if bf16 else torch.float32)
+    ]
+    shared = {id(model.text): model.text} if config.text.folder else {}  # a frozen encoder has no average
+    average = copy.deepcopy(model, shared).requires_grad_(False).eval()
     optimizer = make_optimizer(model, config.optimizer)
-
-    if accelerator.is_main_process:
-        open_run(out, settings)
-        autoencoder_file(config, autoencoder, out / AUTOENCODER)
-    accelerator.wait_for_everyone()
-    first_step, smoothed = 0, None
+    step, smoothed = 0, None
     if (checkpoint := load_checkpoint(out)) is not None:
-        first_step, parts = checkpoint
+        step, smoothed, parts = checkpoint
         model.load_trained_state(parts["model"])
         average.load_trained_state(parts["average"])
         restore_optimizer(optimizer, parts["optimizer"])
     if config.cached_clips:
-        key = {"data": settings["data"], "autoencoder": settings["autoencoder"], "seed": loop.seed}
-        with accelerator.main_process_first():
-            data = cached_latents(data, autoencoder, config.cached_clips, out / "latents", key, loop.seed)
-    encoded = bool(config.cached_clips)
-    validation = validation_set(held_out, autoencoder, config)
-    log = Log(out, first_step, loop.steps) if accelerator.is_main_process else None
-    if log and log.rows:
-        smoothed = next((row["smoothed"] for row in reversed(log.rows) if "smoothed" in row), None)
+        key = cache_key(data, settings["data"], autoencoder, loop.seed)
+        encode_clips(data, autoencoder, config.cached_clips, out / "latents", key, rank, ranks)
+        accelerator.wait_for_everyone()
+        data = read_clips(data, config.cached_clips, out / "latents", loop.seed)
+    validation = validation_set(held_out, autoencoder, config, rank, ranks)
+    shown = any(row["step"] == step and "validation" in row for row in read_log(out / "log.jsonl"))
+    log = Log(out, step, loop.steps) if main else None
     wrapped = accelerator.prepare(model)
-    stop = StopSignal()
-    loader = batches(data, loop.batch, first_step, loop.steps, rank, ranks, config.data.workers)
+    loader = batches(data, loop.batch, step, loop.steps, rank, ranks, config.data.workers)
 
-    step = first_step
-    while step < loop.steps:
-        started = time.monotonic()
-        clips = next(loader)
-        waited = time.monotonic() - started
-        draws = range(step * loop.batch + rank, (step + 1) * loop.batch, ranks)
-        latents = [clip.video if encoded else encode(autoencoder, clip) for clip in clips]
-        batch = make_batch(latents, draws, flow, loop.seed, model.transformer.head_width, device)
-        prompts = drop_prompts([clip.caption for clip in clips], draws, flow, loop.seed)
+    stopping = False
+    with StopSignal() as stop:
+        while not stopping:
+            if step and not shown and (step % loop.show_every == 0 or step == loop.steps):
+                show_samples(
+                    average, autoencoder, config, held_out, accelerator, out / f"samples-{step:06d}.png"
+                )
+                row = {"step": step} | validate(average, validation, accelerator)
+                if log:
+                    log.add(row)
+                    log.say(f"step {step}: validation loss {row['validation']:.4f}")
+                    draw_curve(log.rows, PANELS, out / "curve.png")
+            if step >= loop.steps:
+                break
+            started, shown = time.monotonic(), False
+            clips = next(loader)
+            waited = time.monotonic() - started
+            draws = range(step * loop.batch + rank, (step + 1) * loop.batch, ranks)
+            latents = [clip.video if config.cached_clips else encode(autoencoder, clip) for clip in clips]
+            batch = make_batch(latents, draws, flow, loop.seed, model.transformer.head_width, device)
+            prompts = drop_prompts([clip.caption for clip in clips], draws, flow, loop.seed)
 
-        with accelerator.autocast():
-            prediction = wrapped(batch.tokens, batch.times, batch.layout, prompts)
-        error = (prediction.float() - batch.target).square().mean(-1)
-        counted = accelerator.reduce(batch.in_loss.sum())  # over all processes, so that their number does not matter
-        loss = (error * batch.in_loss).sum() * ranks / counted
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, config.optimizer)
-        accelerator.backward(loss)
-        norm = accelerator.clip_grad_norm_(model.parameters(), config.optimizer.max_gradient_norm)
-        if not torch.isfinite(norm):
-            raise ValueError(f"gradient not finite at step {step}, on {', '.join(clip.source for clip in clips)}")
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        step += 1
-        update_average(average, model, step, config.optimizer.ema_decay)
+            with accelerator.autocast():
+                prediction = wrapped(batch.tokens, batch.times, batch.layout, prompts)
+            error = (prediction.float() - batch.target).square().mean(-1)
+            counted = accelerator.reduce(
+                batch.in_loss.sum()
+            )  # over all processes: their number does not matter
+            loss = (error * batch.in_loss).sum() * ranks / counted
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, config.optimizer)
+            accelerator.backward(loss)
+            norm = accelerator.clip_grad_norm_(model.parameters(), config.optimizer.max_gradient_norm)
+            if not torch.isfinite(norm):
+                raise ValueError(
+                    f"gradient not finite at step {step}, on {', '.join(clip.source for clip in clips)}"
+                )
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            step += 1
+            update_average(average, model, step, config.optimizer.ema_decay)
 
-        stopping = accelerator.reduce(torch.tensor(float(stop.asked), device=device)).item() > 0
-        mean_loss = accelerator.reduce(loss.detach(), "mean").item()
-        smoothed = mean_loss if smoothed is None else 0.98 * smoothed + 0.02 * mean_loss
-        if log and step == 1 and not config.init:
-            log.say(check_first_loss(mean_loss, latents))
-        if log and (step % loop.log_every == 0 or step == 1):
-            seconds = time.monotonic() - started
-            row = {"step": step, "loss": mean_loss, "smoothed": smoothed, "gradient_norm": float(norm)}
-            row |= {"tokens_per_second": len(batch.tokens) * ranks / seconds, "waited": waited / seconds}
-            log.add(row)
-            log.show(step, live_line(row, data))
-        if log and (step % loop.show_every == 0 or step == loop.steps):
-            row = {"step": step} | validate(average, validation)
-            log.add(row)
-            log.say(f"step {step}: validation loss {row['validation']:.4f}")
-            draw_curve(log.rows, PANELS, out / "curve.png")
-            show_samples(average, autoencoder, config, held_out, out / f"samples-{step:06d}.png")
-        if log and (step % loop.save_every == 0 or step == loop.steps or stopping):
-            parts = {"model": model.trained_state(), "average": average.trained_state()}
-            save_checkpoint(out, step, parts | {"optimizer": optimizer_tensors(optimizer)}, settings)
-        if stopping:
-            break
-    stop.restore()
-    if log and step < loop.steps:
+            asked = accelerator.reduce(torch.tensor(float(stop.asked), device=device)).item() > 0
+            stopping = asked and step < loop.steps
+            mean_loss = accelerator.reduce(loss.detach(), "mean").item()
+            smoothed = smooth(smoothed, mean_loss)
+            if log and step == 1 and not config.init:
+                log.say(check_first_loss(mean_loss, latents))
+            if log and (step % loop.log_every == 0 or step == 1):
+                seconds = time.monotonic() - started
+                row = {"step": step, "loss": mean_loss, "smoothed": smoothed, "gradient_norm": float(norm)}
+                row |= {"tokens_per_second": len(batch.tokens) * ranks / seconds, "waited": waited / seconds}
+                log.add(row)
+                log.show(step, live_line(row, "tokens_per_second", data))
+            if log and (step % loop.save_every == 0 or step == loop.steps or stopping):
+                parts = {"model": model.trained_state(), "average": average.trained_state()}
+                parts["optimizer"] = optimizer_tensors(optimizer)
+                save_checkpoint(out, step, smoothed, parts, settings)
+    if log and stopping:
         log.say(f"stopped at step {step}; the same command goes on from there")
-    if log and step == loop.steps:
-        save_weights(out / TRANSFORMER, average.trained_state(), settings)
+    elif log:
+        save_weights(out / TRANSFORMER, average.trained_state(), settings | {"step": step})
         log.say(f"model: {out} (dit sample PROMPT --model {out})")
     accelerator.end_training()
     return out / TRANSFORMER
 
 
-class Batch:
-    """A packed training batch on the device: noisy tokens, distinct times, layout, target velocity, loss mask."""
+def check_fit(config: TransformerRun, autoencoder: Autoencoder) -> None:
+    """Raises ValueError for settings that do not fit each other, before anything is computed."""
+    model, text, data = config.model, config.text, config.data
+    for name, part in {"model": model, "text": text}.items():
+        if part.width % part.heads or part.width // part.heads % 2:
+            raise ValueError(
+                f"{name}.width = {part.width} must be an even multiple of {name}.heads = {part.heads}"
+            )
+    if not text.folder and text.width != model.text_width:
+        raise ValueError(f"model.text_width = {model.text_width} must be text.width = {text.width}")
+    if model.latent_channels != autoencoder.config.latent_channels:
+        channels = autoencoder.config.latent_channels
+        raise ValueError(
+            f"model.latent_channels = {model.latent_channels}, but the autoencoder has {channels}"
+        )
+    check_video_size(data.frames, 16, 16)
+    if data.source == SHAPES and data.size % 16:
+        raise ValueError(f"data.size = {data.size} is no multiple of 16: use {round_to(data.size, 16)}")
 
-    def __init__(self, tokens: Tensor, times: Tensor, layout: Layout, target: Tensor, in_loss: Tensor):
-        self.tokens, self.times, self.layout, self.target, self.in_loss = tokens, times, layout, target, in_loss
+
+def start_from(model: Denoiser, folder: Path) -> None:
+    """Loads the weights of a model folder: of ours, or the transformer alone of a diffusers Wan pipeline."""
+    if (folder / "transformer" / "config.json").is_file():
+        from dit import diffusers_format
+
+        fill(
+            model.transformer, diffusers_format.load_transformer(folder / "transformer").state_dict(), folder
+        )
+        return
+    file = find_weights(folder)
+    trained = model.trained_state()
+    frozen = {name: tensor for name, tensor in model.state_dict().items() if name not in trained}
+    fill(model, frozen | load_weights(file)[0], file)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A packed batch on the device: noisy tokens, distinct times, layout, target velocity, loss mask."""
+
+    tokens: Tensor
+    times: Tensor
+    layout: Layout
+    target: Tensor
+    in_loss: Tensor
 
 
 def make_batch(
     latents: list[Tensor], draws: range, flow: FlowConfig, seed: int, head_width: int, device: torch.device
 ) -> Batch:
-    """Noise, time and task of every sample are functions of (seed, draw), whatever the number of processes."""
+    """Noise, time and task of every sample are functions of (seed, draw), on however many processes."""
     tokens, targets, times, in_loss = [], [], [], []
     for x, draw in zip(latents, draws, strict=True):
         x = x.cpu()
@@ -188,7 +263,7 @@ def encode(autoencoder: Autoencoder, clip: Clip) -> Tensor:
 
 
 def check_first_loss(loss: float, latents: list[Tensor]) -> str:
-    """Compares the first loss with 1 + var(latents), what an output of zero must cost, and says what is wrong if not."""
+    """Compares the first loss with 1 + var(latents), the cost of a zero output, and says what is wrong."""
     variance = torch.cat([x.flatten() for x in latents]).square().mean().item()
     expected = 1 + variance
     if abs(loss - expected) < 0.15 * expected and abs(variance - 1) < 0.5:
@@ -197,60 +272,75 @@ def check_first_loss(loss: float, latents: list[Tensor]) -> str:
     return f"WARNING: first loss {loss:.3f}, expected 1 + var(latents) = {expected:.3f} near 2: check {wrong}"
 
 
-def live_line(row: dict, data) -> str:
-    """The loop's state in a few words."""
-    skipped = f"  {len(data.skipped)} files skipped" if getattr(data, "skipped", None) else ""
-    return (
-        f"loss {row['loss']:.4f}  smoothed {row['smoothed']:.4f}  gradient {row['gradient_norm']:.2f}  "
-        f"{row['tokens_per_second']:.0f} tokens/s  data wait {100 * row['waited']:.0f} %{skipped}"
-    )
-
-
-def validation_set(held_out, autoencoder: Autoencoder, config: TransformerRun) -> list[tuple[float, Batch, list[str]]]:
-    """Held-out clips under fixed noise at the middle of each time bin."""
-    clips = [held_out[k] for k in range(min(HELD_OUT, len(held_out)))]
-    latents = [encode(autoencoder, clip) for clip in clips]
+def validation_set(
+    held_out, autoencoder: Autoencoder, config: TransformerRun, rank: int, ranks: int
+) -> list[tuple[float, Batch, list[str]]]:
+    """This rank's share of the held-out clips, in batches: fixed noise, at the middle of each time bin."""
     device, width = autoencoder.latent_mean.device, config.model.width // config.model.heads
+    mine = range(rank, min(HELD_OUT, len(held_out)), ranks)
+    many = config.train.batch // ranks
     result = []
-    for t in VALIDATION_TIMES:
-        parts = []
-        for k, x in enumerate(latents):
-            noise = torch.randn(x.shape, generator=generator(config.train.seed, "validation noise", k, str(t)))
-            x_LP, noise_LP = patchify(x), patchify(noise)
-            parts.append((interpolate(x_LP, noise_LP, torch.full((len(x_LP),), t)), velocity(x_LP, noise_LP)))
-        tokens, target = (torch.cat(part).to(device) for part in zip(*parts, strict=True))
-        layout, times = make_layout([grid_of(x) for x in latents], [torch.tensor([t])] * len(latents), width, device)
-        result.append((t, Batch(tokens, times, layout, target, torch.ones(len(tokens))), [c.caption for c in clips]))
+    for draws in (mine[first : first + many] for first in range(0, len(mine), many)):
+        clips = [held_out[draw] for draw in draws]
+        latents = [encode(autoencoder, clip) for clip in clips]
+        for t in VALIDATION_TIMES:
+            parts = []
+            for draw, x in zip(draws, latents, strict=True):
+                noise = torch.randn(
+                    x.shape, generator=generator(config.train.seed, "validation noise", draw, str(t))
+                )
+                x_LP, noise_LP = patchify(x), patchify(noise)
+                parts.append(
+                    (interpolate(x_LP, noise_LP, torch.full((len(x_LP),), t)), velocity(x_LP, noise_LP))
+                )
+            tokens, target = (torch.cat(part).to(device) for part in zip(*parts, strict=True))
+            layout, times = make_layout(
+                [grid_of(x) for x in latents], [torch.tensor([t])] * len(latents), width, device
+            )
+            batch = Batch(tokens, times, layout, target, torch.ones(len(tokens)))
+            result.append((t, batch, [clip.caption for clip in clips]))
     return result
 
 
 @torch.no_grad()
-def validate(average: Denoiser, validation: list[tuple[float, Batch, list[str]]]) -> dict:
-    """Mean loss in every time bin, and over them."""
-    row = {}
+def validate(average: Denoiser, validation: list[tuple[float, Batch, list[str]]], accelerator) -> dict:
+    """Mean loss in every time bin, and over them; every process computes its share."""
+    sums = {t: torch.zeros(2, device=accelerator.device, dtype=torch.float64) for t in VALIDATION_TIMES}
     for t, batch, prompts in validation:
-        prediction = average(batch.tokens, batch.times, batch.layout, prompts)
-        row[f"validation_t{t}"] = (prediction.float() - batch.target).square().mean().item()
-    return {"validation": sum(row.values()) / len(row)} | row
+        with accelerator.autocast():
+            prediction = average(batch.tokens, batch.times, batch.layout, prompts)
+        error = (prediction.float() - batch.target).square()
+        sums[t] += torch.stack([error.sum(dtype=torch.float64), error.new_tensor(error.numel())])
+    errors, counts = accelerator.reduce(torch.stack(list(sums.values()))).unbind(1)
+    bins = dict(zip(sums, (errors / counts).tolist(), strict=True))
+    return {"validation": sum(bins.values()) / len(bins)} | {
+        f"validation_t{t}": loss for t, loss in bins.items()
+    }
 
 
-def show_samples(average: Denoiser, autoencoder: Autoencoder, config: TransformerRun, held_out, path: Path) -> None:
-    """Samples the fixed prompts, or the first held-out captions, into a contact sheet."""
+def show_samples(
+    average: Denoiser, autoencoder: Autoencoder, config: TransformerRun, held_out, accelerator, path: Path
+) -> None:
+    """Samples the fixed prompts, or held-out captions, into a contact sheet; every process its share."""
+    from accelerate.utils import gather_object
+
     from vae.video import contact_sheet
 
-    clips = [held_out[k] for k in range(min(6, len(held_out)))]
+    clips = [held_out[draw] for draw in range(min(SHOWN, len(held_out)))]
     prompts = list(config.prompts) or [clip.caption for clip in clips]
     shape = tuple(encode(autoencoder, clips[0]).shape)
     requests = [Request(prompt, shape, seed) for seed, prompt in enumerate(prompts)]
-    latents = generate(average, requests, config.flow, config.sampler)
-    videos = [autoencoder.decode(z[None])[0].cpu() for z in latents]
-    contact_sheet(videos, prompts, path)
-
-
-def autoencoder_file(config: TransformerRun, autoencoder: Autoencoder, path: Path) -> None:
-    """Puts the autoencoder into the run's folder, which makes that a whole model folder."""
-    if not path.exists():
-        save_weights(path, autoencoder.state_dict(), {"model": to_json(autoencoder.config)})
+    requests = requests[accelerator.process_index :: accelerator.num_processes]
+    many = max(1, config.train.batch // accelerator.num_processes)
+    videos = []
+    for group in (requests[first : first + many] for first in range(0, len(requests), many)):
+        with accelerator.autocast():
+            latents = generate(average, group, config.flow, config.sampler)
+        made = [autoencoder.decode(z[None])[0].cpu() for z in latents]
+        videos += [(request.seed, video) for request, video in zip(group, made, strict=True)]
+    videos = sorted(gather_object(videos), key=lambda pair: pair[0])
+    if accelerator.is_main_process:
+        contact_sheet([video for _, video in videos], prompts, path)
 
 
 def main(arguments: list[str]) -> None:

@@ -1,6 +1,6 @@
 """Latents of a data set's first clips, encoded once and kept in shards, so that training need not encode."""
 
-import json
+import hashlib
 from pathlib import Path
 
 import torch
@@ -11,15 +11,17 @@ from tqdm import tqdm
 from vae.data import Clip, DrawnWorld
 from vae.model import Autoencoder
 from vae.seeds import shuffled
-from vae.weights import load_weights, read_settings, save_weights
+from vae.weights import load_weights, read_settings, save_weights, tensors_hash
 
 SHARD = 512
 
 
 class CachedLatents(Dataset):
-    """Clips whose `video` is normalised latents; every epoch has its own order, and a drawn scene new captions."""
+    """Clips whose `video` is normalised latents; every epoch has its own order, drawn scenes new captions."""
 
-    def __init__(self, latents: list[Tensor], captions: list[str], sources: list[str], data: Dataset, seed: int):
+    def __init__(
+        self, latents: list[Tensor], captions: list[str], sources: list[str], data: Dataset, seed: int
+    ):
         self.latents, self.captions, self.sources = latents, captions, sources
         self.world = data if isinstance(data, DrawnWorld) else None
         self.seed = seed
@@ -35,30 +37,75 @@ class CachedLatents(Dataset):
 
 
 @torch.no_grad()
-def cached_latents(data: Dataset, autoencoder: Autoencoder, count: int, folder: Path, settings: dict, seed: int):
-    """The first `count` clips of a data set as latents (half precision), read from `folder` or encoded into it.
+def encode_clips(
+    data: Dataset,
+    autoencoder: Autoencoder,
+    count: int,
+    folder: Path,
+    key: dict,
+    rank: int = 0,
+    ranks: int = 1,
+) -> None:
+    """Encodes this rank's share of a data set's first `count` clips into shards in `folder`, half precision.
 
-    A shard is written whole or not at all and holds the settings it was made with; one with other settings is made
-    again.
+    A shard is written whole or not at all and holds the key it was made with: one that is there is kept, one
+    of another key is made again.
     """
+    mine = [shard for k, shard in enumerate(shards(count)) if k % ranks == rank]
+    with tqdm(total=sum(map(len, mine)), desc="encoding clips", unit="clip", disable=rank > 0) as progress:
+        for draws in mine:
+            if is_made(shard_file(folder, draws), shard_key(key, draws)):
+                progress.update(len(draws))
+            else:
+                encode_shard(data, autoencoder, draws, folder, key, progress)
+
+
+def read_clips(data: Dataset, count: int, folder: Path, seed: int) -> CachedLatents:
+    """The latents that `encode_clips` wrote."""
     latents, captions, sources = [], [], []
-    with tqdm(total=count, desc="encoding clips", unit="clip") as progress:
-        for first in range(0, count, SHARD):
-            last = min(count, first + SHARD)
-            file = folder / f"clips-{first:07d}.safetensors"
-            key = settings | {"clips": [first, last]}
-            if not file.exists() or {k: v for k, v in read_settings(file).items() if k in key} != key:
-                encode_shard(data, autoencoder, range(first, last), file, key, progress)
-            tensors, header = load_weights(file)
-            latents += [tensors[str(k)] for k in range(first, last)]
-            captions += header["captions"]
-            sources += header["sources"]
-            progress.n = last
-            progress.refresh()
+    for draws in shards(count):
+        tensors, header = load_weights(shard_file(folder, draws))
+        latents += [tensors[str(k)] for k in draws]
+        captions += header["captions"]
+        sources += header["sources"]
     return CachedLatents(latents, captions, sources, data, seed)
 
 
-def encode_shard(data: Dataset, autoencoder: Autoencoder, draws: range, file: Path, key: dict, progress: tqdm) -> None:
+def cache_key(data: Dataset, settings: dict, autoencoder: Autoencoder, seed: int) -> dict:
+    """What latents depend on: the clips' settings, files and seed, and the autoencoder's weights by hash."""
+    made_with = {name: value for name, value in settings.items() if name != "workers"}
+    files = hashlib.sha256(repr(getattr(data, "entries", None)).encode()).hexdigest()
+    return {
+        "data": made_with,
+        "files": files,
+        "autoencoder": tensors_hash(autoencoder.state_dict()),
+        "seed": seed,
+    }
+
+
+def shards(count: int) -> list[range]:
+    """The draws of every shard."""
+    return [range(first, min(count, first + SHARD)) for first in range(0, count, SHARD)]
+
+
+def shard_file(folder: Path, draws: range) -> Path:
+    """Where a shard lies."""
+    return folder / f"clips-{draws.start:07d}.safetensors"
+
+
+def shard_key(key: dict, draws: range) -> dict:
+    """The key of one shard: what its latents depend on, and which they are."""
+    return key | {"clips": [draws.start, draws.stop]}
+
+
+def is_made(file: Path, key: dict) -> bool:
+    """Whether a shard is there and was made with this key."""
+    return file.exists() and {k: v for k, v in read_settings(file).items() if k in key} == key
+
+
+def encode_shard(
+    data: Dataset, autoencoder: Autoencoder, draws: range, folder: Path, key: dict, progress: tqdm
+) -> None:
     """Encodes some draws of a data set into one file."""
     latents, captions, sources = {}, [], []
     for draw in draws:
@@ -68,5 +115,6 @@ def encode_shard(data: Dataset, autoencoder: Autoencoder, draws: range, file: Pa
         captions.append(clip.caption)
         sources.append(clip.source)
         progress.update()
-    texts = json.loads(json.dumps({"captions": captions, "sources": sources}))
-    save_weights(file, latents, key | texts)
+    save_weights(
+        shard_file(folder, draws), latents, shard_key(key, draws) | {"captions": captions, "sources": sources}
+    )

@@ -5,55 +5,101 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from vae.weights import load_weights, save_weights, write_text, write_whole
+from configs.load import from_json, to_json
+from configs.settings import LoopConfig
+from vae.weights import load_weights, read_settings, save_weights, write_text, write_whole
 
 CHECKPOINTS_KEPT = 2
+MAY_CHANGE = {"train.steps", "train.log_every", "train.save_every", "train.show_every", "data.workers", "out"}
+PATIENCE = timedelta(
+    hours=2
+)  # how long a process waits for the others: encoding a shard or a picture takes a while
+SMOOTHING = 0.98
 
 
 class StopSignal:
-    """Notes Ctrl-C and SIGTERM, so that the loop can end after the step at hand; a second one interrupts at once."""
+    """Within it, Ctrl-C and SIGTERM are noted, so that the loop can end after the step at hand.
 
-    def __init__(self):
-        self.asked = False
+    A launcher may pass on a Ctrl-C that the terminal already sent; only one that comes later interrupts.
+    """
+
+    def __enter__(self) -> "StopSignal":
+        self.asked, self.since = False, 0.0
         self.before = {s: signal.signal(s, self.note) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
 
-    def note(self, number, frame):
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def restore(self):
-        """Gives the signals back to whoever had them."""
+    def __exit__(self, *_) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
+    def note(self, number: int, frame) -> None:
+        """Handles a signal."""
+        if self.asked and number == signal.SIGINT and time.monotonic() - self.since > 1:
+            raise KeyboardInterrupt
+        if not self.asked:
+            self.asked, self.since = True, time.monotonic()
 
-def open_run(folder: Path, settings: dict) -> None:
-    """Writes the run's complete settings before its first step, or checks that they are those of the run there.
 
-    A run may be made longer: `train.steps` and how often it saves and reports may change. Anything else raises
-    ValueError that names the setting.
+def check_loop(loop: LoopConfig, ranks: int) -> None:
+    """Raises ValueError for numbers that make no loop."""
+    for name in ("steps", "batch", "log_every", "save_every", "show_every"):
+        if getattr(loop, name) < 1:
+            raise ValueError(f"train.{name} = {getattr(loop, name)}: it must be at least 1")
+    if loop.batch % ranks:
+        raise ValueError(f"train.batch = {loop.batch} does not divide by the {ranks} processes")
+
+
+def on_main(main: bool, work: Callable[[], None]) -> None:
+    """Runs `work` on the main process alone; what it raises, all raise, so that no process waits for ever."""
+    message, error = [""], None
+    if main:
+        try:
+            work()
+        except (ValueError, OSError) as caught:
+            message, error = [str(caught)], caught
+    if torch.distributed.is_initialized():
+        torch.distributed.broadcast_object_list(message)
+    if error or message[0]:
+        raise error or ValueError(message[0])
+
+
+def open_run(folder: Path, config) -> None:
+    """Writes the run's complete settings before its first step, or checks that they are those of the run.
+
+    A run may be made longer: what `MAY_CHANGE` lists may change, and a setting newer than the run takes its
+    default. Anything else raises ValueError that names the setting. Until the first checkpoint there is
+    nothing to keep, and the settings are written anew. What a kill left half-written is removed.
     """
+    for left in list(folder.rglob(".*.tmp")):
+        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
     file = folder / "run.json"
-    if not file.exists():
-        write_text(file, json.dumps(settings, indent=2) + "\n")
-        return
-    before = flat(json.loads(file.read_text()))
-    now = flat(settings)
-    free = {"train.steps", "train.log_every", "train.save_every", "train.show_every", "data.workers", "out"}
-    changed = [key for key in {**before, **now} if before.get(key) != now.get(key) and key not in free]
-    if changed:
-        key = changed[0]
-        raise ValueError(
-            f"{folder} holds a run with {key} = {before.get(key)!r}, not {now.get(key)!r}: "
-            f"give that value, or another folder with --out"
-        )
-    write_text(file, json.dumps(settings, indent=2) + "\n")
+    if checkpoints(folder) and file.exists():
+        before = flat(to_json(from_json(type(config), json.loads(file.read_text()))))
+        now = flat(to_json(config))
+        for key in now:
+            if before[key] != now[key] and key not in MAY_CHANGE:
+                raise ValueError(
+                    f"{folder} holds a run with {key} = {before[key]!r}, not {now[key]!r}: "
+                    f"give that value, or another folder with --out"
+                )
+    write_text(file, json.dumps(to_json(config), indent=2) + "\n")
+
+
+def finished_step(folder: Path, weights: Path, steps: int) -> int | None:
+    """The step of a run at its end, with its weights written; None where something is left to do."""
+    found = checkpoints(folder)
+    if not found or not weights.is_file():
+        return None
+    step = int(found[-1].name.removeprefix("step-"))
+    header = read_settings(weights)
+    return step if step >= steps and header.get("step", header["train"]["steps"]) == step else None
 
 
 def flat(settings: dict, prefix: str = "") -> dict:
@@ -67,13 +113,17 @@ def flat(settings: dict, prefix: str = "") -> dict:
     return result
 
 
-def save_checkpoint(folder: Path, step: int, parts: dict[str, dict[str, Tensor]], settings: dict) -> None:
-    """Writes `folder/step-N/PART.safetensors` for each part, whole or not at all, and drops the oldest ones."""
+def save_checkpoint(
+    folder: Path, step: int, smoothed: float, parts: dict[str, dict[str, Tensor]], settings: dict
+) -> None:
+    """Writes `folder/step-N/PART.safetensors` of each part, whole or not at all; drops the oldest ones."""
     final = folder / f"step-{step:08d}"
     temporary = folder / f".{final.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     for part, tensors in parts.items():
-        save_weights(temporary / f"{part}.safetensors", tensors, settings | {"step": step})
+        save_weights(
+            temporary / f"{part}.safetensors", tensors, settings | {"step": step, "smoothed": smoothed}
+        )
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
     for old in checkpoints(folder)[:-CHECKPOINTS_KEPT]:
@@ -85,13 +135,19 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"))
 
 
-def load_checkpoint(folder: Path) -> tuple[int, dict[str, dict[str, Tensor]]] | None:
-    """Step and parts of a run's newest checkpoint, or None where there is none yet."""
+def load_checkpoint(folder: Path) -> tuple[int, float | None, dict[str, dict[str, Tensor]]] | None:
+    """Step, smoothed loss and parts of a run's newest checkpoint, or None where there is none yet."""
     found = checkpoints(folder)
     if not found:
         return None
     loaded = {file.stem: load_weights(file) for file in sorted(found[-1].glob("*.safetensors"))}
-    return next(iter(loaded.values()))[1]["step"], {part: tensors for part, (tensors, _) in loaded.items()}
+    header = next(iter(loaded.values()))[1]
+    return header["step"], header.get("smoothed"), {part: tensors for part, (tensors, _) in loaded.items()}
+
+
+def smooth(smoothed: float | None, loss: float) -> float:
+    """The running average of the loss; it starts at the first one."""
+    return loss if smoothed is None else SMOOTHING * smoothed + (1 - SMOOTHING) * loss
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -128,13 +184,28 @@ class Log:
     def show(self, step: int, text: str) -> None:
         """Shows the live line: step, text, time left."""
         rate = (time.monotonic() - self.started) / max(1, step - self.first)
-        left = time.strftime("%H:%M:%S", time.gmtime(rate * (self.steps - step)))
+        left = timedelta(seconds=round(rate * (self.steps - step)))
         line = f"step {step}/{self.steps}  {text}  {rate:.2f} s/step  {left} left"
-        print(f"\r\x1b[K{line}" if self.live else line, end="" if self.live else "\n", file=sys.stderr, flush=True)
+        print(
+            f"\r\x1b[K{line}" if self.live else line,
+            end="" if self.live else "\n",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def say(self, text: str) -> None:
         """Prints a line that stays."""
         print(f"\r\x1b[K{text}" if self.live else text, file=sys.stderr, flush=True)
+
+
+def live_line(row: dict, speed: str, data) -> str:
+    """The loop's state in a few words, from a row of the log; `speed` is the key of what a second does."""
+    skipped = f"  {len(data.skipped)} files skipped" if getattr(data, "skipped", None) else ""
+    done = f"{row[speed]:.0f} {speed.removesuffix('_per_second')}/s"
+    return (
+        f"loss {row['loss']:.4f}  smoothed {row['smoothed']:.4f}  gradient {row['gradient_norm']:.2f}  "
+        f"{done}  data wait {100 * row['waited']:.0f} %{skipped}"
+    )
 
 
 def read_log(file: Path) -> list[dict]:
@@ -150,7 +221,9 @@ def draw_curve(rows: list[dict], series: dict[str, str], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.5 * len(series), 3.2), layout="constrained")
-    for axes, (key, title) in zip(figure.subplots(1, len(series), squeeze=False)[0], series.items(), strict=True):
+    for axes, (key, title) in zip(
+        figure.subplots(1, len(series), squeeze=False)[0], series.items(), strict=True
+    ):
         points = [(row["step"], row[key]) for row in rows if key in row]
         if points:
             axes.plot(*zip(*points, strict=True), lw=1, marker="." if len(points) < 30 else None)

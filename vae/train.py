@@ -1,6 +1,7 @@
 """`dit vae train CONFIG`: trains the autoencoder from scratch on the drawn world or on videos."""
 
 import copy
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,101 +16,141 @@ from vae.model import Autoencoder, check_video_size
 from vae.optimizer import learning_rate, make_optimizer, update_average
 from vae.quality import psnr, ssim
 from vae.run import (
+    PATIENCE,
     Log,
     StopSignal,
+    check_loop,
     draw_curve,
+    finished_step,
+    live_line,
     load_checkpoint,
+    on_main,
     open_run,
     optimizer_tensors,
+    read_log,
     restore_optimizer,
     save_checkpoint,
+    smooth,
 )
 from vae.seeds import generator
-from vae.weights import load_weights, save_weights, write_whole
+from vae.weights import fill, load_weights, save_weights, write_whole
 
 HELD_OUT = 16
+PANELS = {"l1": "L1 error", "kl": "KL, nats per number", "psnr": "held-out PSNR, dB"}
+SHOWN = 6
 WEIGHTS = "autoencoder.safetensors"
 
 
 def train(config: AutoencoderRun) -> Path:
     """Trains or goes on with the run in `config.out`; returns the path of the finished weights."""
-    from accelerate import Accelerator
+    from accelerate import Accelerator, InitProcessGroupKwargs
 
+    out, settings, loop = Path(config.out), to_json(config), config.train
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision="bf16" if loop.precision == "bf16" else "no",
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+    )
+    device, rank, ranks = accelerator.device, accelerator.process_index, accelerator.num_processes
+    main = accelerator.is_main_process
+    check_loop(loop, ranks)
     check_video_size(config.crop_frames, config.crop, config.crop)
-    out, settings = Path(config.out), to_json(config)
-    loop = config.train
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16" if loop.precision == "bf16" else "no")
     data, held_out = open_data(config.data, loop.seed, HELD_OUT)
+    on_main(main, lambda: open_run(out, config))
+    if (done := finished_step(out, out / WEIGHTS, loop.steps)) is not None:
+        if main:
+            print(
+                f"{out} is finished at step {done}: nothing to do (--train.steps makes it longer)",
+                file=sys.stderr,
+            )
+        accelerator.end_training()
+        return out / WEIGHTS
 
     torch.manual_seed(loop.seed)
-    model = Autoencoder(config.model).to(accelerator.device)
+    model = Autoencoder(config.model).to(device)
     if config.init:
-        model.load_state_dict({name: tensor.float() for name, tensor in load_weights(Path(config.init))[0].items()})
+        fill(model, load_weights(Path(config.init))[0], config.init)
     model.checkpoint_activations(config.checkpoint_activations)
     average = copy.deepcopy(model).requires_grad_(False).eval()
     optimizer = make_optimizer(model, config.optimizer)
-    if accelerator.is_main_process:
-        open_run(out, settings)
-    accelerator.wait_for_everyone()
-    first_step = 0
+    step, smoothed = 0, None
     if (checkpoint := load_checkpoint(out)) is not None:
-        first_step, parts = checkpoint
+        step, smoothed, parts = checkpoint
         model.load_state_dict(parts["model"])
         average.load_state_dict(parts["average"])
         restore_optimizer(optimizer, parts["optimizer"])
+    shown = any(row["step"] == step and "psnr" in row for row in read_log(out / "log.jsonl"))
+    log = Log(out, step, loop.steps) if main else None
     wrapped = accelerator.prepare(Trainee(model))
-    log = Log(out, first_step, loop.steps) if accelerator.is_main_process else None
-    stop = StopSignal()
-    loader = batches(
-        data, loop.batch, first_step, loop.steps, accelerator.process_index, accelerator.num_processes, config.data.workers
-    )
+    loader = batches(data, loop.batch, step, loop.steps, rank, ranks, config.data.workers)
 
-    step, waited = first_step, 0.0
-    while step < loop.steps:
-        asked = time.monotonic()
-        clips = next(loader)
-        waited = time.monotonic() - asked
-        draws = range(step * loop.batch + accelerator.process_index, (step + 1) * loop.batch, accelerator.num_processes)
-        video = torch.stack([crop(clip.video, config, draw) for clip, draw in zip(clips, draws, strict=True)])
-        shape = latent_shape(video.shape, config.model)
-        noise = torch.stack([torch.randn(shape, generator=generator(loop.seed, "posterior", draw)) for draw in draws])
-        video, noise = video.to(accelerator.device), noise.to(accelerator.device)
+    stopping = False
+    with StopSignal() as stop:
+        while not stopping:
+            if step and not shown and (step % loop.show_every == 0 or step == loop.steps):
+                row = {"step": step} | evaluate(
+                    average, held_out, accelerator, out / f"reconstructions-{step:06d}.png"
+                )
+                if log:
+                    log.add(row)
+                    log.say(f"step {step}: held out PSNR {row['psnr']:.2f} dB, SSIM {row['ssim']:.4f}")
+                    draw_curve(log.rows, PANELS, out / "curve.png")
+            if step >= loop.steps:
+                break
+            started, shown = time.monotonic(), False
+            clips = next(loader)
+            waited = time.monotonic() - started
+            draws = range(step * loop.batch + rank, (step + 1) * loop.batch, ranks)
+            video = torch.stack(
+                [crop(clip.video, config, draw) for clip, draw in zip(clips, draws, strict=True)]
+            )
+            shape = latent_shape(video.shape, config.model)
+            noise = torch.stack(
+                [torch.randn(shape, generator=generator(loop.seed, "posterior", draw)) for draw in draws]
+            )
+            video, noise = video.to(device), noise.to(device)
 
-        with accelerator.autocast():
-            reconstruction, mean, log_variance = wrapped(video, noise)
-        error = (reconstruction.float() - video).abs().mean()
-        kl = kl_divergence(mean.float(), log_variance.float())
-        loss = error + config.kl_weight * kl
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, config.optimizer)
-        accelerator.backward(loss)
-        norm = accelerator.clip_grad_norm_(model.parameters(), config.optimizer.max_gradient_norm)
-        if not torch.isfinite(norm):
-            raise ValueError(f"gradient not finite at step {step}, on {', '.join(c.source for c in clips)}")
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        step += 1
-        update_average(average, model, step, config.optimizer.ema_decay)
+            with accelerator.autocast():
+                reconstruction, mean, log_variance = wrapped(video, noise)
+            error = (reconstruction.float() - video).abs().mean()
+            kl = kl_divergence(mean.float(), log_variance.float())
+            loss = error + config.kl_weight * kl
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, config.optimizer)
+            accelerator.backward(loss)
+            norm = accelerator.clip_grad_norm_(model.parameters(), config.optimizer.max_gradient_norm)
+            if not torch.isfinite(norm):
+                raise ValueError(
+                    f"gradient not finite at step {step}, on {', '.join(clip.source for clip in clips)}"
+                )
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            step += 1
+            update_average(average, model, step, config.optimizer.ema_decay)
 
-        stopping = accelerator.reduce(torch.tensor(float(stop.asked), device=accelerator.device)).item() > 0
-        if log and (step % loop.log_every == 0 or step == 1):
-            row = {"step": step, "l1": error.item(), "kl": kl.item(), "gradient_norm": float(norm), "waited": waited}
-            log.add(row)
-            log.show(step, f"L1 {row['l1']:.4f}  KL {row['kl']:.2f}  gradient {row['gradient_norm']:.2f}")
-        if log and (step % loop.show_every == 0 or step == loop.steps):
-            log.add({"step": step} | evaluate(average, held_out, out / f"reconstructions-{step:06d}.png"))
-            log.say(f"step {step}: held out PSNR {log.rows[-1]['psnr']:.2f} dB, SSIM {log.rows[-1]['ssim']:.4f}")
-            draw_curve(log.rows, {"l1": "L1 error", "kl": "KL, nats per number", "psnr": "held-out PSNR, dB"}, out / "curve.png")
-        if log and (step % loop.save_every == 0 or step == loop.steps or stopping):
-            parts = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer_tensors(optimizer)}
-            save_checkpoint(out, step, parts, settings)
-        if stopping:
-            break
-    stop.restore()
-    if log and step < loop.steps:
+            asked = accelerator.reduce(torch.tensor(float(stop.asked), device=device)).item() > 0
+            stopping = asked and step < loop.steps
+            losses = torch.stack([loss, error, kl]).detach()
+            mean_loss, mean_error, mean_kl = accelerator.reduce(losses, "mean").tolist()
+            smoothed = smooth(smoothed, mean_loss)
+            if log and (step % loop.log_every == 0 or step == 1):
+                seconds = time.monotonic() - started
+                row = {"step": step, "loss": mean_loss, "smoothed": smoothed, "l1": mean_error, "kl": mean_kl}
+                row |= {
+                    "gradient_norm": float(norm),
+                    "clips_per_second": loop.batch / seconds,
+                    "waited": waited / seconds,
+                }
+                log.add(row)
+                log.show(step, live_line(row, "clips_per_second", data))
+            if log and (step % loop.save_every == 0 or step == loop.steps or stopping):
+                parts = {"model": model.state_dict(), "average": average.state_dict()}
+                parts["optimizer"] = optimizer_tensors(optimizer)
+                save_checkpoint(out, step, smoothed, parts, settings)
+    if log and stopping:
         log.say(f"stopped at step {step}; the same command goes on from there")
-    if log and step == loop.steps:
-        finish(average, config, settings, data, out / WEIGHTS)
+    elif log:
+        finish(average, config, settings | {"step": step}, data, out / WEIGHTS)
         log.say(f"weights: {out / WEIGHTS}")
     accelerator.end_training()
     return out / WEIGHTS
@@ -129,7 +170,7 @@ class Trainee(torch.nn.Module):
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL of the posterior from the standard normal, nats per latent number (Kingma & Welling 2014, appendix B)."""
+    """KL of the posterior from the standard normal, nats per number (Kingma & Welling 2014, appendix B)."""
     return 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
 
 
@@ -155,46 +196,57 @@ def crop(video_CTHW: Tensor, config: AutoencoderRun, draw: int) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate(autoencoder: Autoencoder, held_out, picture: Path) -> dict:
-    """PSNR and SSIM on held-out clips, and a picture of originals above reconstructions."""
-    device = autoencoder.latent_mean.device
-    pairs = []
-    for draw in range(min(HELD_OUT, len(held_out))):
+def evaluate(autoencoder: Autoencoder, held_out, accelerator, picture: Path) -> dict:
+    """PSNR and SSIM on held-out clips, each process its share; a picture, originals above reconstructions."""
+    from accelerate.utils import gather_object
+
+    scores, pairs = torch.zeros(3, device=accelerator.device, dtype=torch.float64), []
+    for draw in range(accelerator.process_index, min(HELD_OUT, len(held_out)), accelerator.num_processes):
         clip: Clip = held_out[draw]
-        mean, _ = autoencoder.encode_moments(clip.video[None].to(device))
-        pairs.append((clip, autoencoder.decode_raw(mean)[0].clamp(-1, 1).cpu()))
-    save_picture(pairs[:6], picture)
-    return {
-        "psnr": sum(psnr(clip.video, other) for clip, other in pairs) / len(pairs),
-        "ssim": sum(ssim(clip.video, other) for clip, other in pairs) / len(pairs),
-    }
+        mean, _ = autoencoder.encode_moments(clip.video[None].to(accelerator.device))
+        other = autoencoder.decode_raw(mean)[0].clamp(-1, 1).cpu()
+        scores += scores.new_tensor([psnr(clip.video, other), ssim(clip.video, other), 1])
+        if draw < SHOWN:
+            pairs.append((draw, frames_of(clip.video), frames_of(other)))
+    pairs = sorted(gather_object(pairs), key=lambda pair: pair[0])
+    if accelerator.is_main_process:
+        save_picture([pair[1:] for pair in pairs], picture)
+    total_psnr, total_ssim, count = accelerator.reduce(scores).tolist()
+    return {"psnr": total_psnr / count, "ssim": total_ssim / count}
 
 
-def save_picture(pairs: list[tuple[Clip, Tensor]], path: Path) -> None:
-    """Writes a PNG: of every clip five originals above their five reconstructions, two clips side by side."""
+def frames_of(video_CTHW: Tensor) -> Tensor:
+    """Five frames from first to last, T C H W."""
+    shown = torch.linspace(0, video_CTHW.shape[1] - 1, 5).round().long()
+    return video_CTHW[:, shown].movedim(1, 0)
+
+
+def save_picture(pairs: list[tuple[Tensor, Tensor]], path: Path) -> None:
+    """Writes a PNG: of every clip its frames above their reconstructions."""
     from PIL import Image
 
-    width = max(clip.video.shape[3] for clip, _ in pairs)
-    height = max(clip.video.shape[2] for clip, _ in pairs)
+    height, width = (max(frames.shape[side] for frames, _ in pairs) for side in (2, 3))
     rows = []
-    for clip, other in pairs:
-        shown = torch.linspace(0, clip.video.shape[1] - 1, 5).round().long()
-        for video in (clip.video, other):
-            frames = torch.ones(5, 3, height, width)
-            frames[:, :, : video.shape[2], : video.shape[3]] = video[:, shown].movedim(1, 0)
-            rows.append(torch.cat(list(frames), dim=2))
+    for frames_TCHW in (frames for pair in pairs for frames in pair):
+        padded = torch.ones(len(frames_TCHW), 3, height, width)
+        padded[:, :, : frames_TCHW.shape[2], : frames_TCHW.shape[3]] = frames_TCHW
+        rows.append(torch.cat(list(padded), dim=2))
     sheet = ((torch.cat(rows, dim=1) + 1) * 127.5).round().clamp(0, 255).byte().movedim(0, -1)
     write_whole(path, lambda temporary: Image.fromarray(sheet.numpy()).save(temporary, format="PNG"))
 
 
 @torch.no_grad()
-def finish(average: Autoencoder, config: AutoencoderRun, settings: dict, data, path: Path, clips: int = 64) -> None:
+def finish(
+    average: Autoencoder, config: AutoencoderRun, settings: dict, data, path: Path, clips: int = 64
+) -> None:
     """Measures the latent statistics of the averaged weights and saves both, with the run's settings."""
     sums = []
     for draw in range(clips):
         mean, log_variance = average.encode_moments(data[draw].video[None].to(average.latent_mean.device))
         second = mean**2 + log_variance.exp()
-        sums.append(torch.stack([mean.double().mean(dim=(0, 2, 3, 4)), second.double().mean(dim=(0, 2, 3, 4))]))
+        sums.append(
+            torch.stack([mean.double().mean(dim=(0, 2, 3, 4)), second.double().mean(dim=(0, 2, 3, 4))])
+        )
     first, second = torch.stack(sums).mean(0)
     model = replace(
         config.model,
