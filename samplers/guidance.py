@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def guide(v_conditional: Tensor, v_unconditional: Tensor, scale: float) -> Tensor:
-    """v_unconditional + scale (v_conditional - v_unconditional); at scale 1 the conditional one, to the bit."""
+    """v_unconditional + scale (v_conditional - v_unconditional), which at scale 1 is the first to the bit."""
     return torch.lerp(v_unconditional, v_conditional, scale)
 
 

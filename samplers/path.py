@@ -47,8 +47,8 @@ def shift_times(t: Time, shift: float) -> Time:
 def size_shift(tokens: int, base_tokens: int) -> float:
     """The shift sqrt(m / n) that makes time t as uncertain for m tokens as it was for n (the same equation).
 
-    The mean of m equal noisy numbers is sqrt(m) times as certain as one of them; more tokens therefore need more
-    noise before anything is hidden. It multiplies the shift that suits `base_tokens` tokens.
+    The mean of m equal noisy numbers is sqrt(m) times as certain as one of them; more tokens therefore need
+    more noise before anything is hidden. It multiplies the shift that suits `base_tokens` tokens.
     """
     return math.sqrt(tokens / base_tokens)
 

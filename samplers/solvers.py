@@ -1,14 +1,16 @@
 """Solvers of dx/dt = v(x, t) from noise at t = 1 to data at t = 0: plain recurrences with tables of floats.
 
-Each is `solver(velocity_function, x, times, on_step=None) -> x`. `velocity_function(x, t)` returns dx/dt for the whole
-of x at time t, a float, and neither keeps nor changes its argument; where it returns zero, x stays as it is to the bit.
-`times` falls from the noise's time to the wanted one (`time_grid`). `on_step(done, x)` is called after each step with
-the number of steps done and the solution so far, which the next step overwrites.
+Each is `solver(velocity_function, x, times, on_step=None) -> x`. `velocity_function(x, t)` returns dx/dt for
+the whole of x at time t, a float, and neither keeps nor changes its argument; where it returns zero, x stays as
+it is to the bit. `times` falls from the noise's time to the wanted one (`time_grid`). `on_step(done, x)` is
+called after each step with the number of steps done and the solution so far, which the next step overwrites.
 
-The caller's x is not changed. The sum of the steps is kept in fp32 at least, and x is seen and returned in its own type.
+The caller's x is not changed. The sum of the steps is kept in fp32 at least, and x is seen and returned in its
+own type.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -20,7 +22,7 @@ OnStep = Callable[[int, Tensor], object]
 
 
 def time_grid(steps: int, shift: float = 1.0) -> list[float]:
-    """The `steps + 1` times from 1 to 0, even before the shift; raises ValueError where there is no such grid."""
+    """The `steps + 1` times from 1 to 0, even before the shift; raises ValueError where there is none."""
     if steps < 1:
         raise ValueError(f"{steps} solver steps: at least one is needed")
     if not shift > 0:
@@ -43,7 +45,10 @@ def euler(
 def heun(
     velocity_function: VelocityFunction, x: Tensor, times: list[float], on_step: OnStep | None = None
 ) -> Tensor:
-    """Second order; two function evaluations a step, one in the last, which is Euler's (Karras et al. 2022, alg. 1)."""
+    """Second order; two function evaluations a step, one in the last, which is Euler's.
+
+    Source: Karras et al. 2022, algorithm 1.
+    """
     dtype, x = x.dtype, working_copy(x)
     guess = torch.empty_like(x)
     lengths = step_lengths(times)
@@ -65,9 +70,10 @@ def multistep(
 ) -> Tensor:
     """Second order; one function evaluation a step: Adams and Bashforth's rule for steps of unequal lengths.
 
-    It follows the line through this velocity and the last one; the first step is Euler's. On closed-form velocities
-    (Gaussians and mixtures of them, shifts 1 to 6) its error falls with the square of the step; that of
-    DPM-Solver++(2M), whose steps in log SNR are infinite at both ends of this path, falls unevenly and is mostly larger.
+    It follows the line through this velocity and the last one; the first step is Euler's. On closed-form
+    velocities (Gaussians and mixtures of them, shifts 1 to 6) its error falls with the square of the step; that
+    of DPM-Solver++(2M), whose steps in log SNR are infinite at both ends of this path, falls unevenly and is
+    mostly larger.
     """
     dtype, x = x.dtype, working_copy(x)
     last_v = torch.zeros_like(x)
@@ -86,16 +92,16 @@ SOLVERS = {"euler": euler, "heun": heun, "multistep": multistep}
 
 def step_lengths(times: list[float]) -> list[float]:
     """Differences of neighbouring times; negative, as time falls."""
-    return [after - before for before, after in zip(times[:-1], times[1:], strict=True)]
+    return [after - before for before, after in pairwise(times)]
 
 
 def multistep_weights(lengths: list[float]) -> tuple[list[float], list[float]]:
-    """Weight of this velocity and of the last one in every step: h (1 + r / 2) and -h r / 2, r = h / last h."""
-    ratios = [0.0, *(length / last for last, length in zip(lengths[:-1], lengths[1:], strict=True))]
+    """Weights of this velocity and of the last one in every step: h (1 + r / 2), -h r / 2; r = h / last h."""
+    ratios = [0.0, *(length / last for last, length in pairwise(lengths))]
     this = [length * (1 + ratio / 2) for length, ratio in zip(lengths, ratios, strict=True)]
     return this, [-length * ratio / 2 for length, ratio in zip(lengths, ratios, strict=True)]
 
 
 def working_copy(x: Tensor) -> Tensor:
-    """A copy of x to add steps to, in fp32 or the finer type of x: in bf16 small steps would be rounded away."""
+    """A copy of x to add steps to, in fp32 or the finer type of x: in bf16 small steps would round away."""
     return x.to(torch.promote_types(x.dtype, torch.float32), copy=True)

@@ -13,7 +13,7 @@ def psnr(original_CTHW: Tensor, other_CTHW: Tensor) -> float:
 
 
 def ssim(original_CTHW: Tensor, other_CTHW: Tensor) -> float:
-    """Mean over frames of SSIM (Wang et al. 2004): Gaussian 11x11 of sigma 1.5, valid crop, mean over channels.
+    """Mean over frames and channels of SSIM (Wang et al. 2004): Gaussian 11x11 of sigma 1.5, valid crop.
 
     Videos in [-1, 1], at least 11 x 11; equals scikit-image with `gaussian_weights=True, sigma=1.5,
     use_sample_covariance=False`.
