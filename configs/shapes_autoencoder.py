@@ -1,4 +1,4 @@
-"""The built-in autoencoder, first stage: short, small crops of the drawn world.
+"""The built-in autoencoder, first stage: short clips of the drawn world.
 
     dit vae train shapes_autoencoder
 """
@@ -11,9 +11,9 @@ config = AutoencoderRun(
     model=AutoencoderConfig(
         base_width=16, decoder_base_width=16, width_multipliers=(1, 2, 3, 3), residual_blocks=1
     ),
-    crop=32,
-    crop_frames=5,
+    crop=64,
+    crop_frames=9,
     kl_weight=1e-4,
-    train=LoopConfig(steps=1000, batch=16, log_every=20, save_every=250, show_every=250),
-    optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=100, ema_decay=0.99),
+    train=LoopConfig(steps=1000, batch=2, log_every=20, save_every=250, show_every=250),
+    optimizer=OptimizerConfig(learning_rate=1.5e-3, warmup_steps=100, ema_decay=0.99),
 )
