@@ -282,3 +282,13 @@ class EvalSettings:
     """Videos in one packed call; the scores do not depend on it."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Number format of the transformer; `auto` is bf16 on a GPU and fp32 on a CPU."""
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """Write a model as the folder of a Wan pipeline, which diffusers loads."""
+
+    model: Positional[str] = "builtin"
+    """Model folder: a run of `dit train`, or `builtin`."""
+    out: str = "exported"
+    """Folder to write; it must not exist yet, or be empty."""

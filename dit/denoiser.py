@@ -1,5 +1,6 @@
-"""A model folder: transformer, text encoder and autoencoder, saved together and loaded from ours or diffusers'."""
+"""A model folder: transformer, text encoder and autoencoder, loaded together from ours or diffusers'."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from vae.weights import file_hash, load_weights
 BUILTIN = Path(__file__).parent / "builtin"
 TRANSFORMER = "transformer.safetensors"
 AVERAGE = "average.safetensors"
+OURS = "dit.json"  # in an exported folder: the defaults of sampling, and how its text was trained
 
 
 class Denoiser(nn.Module):
@@ -48,7 +50,7 @@ class Denoiser(nn.Module):
 
 @dataclass(frozen=True)
 class Model:
-    """Everything that turns a prompt into a video, and what it is: weights by hash, training data, defaults."""
+    """Everything that turns a prompt into a video, and what it is: weights by hash, settings, defaults."""
 
     denoiser: Denoiser
     autoencoder: Autoencoder
@@ -78,21 +80,25 @@ def load_model(folder: str, device: torch.device, dtype: torch.dtype) -> Model:
 
 
 def find_weights(folder: Path) -> Path:
-    """The transformer's weights file in a model folder: the finished one, else the newest checkpoint's average."""
+    """The transformer's weights in a model folder: the finished ones, else the newest average."""
     found = [folder / TRANSFORMER, *(step / AVERAGE for step in reversed(checkpoints(folder)))]
     for file in found:
         if file.is_file():
             return file
     if not folder.exists():
         raise ValueError(f"{folder}: no such model folder")
-    raise ValueError(f"{folder} holds no model: neither {TRANSFORMER}, nor a checkpoint, nor a diffusers pipeline")
+    raise ValueError(
+        f"{folder} holds no model: neither {TRANSFORMER}, nor a checkpoint, nor a diffusers pipeline"
+    )
 
 
 def load_our_model(folder: Path) -> Model:
     """A model that this project trained."""
     file = find_weights(folder)
     tensors, settings = load_weights(file)
-    denoiser = Denoiser(from_json(TransformerConfig, settings["model"]), from_json(TextConfig, settings["text"]))
+    denoiser = Denoiser(
+        from_json(TransformerConfig, settings["model"]), from_json(TextConfig, settings["text"])
+    )
     denoiser.load_trained_state({name: tensor.float() for name, tensor in tensors.items()})
     data = settings["data"]
     return Model(
@@ -108,28 +114,39 @@ def load_our_model(folder: Path) -> Model:
 
 
 def load_diffusers_model(folder: Path) -> Model:
-    """A text-to-video Wan pipeline's folder: transformer, vae, text_encoder, tokenizer."""
+    """A text-to-video Wan pipeline's folder: transformer, vae, text_encoder, tokenizer, scheduler.
+
+    A folder that `dit export` wrote also holds what diffusers has no place for, so that it samples as before.
+    """
     from dit import diffusers_format
 
+    if (folder / "model_index.json").is_file():
+        diffusers_format.check_pipeline(folder)
     transformer = diffusers_format.load_transformer(folder / "transformer")
-    text = TextConfig(folder=str(folder), padded=True)
-    denoiser = Denoiser(replace(transformer.config, depth=0), text)
+    shift = diffusers_format.scheduler_shift(folder / "scheduler")
+    text, sampler = TextConfig(padded=True), SamplerConfig(steps=50, guidance=5.0)
+    flow, size, fps = FlowConfig(shift=shift, shift_tokens=0), (81, 480, 832), 16.0
+    if (folder / OURS).is_file():
+        settings = json.loads((folder / OURS).read_text())
+        text, sampler = from_json(TextConfig, settings["text"]), from_json(SamplerConfig, settings["sampler"])
+        flow, size, fps = from_json(FlowConfig, settings["flow"]), tuple(settings["size"]), settings["fps"]
+    denoiser = Denoiser(replace(transformer.config, depth=0), replace(text, folder=str(folder)))
     denoiser.transformer = transformer
     files = sorted((folder / "transformer").glob("*.safetensors"))
     return Model(
         denoiser=denoiser,
         autoencoder=diffusers_format.load_autoencoder(folder / "vae"),
-        sampler=SamplerConfig(steps=50, guidance=5.0),
-        flow=FlowConfig(shift=3.0, shift_tokens=0),
+        sampler=sampler,
+        flow=flow,
         weights="+".join(file_hash(file) for file in files),
-        size=(81, 480, 832),
-        fps=16.0,
+        size=size,
+        fps=fps,
         settings={"folder": folder.name},
     )
 
 
 def load_autoencoder(source: str | Path) -> Autoencoder:
-    """An autoencoder from a weights file of ours, a folder that holds one, `builtin`, or a diffusers folder."""
+    """An autoencoder from a weights file of ours or its folder, `builtin`, or a diffusers folder."""
     path = BUILTIN if source == "builtin" else Path(source)
     if path.is_file():
         return load_our_autoencoder(path)

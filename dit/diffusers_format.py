@@ -1,15 +1,17 @@
 """The door to diffusers: state dicts, settings and folders of Wan, both ways."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from einops import rearrange
-from safetensors.torch import load_file
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from configs.settings import AutoencoderConfig, TransformerConfig
 from dit.model import PATCH, Transformer
+from dit.text import write_encoder
 from vae.model import Autoencoder
 
 NAMES = {  # ours -> diffusers', outside the blocks
@@ -42,44 +44,53 @@ def to_diffusers(state: dict[str, Tensor], config: TransformerConfig) -> dict[st
     weight = rearrange(state["patch_embedding.weight"], kernel, pt=pt, ph=ph, pw=pw)
     result["patch_embedding.weight"] = weight.contiguous()
     for block in range(config.depth):
-        ours, theirs = f"blocks.{block}.", f"blocks.{block}."
-        result[f"{theirs}scale_shift_table"] = state[f"{ours}scale_shift_table"][None]
+        prefix = f"blocks.{block}."
+        result[f"{prefix}scale_shift_table"] = state[f"{prefix}scale_shift_table"][None]
         for name, other in BLOCK_NAMES.items():
             for part in ("weight", "bias"):
-                result[f"{theirs}{other}.{part}"] = state[f"{ours}{name}.{part}"]
+                result[f"{prefix}{other}.{part}"] = state[f"{prefix}{name}.{part}"]
         for attention, fused, parts in (("attn1", "to_qkv", "qkv"), ("attn2", "to_kv", "kv")):
             for norm in ("norm_q", "norm_k"):
-                result[f"{theirs}{attention}.{norm}.weight"] = state[f"{ours}{attention}.{norm}"]
+                result[f"{prefix}{attention}.{norm}.weight"] = state[f"{prefix}{attention}.{norm}"]
             for part in ("weight", "bias"):
-                pieces = state[f"{ours}{attention}.{fused}.{part}"].chunk(len(parts))
+                pieces = state[f"{prefix}{attention}.{fused}.{part}"].chunk(len(parts))
                 for letter, piece in zip(parts, pieces, strict=True):
-                    result[f"{theirs}{attention}.to_{letter}.{part}"] = piece.clone()
+                    result[f"{prefix}{attention}.to_{letter}.{part}"] = piece.clone()
     return result
 
 
 def from_diffusers(state: dict[str, Tensor], config: TransformerConfig) -> dict[str, Tensor]:
-    """The inverse of `to_diffusers`; raises ValueError naming tensors that this architecture does not have."""
-    left = dict(state)
-    result = {"scale_shift_table": left.pop("scale_shift_table")[0]}
+    """The inverse of `to_diffusers`; raises ValueError naming tensors that are missing or have no place."""
+    with torch.device("meta"):
+        known = to_diffusers(Transformer(config).state_dict(), config)
+    check_names(state, known, "text-to-video Wan transformer")
+    result = {"scale_shift_table": state["scale_shift_table"][0]}
     for ours, theirs in NAMES.items():
         for part in ("weight", "bias"):
-            result[f"{ours}.{part}"] = left.pop(f"{theirs}.{part}")
+            result[f"{ours}.{part}"] = state[f"{theirs}.{part}"]
     result["patch_embedding.weight"] = result["patch_embedding.weight"].flatten(1)
     for block in range(config.depth):
         prefix = f"blocks.{block}."
-        result[f"{prefix}scale_shift_table"] = left.pop(f"{prefix}scale_shift_table")[0]
+        result[f"{prefix}scale_shift_table"] = state[f"{prefix}scale_shift_table"][0]
         for name, other in BLOCK_NAMES.items():
             for part in ("weight", "bias"):
-                result[f"{prefix}{name}.{part}"] = left.pop(f"{prefix}{other}.{part}")
+                result[f"{prefix}{name}.{part}"] = state[f"{prefix}{other}.{part}"]
         for attention, fused, parts in (("attn1", "to_qkv", "qkv"), ("attn2", "to_kv", "kv")):
             for norm in ("norm_q", "norm_k"):
-                result[f"{prefix}{attention}.{norm}"] = left.pop(f"{prefix}{attention}.{norm}.weight")
+                result[f"{prefix}{attention}.{norm}"] = state[f"{prefix}{attention}.{norm}.weight"]
             for part in ("weight", "bias"):
-                pieces = [left.pop(f"{prefix}{attention}.to_{letter}.{part}") for letter in parts]
+                pieces = [state[f"{prefix}{attention}.to_{letter}.{part}"] for letter in parts]
                 result[f"{prefix}{attention}.{fused}.{part}"] = torch.cat(pieces)
-    if left:
-        raise ValueError(f"not a text-to-video Wan transformer: no place for {', '.join(sorted(left)[:3])}")
     return result
+
+
+def check_names(found: Iterable[str], known: Iterable[str], what: str) -> None:
+    """Raises ValueError unless a state dict has exactly the known names."""
+    extra, missing = sorted(set(found) - set(known)), sorted(set(known) - set(found))
+    if extra:
+        raise ValueError(f"not a {what}: no place for {', '.join(extra[:3])}{' …' if extra[3:] else ''}")
+    if missing:
+        raise ValueError(f"not a whole {what}: {', '.join(missing[:3])}{' …' if missing[3:] else ''} missing")
 
 
 def transformer_settings(config: TransformerConfig) -> dict:
@@ -138,6 +149,8 @@ def autoencoder_settings(config: AutoencoderConfig) -> dict:
         "dropout": 0.0,
         "latents_mean": list(config.latent_mean),
         "latents_std": list(config.latent_std),
+        "scale_factor_temporal": 2 ** sum(config.time_downsample),
+        "scale_factor_spatial": 2 ** (len(config.width_multipliers) - 1),
     }
 
 
@@ -158,7 +171,7 @@ def autoencoder_config(settings: dict) -> AutoencoderConfig:
 
 
 def read_folder(folder: Path) -> tuple[dict, dict[str, Tensor]]:
-    """`config.json` and all tensors of one model folder, sharded or not; raises ValueError for what is missing."""
+    """`config.json` and all tensors of one model folder, sharded or not; raises ValueError without them."""
     settings = folder / "config.json"
     files = sorted(folder.glob("*.safetensors"))
     if not settings.is_file() or not files:
@@ -183,5 +196,77 @@ def load_autoencoder(folder: Path) -> Autoencoder:
     """An autoencoder from the `vae` folder of a diffusers Wan pipeline."""
     settings, tensors = read_folder(folder)
     model = Autoencoder(autoencoder_config(settings))
+    check_names(tensors, model.state_dict(), "Wan 2.1 autoencoder")
     model.load_state_dict(tensors)
     return model
+
+
+def scheduler_settings(shift: float) -> dict:
+    """UniPC as in Wan's own folders: second order, on the path and the shifted even times of `samplers/`."""
+    return {
+        "_class_name": "UniPCMultistepScheduler",
+        "num_train_timesteps": 1000,
+        "prediction_type": "flow_prediction",
+        "use_flow_sigmas": True,
+        "flow_shift": shift,
+        "solver_order": 2,
+        "final_sigmas_type": "zero",
+    }
+
+
+def scheduler_shift(folder: Path) -> float:
+    """The shift of the times that a pipeline's scheduler has."""
+    file = folder / "scheduler_config.json"
+    if not file.is_file():
+        raise ValueError(f"{folder} holds no scheduler: a Wan pipeline's has scheduler_config.json")
+    settings = json.loads(file.read_text())
+    return float(settings.get("flow_shift", settings.get("shift", 1.0)))
+
+
+def check_pipeline(folder: Path) -> None:
+    """Raises ValueError where a pipeline's `model_index.json` says that it is more than one transformer."""
+    index = json.loads((folder / "model_index.json").read_text())
+    if index.get("transformer_2", [None, None])[0]:
+        raise ValueError(
+            f"{folder} holds two transformers (Wan 2.2 A14B); only pipelines of one are supported"
+        )
+
+
+def write_pipeline(
+    folder: Path, transformer: Transformer, autoencoder: Autoencoder, encoder: nn.Module, shift: float
+) -> None:
+    """Writes the whole folder of a pipeline, which diffusers' `WanPipeline.from_pretrained(folder)` loads.
+
+    That pipeline pads the text it encodes with zeros and attends to the padding, as the open Wan weights were
+    trained. Text that was trained unpadded has to be given to it as `prompt_embeds`, one prompt a call.
+    Its UniPC takes our times, cut to thousandths. `FlowMatchEulerDiscreteScheduler` spaces them differently,
+    unless `set_timesteps` is given the even times before the shift as `sigmas`.
+    """
+    tensors = to_diffusers(transformer.state_dict(), transformer.config)
+    write_folder(folder / "transformer", transformer_settings(transformer.config), tensors)
+    write_folder(folder / "vae", autoencoder_settings(autoencoder.config), autoencoder.state_dict())
+    write_json(folder / "scheduler" / "scheduler_config.json", scheduler_settings(shift))
+    text = {part: ["transformers", name] for part, name in write_encoder(encoder, folder).items()}
+    index = {
+        "_class_name": "WanPipeline",
+        "transformer": ["diffusers", "WanTransformer3DModel"],
+        "transformer_2": [None, None],
+        "vae": ["diffusers", "AutoencoderKLWan"],
+        "scheduler": ["diffusers", "UniPCMultistepScheduler"],
+        "boundary_ratio": None,
+        "expand_timesteps": False,
+    }
+    write_json(folder / "model_index.json", index | text)
+
+
+def write_folder(folder: Path, settings: dict, tensors: dict[str, Tensor]) -> None:
+    """Writes one model's `config.json` and weights; the inverse of `read_folder`."""
+    write_json(folder / "config.json", settings)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(tensors, folder / "diffusion_pytorch_model.safetensors", {"format": "pt"})
+
+
+def write_json(path: Path, values: dict) -> None:
+    """Writes a JSON file, and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values, indent=2) + "\n")

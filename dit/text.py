@@ -130,7 +130,7 @@ class PretrainedEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, prompts: list[str]) -> tuple[Tensor, list[int]]:
-        """Packed embeddings S x width of all prompts, and each one's length, with the zero padding if kept."""
+        """Packed embeddings S x width of all prompts, and each one's length, zero padding counted if kept."""
         longest = self.config.longest
         if self.config.padded:
             prompts = [clean(prompt) for prompt in prompts]
@@ -152,7 +152,7 @@ def clean(prompt: str) -> str:
 
 
 def load_pretrained(config: TextConfig) -> PretrainedEncoder:
-    """The encoder of `config.folder`, which holds the model and its tokenizer, or each in a pipeline's subfolder.
+    """The encoder of `config.folder`: a model beside its tokenizer, or a pipeline with a subfolder for each.
 
     Raises ValueError where one of them is missing.
     """

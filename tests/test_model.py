@@ -1,4 +1,4 @@
-"""Proves that the transformer equals diffusers' Wan, forward and backward, and that packing alters nothing."""
+"""Proves that the transformer equals diffusers' Wan, forward and backward, and that packing is exact."""
 
 import math
 from dataclasses import replace

@@ -99,7 +99,7 @@ def test_packed_text_is_padded_and_masked_text(tmp_path: Path, kind: str):
     wanted = model(**batch).last_hidden_state
     assert lengths == batch["attention_mask"].sum(1).tolist() == [14, 1, 16]
     for text, row, length in zip(packed.split(lengths), wanted, lengths, strict=True):
-        assert torch.allclose(text, row[:length], rtol=0, atol=1e-5 * wanted.abs().max())
+        assert torch.allclose(text, row[:length], rtol=0, atol=1e-5 * wanted.abs().max().item())
 
 
 def test_padded_text_is_what_the_wan_pipeline_feeds(tmp_path: Path):

@@ -1,0 +1,237 @@
+"""Proves that weights and pipelines go to diffusers and come back, and that both sample the same videos."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from configs.load import to_json
+from configs.settings import (
+    AutoencoderConfig,
+    DataConfig,
+    FlowConfig,
+    SamplerConfig,
+    TextConfig,
+    TransformerRun,
+)
+from dit.cli import run as run_command
+from dit.denoiser import AUTOENCODER, TRANSFORMER, Denoiser, load_model
+from dit.diffusers_format import (
+    autoencoder_settings,
+    from_diffusers,
+    load_autoencoder,
+    load_transformer,
+    to_diffusers,
+    transformer_config,
+    transformer_settings,
+)
+from dit.generate import Request, generate, generate_videos
+from samplers.path import size_shift
+from tests.test_model import TINY, random_transformer, reference
+from tests.test_text import random_encoder, tiny_umt5
+from vae.model import Autoencoder
+from vae.seeds import generator
+from vae.weights import save_weights
+
+CPU = torch.device("cpu")
+AUTOENCODER_CONFIG = AutoencoderConfig(
+    base_width=8,
+    decoder_base_width=8,
+    latent_channels=4,
+    residual_blocks=1,
+    latent_mean=(0.1, -0.2, 0.3, 0.0),
+    latent_std=(0.5, 1.5, 1.0, 2.0),
+)
+SHAPE = (4, 3, 4, 6)  # 9 frames of 32 x 48
+SIZE = {"num_frames": 9, "height": 32, "width": 48}
+
+
+def write_run(folder: Path) -> None:
+    """A run of ours with random weights, its text encoder the byte-level one."""
+    text = TextConfig(width=20, depth=2, heads=2, mlp_width=24, longest=40)
+    config = TransformerRun(
+        model=TINY,
+        text=text,
+        data=DataConfig(frames=9, size=32),
+        flow=FlowConfig(shift=2.0, shift_tokens=16),
+        sampler=SamplerConfig(steps=5, solver="euler", guidance=3.0),
+    )
+    denoiser = Denoiser(TINY, text)
+    denoiser.transformer, denoiser.text = random_transformer(TINY), random_encoder(text)
+    save_weights(folder / TRANSFORMER, denoiser.trained_state(), to_json(config))
+    autoencoder = {"model": to_json(AUTOENCODER_CONFIG)}
+    save_weights(folder / AUTOENCODER, Autoencoder(AUTOENCODER_CONFIG).state_dict(), autoencoder)
+
+
+def write_wan(folder: Path) -> None:
+    """A pipeline of diffusers' own making, with random weights and a scheduler like the open Wan models'."""
+    from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline
+    from transformers import AutoTokenizer, UMT5EncoderModel
+
+    tiny_umt5(folder / "text")
+    settings = {k: v for k, v in autoencoder_settings(AUTOENCODER_CONFIG).items() if not k.startswith("_")}
+    WanPipeline(
+        tokenizer=AutoTokenizer.from_pretrained(folder / "text" / "tokenizer"),
+        text_encoder=UMT5EncoderModel.from_pretrained(folder / "text" / "text_encoder"),
+        vae=AutoencoderKLWan(**settings),
+        scheduler=UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=2.5
+        ),
+        transformer=reference(random_transformer(TINY)),
+    ).save_pretrained(folder / "wan")
+
+
+def with_euler(pipeline) -> None:
+    """Gives a pipeline Euler's solver on the even times 1, 1 - 1/n, … 1/n, with its own scheduler's shift."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=pipeline.scheduler.config.flow_shift)
+    plain: Callable = scheduler.set_timesteps
+    scheduler.set_timesteps = lambda steps, device: plain(
+        sigmas=[1 - step / steps for step in range(steps)], device=device
+    )
+    pipeline.scheduler = scheduler
+    pipeline.set_progress_bar_config(disable=True)
+
+
+def noise_of(request: Request) -> Tensor:
+    return torch.randn(request.shape, generator=generator(request.seed, "sample noise"))
+
+
+def assert_close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-4) -> None:
+    assert (ours - theirs).abs().max() < tolerance * theirs.abs().max()
+
+
+@pytest.mark.parametrize("heads, depth", [(1, 3), (3, 1)])
+def test_state_dicts_go_to_diffusers_and_back(heads: int, depth: int):
+    config = replace(TINY, heads=heads, depth=depth)
+    state = random_transformer(config).state_dict()
+    again = from_diffusers(to_diffusers(state, config), config)
+    assert state.keys() == again.keys()
+    assert all(torch.equal(state[name], again[name]) for name in state)
+    assert transformer_config(transformer_settings(config)) == config
+
+
+def test_folders_that_diffusers_saved_are_read(tmp_path: Path):
+    theirs = reference(random_transformer(TINY))
+    for name, size in {"whole": "1GB", "sharded": "20KB"}.items():
+        theirs.save_pretrained(tmp_path / name, max_shard_size=size)
+        ours = load_transformer(tmp_path / name)
+        assert ours.config == TINY
+        again, wanted = to_diffusers(ours.state_dict(), TINY), theirs.state_dict()
+        assert again.keys() == wanted.keys()
+        assert all(torch.equal(again[name], wanted[name]) for name in wanted)
+    assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 1
+
+
+def test_tensors_without_a_place_are_named():
+    state = to_diffusers(random_transformer(TINY).state_dict(), TINY)
+    with pytest.raises(ValueError, match=r"no place for blocks\.0\.attn2\.add_k_proj\.weight"):
+        from_diffusers(state | {"blocks.0.attn2.add_k_proj.weight": torch.zeros(1)}, TINY)
+    with pytest.raises(ValueError, match=r"no place for blocks\.1\."):
+        from_diffusers(state, replace(TINY, depth=1))
+    del state["proj_out.bias"]
+    with pytest.raises(ValueError, match=r"proj_out\.bias missing"):
+        from_diffusers(state, TINY)
+
+
+@pytest.mark.parametrize(
+    "part, setting",
+    [
+        ("transformer", {"image_dim": 1280}),
+        ("transformer", {"in_channels": 36, "out_channels": 16}),
+        ("transformer", {"qk_norm": None}),
+        ("vae", {"is_residual": True}),
+        ("model_index", {"transformer_2": ["diffusers", "WanTransformer3DModel"]}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else next(iter(value)),
+)
+def test_other_architectures_are_refused(tmp_path: Path, part: str, setting: dict):
+    write_run(tmp_path / "run")
+    assert run_command(["export", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
+    names = {
+        "transformer": "transformer/config.json",
+        "vae": "vae/config.json",
+        "model_index": "model_index.json",
+    }
+    file = tmp_path / "out" / names[part]
+    file.write_text(json.dumps(json.loads(file.read_text()) | setting))
+    with pytest.raises(ValueError, match="supported"):
+        load_model(str(tmp_path / "out"), CPU, torch.float32)
+
+
+def test_an_exported_model_samples_the_same_in_diffusers(tmp_path: Path, capsys):
+    from diffusers import WanPipeline
+
+    write_run(tmp_path / "run")
+    command = ["export", str(tmp_path / "run"), "--out", str(tmp_path / "out")]
+    assert run_command(command) == 0
+    assert run_command(command) == 1 and "already there" in capsys.readouterr().err
+    model = load_model(str(tmp_path / "run"), CPU, torch.float32)
+    again = load_model(str(tmp_path / "out"), CPU, torch.float32)
+    request = Request("a red circle", (4, 3, 4, 4), 7)
+    latents = generate(model.denoiser, [request], model.flow, model.sampler)[0]
+    assert (again.flow, again.sampler, again.size) == (model.flow, model.sampler, model.size)
+    assert_close(generate(again.denoiser, [request], again.flow, again.sampler)[0], latents)
+
+    pipeline = WanPipeline.from_pretrained(tmp_path / "out")
+    assert pipeline.scheduler.config.flow_shift == pytest.approx(2 * size_shift(3 * 2 * 2, 16))
+    ids = pipeline.tokenizer([request.prompt, ""])["input_ids"]
+    with torch.no_grad():
+        prompt, null = (pipeline.text_encoder(torch.tensor([row])).last_hidden_state for row in ids)
+    asked = {
+        "prompt_embeds": prompt,
+        "negative_prompt_embeds": null,
+        "latents": noise_of(request)[None],
+        "num_frames": 9,
+        "height": 32,
+        "width": 32,
+        "guidance_scale": 3.0,
+    }
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(**asked, num_inference_steps=100, output_type="latent").frames[0]
+    fine = replace(model.sampler, solver="multistep", steps=100)
+    print(
+        "UNIPC",
+        (generate(model.denoiser, [request], model.flow, fine)[0] - theirs).abs().max() / theirs.abs().max(),
+    )
+    with_euler(pipeline)
+    theirs = pipeline(**asked, num_inference_steps=5, output_type="latent").frames[0]
+    assert_close(latents, theirs)
+    (video,) = generate_videos(model, [request], model.sampler)
+    frames = pipeline(**asked, num_inference_steps=5, output_type="pt").frames[0]
+    assert_close((video / 2 + 0.5).transpose(0, 1), frames)
+    assert frames.std() > 0.01
+
+
+def test_a_wan_pipeline_samples_the_same_here(tmp_path: Path):
+    from diffusers import WanPipeline
+
+    write_wan(tmp_path)
+    pipeline = WanPipeline.from_pretrained(tmp_path / "wan")
+    with_euler(pipeline)
+    model = load_model(str(tmp_path / "wan"), CPU, torch.float32)
+    assert (model.flow.shift, model.flow.shift_tokens) == (2.5, 0)
+    requests = [Request("a red circle", SHAPE, 1), Request("blue", SHAPE, 2)]
+    ours = generate(
+        model.denoiser, requests, model.flow, SamplerConfig(steps=5, solver="euler", guidance=5.0)
+    )
+    theirs = pipeline(
+        [request.prompt for request in requests],
+        negative_prompt="",
+        latents=torch.stack([noise_of(request) for request in requests]),
+        num_inference_steps=5,
+        guidance_scale=5.0,
+        output_type="latent",
+        **SIZE,
+    ).frames
+    assert_close(torch.stack(ours), theirs)
+    video = torch.rand(1, 3, 9, 32, 48) * 2 - 1
+    with torch.no_grad():
+        wanted = pipeline.vae.encode(video).latent_dist.mean
+        autoencoder = load_autoencoder(tmp_path / "wan" / "vae")
+        assert_close(autoencoder.encode_moments(video)[0], wanted)
