@@ -104,8 +104,10 @@ class AutoencoderRun:
     """Side in pixels of the random square crop that is trained on, a multiple of 8."""
     crop_frames: int = 17
     """Frames of the random crop in time that is trained on, 1 + 4k."""
+    error: Literal["l1", "l2"] = "l1"
+    """Reconstruction error. L1 does not see an object until it knows where that is; L2 finds it first."""
     kl_weight: float = 1e-6
-    """Weight of the KL divergence, per latent number, beside the L1 error, per pixel number."""
+    """Weight of the KL divergence, per latent number, beside the reconstruction error, per pixel number."""
     checkpoint_activations: bool = False
     """Compute activations again in the backward pass, for less memory."""
 
@@ -292,3 +294,39 @@ class ExportSettings:
     """Model folder: a run of `dit train`, or `builtin`."""
     out: str = "exported"
     """Folder to write; it must not exist yet, or be empty."""
+
+
+@dataclass(frozen=True)
+class IndexSettings:
+    """Make a manifest of a folder: every video and image is decoded once, what is damaged is left out."""
+
+    folder: Positional[str] = ""
+    """Folder with videos and images, also in folders below it, and their captions."""
+    out: str = ""
+    """File to write; empty writes `manifest.parquet` in the folder, where `--data.source FOLDER` finds it."""
+    workers: int = 0
+    """Files decoded at the same time; 0 takes as many as there are cores."""
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """Time training and sampling, beside diffusers with the same weights and beside padding with a mask."""
+
+    config: Positional[str] = ""
+    """Config of a training run, its name or a Python file; empty is width 384, depth 12, 6 heads, 1,024 tokens."""
+    batch: int = 1
+    """Clips in a call."""
+    text_tokens: int = 77
+    """Text tokens of a clip."""
+    repeats: int = 7
+    """Measurements of each side, of which the median counts."""
+    threads: int = 1
+    """Threads on a CPU: one is measured in CPU seconds, which a busy machine does not disturb, more by the clock."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to run; `auto` is the GPU where there is one."""
+    precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
+    """Number formats to measure."""
+    parts: tuple[Literal["model", "diffusers", "packs"], ...] = ("model", "diffusers", "packs")
+    """What to measure: our training and sampling steps, the same work in diffusers, packs against padding."""
+    json: str = ""
+    """File for all figures; empty writes none."""

@@ -12,8 +12,9 @@ config = AutoencoderRun(
         base_width=16, decoder_base_width=16, width_multipliers=(1, 2, 3, 3), residual_blocks=1
     ),
     crop=64,
-    crop_frames=9,
+    crop_frames=5,
+    error="l2",
     kl_weight=1e-4,
-    train=LoopConfig(steps=1000, batch=2, log_every=20, save_every=250, show_every=250),
-    optimizer=OptimizerConfig(learning_rate=1.5e-3, warmup_steps=100, ema_decay=0.99),
+    train=LoopConfig(steps=1000, batch=4, log_every=20, save_every=200, show_every=200),
+    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=100, ema_decay=0.99),
 )

@@ -12,6 +12,7 @@ config = replace(
     first,
     out="runs/shapes-autoencoder-whole",
     init="runs/shapes-autoencoder/autoencoder.safetensors",
+    error="l1",
     crop_frames=17,
     train=LoopConfig(steps=800, batch=2, log_every=20, save_every=150, show_every=150),
     optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50, decay_steps=800, ema_decay=0.99),

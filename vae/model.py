@@ -244,14 +244,15 @@ class Autoencoder(nn.Module):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Kernels that keep the variance, smaller where a residual branch ends and at both outputs, and a
-        posterior that starts narrow. PyTorch's default kernels shrink the variance three times a layer: on the
-        drawn world the L1 error after 200 steps was 0.59 with them and 0.14 with these.
+        """Kernels that keep the variance, smaller where a residual branch ends and at both outputs, a posterior that
+        starts narrow; biases stay random, as without them the first norms cannot tell grey from white.
+
+        PyTorch's default kernels lose two thirds of the variance a layer: on the drawn world the L1 error after 200
+        steps was 0.59 with them and 0.14 with these.
         """
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
-                nn.init.zeros_(module.bias)
         for module in self.modules():
             if isinstance(module, ResidualBlock):
                 module.conv2.weight.mul_(0.3)

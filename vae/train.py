@@ -36,7 +36,11 @@ from vae.seeds import generator
 from vae.weights import fill, load_weights, save_weights, write_whole
 
 HELD_OUT = 16
-PANELS = {"l1": "L1 error", "kl": "KL, nats per number", "psnr": "held-out PSNR, dB"}
+ERRORS = {
+    "l1": lambda difference: difference.abs().mean(),
+    "l2": lambda difference: difference.square().mean(),
+}
+PANELS = {"error": "reconstruction error", "kl": "KL, nats per number", "psnr": "held-out PSNR, dB"}
 SHOWN = 6
 WEIGHTS = "autoencoder.safetensors"
 
@@ -73,6 +77,7 @@ def train(config: AutoencoderRun) -> Path:
     model.checkpoint_activations(config.checkpoint_activations)
     average = copy.deepcopy(model).requires_grad_(False).eval()
     optimizer = make_optimizer(model, config.optimizer)
+    error_of = ERRORS[config.error]
     step, smoothed = 0, None
     if (checkpoint := load_checkpoint(out)) is not None:
         step, smoothed, parts = checkpoint
@@ -112,7 +117,7 @@ def train(config: AutoencoderRun) -> Path:
 
             with accelerator.autocast():
                 reconstruction, mean, log_variance = wrapped(video, noise)
-            error = (reconstruction.float() - video).abs().mean()
+            error = error_of(reconstruction.float() - video)
             kl = kl_divergence(mean.float(), log_variance.float())
             loss = error + config.kl_weight * kl
             for group in optimizer.param_groups:
@@ -135,7 +140,13 @@ def train(config: AutoencoderRun) -> Path:
             smoothed = smooth(smoothed, mean_loss)
             if log and (step % loop.log_every == 0 or step == 1):
                 seconds = time.monotonic() - started
-                row = {"step": step, "loss": mean_loss, "smoothed": smoothed, "l1": mean_error, "kl": mean_kl}
+                row = {
+                    "step": step,
+                    "loss": mean_loss,
+                    "smoothed": smoothed,
+                    "error": mean_error,
+                    "kl": mean_kl,
+                }
                 row |= {
                     "gradient_norm": float(norm),
                     "clips_per_second": loop.batch / seconds,
