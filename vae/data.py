@@ -79,20 +79,20 @@ class VideoFiles(Dataset):
         raise ValueError(f"none of the {count} files of {self.config.source} can be read")
 
     def read(self, entry, draw: int) -> Clip:
-        """The clip of draw `draw` from one file: a random span at the wanted rate, resized to the wanted area."""
+        """The clip of draw `draw` from one file: a random span at the wanted rate, of the wanted area."""
         from vae.video import read_frames, resize_and_crop, to_video
 
         random = generator(self.seed, "clip", draw)
         indices = clip_indices(entry.frames, entry.fps, self.config, random)
         height, width = fitted_size(entry.height, entry.width, self.config.size)
-        frames = resize_and_crop(read_frames(entry.path, indices), height, width)
+        frames = resize_and_crop(read_frames(entry.path, indices, entry), height, width)
         captions = entry.captions or ("",)
         which = torch.randint(len(captions), (), generator=random).item()
         return Clip(to_video(frames), captions[which], str(entry.path))
 
 
 def clip_indices(frames: int, fps: float, config: DataConfig, random: torch.Generator) -> list[int]:
-    """Indices of the longest valid clip (1 + 4k frames, at most `config.frames`), its start drawn at random."""
+    """Indices of the longest valid clip (1 + 4k frames, at most `config.frames`) from a random start."""
     stride = max(1.0, fps / config.fps) if frames > 1 else 1.0
     available = int((frames - 1) / stride) + 1
     length = 1 + 4 * ((min(available, config.frames) - 1) // 4)
@@ -123,7 +123,9 @@ def open_data(config: DataConfig, seed: int, validation: int) -> tuple[Dataset, 
     return VideoFiles(config, seed, kept), VideoFiles(config, seed, [entries[k] for k in sorted(held)])
 
 
-def batches(data: Dataset, batch: int, first_step: int, steps: int, rank: int, ranks: int, workers: int) -> Iterator:
+def batches(
+    data: Dataset, batch: int, first_step: int, steps: int, rank: int, ranks: int, workers: int
+) -> Iterator:
     """This rank's share of every step's batch: step `s` holds draws `s * batch` to `(s + 1) * batch`.
 
     The whole batch does not depend on the number of ranks, nor a step on where the run was resumed.

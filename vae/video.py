@@ -4,7 +4,11 @@ import json
 import re
 import subprocess
 import tempfile
+import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -15,33 +19,199 @@ from vae.weights import write_whole
 
 IMAGES = {".png", ".jpg", ".jpeg", ".webp"}
 VIDEOS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"}
+# decord's seeks are wrong in some H.265 files, and it opens no AV1; of others we have no proof.
+SEEKABLE = {"h264", "mpeg4", "vp8", "vp9", "mjpeg"}
+SEEKS_TRIED = 12
 
 
 class UnreadableVideo(ValueError):
     """A file whose frames cannot be had; the message names it and says why."""
 
 
-def ffmpeg(arguments: list[str], data: bytes | None = None) -> subprocess.CompletedProcess:
+@dataclass(frozen=True)
+class Probe:
+    """What a file holds, found by decoding all of it once; height and width are those of the upright picture.
+
+    `reader` is how its frames are read: `decord`, `sequential` where decord's answers are wrong, or `image`.
+    `stream` is the one that is read, out of `streams` of video. An image has one frame and no rate.
+    """
+
+    frames: int
+    fps: float
+    height: int
+    width: int
+    codec: str
+    duration: float
+    bytes: int
+    reader: str
+    stream: int
+    streams: int
+
+
+def ffmpeg(arguments: Sequence[str], data: bytes | None = None) -> subprocess.CompletedProcess:
     """Runs the ffmpeg that imageio brings; its exit status is the caller's to judge."""
     import imageio_ffmpeg
 
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", *arguments]
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostats", *arguments]
     source = {"stdin": subprocess.DEVNULL} if data is None else {"input": data}
     return subprocess.run(command, capture_output=True, check=False, **source)
 
 
-def read_frames(path: str | Path, indices: Sequence[int]) -> Tensor:
-    """Frames at exactly these indices, in this order, uint8 T H W C; raises UnreadableVideo."""
+def first_video(path: Path) -> list[str]:
+    """Arguments that decode the first video stream, never a cover picture, up to the first damage."""
+    return ["-xerror", "-threads", "1", "-i", f"file:{path}", "-map", "0:V:0", "-fps_mode", "passthrough"]
+
+
+def probe(path: str | Path) -> Probe:
+    """What a file holds, and how to read it; raises UnreadableVideo for one that is damaged anywhere."""
     path = Path(path)
+    if not path.is_file():
+        raise UnreadableVideo(f"{path}: no such file")
+    state = path.stat()
+    return probe_once(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def probe_once(path: Path, size: int, changed: int) -> Probe:
+    """`probe` of a file in one state of its bytes."""
+    if size == 0:
+        raise UnreadableVideo(f"{path} is empty")
     if path.suffix.lower() in IMAGES:
+        _, height, width, _ = read_image(path).shape
+        return Probe(1, 0.0, height, width, path.suffix[1:].lower(), 0.0, size, "image", 0, 1)
+    done = ffmpeg([*first_video(path), "-pix_fmt", "rgb24", "-f", "framehash", "-hash", "crc32", "-"])
+    log = done.stderr.decode(errors="replace")
+    if done.returncode:
+        raise UnreadableVideo(f"{path} cannot be read: {complaint(log)}")
+    rows = [line.split(",") for line in done.stdout.decode().splitlines() if line and line[0] != "#"]
+    checksums = [int(row[5], 16) for row in rows]
+    header, _, output = log.partition("\nOutput #0")
+    streams = re.findall(r"^  Stream #0:(\d+).*?: Video: (.*)$", header, re.MULTILINE)
+    streams = [(int(number), line) for number, line in streams if "(attached pic)" not in line]
+    made = re.search(r": Video: .*? (\d+)x(\d+)[ ,]", output)
+    if not checksums or not streams or not made:
+        raise UnreadableVideo(f"{path} holds no video frame")
+    number, line = streams[0]
+    width, height = int(made[1]), int(made[2])
+    said = re.search(r"Duration: (\d+):(\d+):([\d.]+)", header)
+    duration = int(said[1]) * 3600 + int(said[2]) * 60 + float(said[3]) if said else 0.0
+    rate = re.search(r", ([\d.]+)(k?) fps", line) or re.search(r", ([\d.]+)(k?) tbr", line)
+    if rate:
+        fps = exact_rate(float(rate[1]) * (1000 if rate[2] else 1))
+    elif duration:
+        fps = len(checksums) / duration
+    else:
+        raise UnreadableVideo(f"{path} does not say its frame rate")
+    codec = line.split()[0].rstrip(",")
+    sound = codec in SEEKABLE and len(streams) == 1 and decord_agrees(path, (height, width), checksums)
+    reader = "decord" if sound else "sequential"
+    frames = len(checksums)
+    return Probe(frames, fps, height, width, codec, duration, size, reader, number, len(streams))
+
+
+def complaint(log: str) -> str:
+    """The first line in which a decoder says what is wrong, without its address."""
+    wrong = re.compile(r"invalid|error|corrupt|missing|matches no streams|truncat|concealing", re.IGNORECASE)
+    described = ("Input #", "Output #", " ")  # the file as such: its name and tags may hold any word
+    lines = [line for line in log.splitlines() if line.strip() and not line.startswith(described)]
+    line = next((line for line in lines if wrong.search(line)), (lines or ["no reason is given"])[-1])
+    return re.sub(r"^(\[[^]]*\] )+", "", line).strip().rstrip(".")
+
+
+def exact_rate(fps: float) -> float:
+    """A rate printed with two decimals as the NTSC fraction it stands for, where it does."""
+    ntsc = round(fps * 1.001) * 1000 / 1001
+    return ntsc if fps != round(fps) and abs(fps - ntsc) < 0.006 else fps
+
+
+def decord_agrees(path: Path, size: tuple[int, int], checksums: list[int]) -> bool:
+    """Whether decord sees the same frames as a sequential decoder, also after seeks around keyframes.
+
+    An edit list gives it frames of negative time that no player shows; it may take another stream.
+    """
+    try:
+        import decord
+    except ImportError:
+        return False
+    try:
+        reader = decord.VideoReader(str(path), num_threads=1)
+        if len(reader) != len(checksums):
+            return False
+        start = float(reader.get_frame_timestamp(0)[0])
+        if -1e9 < start < 0:  # far below: a packet without a time, as in AVI, which does no harm
+            return False
+        last = len(checksums) - 1
+        keys = [key + step for key in reader.get_key_indices() for step in (0, 1, -1)]
+        wanted = [k for k in dict.fromkeys([last, 0, *keys, last // 2, last // 3]) if 0 <= k <= last]
+        every = max(1, len(wanted) // SEEKS_TRIED)
+        # From the end to the start, so that each of them is a seek.
+        for index in sorted(wanted[::every], reverse=True):
+            frame = reader[index].asnumpy()
+            if frame.shape[:2] != size or zlib.crc32(frame.tobytes()) != checksums[index]:
+                return False
+    except decord.DECORDError:
+        return False
+    return True
+
+
+def read_frames(path: str | Path, indices: Sequence[int], known: Probe | None = None) -> Tensor:
+    """Frames at exactly these indices, in this order, uint8 T H W C, of the first video stream, upright.
+
+    `known`, from a manifest, saves decoding the file once to learn how it must be read. Raises
+    UnreadableVideo for a damaged file, or one changed since; ValueError for an index that it does not have.
+    """
+    path = Path(path)
+    if known is None:
+        known = probe(path)
+    elif not path.is_file():
+        raise UnreadableVideo(f"{path}: no such file")
+    elif path.stat().st_size != known.bytes:
+        raise UnreadableVideo(f"{path} has changed since it was indexed: run `dit data index` again")
+    wrong = [index for index in indices if not 0 <= index < known.frames]
+    if wrong or not len(indices):
+        raise ValueError(f"{path} has frames 0 to {known.frames - 1}, not {wrong[0] if wrong else 'none'}")
+    if known.reader == "image":
         return read_image(path).expand(len(indices), -1, -1, -1)
+    distinct = sorted(set(indices))
+    read = {"decord": read_with_decord, "sequential": read_in_sequence}[known.reader]
+    frames = read(path, distinct, known)
+    return frames[[distinct.index(index) for index in indices]]
+
+
+def read_with_decord(path: Path, indices: list[int], known: Probe) -> Tensor:
+    """Frames of a file on which decord is right; the reader is closed again, as an open one holds memory."""
     import decord
 
     try:
-        frames = decord.VideoReader(str(path), num_threads=1).get_batch(list(indices)).asnumpy()
-    except (decord.DECORDError, IndexError) as error:
-        raise UnreadableVideo(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+        frames = decord.VideoReader(str(path), num_threads=1).get_batch(indices).asnumpy()
+    except decord.DECORDError as error:
+        raise UnreadableVideo(f"{path} cannot be read: {complaint(str(error))}") from None
     return torch.from_numpy(frames)
+
+
+def read_in_sequence(path: Path, indices: list[int], known: Probe) -> Tensor:
+    """Frames of any file, by decoding it from the start to the last of them."""
+    chosen = "+".join(f"between(n,{first},{last})" for first, last in runs(indices))
+    arguments = [
+        "-v",
+        "error",
+        *first_video(path),
+        "-vf",
+        f"select='{chosen}'",
+        "-frames:v",
+        str(len(indices)),
+    ]
+    done = ffmpeg([*arguments, "-pix_fmt", "rgb24", "-f", "rawvideo", "-"])
+    shape = len(indices), known.height, known.width, 3
+    if done.returncode or len(done.stdout) != torch.Size(shape).numel():
+        raise UnreadableVideo(f"{path} cannot be read: {complaint(done.stderr.decode(errors='replace'))}")
+    return torch.frombuffer(bytearray(done.stdout), dtype=torch.uint8).view(shape)
+
+
+def runs(indices: list[int]) -> list[tuple[int, int]]:
+    """Rising indices as first and last of each unbroken run."""
+    breaks = [0, *(k for k in range(1, len(indices)) if indices[k] > indices[k - 1] + 1), len(indices)]
+    return [(indices[first], indices[end - 1]) for first, end in pairwise(breaks)]
 
 
 def read_image(path: Path) -> Tensor:

@@ -1,0 +1,123 @@
+"""Manifests: a parquet file with a row for each video and image, what it holds and its captions."""
+
+import csv
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from vae.video import IMAGES, VIDEOS, Probe
+from vae.weights import write_whole
+
+NAME = "manifest.parquet"
+COLUMNS = ("path", *(field.name for field in fields(Probe)), "captions")
+
+
+@dataclass(frozen=True)
+class Entry(Probe):
+    """A file of a manifest: where it is, what it holds, and its captions, of which there may be none."""
+
+    path: Path
+    captions: tuple[str, ...]
+
+
+def find_files(folder: Path) -> list[Path]:
+    """The videos and images in and below a folder, in the order of their paths, but for hidden ones."""
+    shown = (p for p in folder.rglob("*") if not any(part[0] == "." for part in p.relative_to(folder).parts))
+    return sorted(p for p in shown if p.suffix.lower() in IMAGES | VIDEOS and p.is_file())
+
+
+def find_captions(folder: Path, files: list[Path]) -> dict[Path, tuple[str, ...]]:
+    """Captions of the files: each line of `clip.txt` beside `clip.mp4`, and the folder's CSV and JSONL.
+
+    A table has a column `path`, relative to the folder, and `caption`; other tables are left alone. One that
+    gives captions to none of the files raises ValueError: its paths must be meant in another way.
+    """
+    found: dict[Path, list[str]] = {file: [] for file in files}
+    for file in files:
+        beside = file.with_suffix(".txt")
+        if beside.is_file():
+            found[file] += beside.read_text(encoding="utf-8-sig").splitlines()
+    for table in sorted(p for p in folder.iterdir() if p.suffix.lower() in (".csv", ".jsonl")):
+        rows = list(read_table(table))
+        known = [(folder / path, caption) for path, caption in rows if folder / path in found]
+        if rows and not known:
+            raise ValueError(
+                f"{table}: no file {rows[0][0]} in {folder}; its paths must be relative to that folder"
+            )
+        for path, caption in known:
+            found[path].append(caption)
+    kept = {file: (" ".join(caption.split()) for caption in captions) for file, captions in found.items()}
+    return {file: tuple(dict.fromkeys(c for c in captions if c)) for file, captions in kept.items()}
+
+
+def read_table(table: Path) -> Iterator[tuple[str, str]]:
+    """Path and caption of each row of a CSV or JSONL file that has both; ValueError for a broken line."""
+    with open(table, encoding="utf-8-sig", newline="") as file:
+        if table.suffix.lower() == ".csv":
+            rows = csv.DictReader(file)
+            if not {"path", "caption"} <= set(rows.fieldnames or ()):
+                return
+            yield from ((row["path"], row["caption"] or "") for row in rows)
+            return
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{table}, line {number}: not JSON ({error})") from None
+            if (
+                isinstance(row, dict)
+                and isinstance(row.get("path"), str)
+                and isinstance(row.get("caption"), str)
+            ):
+                yield row["path"], row["caption"]
+
+
+def save_manifest(file: Path, entries: list[Entry]) -> None:
+    """Writes entries as parquet, their paths relative to the manifest's own folder."""
+    import pyarrow
+    import pyarrow.parquet
+
+    home = file.parent.resolve()
+    rows = [asdict(e) | {"path": relative(e.path, home), "captions": list(e.captions)} for e in entries]
+    types = {"captions": pyarrow.list_(pyarrow.string()), "path": pyarrow.string()}
+    of_python = {int: pyarrow.int64(), float: pyarrow.float64(), str: pyarrow.string()}
+    types |= {field.name: of_python[field.type] for field in fields(Probe)}
+    table = pyarrow.Table.from_pylist(rows, pyarrow.schema([(name, types[name]) for name in COLUMNS]))
+    write_whole(file, lambda temporary: pyarrow.parquet.write_table(table, temporary))
+
+
+def relative(path: Path, home: Path) -> str:
+    """A path from a folder, with forward slashes."""
+    return Path(os.path.relpath(path.resolve(), home)).as_posix()
+
+
+def load_manifest(source: str | Path) -> list[Entry]:
+    """The entries of a manifest, or of the one in a folder; raises ValueError where there is none of ours."""
+    import pyarrow
+    import pyarrow.parquet
+
+    file = Path(source)
+    if file.is_dir():
+        file = file / NAME
+        if not file.is_file():
+            raise ValueError(f"{source} holds no {NAME}: make one with `dit data index {source}`")
+    if not file.is_file():
+        raise ValueError(f"{source}: no such manifest or folder of videos")
+    try:
+        table = pyarrow.parquet.read_table(file)
+    except pyarrow.ArrowException as error:
+        raise ValueError(
+            f"{file} is not a manifest: {error}; make one with `dit data index FOLDER`"
+        ) from None
+    missing = [name for name in COLUMNS if name not in table.column_names]
+    if missing:
+        raise ValueError(f"{file} has no column {missing[0]}: make it again with `dit data index FOLDER`")
+    rows = table.select(list(COLUMNS)).to_pylist()
+    if not rows:
+        raise ValueError(f"{file} lists no file")
+    home = file.parent
+    return [Entry(**row | {"path": home / row["path"], "captions": tuple(row["captions"])}) for row in rows]
