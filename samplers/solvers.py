@@ -1,12 +1,12 @@
 """Solvers of dx/dt = v(x, t) from noise at t = 1 to data at t = 0: plain recurrences with tables of floats.
 
 Each is `solver(velocity_function, x, times, on_step=None) -> x`. `velocity_function(x, t)` returns dx/dt for
-the whole of x at time t, a float, and neither keeps nor changes its argument; where it returns zero, x stays as
-it is to the bit. `times` falls from the noise's time to the wanted one (`time_grid`). `on_step(done, x)` is
-called after each step with the number of steps done and the solution so far, which the next step overwrites.
+the whole of x at time t, a float, and neither keeps nor changes its argument; where it returns zero, x stays
+as it is to the bit. `times` falls from the noise's time to the wanted one (`time_grid`). `on_step(done, x)`
+is called after each step with the number of steps done and the solution so far, which the next overwrites.
 
-The caller's x is not changed. The sum of the steps is kept in fp32 at least, and x is seen and returned in its
-own type.
+The caller's x is not changed. The sum of the steps is kept in fp32 at least, and x is seen and returned in
+its own type.
 """
 
 from collections.abc import Callable
@@ -71,9 +71,9 @@ def multistep(
     """Second order; one function evaluation a step: Adams and Bashforth's rule for steps of unequal lengths.
 
     It follows the line through this velocity and the last one; the first step is Euler's. On closed-form
-    velocities (Gaussians and mixtures of them, shifts 1 to 6) its error falls with the square of the step; that
-    of DPM-Solver++(2M), whose steps in log SNR are infinite at both ends of this path, falls unevenly and is
-    mostly larger.
+    velocities (Gaussians and mixtures of them, shifts 1 to 6) its error falls with the square of the step;
+    that of DPM-Solver++(2M), whose steps in log SNR are infinite at both ends of the path, falls unevenly and
+    is mostly larger.
     """
     dtype, x = x.dtype, working_copy(x)
     last_v = torch.zeros_like(x)

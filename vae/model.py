@@ -252,7 +252,11 @@ class Autoencoder(nn.Module):
         """
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Conv3d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+                if isinstance(module, nn.Conv3d):
+                    module.weight[:, :, :-1] = 0
+                    nn.init.kaiming_normal_(module.weight[:, :, -1], nonlinearity="linear")
+                else:
+                    nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
         for module in self.modules():
             if isinstance(module, ResidualBlock):
                 module.conv2.weight.mul_(0.3)

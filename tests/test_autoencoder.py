@@ -1,0 +1,306 @@
+"""Proves that the autoencoder equals diffusers' `AutoencoderKLWan`, streams, and owns its statistics."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.profiler import profile
+
+from configs.settings import AutoencoderConfig
+from vae.model import Autoencoder, ChannelNorm, check_video_size
+
+SMALL = AutoencoderConfig(
+    base_width=8,
+    decoder_base_width=8,
+    width_multipliers=(1, 2, 2, 3),
+    residual_blocks=1,
+    latent_channels=4,
+    latent_mean=(0.5, -1.0, 0.0, 2.0),
+    latent_std=(0.5, 2.0, 1.0, 0.25),
+)
+CONFIGS = {
+    "small": SMALL,
+    "wider decoder, two blocks": replace(SMALL, base_width=4, decoder_base_width=12, residual_blocks=2),
+    "wider encoder, Wan's multipliers": replace(
+        SMALL,
+        base_width=12,
+        decoder_base_width=8,
+        width_multipliers=(1, 2, 4, 4),
+        latent_channels=16,
+        latent_mean=(0.0,) * 16,
+        latent_std=(1.0,) * 16,
+    ),
+    "time halved first": replace(SMALL, time_downsample=(True, True, False)),
+}
+
+
+def randomised(config: AutoencoderConfig) -> Autoencoder:
+    """An autoencoder none of whose tensors is zero or constant, and whose videos stay within -1 and 1."""
+    model = Autoencoder(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("gamma"):
+                parameter.normal_(1.0, 0.3)
+            elif name.endswith("bias"):
+                parameter.normal_(0.0, 0.1)
+            else:
+                parameter.normal_(0.0, (2 / parameter[0].numel()) ** 0.5)
+        model.decoder.conv_out.weight.mul_(0.1)
+    return model
+
+
+def diffusers_twin(model: Autoencoder):
+    """diffusers' autoencoder with the same weights."""
+    from diffusers import AutoencoderKLWan
+
+    config = model.config
+    twin = AutoencoderKLWan(
+        base_dim=config.base_width,
+        decoder_base_dim=config.decoder_base_width,
+        z_dim=config.latent_channels,
+        dim_mult=list(config.width_multipliers),
+        num_res_blocks=config.residual_blocks,
+        temperal_downsample=list(config.time_downsample),
+    )
+    twin.load_state_dict(model.state_dict())  # strict: the same names and shapes
+    return twin
+
+
+def random_video(frames: int, height: int = 24, width: int = 40, batch: int = 1) -> Tensor:
+    return torch.rand(batch, 3, frames, height, width) * 2 - 1
+
+
+def assert_close(ours: Tensor, theirs: Tensor, relative: float = 1e-5) -> None:
+    """The largest difference against the largest value; values all alike would prove nothing."""
+    assert ours.shape == theirs.shape and theirs.std() > 1e-3 * theirs.abs().max()
+    error = ((ours - theirs).abs().max() / theirs.abs().max()).item()
+    assert error <= relative, f"relative error {error:.1e}"
+
+
+def chunked(x_BCTHW: Tensor, lengths: tuple[int, ...]) -> list[Tensor]:
+    assert sum(lengths) == x_BCTHW.shape[2]
+    return list(x_BCTHW.split(lengths, dim=2))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.no_grad()
+def test_equals_diffusers(name):
+    model = randomised(CONFIGS[name])
+    twin = diffusers_twin(model)
+    for frames, height, width, batch in ((1, 24, 40, 2), (5, 40, 24, 1), (9, 16, 16, 2), (17, 24, 40, 1)):
+        video = random_video(frames, height, width, batch)
+        posterior = twin.encode(video).latent_dist
+        mean, log_variance = model.encode_moments(video)
+        assert_close(mean, posterior.mean)
+        assert_close(log_variance, posterior.logvar)
+
+        latents = torch.randn_like(mean)
+        theirs = twin.decode(latents).sample
+        assert theirs.abs().max() < 1, "a clamped video hides differences"
+        assert_close(model.decode_raw(latents), theirs)
+        assert_close(model.decode(model.normalise(latents)), theirs)
+
+
+def test_gradients_equal_diffusers():
+    model = randomised(CONFIGS["wider decoder, two blocks"])
+    twin = diffusers_twin(model)
+    video = random_video(9, 16, 24)
+
+    mean, log_variance = model.encode_moments(video)
+    ours = model.decode_raw(mean + torch.exp(0.5 * log_variance))
+    posterior = twin.encode(video).latent_dist
+    theirs = twin.decode(posterior.mean + torch.exp(0.5 * posterior.logvar)).sample
+    direction = torch.randn_like(ours)
+    ours.mul(direction).sum().backward()
+    theirs.mul(direction).sum().backward()
+
+    expected = {name: parameter.grad for name, parameter in twin.named_parameters()}
+    for name, parameter in model.named_parameters():
+        error = (parameter.grad - expected[name]).abs().max() / expected[name].abs().max()
+        assert expected[name].abs().max() > 0 and error < 1e-4, f"{name}: {error:.1e}"
+
+
+def test_norm_is_unit_rms_times_gamma():
+    norm = ChannelNorm(6, 3)
+    with torch.no_grad():
+        norm.gamma.normal_()
+        x = torch.randn(2, 6, 3, 4, 5) * 7
+        expected = x / x.pow(2).mean(dim=1, keepdim=True).sqrt() * norm.gamma
+        assert_close(norm(x), expected, 1e-6)
+
+
+@pytest.mark.parametrize("name", ["small", "time halved first"])
+@torch.no_grad()
+def test_streams_equal_the_whole_clip(name):
+    model = randomised(CONFIGS[name])
+    video = random_video(17)
+    whole = model.normalise(model.encode_moments(video)[0])
+    for lengths in ((17,), (1, 4, 4, 4, 4), (1, 16), (5, 4, 8), (9, 8)):
+        assert_close(torch.cat(list(model.encode_stream(chunked(video, lengths))), dim=2), whole)
+    assert_close(model.encode(video), whole)
+
+    latents = torch.randn_like(whole)
+    whole = model.decode_raw(latents * model.latent_std + model.latent_mean)
+    assert whole.abs().max() < 1
+    for lengths in ((5,), (1, 1, 1, 1, 1), (2, 3), (4, 1)):
+        assert_close(torch.cat(list(model.decode_stream(chunked(latents, lengths))), dim=2), whole)
+    state = {}  # the layers themselves take several latent frames at a time too
+    raw = chunked(latents * model.latent_std + model.latent_mean, (2, 1, 2))
+    assert_close(torch.cat([model.decode_raw(chunk, state) for chunk in raw], dim=2), whole)
+
+
+@torch.no_grad()
+def test_the_future_does_not_reach_the_past():
+    model = randomised(SMALL)
+    video, latents = random_video(13), torch.randn(1, 4, 4, 3, 5)
+    other_video, other_latents = video.clone(), latents.clone()
+    other_video[:, :, 6] += 1
+    other_latents[:, :, 2] += 1
+
+    changed = (model.encode_moments(video)[0] - model.encode_moments(other_video)[0]).abs().amax((0, 1, 3, 4))
+    assert changed[:2].max() < 1e-6 and changed[2] > 1e-3
+    changed = (model.decode_raw(latents) - model.decode_raw(other_latents)).abs().amax((0, 1, 3, 4))
+    assert changed[:5].max() < 1e-6 and changed[5:9].max() > 1e-3
+
+
+@torch.no_grad()
+def test_one_latent_frame_is_one_video_frame():
+    model = randomised(SMALL)
+    latents = torch.randn(2, 4, 3, 2, 3)
+    image, video = model.decode(latents[:, :, :1]), model.decode(latents)
+    assert image.shape == (2, 3, 1, 16, 24) and video.shape == (2, 3, 9, 16, 24)
+    assert_close(image, video[:, :, :1])
+    assert_close(model.encode(random := random_video(5))[:, :, :1], model.encode(random[:, :, :1]))
+
+
+def state_bytes(state: dict) -> int:
+    return sum(kept.untyped_storage().nbytes() for kept in state.values() if isinstance(kept, Tensor))
+
+
+@pytest.mark.parametrize("way", ["encode", "decode"])
+@torch.no_grad()
+def test_memory_is_constant_in_the_number_of_frames(way):
+    model = randomised(SMALL)
+
+    def chunk(first: bool) -> Tensor:
+        return random_video(1 if first else 4) if way == "encode" else torch.randn(1, 4, 1, 3, 5)
+
+    step = model.encode_moments if way == "encode" else model.decode_raw
+    state, kept, peaks = {}, [], []
+    for index in range(9):
+        x = chunk(index == 0)
+        if index in (2, 8):
+            with profile(profile_memory=True) as measured:
+                step(x, state)
+            peaks.append(peak_bytes(measured))
+        else:
+            step(x, state)
+        kept.append(state_bytes(state))
+    assert kept[2] == kept[8] > 0
+    assert min(peaks) > kept[8] and max(peaks) < 1.05 * min(peaks)
+
+
+def peak_bytes(measured: profile) -> int:
+    """The most memory in use at once since the profile began."""
+    events = [event for event in measured.profiler.kineto_results.events() if event.name() == "[memory]"]
+    used = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        used += event.nbytes()
+        peak = max(peak, used)
+    return peak
+
+
+@torch.no_grad()
+def test_statistics_are_applied_once_and_both_ways():
+    model = randomised(SMALL)
+    plain = Autoencoder(replace(SMALL, latent_mean=(0.0,) * 4, latent_std=(1.0,) * 4))
+    plain.load_state_dict(model.state_dict())  # the statistics are settings, not weights
+    mean, std = (torch.tensor(v).view(1, 4, 1, 1, 1) for v in (SMALL.latent_mean, SMALL.latent_std))
+    video = random_video(5)
+    assert_close(model.encode(video), (plain.encode(video) - mean) / std)
+    latents = torch.randn(1, 4, 2, 3, 5)
+    assert_close(model.decode(latents), plain.decode(latents * std + mean))
+    assert_close(model.decode(model.encode(video)), plain.decode(plain.encode(video)))
+
+
+@torch.no_grad()
+def test_measured_statistics_give_zero_mean_and_unit_variance():
+    model = randomised(SMALL)
+    video = random_video(9, batch=3)
+    raw = model.encode_moments(video)[0].double()
+    mean, std = raw.mean(dim=(0, 2, 3, 4)), raw.std(dim=(0, 2, 3, 4), correction=0)
+    assert (mean.abs() > 0.01).any() and ((std - 1).abs() > 0.1).any()
+    measured = replace(SMALL, latent_mean=tuple(mean.tolist()), latent_std=tuple(std.tolist()))
+    model.set_statistics(measured, model.latent_mean)
+    latents = model.encode(video).double()
+    assert latents.mean(dim=(0, 2, 3, 4)).abs().max() < 1e-5
+    assert (latents.std(dim=(0, 2, 3, 4), correction=0) - 1).abs().max() < 1e-5
+
+
+def test_checkpointing_gives_the_same_gradients_for_less_memory():
+    model = randomised(SMALL)
+    video = random_video(9)
+    gradients, saved = [], []
+    for on in (False, True):
+        model.checkpoint_activations(on)
+        model.zero_grad()
+        kept = {}
+
+        def keep(x: Tensor, kept=kept) -> Tensor:
+            kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            mean, log_variance = model.encode_moments(video)
+            loss = model.decode_raw(mean).square().sum() + log_variance.square().sum()
+        saved.append(sum(kept.values()))
+        loss.backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    assert saved[1] < 0.5 * saved[0]
+    assert all(torch.equal(plain, again) for plain, again in zip(*gradients, strict=True))
+
+
+@torch.no_grad()
+def test_checkpointing_leaves_streams_alone():
+    model = randomised(SMALL)
+    video = random_video(9)
+    expected = model.encode(video)
+    model.checkpoint_activations(True)
+    with torch.enable_grad():
+        assert_close(model.encode(video), expected)
+
+
+@torch.no_grad()
+def test_half_precision_weights_take_and_give_fp32():
+    model = randomised(SMALL)
+    video = random_video(5)
+    expected = model.decode(model.encode(video))
+    half = model.to(torch.bfloat16)
+    latents = half.encode(video)
+    assert latents.dtype == torch.float32
+    assert_close(half.decode(latents), expected, 0.1)
+
+
+def test_sizes_that_do_not_fit_name_the_nearest_that_do():
+    for frames in range(1, 40):
+        if frames % 4 == 1:
+            check_video_size(frames, 8, 8)
+            continue
+        with pytest.raises(ValueError, match=f"^{frames} frames .* use ") as raised:
+            check_video_size(frames, 8, 8)
+        named = int(str(raised.value).split()[-1])
+        assert named % 4 == 1 and abs(named - frames) == min(abs(f - frames) for f in range(1, 50, 4))
+    for height, width, nearest in ((20, 40, "16x40|24x40"), (65, 63, "64x64"), (3, 8, "8x8")):
+        with pytest.raises(ValueError, match=f"{height}x{width} .* use ({nearest})$"):
+            check_video_size(1, height, width)
+
+    model = Autoencoder(SMALL)
+    for way in (model.encode, model.encode_moments, lambda video: list(model.encode_stream([video]))):
+        with pytest.raises(ValueError, match="use 24x40"):
+            way(random_video(1, 25, 41))
+    for way in (model.encode, model.encode_moments):
+        with pytest.raises(ValueError, match="use 5"):
+            way(random_video(6))
+    with pytest.raises(ValueError, match="chunk 1 has 3 frames"):
+        list(model.encode_stream([random_video(1), random_video(3)]))

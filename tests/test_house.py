@@ -1,0 +1,254 @@
+"""Proves the house rules: imports run one way, dependencies have one door, files and settings are explained."""
+
+import ast
+import fnmatch
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dit.cli import VERBS
+
+ROOT = Path(__file__).parent.parent
+BELOW = {  # folder -> what it may import of ours
+    "configs": {"configs"},
+    "samplers": {"samplers", "configs"},
+    "vae": {"vae", "configs"},
+    "dit": {"dit", "samplers", "vae", "configs"},
+    "eval": {"eval", "dit", "samplers", "vae", "configs"},
+}
+VIDEO, TO_DIFFUSERS, EXPORT = "vae/video.py", "dit/diffusers_format.py", "dit/export.py"
+DOORS = {  # dependency -> the only files that may import it
+    "decord": {VIDEO},
+    "imageio": {VIDEO},
+    "imageio_ffmpeg": {VIDEO},
+    "av": {VIDEO},
+    "torchcodec": {VIDEO},
+    "xformers": {"dit/attention.py"},
+    "diffusers": {TO_DIFFUSERS, EXPORT, "dit/bench.py"},
+    "transformers": {"dit/text.py", TO_DIFFUSERS, EXPORT},
+    "accelerate": {"dit/train.py", "vae/train.py"},
+    "tyro": {"configs/load.py", "configs/settings.py"},
+    "torchvision": set(),
+}
+META = {
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "Makefile",
+    "constraints.txt",
+}
+LATE = {  # what no module imports before it is needed
+    *(
+        "diffusers",
+        "transformers",
+        "accelerate",
+        "decord",
+        "av",
+        "imageio",
+        "xformers",
+        "matplotlib",
+        "pyarrow",
+    ),
+    *("torchvision", "pandas", "scipy", "skimage"),
+}
+OURS = sorted(path for folder in BELOW for path in (ROOT / folder).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").glob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def each(paths: list[Path]):
+    return pytest.mark.parametrize("path", paths, ids=name_of)
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Every module that a syntax tree imports, at any depth, by statement or by a name given as a string."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports name the whole path"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and re.search(r"(import_module|__import__)$", ast.unparse(node.func)):
+            yield from (argument.value for argument in node.args[:1] if isinstance(argument, ast.Constant))
+
+
+def top(module: str) -> str:
+    return module.split(".")[0]
+
+
+def without_main_guard(tree: ast.Module) -> ast.Module:
+    """The module as others import it: without what runs under `if __name__ == "__main__"`."""
+    guard = "__name__ == '__main__'"
+    kept = [node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == guard)]
+    return ast.Module(kept, [])
+
+
+def test_an_import_is_seen_wherever_it_stands():
+    source = """
+import importlib
+import os.path as p
+def late():
+    from eval.judge import judge
+    return importlib.import_module("decord")
+if __name__ == "__main__":
+    from dit.cli import run_module
+"""
+    tree = ast.parse(source)
+    found = {
+        "importlib",
+        "os.path",
+        "eval.judge",
+        "eval.judge.judge",
+        "decord",
+        "dit.cli",
+        "dit.cli.run_module",
+    }
+    assert set(imports(tree)) == found
+    assert set(imports(without_main_guard(tree))) == {m for m in found if not m.startswith("dit")}
+
+
+@each(OURS)
+def test_imports_run_one_way(path):
+    tree = ast.parse(path.read_text())
+    allowed = BELOW[top(name_of(path).replace("/", "."))]
+    ours = {module for module in imports(without_main_guard(tree)) if top(module) in {*BELOW, "tests"}}
+    assert {module for module in ours if top(module) not in allowed} == set()
+    guarded = set(imports(tree)) - set(imports(without_main_guard(tree)))
+    assert {m for m in guarded if top(m) in BELOW and top(m) not in allowed} <= {
+        "dit.cli",
+        "dit.cli.run_module",
+    }
+
+
+def test_the_command_line_names_its_verbs_only_by_strings():
+    modules = set(imports(ast.parse((ROOT / "dit" / "cli.py").read_text())))
+    assert {module for module in modules if top(module) in BELOW} <= {"dit", "dit.__version__"}
+
+
+@each(OURS)
+def test_a_heavy_dependency_has_one_door(path):
+    used = {top(module) for module in imports(ast.parse(path.read_text()))}
+    assert {module for module in used if name_of(path) not in DOORS.get(module, {name_of(path)})} == set()
+
+
+@each(TESTS)
+def test_torchvision_is_nowhere(path):
+    assert "torchvision" not in {top(module) for module in imports(ast.parse(path.read_text()))}
+
+
+def test_only_the_verbs_have_a_main():
+    mains = {
+        name_of(path)
+        for path in OURS
+        if any(
+            isinstance(node, ast.FunctionDef) and node.name == "main"
+            for node in ast.parse(path.read_text()).body
+        )
+    }
+    verbs = {module.replace(".", "/") + ".py" for module, _ in VERBS.values()}
+    assert mains == verbs | {"dit/cli.py"}
+
+
+def test_the_top_level_holds_the_folders_and_meta_files():
+    ignored = [line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines() if line]
+    found = {
+        path.name
+        for path in ROOT.iterdir()
+        if not path.name.startswith(".")
+        and not any(fnmatch.fnmatch(path.name, pattern) for pattern in ignored)
+    }
+    assert {*BELOW, "tests"} <= found
+    assert found - {*BELOW, "tests"} <= META
+
+
+def is_one_sentence(text: str | None) -> bool:
+    """Whether a docstring's first paragraph ends as a sentence does."""
+    return bool(text) and text.strip().split("\n\n")[0].rstrip().endswith((".", ":", '"'))
+
+
+@each([path for path in OURS + TESTS if path.read_text().strip()])
+def test_every_file_opens_with_a_sentence(path):
+    assert is_one_sentence(ast.get_docstring(ast.parse(path.read_text())))
+
+
+@each(OURS)
+def test_every_public_name_is_explained(path):
+    def public(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[str, ast.AST]]:
+        for node in body:
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                continue
+            if node.name.startswith("_") or node.name == "forward":
+                continue  # `forward` is what its class says it is
+            yield prefix + node.name, node
+            if isinstance(node, ast.ClassDef):
+                yield from public(node.body, f"{node.name}.")
+
+    found = public(ast.parse(path.read_text()).body)
+    assert [name for name, node in found if not ast.get_docstring(node)] == []
+
+
+@each(OURS + TESTS)
+def test_no_absolute_path_and_nothing_left_to_do(path):
+    folders = "home|root|tmp|mnt|opt|usr|work|workspace|Users|data|scratch"
+    text = path.read_text()
+    assert re.findall(rf"[\"'`=( ]/(?:{folders})/\S*", text) == []
+    assert re.findall(r"\b(?:" + "TO" + "DO|FIX" + r"ME|X" + r"XX)\b", text) == []
+
+
+def loaded_by(module: str) -> set[str]:
+    """Top-level modules outside the standard library that importing a module loads in a fresh interpreter."""
+    code = f"import sys; before = set(sys.modules); import {module}; print(*(set(sys.modules) - before))"
+    output = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return {top(name) for name in output.stdout.split()} - sys.stdlib_module_names
+
+
+def test_the_command_line_imports_nothing_but_python():
+    assert loaded_by("dit.cli") == {"dit"}
+
+
+def test_sampling_imports_nothing_before_it_is_needed():
+    loaded = loaded_by("dit.sample")
+    assert {"torch", "dit", "samplers", "vae", "configs"} <= loaded
+    assert loaded & LATE == set()
+
+
+@each(OURS)
+def test_heavy_imports_wait_until_they_are_needed(path):
+    early = {
+        top(module)
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for module in imports(node)
+    }
+    assert early & LATE == set()
+
+
+def test_every_setting_is_documented_by_the_line_below_it():
+    classes = [
+        node
+        for node in ast.parse((ROOT / "configs" / "settings.py").read_text()).body
+        if isinstance(node, ast.ClassDef)
+    ]
+    assert len(classes) > 5
+    for settings in classes:
+        assert [ast.unparse(decorator) for decorator in settings.decorator_list] == ["dataclass(frozen=True)"]
+        fields = [k for k, node in enumerate(settings.body) if isinstance(node, ast.AnnAssign)]
+        assert fields, settings.name
+        for k in fields:
+            field, after = settings.body[k], settings.body[k + 1] if k + 1 < len(settings.body) else None
+            where = f"{settings.name}.{field.target.id}"
+            assert isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant), where
+            assert isinstance(after.value.value, str) and is_one_sentence(after.value.value), where
+            assert "\n" not in after.value.value and after.lineno == field.end_lineno + 1, where

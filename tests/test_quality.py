@@ -1,0 +1,83 @@
+"""Proves that PSNR and SSIM equal scikit-image's, and the stored values of real frames."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from vae.quality import psnr, ssim
+
+NAMES = {"psnr": "skimage_psnr_framemean", "ssim": "skimage_ssim_wang(gauss1.5,popcov)"}
+
+
+def to_video(frames_THWC: np.ndarray) -> Tensor:
+    """uint8 frames as a float video C T H W in [-1, 1]."""
+    return torch.from_numpy(frames_THWC.copy()).movedim(-1, 0).double() / 127.5 - 1
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.2, 2.0])
+def test_equal_scikit_image(noise):
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+    smooth = torch.nn.functional.interpolate(torch.rand(3, 4, 3, 4, 5), size=(4, 23, 31), mode="trilinear")[0]
+    original = smooth[:, :4] * 2 - 1
+    other = (original + noise * torch.randn_like(original)).clamp(-1, 1)
+    pairs = [
+        (x.movedim(0, -1).double().numpy(), y.movedim(0, -1).double().numpy())
+        for x, y in zip(original.unbind(1), other.unbind(1), strict=True)
+    ]
+    expected = np.mean([peak_signal_noise_ratio(x, y, data_range=2) for x, y in pairs])
+    assert abs(psnr(original, other) - expected) < 1e-6
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    expected = np.mean(
+        [structural_similarity(x, y, data_range=2, channel_axis=-1, **options) for x, y in pairs]
+    )
+    assert 0 < expected < 1 and abs(ssim(original, other) - expected) < 1e-6
+
+
+def test_closed_forms():
+    video = torch.rand(3, 2, 16, 16) - 0.5
+    assert psnr(video, video + 0.2) == pytest.approx(20.0, abs=1e-5)  # 10 log10(2^2 / 0.2^2)
+    one_frame_off = video.clone()
+    one_frame_off[:, 1] += 0.2
+    assert psnr(video, one_frame_off) == pytest.approx((100 + 20) / 2, abs=1e-5)  # each frame by itself
+    assert ssim(video, video) == pytest.approx(1.0, abs=1e-12)
+    # flat frames have no contrast: only the luminance term is left, of means 0.5 and 0.75 between 0 and 1
+    luminance = (2 * 0.5 * 0.75 + 1e-4) / (0.5**2 + 0.75**2 + 1e-4)
+    assert ssim(torch.zeros(3, 1, 16, 16), torch.full((3, 1, 16, 16), 0.5)) == pytest.approx(luminance)
+
+
+@pytest.fixture(scope="module")
+def first_window(real_clips: Path) -> np.ndarray:
+    """The first 16 frames of the clip of the stored values, uint8 T H W C."""
+    av = pytest.importorskip("av")
+    with av.open(str(real_clips / "v_ApplyEyeMakeup_g01_c01.avi")) as container:
+        frames = container.decode(video=0)
+        return np.stack([next(frames).to_ndarray(format="rgb24") for _ in range(16)])
+
+
+def blurred(frames_THWC: np.ndarray) -> np.ndarray:
+    from scipy.ndimage import gaussian_filter
+
+    return np.rint(gaussian_filter(frames_THWC.astype(np.float64), (0, 2, 2, 0))).astype(np.uint8)
+
+
+def speckled(frames_THWC: np.ndarray) -> np.ndarray:
+    draws = np.random.RandomState(7).random_sample(frames_THWC.shape[:3])
+    result = frames_THWC.copy()
+    result[draws < 0.025], result[draws > 0.975] = 0, 255
+    return result
+
+
+DISTORTIONS = {"blur": blurred, "saltpepper": speckled, "treverse": lambda frames: frames[::-1]}
+
+
+@pytest.mark.parametrize("name", DISTORTIONS)
+def test_real_frames_give_the_stored_values(name, first_window, real_data):
+    stored = json.loads((real_data / "reference" / "psnr_ssim.json").read_text())[name]
+    original, other = to_video(first_window), to_video(DISTORTIONS[name](first_window))
+    assert abs(psnr(original, other) - stored[NAMES["psnr"]]) < 1e-6
+    assert abs(ssim(original, other) - stored[NAMES["ssim"]]) < 1e-6
