@@ -91,8 +91,8 @@ def save_manifest(file: Path, entries: list[Entry]) -> None:
 
 
 def relative(path: Path, home: Path) -> str:
-    """A path from a folder, with forward slashes."""
-    return Path(os.path.relpath(path.resolve(), home)).as_posix()
+    """A path from a folder, with forward slashes; a link keeps its own name."""
+    return Path(os.path.relpath(path.parent.resolve() / path.name, home)).as_posix()
 
 
 def load_manifest(source: str | Path) -> list[Entry]:

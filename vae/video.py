@@ -22,6 +22,7 @@ VIDEOS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"}
 # decord's seeks are wrong in some H.265 files, and it opens no AV1; of others we have no proof.
 SEEKABLE = {"h264", "mpeg4", "vp8", "vp9", "mjpeg"}
 SEEKS_TRIED = 12
+PAPER = (222, 226, 232)  # behind contact sheets: white, black and grey videos all stand out from it
 
 
 class UnreadableVideo(ValueError):
@@ -338,9 +339,9 @@ def contact_sheet(
 
     Small videos grow by whole factors towards `side` pixels, large ones shrink to twice that.
     """
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
-    font, gap = ImageFont.load_default(size=18), 6
+    font, gap = caption_font(captions), 6
     rows = []
     for video in videos:
         shown = torch.linspace(0, video.shape[1] - 1, min(frames, video.shape[1])).round().long()
@@ -353,7 +354,7 @@ def contact_sheet(
     texts = [wrap(caption, font, width - 2 * gap) for caption in captions]
     line = 24
     heights = [len(text) * line + row[0].height + 3 * gap for text, row in zip(texts, rows, strict=True)]
-    sheet = Image.new("RGB", (width, sum(heights) + gap), "white")
+    sheet = Image.new("RGB", (width, sum(heights) + gap), PAPER)
     draw, top = ImageDraw.Draw(sheet), gap
     for text, row, height in zip(texts, rows, heights, strict=True):
         for number, words in enumerate(text):
@@ -362,6 +363,17 @@ def contact_sheet(
             sheet.paste(image, (gap + column * (image.width + gap), top + len(text) * line + gap))
         top += height
     write_whole(Path(path), lambda temporary: sheet.save(temporary, format="PNG"))
+
+
+def caption_font(captions: list[str], size: int = 18):
+    """Pillow's own font, or for captions with more than ASCII the wider one that matplotlib brings."""
+    from PIL import ImageFont
+
+    if all(caption.isascii() for caption in captions):
+        return ImageFont.load_default(size)
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)
 
 
 def wrap(text: str, font, width: int) -> list[str]:

@@ -1,0 +1,162 @@
+"""A folder becomes a manifest that says what its files hold, and training reads the right frames by it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from configs.settings import DataConfig
+from dit import cli
+from vae.data import VideoFiles
+from vae.manifest import load_manifest
+from vae.video import to_frames, to_video, write_video
+
+
+def ramp(frames: int, height: int = 32, width: int = 48) -> torch.Tensor:
+    """A video whose frame k is evenly grey at level 20 + 10 k, so that a frame names itself."""
+    levels = (20 + 10 * torch.arange(frames)).byte()
+    return to_video(levels[:, None, None, None].expand(-1, height, width, 3))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two videos of different length, size and rate, an image, and two files that are neither."""
+    home = tmp_path / "set"
+    write_video(home / "long.mp4", ramp(21), 8, {})
+    write_video(home / "deep" / "short.mp4", ramp(6, 48, 32), 25, {})
+    Image.fromarray(np.full((40, 30, 3), 120, dtype=np.uint8)).save(home / "still.png")
+    (home / "broken.mp4").write_bytes((home / "long.mp4").read_bytes()[:900])
+    (home / "text.webm").write_text("not a video")
+    (home / ".hidden.mp4").write_text("a half-written neighbour")
+    return home
+
+
+def run(*words: str) -> int:
+    """The command `dit data index` with these words; gives its exit status."""
+    return cli.run(["data", "index", *map(str, words)])
+
+
+def test_a_manifest_says_what_the_files_hold_and_names_the_bad_ones(folder, capsys):
+    (folder / "long.txt").write_text("A grey wall.\n\n  It   brightens: ü.\n")
+    (folder / "table.csv").write_text(
+        'path,caption\ndeep/short.mp4,"short, and grey"\nlong.mp4,A grey wall.\n'
+    )
+    rows = [{"path": "still.png", "caption": "a still"}, {"path": "gone.mp4", "caption": "nothing"}]
+    (folder / "more.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    (folder / "other.csv").write_text("name,score\na,1\n")
+    assert run(folder) == 0
+    said = capsys.readouterr()
+    bad = [line for line in said.err.splitlines() if "bad:" in line]
+    assert len(bad) == 2 and "broken.mp4 cannot be read" in bad[0] and "text.webm cannot be read" in bad[1]
+    assert "2 videos (27 frames" in said.out and "1 images" in said.out and "2 bad files" in said.out
+    entries = {str(entry.path.relative_to(folder)): entry for entry in load_manifest(folder)}
+    held = {name: (e.frames, e.fps, e.height, e.width, e.codec) for name, e in entries.items()}
+    assert held == {
+        "long.mp4": (21, 8.0, 32, 48, "h264"),
+        "deep/short.mp4": (6, 25.0, 48, 32, "h264"),
+        "still.png": (1, 0.0, 40, 30, "png"),
+    }
+    assert entries["long.mp4"].captions == ("A grey wall.", "It brightens: ü.")
+    assert entries["deep/short.mp4"].captions == ("short, and grey",)
+    assert entries["still.png"].captions == ("a still",)
+    assert entries["long.mp4"].bytes == (folder / "long.mp4").stat().st_size
+    assert entries["long.mp4"].duration == pytest.approx(21 / 8, abs=0.02)
+
+
+def test_a_manifest_moves_with_its_folder_or_stands_elsewhere(folder, tmp_path):
+    elsewhere = tmp_path / "lists" / "all.parquet"
+    assert run(folder, "--out", elsewhere) == 0
+    assert sorted(entry.path.resolve() for entry in load_manifest(elsewhere)) == sorted(
+        folder.resolve() / name for name in ("deep/short.mp4", "long.mp4", "still.png")
+    )
+    assert run(folder) == 0
+    before = (folder / "manifest.parquet").read_bytes()
+    assert run(folder) == 0
+    assert (folder / "manifest.parquet").read_bytes() == before, "indexing again changes nothing"
+    folder.rename(tmp_path / "moved")
+    assert all(entry.path.is_file() for entry in load_manifest(tmp_path / "moved"))
+
+
+def test_what_is_wrong_is_said_in_one_sentence(folder, tmp_path, capsys):
+    def sentence(*words):
+        assert run(*words) == 1
+        return capsys.readouterr().err.splitlines()[-1]
+
+    assert "nowhere: give a folder" in sentence(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    assert "holds no video or image" in sentence(tmp_path / "empty")
+    (tmp_path / "empty" / "bad.mp4").write_text("no video")
+    assert "none of the 1 files" in sentence(tmp_path / "empty")
+    (folder / "table.csv").write_text("path,caption\nset/long.mp4,x\n")
+    assert "no file set/long.mp4" in sentence(folder)
+    (folder / "table.csv").unlink()
+    (folder / "table.jsonl").write_text('{"path": "long.mp4", "caption": "x"}\n{"path": \n')
+    assert "table.jsonl, line 2: not JSON" in sentence(folder)
+    with pytest.raises(ValueError, match="dit data index"):
+        load_manifest(folder)
+    with pytest.raises(ValueError, match="no such manifest"):
+        load_manifest(tmp_path / "nowhere.parquet")
+    (tmp_path / "text.parquet").write_text("no table")
+    with pytest.raises(ValueError, match="is not a manifest"):
+        load_manifest(tmp_path / "text.parquet")
+
+
+def test_training_clips_are_the_right_frames_at_the_wanted_rate(folder):
+    run(folder)
+    config = DataConfig(source=str(folder), frames=5, size=32, fps=4.0)
+    data = VideoFiles(config, 0, load_manifest(folder))
+    seen = set()
+    for draw in range(12):
+        clip = data[draw]
+        name = clip.source.rsplit("/", 1)[-1]
+        seen.add(name)
+        levels = to_frames(clip.video)[:, 8, 8].float().mean(-1)
+        steps = levels.diff() / 10
+        if name == "long.mp4":  # 8 frames a second at 4: every second frame
+            assert clip.video.shape == (3, 5, 32, 32) or clip.video.shape == (3, 5, 32, 48)
+            assert torch.allclose(steps, torch.full((4,), 2.0), atol=0.3)
+            assert abs((levels[0] - 20) / 10 - round(((levels[0] - 20) / 10).item())) < 0.3
+        else:  # six frames at 25 a second last too short for five at 4 a second; an image is one frame
+            assert clip.video.shape[1] == 1
+    assert seen == {"long.mp4", "short.mp4", "still.png"}
+    again = VideoFiles(config, 0, load_manifest(folder))
+    assert torch.equal(data[5].video, again[5].video) and data[5].source == again[5].source
+
+
+def test_training_names_and_counts_files_that_cannot_be_read(folder, capsys):
+    run(folder)
+    config = DataConfig(source=str(folder), frames=5, size=32, fps=8.0)
+    data = VideoFiles(config, 0, load_manifest(folder))
+    (folder / "long.mp4").write_bytes(b"changed after it was indexed")
+    sources = {data[draw].source for draw in range(6)}
+    assert not any("long.mp4" in source for source in sources) and len(sources) == 2
+    assert len(data.skipped) == 1
+    assert capsys.readouterr().err.count("skipped: ") == 1, "named once"
+    for entry in data.entries:
+        entry.path.unlink()
+    with pytest.raises(ValueError, match="none of the 3 files"):
+        data[0]
+
+
+def test_real_clips_make_a_manifest(real_clips, tmp_path, capsys):
+    few = tmp_path / "few"
+    few.mkdir()
+    for name in (
+        "torchcodec_nasa_13013_rotated.mp4",
+        "torchcodec_discard_first_keyframe.mp4",
+        "decord_corrupted.mp4",
+    ):
+        (few / name).symlink_to(real_clips / name)
+    (few / "two_streams.mp4").symlink_to(real_clips / "torchcodec_nasa_13013.mp4")
+    assert run(few) == 0
+    said = capsys.readouterr()
+    assert "bad: " in said.err and "decord_corrupted.mp4" in said.err
+    assert "2 video streams; stream 0, the first, is read" in said.err
+    held = {e.path.name: (e.frames, e.height, e.width, round(e.fps, 2)) for e in load_manifest(few)}
+    assert held == {
+        "torchcodec_nasa_13013_rotated.mp4": (17, 480, 270, 29.97),
+        "torchcodec_discard_first_keyframe.mp4": (25, 64, 64, 25.0),
+        "two_streams.mp4": (325, 180, 320, 25.0),
+    }

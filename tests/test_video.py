@@ -1,0 +1,303 @@
+"""Frames read are those that PyAV decodes in sequence, byte for byte, and what is written comes back."""
+
+import random
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFilter
+
+from vae import video
+from vae.video import (
+    Probe,
+    UnreadableVideo,
+    contact_sheet,
+    probe,
+    read_frames,
+    read_metadata,
+    resize_and_crop,
+    to_frames,
+    to_video,
+    write_gif,
+    write_png_frames,
+    write_video,
+)
+
+CLIPS = {  # name -> how it must be read
+    "v_ApplyEyeMakeup_g01_c01.avi": "sequential",  # decord's seek to the last frame gives another one
+    "cogvideo_horse.mp4": "decord",
+    "decord_flipping_a_pancake.mkv": "decord",
+    "fastvideo_crush_027.mp4": "decord",
+    "torchcodec_testsrc2_mpeg4.avi": "decord",
+    "torchcodec_testsrc2_vp9.webm": "decord",
+    "torchcodec_nasa_13013.mp4": "sequential",  # decord takes the second stream
+    "torchcodec_nasa_13013_rotated.mp4": "decord",
+    "torchcodec_discard_first_keyframe.mp4": "sequential",  # decord shows what the edit list hides
+    "torchcodec_h265_video.mp4": "sequential",  # decord's seeks are wrong
+    "torchcodec_av1_video.mkv": "sequential",  # decord cannot open it
+    "torchcodec_bt601_full_range.mp4": "decord",
+    "torchcodec_test_non_zero_start.mp4": "decord",
+}
+GENERATED = {  # name -> arguments for the encoder
+    "open_groups.mp4": ["-c:v", "libx264", "-g", "12", "-bf", "3", "-x264-params", "open-gop=1"],
+    "no_keyframes.mp4": ["-c:v", "libx264", "-x264-params", "intra-refresh=1:keyint=20"],
+    "later_start.mkv": ["-c:v", "libx264", "-g", "20", "-output_ts_offset", "5"],
+    "uneven_times.mp4": ["-vf", "select='mod(n,3)'", "-fps_mode", "vfr", "-c:v", "libx264", "-g", "20"],
+    "b_frames.avi": ["-c:v", "mpeg4", "-bf", "2", "-g", "15"],
+}
+
+
+def by_pyav(file: Path, wanted: set[int]) -> tuple[dict[int, np.ndarray], int]:
+    """The wanted frames of the first video stream decoded in sequence, upright, and its frame count."""
+    found, count = {}, 0
+    with av.open(str(file)) as container:
+        for count, frame in enumerate(container.decode(container.streams.video[0]), 1):
+            if count - 1 in wanted:
+                found[count - 1] = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+    return found, count
+
+
+def check_against_pyav(file: Path, reads: int) -> Probe:
+    """Reads of a few frames, in any order and with repeats, give what PyAV decodes; counts agree."""
+    known = probe(file)
+    draw = random.Random(0)
+    asked = [[known.frames - 1, 0, known.frames // 2, 0]]
+    asked += [[draw.randrange(known.frames)] for _ in range(reads)]
+    truth, count = by_pyav(file, {index for indices in asked for index in indices})
+    assert count == known.frames
+    for indices in asked:
+        for index, frame in zip(indices, read_frames(file, indices, known), strict=True):
+            assert np.array_equal(frame.numpy(), truth[index]), f"frame {index} of {indices}"
+    return known
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_real_clips_give_the_frames_of_sequential_decoding(real_clips, name):
+    known = check_against_pyav(real_clips / name, reads=2)
+    assert known.reader == CLIPS[name]
+    with av.open(str(real_clips / name)) as container:
+        stream = container.streams.video[0]
+        assert known.fps == pytest.approx(float(stream.average_rate), rel=1e-3)
+        assert (known.stream, known.streams) == (stream.index, len(container.streams.video))
+        assert known.codec == stream.codec.canonical_name
+
+
+@pytest.mark.parametrize("name", GENERATED)
+def test_hard_structures_give_the_frames_of_sequential_decoding(tmp_path, name):
+    source = ["-f", "lavfi", "-i", "testsrc2=size=82x46:rate=25:duration=2", "-pix_fmt", "yuv420p"]
+    assert video.ffmpeg(["-v", "error", *source, *GENERATED[name], str(tmp_path / name)]).returncode == 0
+    check_against_pyav(tmp_path / name, reads=12)
+
+
+def test_a_cut_without_encoding_shows_only_what_its_edit_list_shows(tmp_path):
+    source = ["-v", "error", "-f", "lavfi", "-i", "testsrc2=size=82x46:rate=25:duration=2"]
+    video.ffmpeg([*source, "-c:v", "libx264", "-pix_fmt", "yuv420p", str(tmp_path / "whole.mp4")])
+    video.ffmpeg(
+        [
+            "-v",
+            "error",
+            "-ss",
+            "0.8",
+            "-i",
+            str(tmp_path / "whole.mp4"),
+            "-c",
+            "copy",
+            str(tmp_path / "cut.mp4"),
+        ]
+    )
+    assert check_against_pyav(tmp_path / "cut.mp4", reads=3).frames < probe(tmp_path / "whole.mp4").frames
+
+
+def test_a_corrupt_clip_is_refused_by_name(real_clips):
+    with pytest.raises(UnreadableVideo, match=r"decord_corrupted\.mp4 cannot be read: Invalid NAL unit size"):
+        read_frames(real_clips / "decord_corrupted.mp4", [0])
+
+
+def noise(frames: int = 9, height: int = 48, width: int = 64) -> torch.Tensor:
+    """Smooth random video that has something to code in every frame."""
+    coarse = torch.rand(1, 3, frames, height // 8, width // 8, generator=torch.Generator().manual_seed(0))
+    return torch.nn.functional.interpolate(coarse, (frames, height, width), mode="trilinear")[0] * 2 - 1
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "empty", "text"])
+def test_damage_in_the_middle_is_found(tmp_path, harm):
+    file = tmp_path / "clip.mp4"
+    write_video(file, noise(), 8, {})
+    assert probe(file).frames == 9
+    data = bytearray(file.read_bytes())
+    middle = data.index(b"mdat") + (len(data) - data.index(b"mdat")) // 2
+    if harm == "flip":
+        data[middle : middle + 200] = bytes(255 - byte for byte in data[middle : middle + 200])
+    harmed = {"flip": data, "cut": data[:middle], "empty": b"", "text": b"no video at all\n" * 50}[harm]
+    file.write_bytes(harmed)
+    with pytest.raises(UnreadableVideo, match=r"clip\.mp4"):
+        read_frames(file, [0])
+
+
+def test_a_file_that_changed_since_it_was_probed_is_refused(tmp_path):
+    file = tmp_path / "clip.mp4"
+    write_video(file, noise(), 8, {})
+    known = probe(file)
+    write_video(file, noise(5), 8, {})
+    with pytest.raises(UnreadableVideo, match="changed since"):
+        read_frames(file, [0], known)
+    with pytest.raises(ValueError, match="frames 0 to 4, not 7"):
+        read_frames(file, [0, 7])
+
+
+@pytest.mark.parametrize(("matrix", "red", "blue"), [(1, 0.2126, 0.0722), (6, 0.299, 0.114)])
+@pytest.mark.parametrize("full", [0, 1])
+def test_colours_follow_the_matrix_and_range_that_a_file_names(tmp_path, matrix, red, blue, full):
+    """The closed form: BT.709 (H.273 code 1) and BT.601 (code 6) from luma weights, both ranges."""
+    levels = [(90, 110, 150), (150, 90, 120), (128, 128, 128), (60, 140, 100)]
+    planes = [np.repeat([[level[k] for level in levels]], 4, axis=1).repeat(16, axis=0) for k in range(3)]
+    luma = planes[0].repeat(2, axis=1)[:, :32]
+    raw = b"".join(p.astype(np.uint8).tobytes() for p in (luma.repeat(2, 0)[:32], planes[1], planes[2]))
+    tags = f"h264_metadata=matrix_coefficients={matrix}:video_full_range_flag={full}"
+    source = ["-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", "32x32", "-r", "8", "-i", "pipe:0"]
+    arguments = [*source, "-c:v", "libx264", "-qp", "0", "-bsf:v", tags, str(tmp_path / "flat.mp4")]
+    assert video.ffmpeg(["-v", "error", *arguments], raw).returncode == 0
+    frame = read_frames(tmp_path / "flat.mp4", [0])[0].double()
+    for column, (y, u, v) in enumerate(levels):
+        y, u, v = (
+            (y, u - 128, v - 128)
+            if full
+            else ((y - 16) * 255 / 219, (u - 128) * 255 / 224, (v - 128) * 255 / 224)
+        )
+        r, b = y + 2 * (1 - red) * v, y + 2 * (1 - blue) * u
+        g = (y - red * r - blue * b) / (1 - red - blue)
+        got = frame[4:28, 8 * column + 3 : 8 * column + 5].mean((0, 1))
+        assert torch.allclose(got, torch.tensor([r, g, b], dtype=torch.float64), atol=2.0), (got, (r, g, b))
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (47, 61)])
+def test_a_written_video_comes_back_with_its_record(tmp_path, height, width):
+    record = {"prompt": 'ü 日本 "quoted" = ; # \\ \n new line', "image_png": "QUJD" * 50_000, "seed": 7}
+    clip, file = noise()[:, :, :height, :width], tmp_path / "folder" / "clip.mp4"
+    write_video(file, clip, 12.5, record)
+    size = {"frames": 9, "height": height, "width": width, "fps": 12.5}
+    assert read_metadata(file) == record | {"video": size}
+    known = probe(file)
+    assert (known.frames, known.fps) == (9, 12.5)
+    assert (known.height, known.width) == (height + height % 2, width + width % 2)
+    back = read_frames(file, range(9))[:, :height, :width]
+    assert (back.float() - to_frames(clip).float()).abs().mean() < 2
+    with av.open(str(file)) as container:
+        context = container.streams.video[0].codec_context
+        assert (context.name, context.pix_fmt) == ("h264", "yuv420p")
+    data = file.read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat"), "a browser needs the index before the frames"
+    assert [p.name for p in file.parent.iterdir()] == ["clip.mp4"]
+
+
+def test_flat_colours_survive_writing(tmp_path):
+    colours = torch.tensor(
+        [(215, 20, 30), (30, 70, 235), (255, 235, 40), (255, 255, 255), (0, 0, 0)], dtype=torch.uint8
+    )
+    frames = colours[:, None, None].expand(-1, 32, 32, -1)
+    write_video(tmp_path / "flat.mp4", to_video(frames), 8, {})
+    back = read_frames(tmp_path / "flat.mp4", range(5))
+    assert (back.int() - frames.int()).abs().max() <= 4
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    file = tmp_path / "clip.mp4"
+    write_video(file, noise(), 8, {"which": "old"})
+
+    def breaks_off(arguments, data=None):
+        Path(arguments[-1]).write_bytes(b"half")
+        return video.subprocess.CompletedProcess(arguments, 1, b"", b"No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(video, "ffmpeg", breaks_off)
+        with pytest.raises(ValueError, match="No space left"):
+            write_video(file, noise(), 8, {"which": "new"})
+    assert read_metadata(file)["which"] == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+def test_a_video_without_a_record_says_so(tmp_path):
+    arguments = [
+        "-v",
+        "error",
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc2=size=32x32:duration=0.2",
+        str(tmp_path / "other.mp4"),
+    ]
+    assert video.ffmpeg(arguments).returncode == 0
+    with pytest.raises(ValueError, match="carries no record"):
+        read_metadata(tmp_path / "other.mp4")
+
+
+def test_images_are_videos_of_one_frame_turned_as_they_say(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 14, 3), dtype=np.uint8)
+    image, turned = Image.fromarray(pixels), Image.Exif()
+    turned[0x0112] = 6  # the camera was held so that the picture must turn by 90 degrees clockwise
+    image.save(tmp_path / "turned.png", exif=turned)
+    image.save(tmp_path / "plain.webp", lossless=True)
+    assert np.array_equal(read_frames(tmp_path / "turned.png", [0])[0].numpy(), np.rot90(pixels, -1))
+    assert np.array_equal(read_frames(tmp_path / "plain.webp", [0])[0].numpy(), pixels)
+    known = probe(tmp_path / "turned.png")
+    assert (known.frames, known.height, known.width, known.reader) == (1, 14, 10, "image")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "turned.png").read_bytes()[:200])
+    with pytest.raises(UnreadableVideo, match=r"cut\.png"):
+        probe(tmp_path / "cut.png")
+
+
+def test_bytes_and_floats_convert_both_ways_without_loss():
+    levels = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(2, -1, -1, 3)
+    floats = to_video(levels)
+    assert torch.equal(to_frames(floats), levels)
+    assert (floats.min(), floats.max()) == (-1, 1)
+    assert torch.equal(
+        to_frames(torch.tensor([-7.0, 7.0]).view(1, 1, 1, 2)).flatten(), torch.tensor([0, 255])
+    )
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (24, 60), (96, 40)])
+def test_resizing_covers_keeps_the_centre_and_agrees_with_pillow(height, width):
+    picture = Image.fromarray(to_frames(noise(1, 64, 96))[0].numpy()).filter(ImageFilter.GaussianBlur(1))
+    frame = torch.from_numpy(np.array(picture))[None]
+    assert torch.equal(resize_and_crop(frame, 64, 96), frame)
+    assert torch.equal(resize_and_crop(frame, 64, 32), frame[:, :, 32:64])
+    scale = max(height / 64, width / 96)
+    size = max(width, round(96 * scale)), max(height, round(64 * scale))
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    same = picture.resize(size, Image.Resampling.BICUBIC).crop((left, top, left + width, top + height))
+    ours = resize_and_crop(frame, height, width)[0].numpy()
+    assert np.abs(ours.astype(int) - np.array(same)).max() <= 3
+
+
+def test_gif_and_png_frames_hold_the_video(tmp_path):
+    clip = noise(4)
+    write_png_frames(tmp_path / "frames", clip)
+    files = sorted((tmp_path / "frames").iterdir())
+    assert torch.equal(torch.cat([read_frames(file, [0]) for file in files]), to_frames(clip))
+    write_gif(tmp_path / "clip.gif", clip, 8)
+    with Image.open(tmp_path / "clip.gif") as gif:
+        assert (gif.n_frames, gif.info["loop"]) == (4, 0)
+        for index, frame in enumerate(to_frames(clip)):
+            gif.seek(index)
+            assert gif.info["duration"] == pytest.approx(125, abs=10)
+            assert np.abs(np.array(gif.convert("RGB")).astype(int) - frame.numpy()).mean() < 12
+
+
+def test_a_contact_sheet_shows_every_frame_enlarged_and_the_caption(tmp_path):
+    colours = torch.tensor([(200, 10, 20), (10, 200, 20), (10, 20, 200), (200, 200, 20), (200, 20, 200)])
+    clip = to_video(colours.byte()[:, None, None].expand(-1, 64, 64, -1))
+    contact_sheet([clip, clip], ["a caption", "ü und 日本"], tmp_path / "sheet.png")
+    contact_sheet([clip, clip], ["", ""], tmp_path / "silent.png")
+    sheet, silent = (
+        np.array(Image.open(tmp_path / name)).astype(int) for name in ("sheet.png", "silent.png")
+    )
+    places = []
+    for colour in colours.numpy():
+        rows, columns = np.nonzero((sheet == colour).all(-1))
+        assert len(rows) == 2 * 192 * 192, "two videos of 64 pixels, three times as large"
+        places.append(columns.min())
+    assert places == sorted(places), "frames run from left to right"
+    assert (sheet.sum(-1) < 100).sum() > 200 > (silent.sum(-1) < 100).sum() == 0
