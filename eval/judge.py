@@ -124,7 +124,7 @@ def find_object(pixels_TCHW: Tensor, ground_TC: Tensor) -> Object | None:
     share_T = count_T / min(seen_THW.shape[1:]) ** 2
     if not bool(((share_T > SMALLEST) & (share_T < LARGEST)).all()):
         return None
-    strong_T = F.avg_pool2d(contrast_THW, 3, stride=1).amax(dim=(1, 2))
+    strong_T = spread(contrast_THW, torch.ones(3) / 3).amax(dim=(1, 2))
     core_THW = (contrast_THW >= 0.9 * strong_T[:, None, None]).float()
     line_TC = torch.einsum("tchw,thw->tc", difference_TCHW, core_THW) / core_THW.sum(dim=(1, 2))[:, None]
     cover_THW = torch.einsum("tchw,tc->thw", difference_TCHW, line_TC / line_TC.square().sum(1, keepdim=True))
