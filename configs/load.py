@@ -1,4 +1,4 @@
-"""Settings from the command line, from a named run's Python file and from JSON; wrong ones are told in one sentence."""
+"""Settings from the command line, a run's Python file and JSON; wrong ones are told in one sentence."""
 
 import contextlib
 import dataclasses
@@ -25,14 +25,16 @@ def parse_run(kind: type[Settings], arguments: list[str], prog: str) -> Settings
     """
     if not arguments or arguments[0].startswith("-"):
         if not {"-h", "--help"} & set(arguments):
-            raise ValueError(f"which config? {prog} CONFIG, with a Python file or one of {', '.join(run_names(kind))}")
+            raise ValueError(
+                f"which config? {prog} CONFIG, with a Python file or one of {', '.join(run_names(kind))}"
+            )
         print(f"{prog} CONFIG [settings]: CONFIG is a Python file, or one of {', '.join(run_names(kind))}\n")
         return parse(kind, ["--help"], f"{prog} CONFIG", kind())
     return parse(kind, arguments[1:], f"{prog} {arguments[0]}", load_run(kind, arguments[0]))
 
 
 def parse(kind: type[Settings], arguments: list[str], prog: str, default: Settings | None = None) -> Settings:
-    """Settings of a dataclass from command-line arguments over `default`; raises ValueError for a wrong one."""
+    """Settings of a dataclass from a command line over `default`; raises ValueError for a wrong one."""
     import tyro
 
     known = names(kind)
@@ -103,8 +105,8 @@ def load_run(kind: type[Settings], name: str) -> Settings:
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except (SyntaxError, TypeError, NameError) as error:
-        raise ValueError(f"{file} is not a config: {error}") from error
+    except Exception as error:  # whatever the user's file does wrong is the answer
+        raise ValueError(f"{file} is not a config: {type(error).__name__}: {error}") from error
     config = getattr(module, "config", None)
     if not isinstance(config, kind):
         raise ValueError(f"{file} must set `config` to a {kind.__name__}, not {type(config).__name__}")
@@ -117,14 +119,22 @@ def to_json(settings) -> dict:
 
 
 def from_json(kind: type[Settings], values: dict) -> Settings:
-    """A settings dataclass from JSON values; a missing one takes its default, an unknown or ill-typed one raises
-    ValueError."""
+    """A settings dataclass from JSON values; a missing one takes its default.
+
+    An unknown or ill-typed one raises ValueError.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"a saved {kind.__name__} is {values!r}, which is no set of settings")
     hints = typing.get_type_hints(kind)
     fields = {field.name for field in dataclasses.fields(kind)}
     for name in values:
         if name not in fields:
-            raise ValueError(f"unknown setting {name} in a saved {kind.__name__}{nearest(name, sorted(fields))}")
-    return kind(**{name: typed(hints[name], value, f"{kind.__name__}.{name}") for name, value in values.items()})
+            raise ValueError(
+                f"unknown setting {name} in a saved {kind.__name__}{nearest(name, sorted(fields))}"
+            )
+    return kind(
+        **{name: typed(hints[name], value, f"{kind.__name__}.{name}") for name, value in values.items()}
+    )
 
 
 def typed(hint, value, where: str):

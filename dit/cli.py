@@ -59,8 +59,8 @@ def guarded(module: str, verb: str, arguments: list[str], debug: bool) -> int:
     """Runs a verb's `main`; what the user did wrong becomes one sentence on stderr."""
     try:
         importlib.import_module(module).main(arguments)
-    except (ValueError, OSError) as error:
-        if debug:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        if debug or (isinstance(error, ModuleNotFoundError) and is_ours(error)):
             raise
         print(f"dit {verb}: {sentence(error)}", file=sys.stderr)
         return 1
@@ -74,7 +74,16 @@ def sentence(error: Exception) -> str:
     """What an error says, in one line."""
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, ModuleNotFoundError):
+        return (
+            f"this needs the package {error.name}, which is not installed (dit doctor says what is missing)"
+        )
     return " ".join(str(error).split())
+
+
+def is_ours(error: ModuleNotFoundError) -> bool:
+    """Whether a module of this project is missing, which no user can mend."""
+    return (error.name or "").split(".")[0] in ("configs", "samplers", "vae", "dit", "eval")
 
 
 def run_module(verb: str) -> None:

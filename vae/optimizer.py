@@ -29,6 +29,6 @@ def learning_rate(step: int, config: OptimizerConfig) -> float:
 
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, step: int, decay: float) -> None:
-    """Moves the average towards the weights; early on, a decay of (1 + step) / (10 + step) forgets the start."""
+    """Moves the average to the weights; early on a decay of (1 + step) / (10 + step) forgets the start."""
     weight = 1 - min(decay, (1 + step) / (10 + step))
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), weight)
