@@ -1,4 +1,4 @@
-"""The built-in autoencoder, first stage: short clips of the drawn world.
+"""The built-in autoencoder, first stage: single frames of the drawn world.
 
     dit vae train shapes_autoencoder
 """
@@ -12,9 +12,9 @@ config = AutoencoderRun(
         base_width=16, decoder_base_width=16, width_multipliers=(1, 2, 3, 3), residual_blocks=1
     ),
     crop=64,
-    crop_frames=5,
+    crop_frames=1,
     error="l2",
     kl_weight=1e-4,
-    train=LoopConfig(steps=1000, batch=4, log_every=20, save_every=200, show_every=200),
-    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=100, ema_decay=0.99),
+    train=LoopConfig(steps=600, batch=16, log_every=20, save_every=200, show_every=200),
+    optimizer=OptimizerConfig(learning_rate=1.5e-3, warmup_steps=100, ema_decay=0.99),
 )

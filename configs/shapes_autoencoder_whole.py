@@ -1,4 +1,4 @@
-"""The built-in autoencoder, second stage: whole clips of the drawn world, from the first stage's weights.
+"""The built-in autoencoder, second stage: clips of the drawn world, from the first stage's weights.
 
     dit vae train shapes_autoencoder_whole
 """
@@ -12,8 +12,7 @@ config = replace(
     first,
     out="runs/shapes-autoencoder-whole",
     init="runs/shapes-autoencoder/autoencoder.safetensors",
-    error="l1",
-    crop_frames=17,
-    train=LoopConfig(steps=800, batch=2, log_every=20, save_every=150, show_every=150),
-    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50, decay_steps=800, ema_decay=0.99),
+    crop_frames=13,
+    train=LoopConfig(steps=700, batch=2, log_every=20, save_every=100, show_every=100),
+    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=30, decay_steps=700, ema_decay=0.99),
 )
