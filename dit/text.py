@@ -62,6 +62,8 @@ class ByteEncoder(nn.Module):
 
 
 class EncoderBlock(nn.Module):
+    """Attention, then a feed-forward layer, each normed first and added; named as in transformers."""
+
     def __init__(self, config: TextConfig, first: bool):
         super().__init__()
         self.layer = nn.ModuleList([nn.Module(), nn.Module()])
@@ -76,6 +78,8 @@ class EncoderBlock(nn.Module):
 
 
 class RelativeAttention(nn.Module):
+    """T5's attention: no scale, and in the first block the table of relative positions."""
+
     def __init__(self, config: TextConfig, first: bool):
         super().__init__()
         self.heads = config.heads
@@ -104,6 +108,8 @@ class RelativeAttention(nn.Module):
 
 
 class GatedFeedForward(nn.Module):
+    """T5 1.1's feed-forward layer: one projection gates another (Shazeer 2020)."""
+
     def __init__(self, config: TextConfig):
         super().__init__()
         self.wi_0 = nn.Linear(config.width, config.mlp_width, bias=False)

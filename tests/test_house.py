@@ -1,4 +1,4 @@
-"""Proves the house rules: imports run one way, dependencies have one door, files and settings are explained."""
+"""Proves the house rules: imports run one way, dependencies have one door, all is explained."""
 
 import ast
 import fnmatch

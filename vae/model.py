@@ -61,6 +61,7 @@ class ResidualBlock(nn.Module):
         self.conv_shortcut = nn.Identity() if same else CausalConv3d(in_channels, out_channels, 1)
 
     def branch(self) -> list[nn.Module]:
+        """The convolutions beside the shortcut, in order."""
         return [self.conv1, self.conv2]
 
     def forward(self, x: Tensor, state: State | None = None) -> Tensor:
@@ -79,6 +80,7 @@ class FrameAttention(nn.Module):
         self.proj = nn.Conv2d(channels, channels, 1)
 
     def branch(self) -> list[nn.Module]:
+        """The projections beside the shortcut, in order."""
         return [self.to_qkv, self.proj]
 
     def forward(self, x_BCTHW: Tensor, state: State | None = None) -> Tensor:
@@ -252,10 +254,11 @@ class Autoencoder(nn.Module):
     def initialise(self) -> None:
         """Signal passes from pixels to pixels unchanged, and time is ignored, until training says otherwise.
 
-        Layers outside the residual branches are delta-orthogonal (Xiao et al. 2018, section 3.3): a dozen random
-        ones in a row lose all but the brightest direction, and colours are learned hundreds of steps later.
-        Residual branches keep the variance and end small; kernels see only the newest frame, as for images; the
-        posterior starts narrow. Biases stay random: without them the first norms cannot tell grey from white.
+        Layers outside the residual branches are delta-orthogonal (Xiao et al. 2018, section 3.3): a dozen
+        random ones in a row lose all but the brightest direction, and colours are learned hundreds of steps
+        later. Residual branches keep the variance and end small; kernels see only the newest frame, as for
+        images; the posterior starts narrow. Biases stay random: without them the first norms cannot tell grey
+        from white.
         """
         branches = {
             c for m in self.modules() if isinstance(m, ResidualBlock | FrameAttention) for c in m.branch()
