@@ -83,21 +83,27 @@ def mixed_pack(config: TransformerConfig) -> tuple[list[Tensor], list[Tensor], l
 
 
 @pytest.mark.parametrize("name", SHAPES)
-@pytest.mark.parametrize("per_token", [False, True], ids=["time per sample", "time per token"])
-def test_outputs_and_gradients_are_those_of_diffusers(name: str, per_token: bool):
+@pytest.mark.parametrize(
+    "times", ["one for each sample", "zero in the first frame", "another for each token"]
+)
+def test_outputs_and_gradients_are_those_of_diffusers(name: str, times: str):
     config, size = SHAPES[name]
     ours = random_transformer(config)
     theirs = reference(ours)
     latents = torch.randn(2, config.latent_channels, *size)
     text, probe = torch.randn(2, 6, config.text_width), torch.randn(latents.shape)
-    tokens = math.prod(grid_of(latents[0]))
-    times = torch.rand(2, tokens if per_token else 1)
-    if per_token:
-        times[0, : tokens // 2 + 1] = 0.0  # the first half given, the rest all different
+    frame, tokens = math.prod(grid_of(latents[0])[1:]), math.prod(grid_of(latents[0]))
+    times = {
+        "one for each sample": torch.rand(2, 1),
+        "zero in the first frame": torch.rand(2, 1) * (torch.arange(tokens) >= frame),
+        "another for each token": torch.rand(2, tokens),
+    }[times]
 
     mine = torch.stack(run(ours, list(latents), list(times), list(text)))
     (mine * probe).sum().backward()
-    wanted = theirs(latents, 1000 * (times if per_token else times[:, 0]), text, return_dict=False)[0]
+    wanted = theirs(latents, 1000 * (times if times.shape[1] > 1 else times[:, 0]), text, return_dict=False)[
+        0
+    ]
     (wanted * probe).sum().backward()
     assert error(mine, wanted) < 1e-5
     assert_same_gradients(ours, theirs, 1e-4)
