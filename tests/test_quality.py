@@ -70,7 +70,7 @@ def speckled(frames_THWC: np.ndarray) -> np.ndarray:
     return result
 
 
-DISTORTIONS = {"blur": blurred, "saltpepper": speckled, "treverse": lambda frames: frames[::-1]}
+DISTORTIONS = {"blur": blurred, "saltpepper": speckled}
 
 
 @pytest.mark.parametrize("name", DISTORTIONS)
