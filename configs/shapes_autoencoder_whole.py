@@ -12,7 +12,7 @@ config = replace(
     first,
     out="runs/shapes-autoencoder-whole",
     init="runs/shapes-autoencoder/autoencoder.safetensors",
-    crop_frames=13,
-    train=LoopConfig(steps=700, batch=2, log_every=20, save_every=100, show_every=100),
-    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=30, decay_steps=700, ema_decay=0.99),
+    crop_frames=9,
+    train=LoopConfig(steps=600, batch=4, log_every=20, save_every=100, show_every=100),
+    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=30, decay_steps=600, ema_decay=0.99),
 )

@@ -252,7 +252,7 @@ class Autoencoder(nn.Module):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Signal passes from pixels to pixels unchanged, and time is ignored, until training says otherwise.
+        """Signal passes from pixels to pixels, and frames are repeated, until training says otherwise.
 
         Layers outside the residual branches are delta-orthogonal (Xiao et al. 2018, section 3.3): a dozen
         random ones in a row lose all but the brightest direction, and colours are learned hundreds of steps
@@ -274,6 +274,8 @@ class Autoencoder(nn.Module):
             out_channels, in_channels, height, width = newest.shape
             matrix = nn.init.orthogonal_(newest.new_empty(out_channels, in_channels))
             matrix *= max(1.0, out_channels / in_channels) ** 0.5
+            if module.kernel_size == (3, 1, 1):  # what images learned holds for repeated frames too
+                matrix = torch.eye(in_channels).repeat(out_channels // in_channels, 1)
             if module.stride[-1] == 2:
                 newest[:, :, :2, :2] = matrix[:, :, None, None] / 4
             else:
