@@ -157,11 +157,17 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The inverse of `optimizer_tensors`."""
+    """The inverse of `optimizer_tensors`.
+
+    Moments take the memory layout of their weights: the fused kernel pairs them by their place in memory.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
-        index, key = name.split(".")
-        state.setdefault(int(index), {})[key] = value
+        index, key = int(name.split(".")[0]), name.split(".")[1]
+        if value.shape == parameters[index].shape:
+            value = torch.empty_like(parameters[index]).copy_(value)
+        state.setdefault(index, {})[key] = value
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
 
 
