@@ -54,16 +54,21 @@ def parse(kind: type[Settings], arguments: list[str], prog: str, default: Settin
 
 
 def first_paragraph(box: str) -> str:
-    """The words of a drawn box before its first rule, as one line."""
-    words = []
+    """The words of a drawn box between its title and its next rule, as one line.
+
+    Where the terminal has no box characters, the title is a paragraph of its own, and rules are of dashes.
+    """
+    paragraphs = [[]]
     for line in box.splitlines():
         inner = line.strip().strip("│").strip()
-        if inner.startswith(("╭", "╰", "─")):
-            if words:
-                break
-            continue
-        words.append(inner)
-    return re.sub(r"\s+", " ", " ".join(words)).strip().rstrip(".")
+        if inner.startswith(("╭", "╰")) or re.fullmatch("[─-]{3,}", inner):
+            paragraphs.append([])
+        else:
+            paragraphs[-1].append(inner)
+    sentences = [
+        sentence for words in paragraphs if (sentence := re.sub(r"\s+", " ", " ".join(words)).strip())
+    ]
+    return sentences[0 if "╭" in box or len(sentences) == 1 else 1].rstrip(".")
 
 
 def names(kind: type, prefix: str = "") -> list[str]:
@@ -92,7 +97,7 @@ def nearest(name: str, known: list[str], mark: str = "") -> str:
 def run_names(kind: type) -> list[str]:
     """Names of the configs of one kind of run."""
     files = sorted(file for file in FOLDER.glob("*.py") if file.stem not in NOT_RUNS)
-    return [file.stem for file in files if kind.__name__ in file.read_text()]
+    return [file.stem for file in files if isinstance(read_config(file), kind)]
 
 
 def load_run(kind: type[Settings], name: str) -> Settings:
@@ -100,6 +105,14 @@ def load_run(kind: type[Settings], name: str) -> Settings:
     file = FOLDER / f"{name}.py" if not name.endswith(".py") else Path(name)
     if not file.is_file() or file.stem in NOT_RUNS:
         raise ValueError(f"no config {name}{nearest(name, run_names(kind))}")
+    config = read_config(file)
+    if not isinstance(config, kind):
+        raise ValueError(f"{file} must set `config` to a {kind.__name__}, not {type(config).__name__}")
+    return config
+
+
+def read_config(file: Path):
+    """What a Python file sets `config` to, or None."""
     spec = importlib.util.spec_from_file_location(f"run_{file.stem}", file)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -107,10 +120,7 @@ def load_run(kind: type[Settings], name: str) -> Settings:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever the user's file does wrong is the answer
         raise ValueError(f"{file} is not a config: {type(error).__name__}: {error}") from error
-    config = getattr(module, "config", None)
-    if not isinstance(config, kind):
-        raise ValueError(f"{file} must set `config` to a {kind.__name__}, not {type(config).__name__}")
-    return config
+    return getattr(module, "config", None)
 
 
 def to_json(settings) -> dict:

@@ -130,6 +130,6 @@ def batches(
 
     The whole batch does not depend on the number of ranks, nor a step on where the run was resumed.
     """
-    draws = [list(range(s * batch + rank, (s + 1) * batch, ranks)) for s in range(first_step, steps)]
+    draws = (range(s * batch + rank, (s + 1) * batch, ranks) for s in range(first_step, steps))
     loader = DataLoader(data, batch_sampler=draws, collate_fn=list, num_workers=workers)
     return iter(loader)
