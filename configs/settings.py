@@ -139,7 +139,7 @@ class TextConfig:
     """The text encoder: a byte-level T5 trained with the transformer, or a frozen one from a folder."""
 
     folder: str = ""
-    """Folder with a T5 or UMT5 encoder and its tokenizer in transformers' format; empty for the byte-level one."""
+    """Folder with a T5 or UMT5 encoder and its tokenizer, as transformers saves them; empty: byte-level."""
     width: int = 128
     """Width of the byte-level encoder."""
     depth: int = 2
@@ -165,7 +165,7 @@ class FlowConfig:
     shift: float = 3.0
     """Shift of the times towards noise for a sample of `shift_tokens` tokens."""
     shift_tokens: int = 1024
-    """Token count at which the shift is `shift`; it grows with the square root of the count (same paper, eq. 23)."""
+    """Token count at which the shift is `shift`; it grows with the root of the count (same paper, eq. 23)."""
     prompt_dropout: float = 0.1
     """Share of samples trained with the empty prompt, for classifier-free guidance."""
     first_frame: float = 0.25
@@ -193,7 +193,7 @@ class TransformerRun:
     out: str = "runs/transformer"
     """Folder of the run; the same command in it goes on where it stopped. `dit sample --model` takes it."""
     autoencoder: str = "builtin"
-    """Weights file of the autoencoder, a run's folder or a diffusers folder; `builtin` is the drawn world's."""
+    """Weights file of the autoencoder, a run's or a diffusers folder; `builtin` is the drawn world's."""
     init: str = ""
     """Model folder to start from; empty starts from random weights."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -231,7 +231,7 @@ class SampleSettings:
     again: str = ""
     """A video that `dit sample` wrote: make the same one again, from what is written inside it."""
     out: str = "samples"
-    """Folder for the videos; or a file for a single one, ending in .mp4, .gif or .png (a folder of frames)."""
+    """Folder for the videos; or a file for one, ending in .mp4, .gif or .png (a folder of frames)."""
     model: str = "builtin"
     """Model folder: a run of `dit train`, a diffusers Wan pipeline, or `builtin`."""
     frames: int = 0
@@ -260,7 +260,7 @@ class SampleSettings:
 
 @dataclass(frozen=True)
 class EvalSettings:
-    """Score a model on the drawn world with the exact judge: text to video, image to video, reconstruction."""
+    """Score a model on the drawn world, exactly: text to video, image to video, reconstruction."""
 
     model: str = "builtin"
     """Model folder: a run of `dit train`, a diffusers Wan pipeline, or `builtin`."""
@@ -313,7 +313,7 @@ class BenchSettings:
     """Time training and sampling, beside diffusers with the same weights and beside padding with a mask."""
 
     config: Positional[str] = ""
-    """Config of a training run, its name or a Python file; empty is width 384, depth 12, 6 heads, 1,024 tokens."""
+    """Config of a training run, a name or a file; empty is width 384, depth 12, 6 heads, 1,024 tokens."""
     batch: int = 1
     """Clips in a call."""
     text_tokens: int = 77
@@ -321,7 +321,7 @@ class BenchSettings:
     repeats: int = 7
     """Measurements of each side, of which the median counts."""
     threads: int = 1
-    """Threads on a CPU: one is measured in CPU seconds, which a busy machine does not disturb, more by the clock."""
+    """Threads on a CPU; one is measured in CPU seconds, which a busy machine does not disturb."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run; `auto` is the GPU where there is one."""
     precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")

@@ -1,0 +1,220 @@
+"""`dit doctor`: what is installed, what works on this machine when tried, and what is missing for what."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+BUILTIN = Path(__file__).parent / "builtin"
+PACKAGES = {  # distribution -> (module, what it is for, how to get it)
+    "torch": ("torch", "everything", "pip install torch"),
+    "numpy": ("numpy", "everything", "pip install numpy"),
+    "safetensors": ("safetensors", "weights", "pip install safetensors"),
+    "einops": ("einops", "everything", "pip install einops"),
+    "tyro": ("tyro", "the command line", "pip install tyro"),
+    "accelerate": ("accelerate", "training", "pip install accelerate"),
+    "diffusers": ("diffusers", "comparing and exporting to diffusers", "pip install diffusers"),
+    "transformers": ("transformers", "T5 and UMT5 text encoders", "pip install transformers"),
+    "imageio": ("imageio", "GIFs and images", "pip install imageio"),
+    "imageio-ffmpeg": ("imageio_ffmpeg", "reading and writing videos", "pip install imageio-ffmpeg"),
+    "decord": ("decord", "seeking in videos (without: read from the start)", "pip install decord"),
+    "pillow": ("PIL", "images and contact sheets", "pip install pillow"),
+    "pyarrow": ("pyarrow", "manifests of your own videos", "pip install pyarrow"),
+    "matplotlib": ("matplotlib", "loss curves", "pip install matplotlib"),
+    "tqdm": ("tqdm", "progress bars", "pip install tqdm"),
+    "xformers": ("xformers", "optional: attention on a GPU", "pip install 'dit-lab[xformers]'"),
+    "av": ("av", "optional: the tests' second video reader", "pip install 'dit-lab[pyav]'"),
+    "pytest": ("pytest", "optional: tests", "pip install 'dit-lab[test]'"),
+    "scikit-image": ("skimage", "optional: the tests' second SSIM", "pip install 'dit-lab[test]'"),
+    "tensorboard": ("tensorboard", "optional: tracker", "pip install 'dit-lab[trackers]'"),
+    "wandb": ("wandb", "optional: tracker", "pip install 'dit-lab[trackers]'"),
+}
+FEATURES = {  # what one wants to do -> distributions that it needs
+    "sample (built-in model, own checkpoints)": ("torch", "safetensors", "imageio-ffmpeg", "pillow"),
+    "train": ("torch", "accelerate", "matplotlib", "tqdm", "imageio-ffmpeg"),
+    "train on your own videos": ("torch", "accelerate", "matplotlib", "imageio-ffmpeg", "pyarrow", "tqdm"),
+    "text encoders T5 and UMT5": ("transformers",),
+    "open Wan weights": ("transformers", "safetensors"),
+    "export to and compare with diffusers": ("diffusers",),
+    "tests": ("pytest", "av", "scikit-image", "diffusers"),
+}
+
+
+def version(distribution: str) -> str:
+    """Installed version, or nothing; asks the package's record and imports nothing."""
+    module = PACKAGES[distribution][0]
+    try:
+        found = importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "present" if importlib.util.find_spec(module) else ""
+    return found if importlib.util.find_spec(module) else ""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, short."""
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words[:110]}" if words else type(error).__name__
+
+
+def tried(probe: Callable[[], str]) -> str:
+    """What a probe found, or why it failed: a doctor reports what others raise."""
+    try:
+        return probe()
+    except Exception as error:
+        return f"fails: {first_line(error)}"
+
+
+def packages() -> list[tuple[str, str, str]]:
+    """Every package with its version, or how to get it."""
+    rows = []
+    for name, (_, use, remedy) in PACKAGES.items():
+        found = version(name)
+        rows.append((name, found or "-", use if found else f"{use}: {remedy}"))
+    return rows
+
+
+def ffmpeg_version() -> str:
+    """Version of the ffmpeg that imageio brings."""
+    from vae.video import ffmpeg
+
+    return ffmpeg(["-version"]).stdout.decode().split(" Copyright")[0].removeprefix("ffmpeg version ")
+
+
+def video_round_trip() -> str:
+    """Writes a small video and reads a frame in its middle back."""
+    import torch
+
+    from vae.video import probe, read_frames, write_video
+
+    ramp = torch.linspace(-1, 1, 5)[None, :, None, None].expand(3, 5, 32, 48)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "ramp.mp4"
+        write_video(file, ramp, 8.0, {})
+        known = probe(file)
+        middle = read_frames(file, [2], known).float().mean().item()
+    if known.frames != 5 or abs(middle - 127.5) > 8:
+        return (
+            f"fails: wrote 5 frames, read {known.frames}, the middle one {middle:.0f} where 127 was written"
+        )
+    how = {
+        "decord": "decord seeks",
+        "sequential": "decord is absent or wrong, frames are read from the start",
+    }
+    return f"works: an mp4 written and read back; {how[known.reader]}"
+
+
+def devices() -> list[tuple[str, str, str]]:
+    """CPU and GPUs, and what they do with bf16."""
+    import torch
+
+    threads, cores = torch.get_num_threads(), os.cpu_count()
+    capability = torch.backends.cpu.get_cpu_capability()
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    avx = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    bf16 = "bf16 in AMX tiles" if amx else "bf16 in AVX512" if avx else "bf16 by conversion, slow"
+    rows = [("cpu", f"{cores} cores, {threads} threads", f"{capability}, {bf16}")]
+    for k in range(torch.cuda.device_count()):
+        card = torch.cuda.get_device_properties(k)
+        kind = "bf16" if torch.cuda.is_bf16_supported() else "no bf16"
+        memory = f"{card.total_memory / 2**30:.0f} GiB"
+        rows.append((f"cuda:{k}", card.name, f"{memory}, compute {card.major}.{card.minor}, {kind}"))
+    if not torch.cuda.is_available():
+        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+        rows.append(("cuda", "-", f"PyTorch sees no GPU ({built})"))
+    if torch.backends.mps.is_available():
+        rows.append(("mps", "-", "Apple GPU: there, and not tested by this project"))
+    return rows
+
+
+def attention() -> list[tuple[str, str, str]]:
+    """Every attention backend, run forward and backward on every device in both number formats."""
+    import torch
+
+    from dit.attention import BACKENDS, choose_attention, why_not
+
+    rows = []
+    for device in [torch.device("cpu")] + ([torch.device("cuda")] if torch.cuda.is_available() else []):
+        for label, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+            chosen = choose_attention(device, dtype)
+            for name in BACKENDS:
+                reason = why_not(name, device, dtype)
+                verdict = f"no: {reason}" if reason else "works, and is chosen" if name == chosen else "works"
+                rows.append((name, f"{device.type} {label}", verdict))
+    return rows
+
+
+def features(attention_rows: list[tuple[str, str, str]], video: str) -> list[tuple[str, str]]:
+    """What can be done here, or what is missing for it."""
+    rows = []
+    for feature, needs in FEATURES.items():
+        missing = [name for name in needs if not version(name)]
+        remedy = f"missing: {', '.join(missing)} ({'; '.join(PACKAGES[name][2] for name in missing)})"
+        rows.append((feature, remedy if missing else "ready"))
+    if not any(BUILTIN.glob("transformer*.safetensors")):
+        rows.append(("built-in model", f"missing: {BUILTIN.name}/ has no weights in this installation"))
+    rows.append(("video files", video.split(":")[0] if video.startswith("works") else video))
+    fast = [
+        name for name, where, verdict in attention_rows if where == "cuda bf16" and verdict.endswith("chosen")
+    ]
+    on_gpu = {"varlen": "ready, variable-length flash attention", "xformers": "ready, xformers"}
+    slow = "needs a GPU; here every sample takes its own plain call, which suits a CPU"
+    if fast:
+        slow = (
+            "plain calls a sample at a time: PyTorch has no variable-length attention here, nor has xformers"
+        )
+    rows.append(("fast attention over packs", on_gpu.get(fast[0], slow) if fast else slow))
+    if importlib.util.find_spec("torchvision"):
+        note = "is installed and not needed; one that does not fit PyTorch breaks the import of diffusers"
+        rows.append(("torchvision", note))
+    return rows
+
+
+def table(rows: list[tuple[str, ...]]) -> str:
+    """Aligned columns under a margin."""
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    cells = (zip(row, widths, strict=True) for row in rows)
+    return "\n".join("  " + "  ".join(cell.ljust(width) for cell, width in row).rstrip() for row in cells)
+
+
+def doctor() -> None:
+    """Prints everything, each part as soon as it is known."""
+    print(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}\n\npackages")
+    print(table([*packages(), ("ffmpeg", *split_version(tried(ffmpeg_version)))]), flush=True)
+    if not version("torch"):
+        print("\nwithout PyTorch nothing else can be tried: pip install torch")
+        return
+    print(f"\ndevices\n{table(devices())}", flush=True)
+    rows = attention()
+    print(f"\nattention\n{table(rows)}", flush=True)
+    video = tried(video_round_trip)
+    print(f"\nvideo files\n  {video}\n\nready for\n{table(features(rows, video))}")
+
+
+def split_version(found: str) -> tuple[str, str]:
+    """A version and what it is for, or a dash and why there is none."""
+    return (
+        ("-", found)
+        if found.startswith("fails")
+        else (found, "reading and writing videos (comes with imageio-ffmpeg)")
+    )
+
+
+def main(arguments: list[str]) -> None:
+    """The verb `dit doctor`."""
+    if {"-h", "--help"} & set(arguments):
+        print(
+            "dit doctor: prints what is installed, what works on this machine, and what is missing for what"
+        )
+        return
+    if arguments:
+        raise ValueError(f"dit doctor takes no settings, not {arguments[0]}")
+    doctor()
+
+
+if __name__ == "__main__":
+    from dit.cli import run_module
+
+    run_module("doctor")

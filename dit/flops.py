@@ -1,0 +1,46 @@
+"""How many floating-point operations the transformer costs, by formula and by counting."""
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from configs.settings import TransformerConfig
+from dit.model import PATCH
+
+
+def text_flops(config: TransformerConfig, text: int) -> int:
+    """FLOPs of embedding the text and of all blocks' keys and values; a multiply-add is two."""
+    h = config.width
+    return 2 * text * (config.text_width * h + h * h + config.depth * 2 * h * h)
+
+
+def step_flops(config: TransformerConfig, tokens: list[int], text: list[int], pairs: int) -> int:
+    """FLOPs of one forward pass over a pack, its text embedded before; matrix products and attention only."""
+    h, total, patch = config.width, sum(tokens), config.latent_channels * math.prod(PATCH)
+    attention = sum(n * (n + s) for n, s in zip(tokens, text, strict=True))
+    block = 2 * total * (6 * h * h + 2 * h * config.mlp_width) + 4 * h * attention
+    time_embedding = 2 * pairs * (config.time_frequencies * h + h * h + 6 * h * h)
+    return config.depth * block + 2 * total * 2 * patch * h + time_embedding
+
+
+def training_flops(config: TransformerConfig, tokens: list[int], text: list[int], pairs: int) -> int:
+    """FLOPs of a training step by the usual count, three forward passes, whatever a kernel computes again."""
+    return 3 * (step_flops(config, tokens, text, pairs) + text_flops(config, sum(text)))
+
+
+def count_flops(call: Callable[[], object]) -> int:
+    """What PyTorch counts in a call, and the CPU's flash attention, which it leaves out, by the same rule."""
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+    def forward(q, k, v, *_, **__) -> int:
+        return sdpa_flop_count(q, k, v)
+
+    def backward(_, q, k, v, *__, **___) -> int:
+        return 2 * sdpa_flop_count(q, k, v)
+
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+    with FlopCounterMode(display=False, custom_mapping={flash: forward, flash_backward: backward}) as counter:
+        call()
+    return counter.get_total_flops()

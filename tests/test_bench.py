@@ -1,0 +1,221 @@
+"""Proves that `dit bench` and `dit doctor` tell the truth, and that the model's shortcuts change nothing."""
+
+import copy
+import importlib.metadata
+import importlib.util
+import json
+import math
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from configs.settings import BenchSettings, OptimizerConfig, TransformerConfig
+from dit import bench, doctor
+from dit.flops import count_flops, step_flops, text_flops, training_flops
+from dit.model import PATCH, make_layout
+
+TINY = TransformerConfig(width=48, depth=2, heads=2, mlp_width=80, text_width=20, time_frequencies=32)
+CPU = torch.device("cpu")
+GRIDS = [(3, 2, 4), (1, 3, 2), (1, 3, 2)]
+
+
+@pytest.fixture
+def model():
+    """A tiny transformer with random weights."""
+    return bench.random_model(TINY, CPU)
+
+
+def evaluate(model, pack):
+    """Velocities in fp32."""
+    with torch.no_grad():
+        return bench.forward(model, pack, torch.float32)
+
+
+def test_formula_counts_what_pytorch_counts(model):
+    pack = bench.make_pack(TINY, GRIDS, 5, CPU)
+    tokens, text, pairs = [math.prod(grid) for grid in GRIDS], [5, 5, 5], pack.layout.pairs
+    embedded = model.embed_text(pack.text, text)
+    assert count_flops(lambda: model.embed_text(pack.text, text)) == text_flops(TINY, 15)
+    step = count_flops(lambda: model(pack.tokens, pack.times, embedded, pack.layout))
+    assert step == step_flops(TINY, tokens, text, pairs)
+    both = count_flops(lambda: bench.forward(model, pack, torch.float32).square().mean().backward())
+    patch = TINY.latent_channels * math.prod(PATCH)
+    inputs = sum(tokens) * patch + 15 * TINY.text_width + pairs * TINY.time_frequencies
+    no_gradient_of_inputs = 2 * TINY.width * inputs
+    assert both == training_flops(TINY, tokens, text, pairs) - no_gradient_of_inputs
+
+
+def test_race_takes_turns_and_medians():
+    now, order = [0.0], []
+    durations = {"a": iter([9, 1, 50, 2]), "b": iter([9, 7, 5, 6])}  # the first is the warm-up
+
+    def side(name):
+        order.append(name)
+        now[0] += next(durations[name])
+
+    calls = {"a": lambda: side("a"), "b": lambda: side("b")}
+    assert bench.race(calls, 3, lambda: now[0]) == {"a": 2, "b": 6}
+    assert order == ["a", "b"] * 4
+
+
+def test_padded_side_does_the_same_work(model):
+    pack = bench.make_pack(TINY, GRIDS, 5, CPU)
+    other, attention, real = bench.padded(pack)
+    packed = evaluate(model, pack)
+    masked = copy.copy(model)
+    masked.attention = attention
+    assert len(other.tokens) == 3 * 24 and real.sum() == 36
+    assert bench.largest_difference(evaluate(masked, other)[real], packed) < 1e-5
+    filled = replace(other, tokens=torch.where(real[:, None], other.tokens, 100.0))
+    assert bench.largest_difference(evaluate(masked, filled)[real], packed) < 1e-5
+    assert bench.largest_difference(evaluate(model, filled)[real], packed) > 1e-3  # without the mask it shows
+
+
+def test_sampling_step_is_a_guided_euler_step(model):
+    pack = bench.make_pack(TINY, [GRIDS[0]], 5, CPU, copies=2)
+    texts = pack.text.chunk(2)
+    alone = bench.make_pack(TINY, [GRIDS[0]], 5, CPU)
+    prompt, null = (evaluate(model, replace(alone, text=text)) for text in texts)
+    expected = alone.tokens - 0.05 * (null + bench.GUIDANCE * (prompt - null))
+    torch.testing.assert_close(bench.sampling_step(model, pack)(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_training_step_is_one_of_adamw(model):
+    pack = bench.make_pack(TINY, GRIDS, 5, CPU)
+    before = copy.deepcopy(model)
+    torch.manual_seed(3)
+    step = bench.training_step(model, pack, OptimizerConfig(), "fp32")
+    torch.manual_seed(3)
+    target = torch.randn_like(pack.tokens)
+    (bench.forward(before, pack, torch.float32) - target).square().mean().backward()
+    step()
+    rate, checked = OptimizerConfig().learning_rate, 0
+    for name, parameter in model.named_parameters():
+        old = before.get_parameter(name)
+        sure = old.grad.abs() > 1e-6  # the first step of Adam goes by the sign of the gradient alone
+        moved = (old - parameter)[sure] / rate
+        torch.testing.assert_close(moved, old.grad[sure].sign(), rtol=0, atol=0.05, msg=name)
+        checked += int(sure.sum())
+    assert checked > sum(parameter.numel() for parameter in model.parameters()) / 2
+
+
+def test_peak_memory_sees_what_a_call_holds():
+    if not sys.platform.startswith("linux"):
+        pytest.skip("only Linux forgets an earlier peak of a process")
+    torch.ones(100 * 2**20).sum()  # an earlier peak of 400 MiB
+    little = bench.peak_memory(lambda: torch.ones(1).sum(), CPU)
+    much = bench.peak_memory(lambda: torch.ones(50 * 2**20).sum(), CPU)
+    assert 195 * 2**20 < much - little < 260 * 2**20
+
+
+def test_one_row_per_stretch_equals_one_row_per_token(model):
+    pack = bench.make_pack(TINY, GRIDS, 5, CPU)
+    first_frame = torch.full((24,), 0.7)
+    first_frame[:8] = 0.0
+    rest = [torch.tensor([0.5]), torch.tensor([0.5])]
+    cases = {  # the first sample's times, and the longest stretch that divides all runs of one time
+        "one time each": (torch.tensor([0.2]), 6),
+        "first frame given": (first_frame, 2),
+        "scattered": (torch.arange(24) % 3 / 3, 1),
+    }
+    for name, (time, stretch) in cases.items():
+        layout, distinct = make_layout(GRIDS, [time, *rest], 24, CPU)
+        assert layout.stretch == stretch, name
+        rows = torch.arange(len(pack.tokens) // layout.stretch) if layout.rows is None else layout.rows
+        by_token = replace(layout, stretch=1, rows=rows.repeat_interleave(layout.stretch))
+        fast = evaluate(model, replace(pack, times=distinct, layout=layout))
+        slow = evaluate(model, replace(pack, times=distinct, layout=by_token))
+        assert bench.largest_difference(fast, slow) < 1e-6, name
+
+
+def test_compiled_rotary_equals_the_eager_one(model, monkeypatch):
+    pack = bench.make_pack(TINY, GRIDS, 5, CPU)
+    eager = evaluate(model, pack)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert bench.largest_difference(evaluate(model, pack), eager) < 1e-6
+
+
+def test_bench_prints_what_it_measures(tmp_path, capsys):
+    pytest.importorskip("diffusers", reason="the comparison needs diffusers")
+    config = tmp_path / "tiny.py"
+    config.write_text(
+        "from configs.settings import DataConfig, TransformerConfig, TransformerRun\n"
+        f"config = TransformerRun(data=DataConfig(frames=5, size=48), model={TINY!r})\n"
+    )
+    file = tmp_path / "figures.json"
+    result = bench.bench(BenchSettings(config=str(config), batch=2, text_tokens=5, repeats=1, json=str(file)))
+    assert json.loads(file.read_text()) == json.loads(json.dumps(result))
+    printed = capsys.readouterr().out
+    for part in ("model", "diffusers", "packs"):
+        for row in result[part]:
+            assert row["what"] in printed
+    assert {(row["what"], row["precision"]) for row in result["model"]} == {
+        (what, precision) for what in ("training step", "sampling step") for precision in ("fp32", "bf16")
+    }
+    assert len(result["diffusers"]) == 8 and len(result["packs"]) == 8
+    for row in result["diffusers"] + result["packs"]:
+        assert row["ratio"] == row["ours"] / row["other"]
+        assert row["apart"] < (1e-5 if row["what"].endswith(", fp32") else 0.05), row
+
+
+def test_diffusers_side_keeps_in_fp32_what_its_loader_keeps(model):
+    pytest.importorskip("diffusers", reason="the comparison needs diffusers")
+    kept = bench.diffusers_model(model, torch.bfloat16, cast_all=False)
+    fp32 = {name for name, parameter in kept.named_parameters() if parameter.dtype == torch.float32}
+    assert "blocks.0.norm2.weight" in fp32 and "scale_shift_table" in fp32
+    assert "condition_embedder.time_embedder.linear_1.weight" in fp32
+    assert not any("attn" in name or "ffn" in name for name in fp32)
+    whole = bench.diffusers_model(model, torch.bfloat16, cast_all=True)
+    assert {parameter.dtype for parameter in whole.parameters()} == {torch.bfloat16}
+
+
+def test_bench_refuses_what_it_cannot_measure():
+    with pytest.raises(ValueError, match="at least 1"):
+        bench.bench(BenchSettings(repeats=0))
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="no GPU"):
+            bench.bench(BenchSettings(device="cuda"))
+
+
+def test_doctor_tells_what_is_there_and_what_is_not(capsys, monkeypatch):
+    version = importlib.metadata.version
+
+    def without_some(name):
+        if name in ("accelerate", "xformers", "pyarrow"):
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.metadata, "version", without_some)
+    hidden = ("accelerate", "xformers", "pyarrow")
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name in hidden else find_spec(name, *rest)
+    )
+    doctor.doctor()
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["torch", torch.__version__] in [line[:2] for line in lines]
+    told = {" ".join(line) for line in lines}
+    assert any(line.startswith("accelerate - training: pip install accelerate") for line in told)
+    assert any(line.startswith("train missing: accelerate (pip install accelerate)") for line in told)
+    assert any("own videos missing: accelerate, pyarrow" in line for line in told)
+    assert any(line.startswith("sdpa cpu bf16 works, and is chosen") for line in told)
+    assert any(line.startswith("varlen cpu fp32 no: ") for line in told)
+    assert any(line.startswith("works: an mp4 written and read back") for line in told)
+
+
+def test_doctor_survives_what_it_tries(capsys, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no such codec")
+
+    monkeypatch.setattr("vae.video.ffmpeg", broken)
+    monkeypatch.setattr(doctor, "attention", lambda: [("sdpa", "cpu fp32", "works")])
+    doctor.doctor()
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "video files fails: RuntimeError: no such codec" in lines
+
+
+def test_doctor_takes_no_settings():
+    with pytest.raises(ValueError, match="takes no settings"):
+        doctor.main(["--fix"])
