@@ -243,7 +243,7 @@ def wilson(right: int, of: int, z: float = 1.959964) -> tuple[float, float]:
     value = right / of
     centre = (value + z * z / (2 * of)) / (1 + z * z / of)
     half = z / (1 + z * z / of) * math.sqrt(value * (1 - value) / of + z * z / (4 * of * of))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return centre - half if right else 0.0, centre + half if right < of else 1.0
 
 
 def confusion(outcomes: list[Outcome], name: str) -> dict[str, dict[str, int]]:

@@ -133,7 +133,7 @@ def test_the_shape_stays_inside_the_frame_and_moves_as_far_as_promised(training_
         ground = torch.tensor(BACKGROUNDS[scene.background]) / 127.5 - 1
         contrast = (torch.tensor(COLOURS[scene.colour]) / 127.5 - 1 - ground).abs().max()
         # The soft edge of a sharp tip reaches a little farther than the tip.
-        covered = 0.1 if scene.shape in ("star", "triangle") else 1e-6
+        covered = 0.2 if scene.shape in ("star", "triangle") else 1e-6
         assert (border - ground[:, None]).abs().max() <= covered * contrast, scene
 
 
