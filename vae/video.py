@@ -64,7 +64,7 @@ def first_video(path: Path) -> list[str]:
 
 
 def probe(path: str | Path) -> Probe:
-    """What a file holds, and how to read it; raises UnreadableVideo for one that is damaged anywhere."""
+    """What a file holds, and how to read it; raises UnreadableVideo where a decoder notices any damage."""
     path = Path(path)
     if not path.is_file():
         raise UnreadableVideo(f"{path}: no such file")
