@@ -1,6 +1,6 @@
 """The built-in transformer and text encoder, on latents of the drawn world.
 
-    dit train shapes
+dit train shapes
 """
 
 from configs.settings import (

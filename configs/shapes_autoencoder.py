@@ -1,6 +1,6 @@
 """The built-in autoencoder, first stage: single frames of the drawn world.
 
-    dit vae train shapes_autoencoder
+dit vae train shapes_autoencoder
 """
 
 from configs.settings import AutoencoderConfig, AutoencoderRun, DataConfig, LoopConfig, OptimizerConfig

@@ -1,6 +1,6 @@
 """The built-in autoencoder, second stage: clips of the drawn world, from the first stage's weights.
 
-    dit vae train shapes_autoencoder_whole
+dit vae train shapes_autoencoder_whole
 """
 
 from dataclasses import replace
@@ -13,6 +13,6 @@ config = replace(
     out="runs/shapes-autoencoder-whole",
     init="runs/shapes-autoencoder/autoencoder.safetensors",
     crop_frames=9,
-    train=LoopConfig(steps=600, batch=4, log_every=20, save_every=100, show_every=100),
+    train=LoopConfig(steps=760, batch=4, log_every=20, save_every=100, show_every=100),
     optimizer=OptimizerConfig(learning_rate=4e-4, warmup_steps=100, decay_steps=600, ema_decay=0.99),
 )

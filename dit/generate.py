@@ -18,7 +18,7 @@ from vae.seeds import generator
 
 @dataclass(frozen=True)
 class Request:
-    """One video to make: its prompt, latent size C T H W and seed, and latents given at t = 0 with their mask."""
+    """One video to make: prompt, latent size C T H W, seed, and latents whose first frames are given."""
 
     prompt: str
     shape: tuple[int, int, int, int]
@@ -50,12 +50,16 @@ def given_tokens(grid: tuple[int, int, int], frames: int) -> Tensor:
 
 @torch.no_grad()
 def generate(
-    denoiser: Denoiser, requests: list[Request], flow: FlowConfig, sampler: SamplerConfig, on_step: Callable | None = None
+    denoiser: Denoiser,
+    requests: list[Request],
+    flow: FlowConfig,
+    sampler: SamplerConfig,
+    on_step: Callable | None = None,
 ) -> list[Tensor]:
     """Latents C T H W (normalised, fp32) of each request; all must have one token count's shift.
 
-    With guidance every solver step evaluates prompt and null prompt in one packed call. What a request gives stays as
-    it is: its tokens have t = 0 and velocity 0.
+    With guidance every solver step evaluates prompt and null prompt in one packed call. What a request gives
+    stays as it is: its tokens have t = 0 and velocity 0.
     """
     transformer = denoiser.transformer
     device = next(transformer.parameters()).device
@@ -89,7 +93,8 @@ def generate(
     shift = shift_for(layout.tokens.each[0], flow)
     x = SOLVERS[sampler.solver](velocity, x, time_grid(sampler.steps, shift), on_step)
     return [
-        unpatchify(tokens, grid) for tokens, grid in zip(x.split(layout.tokens.each[: len(grids)]), grids, strict=True)
+        unpatchify(tokens, grid)
+        for tokens, grid in zip(x.split(layout.tokens.each[: len(grids)]), grids, strict=True)
     ]
 
 

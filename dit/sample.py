@@ -6,7 +6,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterator
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,12 +45,19 @@ class Job:
     image_THWC: Tensor | None
 
 
-def sample(settings: SampleSettings) -> list[Path]:
-    """Makes every video the settings ask for; returns the files, the contact sheet of several last."""
+def sample(settings: SampleSettings, weights: str = "") -> list[Path]:
+    """Makes every video the settings ask for; returns the files, the contact sheet of several last.
+
+    Raises ValueError where the model is not the one whose weights have the given hash.
+    """
     prompts = read_prompts(settings)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     half = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
     model = load_model(settings.model, device, torch.bfloat16 if half else torch.float32)
+    if weights and weights != model.weights:
+        raise ValueError(
+            f"{settings.again} was made with other weights than {settings.model}'s: give its model by --model"
+        )
     settings = replace(
         settings,
         frames=settings.frames or model.size[0],
@@ -72,7 +79,9 @@ def sample(settings: SampleSettings) -> list[Path]:
     groups = [jobs[k : k + settings.batch] for k in range(0, len(jobs), settings.batch)]
     with tqdm(total=len(groups) * sampler.steps, desc=f"sampling {len(jobs)}", unit="step") as progress:
         for group in groups:
-            made = generate_videos(model, [job.request for job in group], sampler, lambda *_: progress.update())
+            made = generate_videos(
+                model, [job.request for job in group], sampler, lambda *_: progress.update()
+            )
             for job, video in zip(group, made, strict=True):
                 write(job, video, truth(job, settings, sampler, model, evaluations), settings.fps)
                 videos.append(video)
@@ -106,6 +115,8 @@ def check(settings: SampleSettings, sampler: SamplerConfig) -> None:
         raise ValueError(f"--fps {settings.fps}: it must be positive")
     if sampler.guidance < 0:
         raise ValueError(f"--guidance {sampler.guidance}: it must not be negative, and 1 is none")
+    if settings.image and settings.frames == 1:
+        raise ValueError("--frames 1 with --image leaves nothing to make: the image is the first frame")
 
 
 def make_jobs(settings: SampleSettings, prompts: list[str], model: Model) -> list[Job]:
@@ -117,14 +128,16 @@ def make_jobs(settings: SampleSettings, prompts: list[str], model: Model) -> lis
         image = resize_and_crop(read_frames(settings.image, [0]), settings.height, settings.width)
         device = model.autoencoder.latent_mean.device
         given = model.autoencoder.encode(to_video(image)[None].to(device))[0].cpu()
-    jobs = []
+    jobs, count = [], len(prompts) * settings.number
     for prompt in prompts:
         for seed in range(settings.seed, settings.seed + settings.number):
             request = Request(prompt, shape, seed, given, 0 if given is None else 1)
-            jobs.append(Job(request, file_name(settings, prompt, seed, len(prompts) * settings.number), image))
+            jobs.append(Job(request, file_name(settings, prompt, seed, count), image))
     names = [job.file for job in jobs]
     if len(set(names)) < len(names):
-        jobs = [replace(job, file=job.file.with_stem(f"{k:03d}-{job.file.stem}")) for k, job in enumerate(jobs)]
+        jobs = [
+            replace(job, file=job.file.with_stem(f"{k:03d}-{job.file.stem}")) for k, job in enumerate(jobs)
+        ]
     return jobs
 
 
@@ -143,16 +156,17 @@ def file_name(settings: SampleSettings, prompt: str, seed: int, videos: int) -> 
 
 def truth(job: Job, settings: SampleSettings, sampler: SamplerConfig, model: Model, evaluations: int) -> dict:
     """All that makes this video: it is written inside the file and beside it."""
-    one = replace(settings, prompts=(job.request.prompt,), prompts_file="", again="", number=1, seed=job.request.seed)
+    prompt, seed = job.request.prompt, job.request.seed
+    one = replace(settings, prompts=(prompt,), prompts_file="", again="", number=1, seed=seed)
     record = {
-        "prompt": job.request.prompt,
-        "seed": job.request.seed,
+        "prompt": prompt,
+        "seed": seed,
         "label": LABEL,
         "ai_generated": True,
         "weights": model.weights,
         "model": model.settings,
         "sample": to_json(one),
-        "sampler": to_json(replace(sampler, seed=job.request.seed)),
+        "sampler": to_json(replace(sampler, seed=seed)),
         "evaluations": evaluations,
         "version": __version__,
         "torch": torch.__version__,
@@ -188,30 +202,23 @@ def frames_hash(video_CTHW: Tensor) -> str:
     return hashlib.sha256(to_frames(video_CTHW).numpy().tobytes()).hexdigest()
 
 
-def settings_of(file: Path) -> Iterator[tuple[SampleSettings, dict]]:
-    """The settings that make a video again, and what is written in it."""
-    record = read_metadata(file)
-    return from_json(SampleSettings, record["sample"]), record
-
-
 def sample_again(settings: SampleSettings) -> list[Path]:
-    """Makes the video of `settings.again` again; raises ValueError where it comes out different."""
+    """Makes the video of `settings.again` again, and says on stderr where it comes out different.
+
+    Raises ValueError where the model has other weights.
+    """
     before = Path(settings.again)
-    made_with, record = settings_of(before)
-    default = SampleSettings()
+    record = read_metadata(before)
+    default, made_with = SampleSettings(), from_json(SampleSettings, record["sample"])
     out = settings.out if settings.out != default.out else str(before.with_stem(before.stem + "-again"))
     model = settings.model if settings.model != default.model else made_with.model
-    again = replace(made_with, out=out, model=model)
-    if "image_png" in record:
-        image = Path(out).with_suffix(".first-frame.png")
-        image.parent.mkdir(parents=True, exist_ok=True)
-        image.write_bytes(base64.b64decode(record["image_png"]))
-        again = replace(again, image=str(image))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    weights = load_model(model, device, torch.float32).weights
-    if weights != record["weights"]:
-        raise ValueError(f"{model} has other weights than {before} was made with: give that model with --model")
-    files = sample(again)
+    again = replace(made_with, out=out, model=model, again=settings.again)
+    with tempfile.TemporaryDirectory() as folder:
+        if "image_png" in record:
+            image = Path(folder) / "first-frame.png"
+            image.write_bytes(base64.b64decode(record["image_png"]))
+            again = replace(again, image=str(image))
+        files = sample(again, record["weights"])
     made = json.loads(files[0].with_suffix(".json").read_text())
     if made["frames_sha256"] != record["frames_sha256"]:
         print(f"dit sample: frames differ from {before} (made with torch {record['torch']})", file=sys.stderr)

@@ -1,0 +1,216 @@
+"""Proves `dit sample`: a video is made again from itself, what is given is kept, mistakes are one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from configs.load import to_json
+from configs.settings import (
+    AutoencoderConfig,
+    DataConfig,
+    SamplerConfig,
+    SampleSettings,
+    TextConfig,
+    TransformerConfig,
+    TransformerRun,
+)
+from dit.cli import run
+from dit.denoiser import AUTOENCODER, BUILTIN, TRANSFORMER, Denoiser, load_model
+from dit.generate import Request, generate, generate_videos
+from dit.sample import frames_hash, make_jobs, sample
+from vae.model import Autoencoder
+from vae.video import read_frames, read_metadata, resize_and_crop, to_video
+from vae.weights import file_hash, save_weights
+
+RUN = TransformerRun(
+    data=DataConfig(frames=5, size=32),
+    model=TransformerConfig(width=24, depth=2, heads=2, mlp_width=32, text_width=16, latent_channels=4),
+    text=TextConfig(width=16, depth=1, heads=2, mlp_width=16),
+    sampler=SamplerConfig(steps=3, guidance=2.0),
+)
+TINY = AutoencoderConfig(
+    base_width=4,
+    decoder_base_width=4,
+    latent_channels=4,
+    width_multipliers=(1, 1, 1, 1),
+    residual_blocks=1,
+    latent_mean=(0.1, 0.0, -0.2, 0.3),
+    latent_std=(1.0, 2.0, 0.5, 1.0),
+)
+
+
+def write_model(path: Path, seed: int) -> Path:
+    """A model folder with random weights, in which every parameter matters."""
+    torch.manual_seed(seed)
+    denoiser, autoencoder = Denoiser(RUN.model, RUN.text), Autoencoder(TINY)
+    with torch.no_grad():
+        for parameter in denoiser.parameters():
+            parameter.normal_(std=0.3)
+    save_weights(path / TRANSFORMER, denoiser.trained_state(), to_json(RUN))
+    save_weights(path / AUTOENCODER, autoencoder.state_dict(), {"model": to_json(TINY)})
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model"), seed=0)
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """A PNG of another size than the videos."""
+    pixels = torch.randint(256, (50, 70, 3), dtype=torch.uint8)
+    Image.fromarray(pixels.numpy()).save(tmp_path / "picture.png")
+    return tmp_path / "picture.png"
+
+
+def told(capsys, *words: str) -> str:
+    """The one line that a failing command prints."""
+    capsys.readouterr()
+    assert run(["sample", *map(str, words)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1
+    return captured.err
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_video_is_made_again_from_itself(folder, picture, tmp_path, capsys, given):
+    out = tmp_path / "one.mp4"
+    image = ["--image", str(picture)] if given else []
+    words = ["--model", str(folder), "--seed", "7", "--solver", "heun", "--steps", "2", *image]
+    assert run(["sample", 'a "red" circle; 赤い\\n=#', *words, "--out", str(out)]) == 0
+    picture.unlink()  # all that is needed is in the video
+    assert run(["sample", "--again", str(out)]) == 0
+    again = tmp_path / "one-again.mp4"
+    assert capsys.readouterr().out.split() == [str(out), str(again)]
+    frames = [read_frames(file, range(5)) for file in (out, again)]
+    assert torch.equal(*frames)
+    first, second = (read_metadata(file) for file in (out, again))
+    assert first["frames_sha256"] == second["frames_sha256"]
+    assert first["sample"] | {"out": "", "image": ""} == second["sample"] | {"out": "", "image": ""}
+
+
+def test_a_video_carries_its_truth(folder, tmp_path):
+    out = tmp_path / "one.mp4"
+    sample(SampleSettings(prompts=("a prompt",), model=str(folder), seed=3, out=str(out)))
+    record = read_metadata(out)
+    assert record["prompt"] == "a prompt"
+    assert record["seed"] == 3
+    assert record["ai_generated"] is True and "AI-generated" in record["label"]
+    assert record["weights"] == file_hash(folder / TRANSFORMER)
+    assert record["model"] == json.loads(json.dumps(to_json(RUN)))
+    assert record["sampler"] == {"steps": 3, "solver": "multistep", "guidance": 2.0, "seed": 3}
+    sidecar = json.loads(out.with_suffix(".json").read_text())
+    assert {key: record[key] for key in sidecar} == sidecar
+
+
+def test_other_weights_are_refused(folder, tmp_path, capsys):
+    out = tmp_path / "one.mp4"
+    sample(SampleSettings(prompts=("a prompt",), model=str(folder), out=str(out)))
+    other = write_model(tmp_path / "other", seed=1)
+    assert "other weights" in told(capsys, "--again", out, "--model", other)
+
+
+def test_the_seed_and_the_prompt_each_change_the_video(folder):
+    model = load_model(str(folder), torch.device("cpu"), torch.float32)
+    shape = (4, 2, 4, 4)
+    asked = [("a", 0), ("a", 1), ("b", 0), ("a", 0)]
+    made = [
+        generate(model.denoiser, [Request(prompt, shape, seed)], model.flow, model.sampler)[0]
+        for prompt, seed in asked
+    ]
+    assert torch.equal(made[0], made[3])
+    assert not torch.allclose(made[0], made[1], atol=1e-2)
+    assert not torch.allclose(made[0], made[2], atol=1e-4)
+
+
+def test_videos_of_one_call_equal_those_of_calls_of_their_own(folder):
+    model = load_model(str(folder), torch.device("cpu"), torch.float32)
+    requests = [Request(prompt, (4, 2, 4, 4), seed) for prompt, seed in [("a", 0), ("bb", 1), ("", 2)]]
+    together = generate_videos(model, requests, model.sampler)
+    for request, video in zip(requests, together, strict=True):
+        alone = generate_videos(model, [request], model.sampler)[0]
+        torch.testing.assert_close(video, alone, atol=1e-4, rtol=0)
+
+
+def test_the_given_image_is_the_first_frame(folder, picture):
+    """Its latents are kept to the bit; the rest of the video depends on them."""
+    settings = SampleSettings(
+        prompts=("a",), image=str(picture), frames=5, height=32, width=48, model=str(folder), fps=8.0
+    )
+    model = load_model(str(folder), torch.device("cpu"), torch.float32)
+    request = make_jobs(settings, ["a"], model)[0].request
+    made = generate(model.denoiser, [request], model.flow, model.sampler)[0]
+    frame = to_video(resize_and_crop(read_frames(picture, [0]), 32, 48))
+    encoded = model.autoencoder.encode(frame[None])[0]
+    assert torch.equal(made[:, :1], encoded)
+    free = Request("a", request.shape, request.seed)
+    other = generate(model.denoiser, [free], model.flow, model.sampler)[0]
+    assert not torch.allclose(made[:, 1:], other[:, 1:], atol=1e-3)
+
+
+def test_many_prompts_many_files_and_a_contact_sheet(folder, tmp_path, capsys):
+    (tmp_path / "prompts.txt").write_text("a red circle\n\na blue square\n")
+    out = tmp_path / "videos"
+    words = ["--prompts-file", str(tmp_path / "prompts.txt"), "--number", "2", "--batch", "3"]
+    assert run(["sample", "a red circle", *words, "--out", str(out), "--model", str(folder)]) == 0
+    printed = [Path(line) for line in capsys.readouterr().out.split()]
+    assert len(printed) == 7 and printed[-1].name == "contact-sheet.png"
+    assert all(file.is_file() for file in printed)
+    asked = [(record["prompt"], record["seed"]) for record in map(read_metadata, printed[:-1])]
+    circle, square = ("a red circle", "a blue square")
+    assert asked == [(circle, 0), (circle, 1), (circle, 0), (circle, 1), (square, 0), (square, 1)]
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png"])
+def test_gif_and_png_show_the_frames_that_were_made(folder, tmp_path, suffix):
+    out = tmp_path / f"one.{suffix}"
+    sample(SampleSettings(prompts=("a",), model=str(folder), out=str(out)))
+    record = json.loads(out.with_suffix(".json").read_text())
+    if suffix == "png":
+        frames = torch.cat([read_frames(file, [0]) for file in sorted((tmp_path / "one").glob("*.png"))])
+        assert frames_hash(to_video(frames)) == record["frames_sha256"]
+    else:
+        with Image.open(out) as image:
+            assert image.n_frames == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "no prompt"),
+        (("a", "--frames", "16"), "use 17"),
+        (("a", "--height", "50"), "use 48x32"),
+        (("a", "--steps", "-2"), "at least 1"),
+        (("a", "--image", "missing.png"), "missing.png"),
+        (("a", "--prompts-file", "missing.txt"), "missing.txt"),
+        (("a", "--out", "a.avi"), ".mp4"),
+        (("a", "b", "--out", "a.mp4"), "give a folder"),
+        (("--again", "missing.mp4"), "missing.mp4"),
+        (("a", "--model", "missing"), "no such model folder"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(folder, tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    model = () if "--model" in words else ("--model", folder)
+    assert message in told(capsys, *words, *model)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_image_leaves_something_to_make(folder, picture, capsys):
+    said = told(capsys, "a", "--image", picture, "--frames", "1", "--model", folder)
+    assert "nothing to make" in said
+
+
+@pytest.mark.skipif(not (BUILTIN / TRANSFORMER).is_file(), reason="the built-in model is not there")
+def test_the_built_in_model_is_small_and_needs_no_folder():
+    assert sum(file.stat().st_size for file in BUILTIN.glob("*.safetensors")) <= 16_000_000
+    model = load_model("builtin", torch.device("cpu"), torch.float32)
+    request = Request("a red circle moves left", (16, 5, 8, 8), seed=0)
+    video = generate_videos(model, [request], model.sampler)[0]
+    assert video.shape == (3, 17, 64, 64)
+    assert video.std() > 0.05
