@@ -1,13 +1,14 @@
 """The denoiser: a transformer over packed spacetime tokens, weight-compatible with Wan 2.1 and 2.2.
 
 Legend: L tokens of all samples in one sequence, S text tokens of all samples, D channels of a head, N heads,
-M distinct (sample, time) pairs, P numbers in a patch. A sample is a contiguous stretch of tokens in t, h, w order.
-Architecture: Wan (arXiv 2503.20314, section 4.2): self-attention with 3D rotary positions and RMS-normed q and k,
-cross-attention to text, one shared adaLN projection of time with a table per block.
+M distinct (sample, time) pairs, P numbers in a patch. A sample's tokens lie together in t, h, w order.
+Architecture: Wan (arXiv 2503.20314, section 4.2): self-attention with 3D rotary positions and RMS-normed
+queries and keys, cross-attention to text, one shared adaLN projection of time with a table per block.
 """
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +27,9 @@ TIME_SCALE = 1000.0  # Wan's time embedding takes t in thousandths
 class Layout:
     """Where the samples of a packed sequence lie, and which tokens share a time; made once per batch.
 
-    `rows` maps tokens to the M distinct (sample, time) pairs, or is None where every pair has equally many
-    tokens in order and a plain broadcast serves.
+    The sequence is cut into equal stretches of one sample and time each, as long as the pack allows: whole
+    clips where all are equal, a latent frame where first frames are given. `rows` maps stretches to the M
+    distinct (sample, time) pairs, or is None where the stretches are the pairs in order.
     """
 
     tokens: Lengths
@@ -35,11 +37,17 @@ class Layout:
     pairs: int
     rows: Tensor | None
     rotary: tuple[Tensor, Tensor]
+    stretch: int
+
+    @cached_property
+    def turns(self) -> Tensor:
+        """The rotary table as complex numbers, L x 1 x 1 x D/2."""
+        return torch.complex(*self.rotary)[:, None]
 
 
 @dataclass(frozen=True)
 class TextMemory:
-    """What the blocks read of the text: each block's keys and values, S x N x D, and the samples' text lengths."""
+    """What the blocks read of the text: each block's keys and values, S x N x D, and the samples' lengths."""
 
     keys_values: list[tuple[Tensor, Tensor]]
     lengths: Lengths
@@ -64,11 +72,13 @@ def grid_of(latents_CTHW: Tensor) -> tuple[int, int, int]:
     return tuple(size // patch for size, patch in zip(latents_CTHW.shape[1:], PATCH, strict=True))
 
 
-def rotary_table(grids: tuple[tuple[int, int, int], ...], head_width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def rotary_table(
+    grids: tuple[tuple[int, int, int], ...], head_width: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Cosine and sine of every token's angles, each L x 1 x D/2, fp32.
 
-    3D rotary embedding (Su et al. 2021, over three axes): of the D/2 frequencies a third turns with the row, a third
-    with the column and the rest with the frame, as Wan splits them.
+    3D rotary embedding (Su et al. 2021, over three axes): of the D/2 frequencies a third turns with the row,
+    a third with the column and the rest with the frame, as Wan splits them.
     """
     spatial = 2 * (head_width // 6)
     angles = []
@@ -94,7 +104,7 @@ def rotary_table(grids: tuple[tuple[int, int, int], ...], head_width: int, devic
 def make_layout(
     grids: list[tuple[int, int, int]], times_L: list[Tensor], head_width: int, device: torch.device
 ) -> tuple[Layout, Tensor]:
-    """The layout of a pack and its M distinct times, from each sample's grid and its time per token (or one time).
+    """The layout of a pack and its M distinct times, from each sample's grid and its time, one or per token.
 
     Tokens of one sample that share a time share a row of the modulation, wherever they lie.
     """
@@ -108,25 +118,35 @@ def make_layout(
         distinct.append(values.cpu())
         rows.append(inverse + first)
         first += len(values)
-    one_time_each = first == len(grids) and len(set(tokens)) == 1
+    row_of_token = torch.cat(rows)
+    stretch = math.gcd(*row_of_token.unique_consecutive(return_counts=True)[1].tolist())
+    row_of_stretch = row_of_token[::stretch]
+    in_order = torch.equal(row_of_stretch, torch.arange(first))
     layout = Layout(
         tokens=Lengths(tokens, device),
         grids=tuple(grids),
         pairs=first,
-        rows=None if one_time_each else torch.cat(rows).to(device),
+        rows=None if in_order else row_of_stretch.to(device),
         rotary=rotary_table(tuple(grids), head_width, device),
+        stretch=stretch,
     )
     return layout, torch.cat(distinct).float().to(device)
 
 
-def rotate(x_LND: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Turns neighbouring channel pairs by the token's angles."""
-    cos, sin = rotary
-    even, odd = x_LND.unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).type_as(x_LND)
+def rotate(x_L2ND: Tensor, scale_L2: Tensor, layout: Layout) -> Tensor:
+    """Scales a token's queries and keys, fp32, and turns their channel pairs by the token's angles."""
+    scale = scale_L2[..., None, None]
+    if torch.compiler.is_compiling():  # which fuses real arithmetic and leaves complex numbers alone
+        cos, sin = (part[:, None] * scale for part in layout.rotary)
+        even, odd = x_L2ND.unflatten(-1, (-1, 2)).unbind(-1)
+        return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
+    pairs = torch.view_as_complex(x_L2ND.unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * (layout.turns * scale)).flatten(-2)
 
 
 class SelfAttention(nn.Module):
+    """Attention among the tokens of a sample, with normed and rotated queries and keys."""
+
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.heads, self.eps = config.heads, config.eps
@@ -136,15 +156,18 @@ class SelfAttention(nn.Module):
         self.to_out = nn.Linear(config.width, config.width)
 
     def forward(self, x: Tensor, layout: Layout, attention) -> Tensor:
-        q, k, v = self.to_qkv(x).flatten(0, 1).chunk(3, dim=-1)
-        q, k = rms_norm(q, self.norm_q, self.eps), rms_norm(k, self.norm_k, self.eps)
-        q, k, v = (rearrange(y, "l (n d) -> l n d", n=self.heads) for y in (q, k, v))
-        q, k = rotate(q, layout.rotary), rotate(k, layout.rotary)
-        y = attention(q, k, v, layout.tokens, layout.tokens)
+        qkv = rearrange(self.to_qkv(x), "b l (three n d) -> (b l) three n d", three=3, n=self.heads)
+        qk = qkv[:, :2].float()  # stacked, so that norm and rotary run once
+        scale = inverse_rms(qk.flatten(2), self.eps)
+        weight = rearrange(torch.stack([self.norm_q, self.norm_k]), "two (n d) -> two n d", n=self.heads)
+        q, k = rotate(qk * weight, scale, layout).type_as(qkv).unbind(1)
+        y = attention(q, k, qkv[:, 2], layout.tokens, layout.tokens)
         return self.to_out(y.flatten(1)).view_as(x)
 
 
 class CrossAttention(nn.Module):
+    """Attention of the tokens of a sample to its text, with normed queries and keys."""
+
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.heads, self.eps = config.heads, config.eps
@@ -155,31 +178,42 @@ class CrossAttention(nn.Module):
         self.to_out = nn.Linear(config.width, config.width)
 
     def keys_values(self, text_SD: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of the text, each S x N x D; they do not depend on time."""
+        """Keys and values of the text, each S x N x D; they do not depend on time.
+
+        The keys take the weight of the queries' norm as well, since only their products are read.
+        """
         k, v = self.to_kv(text_SD).chunk(2, dim=-1)
-        k = rms_norm(k, self.norm_k, self.eps)
+        weight = self.norm_k.float() * self.norm_q.float()
+        k = (rms_norm(k.float(), self.eps) * weight).type_as(k)
         return tuple(rearrange(y, "s (n d) -> s n d", n=self.heads) for y in (k, v))
 
     def forward(self, x: Tensor, keys_values, text: Lengths, layout: Layout, attention) -> Tensor:
-        q = rms_norm(self.to_q(x).flatten(0, 1), self.norm_q, self.eps)
-        q = rearrange(q, "l (n d) -> l n d", n=self.heads)
+        q = self.to_q(x).flatten(0, 1)
+        q = rearrange(rms_norm(q.float(), self.eps).type_as(q), "l (n d) -> l n d", n=self.heads)
         y = attention(q, *keys_values, layout.tokens, text)
         return self.to_out(y.flatten(1)).view_as(x)
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """RMS norm over all heads together (Zhang & Sennrich 2019), in the input's dtype."""
-    return F.rms_norm(x, weight.shape, weight.type_as(x), eps)
+def inverse_rms(x: Tensor, eps: float) -> Tensor:
+    """One over the root mean square of the last axis, over all heads together (Zhang & Sennrich 2019)."""
+    return torch.rsqrt(torch.linalg.vector_norm(x, dim=-1).square() / x.shape[-1] + eps)
+
+
+def rms_norm(x: Tensor, eps: float) -> Tensor:
+    """RMS norm without a weight."""
+    return x * inverse_rms(x, eps)[..., None]
 
 
 def modulated_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
-    """`layer_norm(x) * (1 + scale) + shift` (Peebles & Xie 2023, adaLN); one pass where the pack has one time."""
-    if scale.shape[:2] == (1, 1):
+    """`layer_norm(x) * (1 + scale) + shift` (Peebles & Xie 2023, adaLN), in one pass for one sample."""
+    if len(scale) == 1:
         return F.layer_norm(x, x.shape[-1:], 1 + scale[0, 0], shift[0, 0], eps)
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=eps), 1 + scale)
 
 
 class Block(nn.Module):
+    """Self-attention, cross-attention and feed-forward layer; the first and last modulated by time."""
+
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.eps = config.eps
@@ -190,19 +224,25 @@ class Block(nn.Module):
         self.ffn_out = nn.Linear(config.mlp_width, config.width)
         self.scale_shift_table = nn.Parameter(torch.empty(6, config.width))
 
-    def forward(self, x: Tensor, modulation_M6D: Tensor, keys_values, text: Lengths, layout: Layout, attention) -> Tensor:
+    def forward(
+        self, x: Tensor, modulation_M6D: Tensor, keys_values, text: Lengths, layout: Layout, attention
+    ) -> Tensor:
         table = (modulation_M6D + self.scale_shift_table).type_as(x)
         shift1, scale1, gate1, shift2, scale2, gate2 = spread(table, layout).unbind(2)
-        x = torch.addcmul(x, self.attn1(modulated_norm(x, scale1, shift1, self.eps), layout, attention), gate1)
-        normed = F.layer_norm(x, x.shape[-1:], self.norm2.weight.type_as(x), self.norm2.bias.type_as(x), self.eps)
+        x = torch.addcmul(
+            x, self.attn1(modulated_norm(x, scale1, shift1, self.eps), layout, attention), gate1
+        )
+        normed = F.layer_norm(
+            x, x.shape[-1:], self.norm2.weight.type_as(x), self.norm2.bias.type_as(x), self.eps
+        )
         x = x + self.attn2(normed, keys_values, text, layout, attention)
         hidden = F.gelu(self.ffn_in(modulated_norm(x, scale2, shift2, self.eps)), approximate="tanh")
         return torch.addcmul(x, self.ffn_out(hidden), gate2)
 
 
 def spread(table_MKD: Tensor, layout: Layout) -> Tensor:
-    """Rows of the modulation, shaped to broadcast over the tokens: pairs x 1 x K x D, or 1 x L x K x D by gather."""
-    return table_MKD[:, None] if layout.rows is None else table_MKD[layout.rows][None]
+    """Every stretch's row of the modulation, shaped to broadcast over its tokens: stretches x 1 x K x D."""
+    return (table_MKD if layout.rows is None else table_MKD[layout.rows])[:, None]
 
 
 class Transformer(nn.Module):
@@ -228,8 +268,8 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Xavier matrices; a zero output, so that the first loss is 1 + var(latents); and a zero time projection, so
-        that all times start from the tables, whose small random gates keep every block near the identity."""
+        """Xavier matrices; a zero output, so that the first loss is 1 + var(latents); a zero time projection,
+        so that times start from the tables, whose small random gates keep every block near the identity."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -269,7 +309,7 @@ class Transformer(nn.Module):
         """
         time, modulation = self.embed_time(times_M)
         x = self.patch_embedding(tokens_LP)
-        x = x[None] if layout.rows is not None else x.view(layout.pairs, -1, x.shape[-1])
+        x = rearrange(x, "(b l) d -> b l d", l=layout.stretch)
         for block, keys_values in zip(self.blocks, text.keys_values, strict=True):
             inputs = (x, modulation, keys_values, text.lengths, layout, self.attention)
             if self.checkpointing and torch.is_grad_enabled():
