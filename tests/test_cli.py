@@ -1,0 +1,112 @@
+"""Proves that the command tells mistakes in one line with a failing status, and helps before it imports."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dit
+from dit.cli import VERBS, run
+from tests.tiny_runs import fresh_accelerator  # noqa: F401
+
+ROOT = Path(__file__).parent.parent
+HEAVY = {"torch", "numpy", "tyro", "diffusers", "transformers", "accelerate", "safetensors", "configs", "PIL"}
+
+
+def test_help_names_every_verb_and_imports_nothing_heavy():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "dit.cli", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0
+    assert all(f"dit {verb} " in done.stdout for verb in VERBS)
+    imported = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
+    assert "dit" in imported
+    assert not imported & HEAVY
+
+
+@pytest.fixture
+def empty_config(tmp_path) -> str:
+    file = tmp_path / "empty.py"
+    file.write_text(
+        "from configs.settings import *\nconfig = TransformerRun(autoencoder='nowhere.safetensors')\n"
+    )
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["smaple"], 2, "dit: no verb 'smaple'; did you mean dit sample?"),
+        (["xyzzy"], 2, "dit: no verb 'xyzzy'; dit --help lists the verbs"),
+        (["vae"], 2, "dit vae: which? dit vae train"),
+        (["train"], 1, "dit train: which config? dit train CONFIG"),
+        (["train", "shapez"], 1, "dit train: no config shapez"),
+        (["train", "nowhere/mine.py"], 1, "dit train: no config nowhere/mine.py"),
+        (["train", "shapes_autoencoder"], 1, "must set `config` to a TransformerRun, not AutoencoderRun"),
+        (["train", "CONFIG", "--train.stepz", "3"], 1, "setting --train.stepz; did you mean --train.steps?"),
+        (["train", "CONFIG", "--train.steps", "many"], 1, "dit train: Error parsing --train.steps"),
+        (["train", "CONFIG", "--train.batch", "0"], 1, "dit train: train.batch = 0: it must be at least 1"),
+        (["train", "CONFIG"], 1, "dit train: nowhere.safetensors: no autoencoder there"),
+        (["train", "CONFIG", "--init", "nowhere"], 1, "dit train: "),
+        (["vae", "train", "shapes_autoencoder", "--crop", "65"], 1, "dit vae train: "),
+        (["sample"], 1, "dit sample: no prompt"),
+        (["sample", "a", "--model", "nowhere"], 1, "dit sample: nowhere: no such model folder"),
+        (["sample", "--prompts-file", "nowhere.txt"], 1, "dit sample: nowhere.txt: no such prompts file"),
+        (["sample", "a", "--frame", "5"], 1, "unknown setting --frame; did you mean --frames?"),
+    ],
+)
+def test_a_mistake_is_one_line_and_a_failing_status(
+    words, status, message, empty_config, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    words = [empty_config if word == "CONFIG" else word for word in words]
+    assert run(words) == status
+    printed = capsys.readouterr()
+    assert printed.out == "" and message in printed.err
+    assert printed.err.count("\n") == 1 and "Traceback" not in printed.err
+    left = {file.name for file in tmp_path.iterdir()} - {"__pycache__"}
+    assert left == {"empty.py"}  # nothing was written
+
+
+def test_debug_shows_the_traceback(empty_config, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="no autoencoder there"):
+        run(["train", empty_config, "--debug"])
+
+
+def test_errors_of_the_system_and_missing_packages_are_told_too(monkeypatch, capsys):
+    module = type(sys)("fails")
+
+    def fail_with(error):
+        def main(arguments):
+            raise error
+
+        module.main = main
+
+    monkeypatch.setitem(sys.modules, "fails", module)
+    monkeypatch.setitem(VERBS, "fails", ("fails", ""))
+    fail_with(PermissionError(13, "Permission denied", "clips/a.mp4"))
+    assert run(["fails"]) == 1
+    assert capsys.readouterr().err == "dit fails: clips/a.mp4: Permission denied\n"
+    fail_with(ModuleNotFoundError("No module named 'xformers.ops'", name="xformers.ops"))
+    assert run(["fails"]) == 1
+    assert "needs the package xformers" in capsys.readouterr().err
+    fail_with(ValueError("two\nlines"))
+    assert run(["fails"]) == 1
+    assert capsys.readouterr().err == "dit fails: two lines\n"
+    fail_with(KeyboardInterrupt())
+    assert run(["fails"]) == 130
+    for ours in (ModuleNotFoundError("No module named 'dit.nothing'", name="dit.nothing"), KeyError("bug")):
+        fail_with(ours)  # our own mistakes keep their traceback
+        with pytest.raises(type(ours)):
+            run(["fails"])
+
+
+def test_version(capsys):
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"dit {dit.__version__}\n"

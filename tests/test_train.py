@@ -1,0 +1,421 @@
+"""Proves that a transformer's training depends on its settings alone, however stopped, killed or spread."""
+
+import ast
+import os
+import signal
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import dit.train
+from configs.load import from_json, to_json
+from configs.settings import FlowConfig, OptimizerConfig, TransformerRun
+from dit.denoiser import AVERAGE, TRANSFORMER, Denoiser, load_model
+from dit.diffusers_format import to_diffusers, transformer_settings, write_folder
+from dit.train import check_first_loss, drop_prompts, encode, make_batch, train, validation_set
+from samplers.path import logit_normal_times, shift_times
+from tests.tiny_runs import (
+    MODEL,
+    ROOT,
+    assert_same_run,
+    command,
+    environment,
+    fresh_accelerator,  # noqa: F401
+    largest_difference,
+    launch,
+    newest_step,
+    rows,
+    state,
+    transformer_run,
+    write_config,
+)
+from vae.cache import cache_key, encode_clips, read_clips
+from vae.data import batches, open_data
+from vae.model import Autoencoder
+from vae.optimizer import update_average
+from vae.seeds import generator
+from vae.weights import load_weights, read_settings, save_weights
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory) -> Path:
+    """Random weights of an autoencoder that knows its latents' statistics."""
+    torch.manual_seed(0)
+    model = Autoencoder(MODEL).eval().requires_grad_(False)
+    data, _ = open_data(transformer_run("", "").data, 3, 1)
+    means = model.encode_moments(torch.stack([data[draw].video for draw in range(32)]))[0]
+    flat = means.transpose(0, 1).flatten(1)
+    known = replace(MODEL, latent_mean=tuple(flat.mean(1).tolist()), latent_std=tuple(flat.std(1).tolist()))
+    file = tmp_path_factory.mktemp("autoencoder") / "autoencoder.safetensors"
+    save_weights(file, model.state_dict(), {"model": to_json(known)})
+    return file
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, autoencoder) -> dict[int, Path]:
+    """Runs of six steps that nothing stopped, by their cached clips: encoding online, and from a cache."""
+    folder = tmp_path_factory.mktemp("whole")
+    for cached in (0, 5):
+        train(transformer_run(folder / str(cached), autoencoder, cached))
+    return {cached: folder / str(cached) for cached in (0, 5)}
+
+
+@pytest.mark.parametrize("cached", [0, 5])
+def test_stopped_by_a_signal_and_resumed_equals_never_stopped(
+    whole, autoencoder, tmp_path, monkeypatch, capsys, cached
+):
+    out, steps = tmp_path / "run", []
+
+    def update_and_signal(average, model, step, decay):
+        steps.append(step)
+        if len(steps) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        update_average(average, model, step, decay)
+
+    monkeypatch.setattr(dit.train, "update_average", update_and_signal)
+    train(transformer_run(out, autoencoder, cached))
+    assert newest_step(out) == 3 and not (out / TRANSFORMER).exists()
+    assert "validation" not in str(rows(out))  # what is due at the step is done when the run goes on
+    assert "stopped at step 3" in capsys.readouterr().err
+    train(transformer_run(out, autoencoder, cached))
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert_same_run(out, whole[cached])
+
+
+@pytest.mark.parametrize("cached", [0, 5])
+def test_three_steps_made_six_equal_six(whole, autoencoder, tmp_path, cached):
+    out = tmp_path / "run"
+    train(transformer_run(out, autoencoder, cached, steps=3))
+    assert load_model(str(out), torch.device("cpu"), torch.float32).settings["step"] == 3
+    train(transformer_run(out, autoencoder, cached, steps=6))
+    assert_same_run(out, whole[cached])
+    ours, others = load_weights(out / TRANSFORMER)[0], load_weights(whole[cached] / TRANSFORMER)[0]
+    assert all(torch.equal(ours[name], tensor) for name, tensor in others.items())
+
+
+def test_the_finished_weights_are_the_average(whole):
+    finished, average = (
+        load_weights(file)[0] for file in (whole[0] / TRANSFORMER, whole[0] / "step-00000006" / AVERAGE)
+    )
+    weights = load_weights(whole[0] / "step-00000006" / "model.safetensors")[0]
+    assert all(torch.equal(finished[name], tensor) for name, tensor in average.items())
+    assert not torch.equal(finished["transformer.proj_out.weight"], weights["transformer.proj_out.weight"])
+
+
+def test_killed_and_resumed_equals_never_stopped(autoencoder, tmp_path):
+    config = transformer_run(tmp_path / "run", autoencoder, 5, steps=400, save_every=1, show_every=400)
+    file = write_config(tmp_path / "killed.py", config)
+    process = subprocess.Popen(
+        command("dit.train", file), cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL
+    )
+    while newest_step(config.out) < 5 and process.poll() is None:
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    steps = newest_step(config.out) + 3
+    assert 8 <= steps < 400
+    again = replace(config, train=replace(config.train, steps=steps, show_every=100))
+    train(again)
+    train(replace(again, out=str(tmp_path / "other")))
+    assert not list((tmp_path / "run").rglob(".*"))
+    assert_same_run(config.out, tmp_path / "other")
+
+
+def test_two_processes_equal_one(whole, autoencoder, tmp_path):
+    out = tmp_path / "run"
+    config = write_config(tmp_path / "two.py", transformer_run(out, autoencoder, 5))
+    done = launch("dit.train", config, processes=2)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert largest_difference(out, whole[5]) < 1e-5
+    for one, two in zip(rows(out), rows(whole[5]), strict=True):
+        assert one == pytest.approx(two, rel=1e-5)
+    # A check that fails on the first process alone ends the other too.
+    done = launch("dit.train", config, "--train.seed", "1", processes=2)
+    assert done.returncode != 0
+    assert "holds a run with train.seed = 0, not 1" in done.stderr
+
+
+def test_a_finished_run_does_nothing_and_says_so(whole, autoencoder, capsys):
+    out = whole[0]
+    files = {file: file.stat().st_mtime_ns for file in out.rglob("*") if file.name != "run.json"}
+    train(transformer_run(out, autoencoder))
+    assert "finished at step 6: nothing to do" in capsys.readouterr().err
+    assert {file: file.stat().st_mtime_ns for file in out.rglob("*") if file.name != "run.json"} == files
+
+
+def test_changed_settings_are_refused_by_name(whole, autoencoder):
+    config = transformer_run(whole[0], autoencoder)
+    with pytest.raises(ValueError, match=r"holds a run with flow.shift = 3.0, not 1.0"):
+        train(replace(config, flow=replace(config.flow, shift=1.0)))
+    with pytest.raises(ValueError, match="holds a run with cached_clips = 0, not 5"):
+        train(replace(config, cached_clips=5))
+
+
+def test_a_run_keeps_its_own_autoencoder(whole, autoencoder, tmp_path):
+    copy = tmp_path / "autoencoder.safetensors"
+    copy.write_bytes(autoencoder.read_bytes())
+    out = tmp_path / "run"
+    train(transformer_run(out, copy, steps=3))
+    tensors, settings = load_weights(copy)
+    save_weights(copy, {name: tensor * 2 for name, tensor in tensors.items()}, settings)
+    train(transformer_run(out, copy, steps=6))
+    kept = load_weights(out / "autoencoder.safetensors")[0]
+    assert all(torch.equal(kept[name], tensor) for name, tensor in tensors.items())
+    now, before = state(out), state(whole[0])
+    assert all(torch.equal(now[name], tensor) for name, tensor in before.items())
+
+
+def test_every_file_carries_the_complete_config(whole, autoencoder):
+    weights = [*whole[5].glob("step-*/*.safetensors"), whole[5] / TRANSFORMER]
+    assert len(weights) == 7
+    for file in weights:
+        header = {key: value for key, value in read_settings(file).items() if key not in ("step", "smoothed")}
+        assert from_json(TransformerRun, header) == transformer_run(whole[5], autoencoder, 5)
+    suffixes = {file.suffix for file in whole[5].rglob("*") if file.is_file()}
+    assert suffixes == {".safetensors", ".json", ".jsonl", ".png"}
+
+
+def test_no_code_loads_a_pickle():
+    forbidden = {"torch.load", "torch.save", "pickle", "np.load", "numpy.load", "joblib", "shelve"}
+    for folder in ("configs", "samplers", "vae", "dit", "eval"):
+        for file in (ROOT / folder).glob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                names += [node.module] if isinstance(node, ast.ImportFrom) else []
+                names += [ast.unparse(node)] if isinstance(node, ast.Attribute) else []
+                assert not forbidden & set(names), f"{file.name}: {names}"
+
+
+def test_it_learns_one_clip_by_heart(autoencoder, tmp_path):
+    config = transformer_run(
+        tmp_path / "run", autoencoder, 1, steps=250, batch=16, log_every=50, save_every=250, show_every=250
+    )
+    config = replace(
+        config,
+        model=replace(config.model, width=64, mlp_width=128),
+        flow=FlowConfig(shift=1.0, shift_tokens=0, prompt_dropout=0.0, first_frame=0.0),
+        optimizer=OptimizerConfig(learning_rate=5e-3, warmup_steps=10, ema_decay=0.99),
+    )
+    train(config)
+    losses = [row for row in rows(config.out) if "loss" in row]
+    assert 1.5 < losses[0]["loss"] < 2.5
+    assert losses[-1]["smoothed"] < 0.5 * losses[0]["loss"]
+
+
+def test_fine_tuning_starts_from_the_weights_of_init(whole, autoencoder, tmp_path):
+    config = transformer_run(tmp_path / "run", autoencoder, steps=1)
+    still = replace(config, init=str(whole[0]), optimizer=OptimizerConfig(learning_rate=0.0))
+    train(still)
+    start, kept = load_weights(whole[0] / TRANSFORMER)[0], state(still.out)
+    assert all(torch.equal(kept[f"model/{name}"], tensor) for name, tensor in start.items())
+    deeper = replace(still, out=str(tmp_path / "deeper"), model=replace(still.model, depth=2))
+    with pytest.raises(ValueError, match=r"transformer.safetensors does not fit .*blocks\.1\.\S+ is missing"):
+        train(deeper)
+    with pytest.raises(ValueError, match="no such model folder"):
+        train(replace(deeper, init=str(tmp_path / "nowhere")))
+
+
+def test_fine_tuning_starts_from_a_diffusers_folder(autoencoder, tmp_path):
+    config = transformer_run(tmp_path / "run", autoencoder, steps=1)
+    given = random_denoiser(config).transformer
+    tensors = to_diffusers(given.state_dict(), config.model)
+    write_folder(tmp_path / "wan" / "transformer", transformer_settings(config.model), tensors)
+    still = OptimizerConfig(learning_rate=0.0)
+    train(replace(config, init=str(tmp_path / "wan"), optimizer=still))
+    kept = state(config.out)
+    assert all(torch.equal(kept[f"model/transformer.{k}"], v) for k, v in given.state_dict().items())
+
+
+def test_bf16_computes_near_fp32_and_keeps_fp32_weights(whole, autoencoder, tmp_path):
+    config = transformer_run(tmp_path / "run", autoencoder, precision="bf16")
+    train(config)
+    tensors = state(config.out)
+    assert {tensor.dtype for name, tensor in tensors.items() if "/" in name} == {torch.float32}
+    ours = [row["loss"] for row in rows(config.out) if "loss" in row]
+    others = [row["loss"] for row in rows(whole[0]) if "loss" in row]
+    assert ours == pytest.approx(others, rel=0.02) and ours != others
+
+
+def test_a_frozen_text_encoder_trains_nothing_of_itself(autoencoder, tmp_path):
+    from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
+
+    folder = tmp_path / "text"
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    encoder = T5EncoderModel(T5Config(vocab_size=384, feed_forward_proj="gated-gelu", **sizes))
+    encoder.save_pretrained(folder)
+    ByT5Tokenizer().save_pretrained(folder)
+    config = transformer_run(tmp_path / "run", autoencoder, steps=2, precision="bf16", show_every=2)
+    config = replace(config, text=replace(config.text, folder=str(folder)))
+    train(config)
+    assert not [name for name in state(config.out) if "text." in name]
+    model = load_model(config.out, torch.device("cpu"), torch.float32)
+    kept = model.denoiser.text.model.state_dict()
+    assert all(torch.equal(kept[name], tensor) for name, tensor in encoder.state_dict().items())
+    embeddings, lengths = model.denoiser.text(["a red circle", ""])
+    ids = torch.tensor([[byte + 3 for byte in b"a red circle"] + [1]])
+    expected = encoder.eval()(ids)[0][0]
+    torch.testing.assert_close(embeddings[: len(expected)], expected, rtol=1e-5, atol=1e-5)
+    assert lengths == [13, 1]
+
+
+def mixed_latents() -> list[torch.Tensor]:
+    """Latents of clips and an image of four sizes."""
+    shapes = [(4, 2, 4, 4), (4, 1, 6, 4), (4, 3, 2, 8), (4, 2, 4, 6)]
+    return [torch.randn(shape, generator=generator("latents", k)) for k, shape in enumerate(shapes)]
+
+
+def random_denoiser(config: TransformerRun) -> Denoiser:
+    """A denoiser none of whose weights is zero, so that every path counts."""
+    torch.manual_seed(1)
+    denoiser = Denoiser(config.model, config.text)
+    for parameter in denoiser.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return denoiser
+
+
+def losses(denoiser: Denoiser, batch, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sum of the tokens' losses, and how many tokens have one."""
+    error = (denoiser(batch.tokens, batch.times, batch.layout, prompts) - batch.target).square().mean(-1)
+    return (error * batch.in_loss).sum(), batch.in_loss.sum()
+
+
+def test_the_loss_of_a_batch_is_the_token_mean_of_its_parts():
+    config = transformer_run("", "")
+    flow = replace(config.flow, first_frame=0.5)
+    denoiser, latents, prompts = random_denoiser(config), mixed_latents(), ["a", "bb", "", "a longer one"]
+
+    def part(first: int, last: int):
+        batch = make_batch(latents[first:last], range(first, last), flow, 5, 16, torch.device("cpu"))
+        return batch, losses(denoiser, batch, prompts[first:last])
+
+    batch, (total, count) = part(0, 4)
+    parts = [part(k, k + 1) for k in range(4)]
+    alone, counts = (torch.stack(values) for values in zip(*(sums for _, sums in parts), strict=True))
+    assert count == counts.sum() and 0 < count < len(batch.tokens)  # the first frame of some is given
+    means = alone / counts
+    torch.testing.assert_close(total / count, (means * counts).sum() / counts.sum(), rtol=1e-5, atol=0)
+    assert torch.equal(batch.tokens, torch.cat([one.tokens for one, _ in parts]))
+    gradient = torch.autograd.grad(total / count, denoiser.transformer.patch_embedding.weight)[0]
+    expected = torch.autograd.grad(alone.sum() / counts.sum(), denoiser.transformer.patch_embedding.weight)[0]
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_noise_and_times_belong_to_the_sample_and_are_the_path_s():
+    flow = FlowConfig(first_frame=0.5, shift=2.0, shift_tokens=16)
+    latents = mixed_latents()
+    batch = make_batch(latents, range(4), flow, 5, 16, torch.device("cpu"))
+    evens = make_batch(latents[::2], range(0, 4, 2), flow, 5, 16, torch.device("cpu"))
+    lengths = batch.layout.tokens.each
+    split = batch.tokens.split(lengths)
+    assert torch.equal(evens.tokens, torch.cat([split[0], split[2]]))
+    for draw, (x, tokens) in enumerate(zip(latents, split, strict=True)):
+        x_LP = dit.train.patchify(x)
+        target = batch.target.split(lengths)[draw]
+        counted = batch.in_loss.split(lengths)[draw].bool()
+        t = logit_normal_times(1, flow.time_mean, flow.time_std, generator(5, "time", draw))
+        t = shift_times(t, 2.0 * (len(x_LP) / 16) ** 0.5)
+        torch.testing.assert_close(tokens[counted], (x_LP + t * target)[counted])  # x_t = x + t (noise - x)
+        assert torch.equal(tokens[~counted], x_LP[~counted])  # what is given is clean
+    other = make_batch(latents, range(4, 8), flow, 5, 16, torch.device("cpu"))
+    assert (other.target - batch.target).abs().mean() > 0.5
+
+
+def test_prompt_dropout_is_a_function_of_seed_and_draw_and_new_in_every_epoch():
+    flow = FlowConfig(prompt_dropout=0.1)
+    dropped = [drop_prompts(["x"], range(d, d + 1), flow, 3) == [""] for d in range(4000)]
+    assert [p == "" for p in drop_prompts(["x"] * 4000, range(4000), flow, 3)] == dropped
+    assert 0.08 < sum(dropped) / 4000 < 0.12
+    first, second = dropped[:1000], dropped[1000:2000]  # two epochs of the same thousand clips
+    both = sum(a and b for a, b in zip(first, second, strict=True))
+    assert sum(first) > 70 and both < 30  # independent: 10 expected, all ~100 if it were for ever
+    assert drop_prompts(["x"] * 99, range(99), flow, 4) != drop_prompts(["x"] * 99, range(99), flow, 3)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_the_ranks_share_the_batches_of_one_process(ranks):
+    data, _ = open_data(transformer_run("", "").data, 0, 1)
+    whole = [[clip.source for clip in clips] for clips in batches(data, 4, 2, 4, 0, 1, 0)]
+    parts = [list(batches(data, 4, 2, 4, rank, ranks, 0)) for rank in range(ranks)]
+    assert whole == [[f"scene {draw}" for draw in range(8, 12)], [f"scene {draw}" for draw in range(12, 16)]]
+    for step, sources in enumerate(whole):
+        shares = [[clip.source for clip in part[step]] for part in parts]
+        assert [shares[k % ranks][k // ranks] for k in range(4)] == sources
+
+
+def test_cached_latents_are_the_encoder_s_and_go_stale_with_it(autoencoder, tmp_path, monkeypatch):
+    monkeypatch.setattr("vae.cache.SHARD", 2)
+    model = dit.train.load_autoencoder(autoencoder)
+    config = transformer_run("", "")
+    data, _ = open_data(config.data, 0, 1)
+    key = cache_key(data, to_json(config.data), model, 0)
+    for rank in (1, 0):  # two processes, of which one writes shards 0 and 2, the other 1
+        encode_clips(data, model, 5, tmp_path, key, rank, 2)
+    clips = read_clips(data, 5, tmp_path, 0)
+    assert sorted(clips[draw].source for draw in range(5)) == [f"scene {k}" for k in range(5)]
+    assert [clips[d].source for d in range(5)] != [clips[d].source for d in range(5, 10)]  # a new order
+    for draw in range(10):
+        scene = int(clips[draw].source.removeprefix("scene "))
+        torch.testing.assert_close(clips[draw].video, encode(model, data[scene]), rtol=1e-3, atol=1e-3)
+        assert clips[draw].caption == data.caption(scene, draw)
+    times = [file.stat().st_mtime_ns for file in sorted(tmp_path.iterdir())]
+    encode_clips(data, model, 5, tmp_path, key)
+    assert [file.stat().st_mtime_ns for file in sorted(tmp_path.iterdir())] == times
+    with torch.no_grad():
+        model.encoder.conv_in.bias[0] += 1
+    changed = cache_key(data, to_json(config.data), model, 0)
+    assert changed != key
+    encode_clips(data, model, 5, tmp_path, changed)
+    torch.testing.assert_close(
+        read_clips(data, 5, tmp_path, 0).latents[0].float(), encode(model, data[0]), rtol=1e-3, atol=1e-3
+    )
+
+
+def test_the_first_loss_is_near_two_and_says_so(whole):
+    latents = [torch.randn(4, 2, 16, 16)]
+    assert check_first_loss(2.02, latents).endswith(": good")
+    assert "WARNING" in check_first_loss(1.2, latents) and "target" in check_first_loss(1.2, latents)
+    assert "latent statistics" in check_first_loss(10.0, [3 * latents[0]])
+    assert rows(whole[0])[0]["loss"] == pytest.approx(2, abs=0.5)
+
+
+def test_validation_has_one_noise_for_ever_and_is_the_same_on_any_number_of_processes(autoencoder):
+    config = transformer_run("", autoencoder)
+    model = dit.train.load_autoencoder(autoencoder)
+    _, held_out = open_data(config.data, 0, 4)
+    whole = validation_set(held_out, model, config, 0, 1)
+    again = validation_set(held_out, model, config, 0, 1)
+    assert all(torch.equal(one[1].tokens, two[1].tokens) for one, two in zip(whole, again, strict=True))
+    shares = [validation_set(held_out, model, config, rank, 2) for rank in (0, 1)]
+    for t in dit.train.VALIDATION_TIMES:
+        total = torch.cat([batch.target for bin_, batch, _ in whole if bin_ == t])
+        parts = torch.cat([batch.target for share in shares for bin_, batch, _ in share if bin_ == t])
+        assert total.shape == parts.shape
+        torch.testing.assert_close(total.square().mean(), parts.square().mean())
+        assert total.square().mean().item() == pytest.approx(2, abs=0.4)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: replace(c, model=replace(c.model, heads=5)), "model.width = 32 must be an even multiple"),
+        (
+            lambda c: replace(c, model=replace(c.model, text_width=64)),
+            "model.text_width = 64 must be text.wi",
+        ),
+        (lambda c: replace(c, model=replace(c.model, latent_channels=16)), "the autoencoder has 4"),
+        (lambda c: replace(c, data=replace(c.data, size=40)), "data.size = 40 is no multiple of 16"),
+        (lambda c: replace(c, data=replace(c.data, frames=6)), "frames"),
+        (lambda c: replace(c, autoencoder="nowhere"), "nowhere: no autoencoder there"),
+    ],
+)
+def test_settings_that_do_not_fit_each_other_are_refused_before_anything_is_written(
+    autoencoder, tmp_path, change, words
+):
+    config = change(transformer_run(tmp_path / "run", autoencoder))
+    with pytest.raises(ValueError, match=words):
+        train(config)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,279 @@
+"""Proves that an autoencoder's training depends on its settings alone, however stopped, killed or spread."""
+
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import vae.run
+import vae.train
+from configs.load import from_json, to_json
+from configs.settings import AutoencoderRun, OptimizerConfig
+from tests.tiny_runs import (
+    assert_same_run,
+    autoencoder_run,
+    fresh_accelerator,  # noqa: F401
+    largest_difference,
+    launch,
+    newest_step,
+    rows,
+    state,
+    write_config,
+)
+from vae.optimizer import learning_rate, make_optimizer, update_average
+from vae.quality import psnr
+from vae.weights import load_weights, read_settings
+
+train = vae.train.train
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A run of six steps that nothing stopped."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    train(autoencoder_run(out))
+    return out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_by_a_signal_and_resumed_equals_never_stopped(whole, tmp_path, monkeypatch, capsys, number):
+    out, steps = tmp_path / "run", []
+
+    def update_and_signal(average, model, step, decay):
+        steps.append(step)
+        if len(steps) == 3:
+            os.kill(os.getpid(), number)
+        update_average(average, model, step, decay)
+
+    monkeypatch.setattr(vae.train, "update_average", update_and_signal)
+    before = signal.getsignal(number)
+    train(autoencoder_run(out))
+    assert signal.getsignal(number) is before
+    assert newest_step(out) == 3 and not (out / vae.train.WEIGHTS).exists()
+    assert "stopped at step 3" in capsys.readouterr().err
+    train(autoencoder_run(out))
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert_same_run(out, whole)
+
+
+def test_three_steps_made_six_equal_six(whole, tmp_path):
+    out = tmp_path / "run"
+    short = train(autoencoder_run(out, steps=3))
+    assert read_settings(short)["step"] == 3
+    train(autoencoder_run(out, steps=6))
+    assert_same_run(out, whole)
+    ours, others = load_weights(out / vae.train.WEIGHTS), load_weights(whole / vae.train.WEIGHTS)
+    assert all(torch.equal(ours[0][name], tensor) for name, tensor in others[0].items())
+    assert ours[1]["model"] == others[1]["model"]  # with the measured statistics of the latents
+
+
+def test_a_kill_while_saving_leaves_the_last_checkpoint(whole, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    save = vae.run.save_weights
+
+    class Killed(BaseException):
+        pass
+
+    def die_in_the_second_part_of_step_4(path, tensors, settings):
+        if "step-00000004" in str(path) and "average" in path.name:
+            path.with_name(f".{path.name}.1.tmp").write_bytes(b"half")
+            raise Killed
+        save(path, tensors, settings)
+
+    monkeypatch.setattr(vae.run, "save_weights", die_in_the_second_part_of_step_4)
+    with pytest.raises(Killed):
+        train(autoencoder_run(out))
+    monkeypatch.setattr(vae.run, "save_weights", save)
+    assert (out / ".step-00000004.tmp").is_dir() and newest_step(out) == 2
+    with open(out / "log.jsonl", "a") as file:
+        file.write('{"step": 5, "lo')  # a line that the kill cut short
+    train(autoencoder_run(out))
+    assert not list(out.rglob(".*"))
+    assert_same_run(out, whole)
+
+
+def test_two_processes_equal_one(whole, tmp_path):
+    out = tmp_path / "run"
+    config = write_config(tmp_path / "two.py", autoencoder_run(out))
+    done = launch("vae.train", config, processes=2)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert largest_difference(out, whole) < 1e-5
+    for one, two in zip(rows(out), rows(whole), strict=True):
+        assert one == pytest.approx(two, rel=1e-5)
+
+
+def test_a_finished_run_does_nothing_and_says_so(whole, capsys):
+    files = {file: file.stat().st_mtime_ns for file in whole.rglob("*") if file.name != "run.json"}
+    train(autoencoder_run(whole))
+    assert "finished at step 6: nothing to do" in capsys.readouterr().err
+    assert {file: file.stat().st_mtime_ns for file in whole.rglob("*") if file.name != "run.json"} == files
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: replace(c, kl_weight=0.5),
+        lambda c: replace(c, train=replace(c.train, seed=1)),
+        lambda c: replace(c, model=replace(c.model, residual_blocks=2)),
+    ],
+)
+def test_changed_settings_are_refused_by_name(whole, change):
+    changed = change(autoencoder_run(whole))
+    flat, other = (vae.run.flat(to_json(c)) for c in (autoencoder_run(whole), changed))
+    name = next(key for key in flat if flat[key] != other[key])
+    before = (whole / "run.json").read_text()
+    with pytest.raises(ValueError, match=f"holds a run with {name} = "):
+        train(changed)
+    assert (whole / "run.json").read_text() == before
+
+
+def test_settings_may_change_until_there_is_a_checkpoint(tmp_path):
+    vae.run.open_run(tmp_path, autoencoder_run(tmp_path))
+    changed = replace(autoencoder_run(tmp_path), kl_weight=0.5)
+    vae.run.open_run(tmp_path, changed)
+    assert '"kl_weight": 0.5' in (tmp_path / "run.json").read_text()
+
+
+def test_every_file_carries_the_complete_config_and_none_is_a_pickle(whole):
+    weights = list(whole.rglob("*.safetensors"))
+    assert len(weights) == 2 * 3 + 1  # two checkpoints of three parts, and the model
+    for file in weights:
+        header = {key: value for key, value in read_settings(file).items() if key not in ("step", "smoothed")}
+        config = from_json(AutoencoderRun, header)
+        if file.name == vae.train.WEIGHTS:  # which knows the statistics that were measured
+            assert config.model.latent_std != autoencoder_run(whole).model.latent_std
+            config = replace(config, model=autoencoder_run(whole).model)
+        assert config == autoencoder_run(whole)
+    suffixes = {file.suffix for file in whole.rglob("*") if file.is_file()}
+    assert suffixes == {".safetensors", ".json", ".jsonl", ".png"}
+
+
+def test_it_learns_and_the_statistics_normalise_its_latents(tmp_path):
+    config = autoencoder_run(tmp_path / "run", steps=60, batch=4, log_every=20, save_every=60, show_every=60)
+    optimizer = OptimizerConfig(learning_rate=1e-2, warmup_steps=5, ema_decay=0.9)
+    weights = train(replace(config, optimizer=optimizer))
+    log = rows(config.out)
+    assert log[-2]["error"] < 0.6 * log[0]["error"]
+    autoencoder = vae.train.load_autoencoder(weights)
+    data, _ = vae.train.open_data(config.data, config.train.seed, 1)
+    videos = torch.stack([data[draw].video for draw in range(64)])
+    mean, log_variance = autoencoder.encode_moments(videos)
+    sample = mean + torch.exp(0.5 * log_variance) * torch.randn(mean.shape)
+    latents = autoencoder.normalise(sample).transpose(0, 1).flatten(1)
+    assert latents.mean(1).abs().max() < 0.05 and (latents.std(1) - 1).abs().max() < 0.05
+
+
+def test_fine_tuning_starts_from_the_weights_of_init(whole, tmp_path):
+    config = autoencoder_run(tmp_path / "run", steps=1)
+    still = replace(config.optimizer, learning_rate=0.0)
+    train(replace(config, init=str(whole / vae.train.WEIGHTS), optimizer=still))
+    start, kept = load_weights(whole / vae.train.WEIGHTS)[0], state(config.out)
+    assert all(torch.equal(kept[f"model/{name}"], tensor) for name, tensor in start.items())
+    with pytest.raises(ValueError, match=r"autoencoder.safetensors does not fit .* is \("):
+        bigger = replace(config, model=replace(config.model, base_width=8), out=str(tmp_path / "bigger"))
+        train(replace(bigger, init=str(whole / vae.train.WEIGHTS)))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"log_every": 0}, r"train.log_every = 0: it must be at least 1"),
+        ({"steps": -1}, r"train.steps = -1"),
+    ],
+)
+def test_numbers_that_make_no_loop_are_refused(tmp_path, change, words):
+    with pytest.raises(ValueError, match=words):
+        train(autoencoder_run(tmp_path / "run", **change))
+    assert not (tmp_path / "run").exists()
+
+
+def test_only_a_later_ctrl_c_interrupts(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with vae.run.StopSignal() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # the terminal's and the launcher's, for one key
+        now[0] = 5.0
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+
+
+def test_the_time_left_counts_days(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(time, "monotonic", lambda: 0.0)
+    log = vae.run.Log(tmp_path, 0, 100_001)
+    monkeypatch.setattr(time, "monotonic", lambda: 2.0)
+    log.show(1, "")
+    assert "2.00 s/step  2 days, 7:33:20 left" in capsys.readouterr().err
+
+
+def test_the_first_step_of_the_optimizer_is_adamw_s_closed_form():
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 3)
+    config = OptimizerConfig(learning_rate=0.1, weight_decay=0.5)
+    optimizer = make_optimizer(model, config)
+    weight, bias = model.weight.detach().clone(), model.bias.detach().clone()
+    model(torch.randn(8, 4)).square().sum().backward()
+    optimizer.step()
+    # Loshchilov & Hutter 2019, algorithm 2, at step 1: both bias-corrected moments leave the gradient's sign.
+    expected = weight * (1 - 0.1 * 0.5) - 0.1 * model.weight.grad.sign()
+    torch.testing.assert_close(model.weight.detach(), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(model.bias.detach(), bias - 0.1 * model.bias.grad.sign(), rtol=0, atol=1e-6)
+
+
+def test_restored_moments_belong_to_their_weights_whatever_the_memory_layout():
+    def steps(count: int, restore_at: int) -> torch.Tensor:
+        torch.manual_seed(0)
+        layer = torch.nn.Conv3d(3, 5, 2).to(memory_format=torch.channels_last_3d)
+        optimizer = make_optimizer(layer, OptimizerConfig(learning_rate=0.1))
+        for step in range(count):
+            if step == restore_at:
+                saved = {
+                    k: v.contiguous().clone() for k, v in vae.run.optimizer_tensors(optimizer).items()
+                }  # as in a file, which knows no layout
+                optimizer = make_optimizer(layer, OptimizerConfig(learning_rate=0.1))
+                vae.run.restore_optimizer(optimizer, saved)
+            optimizer.zero_grad()
+            layer(torch.randn(2, 3, 3, 3, 3)).square().mean().backward()
+            optimizer.step()
+        return layer.weight.detach()
+
+    assert torch.equal(steps(4, restore_at=2), steps(4, restore_at=-1))
+
+
+def test_learning_rate_and_average_follow_their_formulas():
+    config = OptimizerConfig(learning_rate=1.0, warmup_steps=10, decay_steps=100)
+    assert learning_rate(4, replace(config, decay_steps=0)) == pytest.approx(0.5)
+    assert learning_rate(50, config) == pytest.approx(0.55)
+    assert learning_rate(100, config) == learning_rate(500, config) == pytest.approx(0.1)
+    model, average = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
+    expected = average.weight.item()
+    for step in range(1, 60):
+        model.weight.data.fill_(float(step))
+        update_average(average, model, step, 0.7)
+        decay = min(0.7, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+    assert average.weight.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_held_out_scores_and_crops_are_what_they_say(tmp_path):
+    config = autoencoder_run(tmp_path)
+    video = torch.arange(3 * 9 * 24 * 24, dtype=torch.float32).view(3, 9, 24, 24)
+    cut = vae.train.crop(video, config, 7)
+    assert torch.equal(cut, vae.train.crop(video, config, 7))
+    assert not torch.equal(cut, vae.train.crop(video, config, 8))
+    t, y, x = (int(v) for v in torch.unravel_index(cut[0, 0, 0, 0].long(), (9, 24, 24)))
+    assert torch.equal(cut, video[:, t : t + 5, y : y + 16, x : x + 16])
+    assert psnr(video / 1e6, video / 1e6 + 0.02) == pytest.approx(40.0, abs=1e-3)
+
+
+def test_python_modules_named_like_a_verb_run_as_one(tmp_path):
+    done = launch("vae.train", "no_such_config")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "dit vae train: no config no_such_config" in done.stderr

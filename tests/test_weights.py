@@ -1,0 +1,127 @@
+"""Proves that weights files keep every bit and their settings, appear whole, and fit or say why not."""
+
+import hashlib
+import json
+import struct
+
+import pytest
+import torch
+
+from vae.weights import (
+    file_hash,
+    fill,
+    load_weights,
+    read_settings,
+    save_weights,
+    tensors_hash,
+    write_text,
+    write_whole,
+)
+
+SETTINGS = {"model": {"width": 3, "list": [1.5, True, None]}, "name": "größe", "smoothed": 0.1 + 0.2}
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "a": torch.randn(3, 4, generator=generator),
+        "b": torch.randn(5, generator=generator).bfloat16(),
+        "c": torch.arange(6).view(2, 3).t(),  # not contiguous
+        "d": torch.tensor(float("nan")),
+    }
+
+
+def test_tensors_and_settings_come_back_to_the_bit(tmp_path):
+    save_weights(tmp_path / "new" / "w.safetensors", tensors(), SETTINGS)
+    loaded, settings = load_weights(tmp_path / "new" / "w.safetensors")
+    assert settings == SETTINGS == read_settings(tmp_path / "new" / "w.safetensors")
+    assert settings["smoothed"].hex() == (0.1 + 0.2).hex()
+    for name, tensor in tensors().items():
+        assert loaded[name].dtype == tensor.dtype
+        assert torch.equal(loaded[name].nan_to_num(7.0), tensor.nan_to_num(7.0))
+
+
+def test_the_file_is_plain_safetensors_by_its_published_layout(tmp_path):
+    save_weights(tmp_path / "w.safetensors", tensors(), SETTINGS)
+    content = (tmp_path / "w.safetensors").read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])  # eight bytes of length, a JSON header, then the numbers
+    header = json.loads(content[8 : 8 + length])
+    assert json.loads(header["__metadata__"]["settings"]) == SETTINGS
+    first, last = header["a"]["data_offsets"]
+    numbers = struct.unpack("<12f", content[8 + length + first : 8 + length + last])
+    assert list(numbers) == tensors()["a"].flatten().tolist()
+
+
+def test_half_precision_rounds_the_floating_tensors_alone(tmp_path):
+    save_weights(tmp_path / "w.safetensors", tensors(), SETTINGS, torch.float16)
+    loaded, _ = load_weights(tmp_path / "w.safetensors")
+    assert torch.equal(loaded["a"], tensors()["a"].half()) and loaded["c"].dtype == torch.int64
+
+
+def test_a_write_that_fails_leaves_the_file_before_and_nothing_else(tmp_path):
+    file = tmp_path / "file.txt"
+    write_text(file, "before")
+
+    def fail(temporary):
+        temporary.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(file, fail)
+    assert file.read_text() == "before" and list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such weights file"),
+        (b"", "is not a whole safetensors file"),
+        (b"not a weights file at all", "is not a whole safetensors file"),
+        ("cut", "is not a whole safetensors file"),
+        ("plain", "carries no settings"),
+    ],
+)
+def test_a_file_that_is_not_ours_is_named_with_the_reason(tmp_path, content, message):
+    from safetensors.torch import save_file
+
+    file = tmp_path / "w.safetensors"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif content == "plain":
+        save_file({"a": torch.ones(2)}, file)
+    elif content == "cut":
+        save_weights(file, tensors(), SETTINGS)
+        file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(ValueError, match=message) as caught:
+        load_weights(file)
+    assert str(file) in str(caught.value)
+
+
+def test_weights_that_do_not_fit_are_named():
+    module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
+    good = {name: tensor.half() for name, tensor in module.state_dict().items()}
+    fill(module, {name: tensor + 1 for name, tensor in good.items()}, "file")
+    assert all(torch.equal(module.state_dict()[name], (good[name] + 1).float()) for name in good)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    for wrong, message in [
+        ({k: v for k, v in good.items() if k != "0.bias"}, "file does not fit .*: 0.bias is missing$"),
+        (good | {"2.bias": torch.ones(1)}, "2.bias has no place$"),
+        (good | {"0.weight": torch.ones(2, 3)}, r"0.weight is \(2, 3\), not \(3, 2\)$"),
+        ({}, "0.weight is missing; 0.bias is missing and 2 more$"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            fill(module, wrong, "file")
+    assert all(torch.equal(module.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+def test_hashes_follow_the_content_alone(tmp_path):
+    save_weights(tmp_path / "w.safetensors", tensors(), SETTINGS)
+    assert (
+        file_hash(tmp_path / "w.safetensors")
+        == hashlib.sha256((tmp_path / "w.safetensors").read_bytes()).hexdigest()
+    )
+    same = dict(reversed(tensors().items()))
+    assert tensors_hash(same) == tensors_hash(tensors())
+    assert tensors_hash(tensors() | {"a": tensors()["a"] + 1e-6}) != tensors_hash(tensors())
+    renamed = {("e" if name == "a" else name): tensor for name, tensor in tensors().items()}
+    assert tensors_hash(renamed) != tensors_hash(tensors())
