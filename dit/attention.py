@@ -24,6 +24,21 @@ class Lengths:
         return len(set(self.each)) == 1
 
     @cached_property
+    def real(self) -> Tensor:
+        """Which places of a padded batch hold a token, bool B x longest."""
+        lengths = torch.tensor(self.each, device=self.device)
+        return torch.arange(self.longest, device=self.device) < lengths[:, None]
+
+    @cached_property
+    def places(self) -> Tensor:
+        """For every place of a padded batch the token that it holds, or any; B x longest."""
+        return self.cumulative[:-1, None] + torch.arange(self.longest, device=self.device) * self.real
+
+    def padded(self, x_LND: Tensor) -> Tensor:
+        """The samples as a padded batch, B x longest x N x D; what lies in the padding means nothing."""
+        return x_LND[self.places]
+
+    @cached_property
     def longest(self) -> int:
         """The most tokens a sample has."""
         return max(self.each)
@@ -46,6 +61,14 @@ def sdpa(q_LND: Tensor, k_SND: Tensor, v_SND: Tensor, queries: Lengths, keys: Le
         batch = len(queries.each)
         q, k, v = (rearrange(x, "(b s) n d -> b n s d", b=batch) for x in (q_LND, k_SND, v_SND))
         return rearrange(F.scaled_dot_product_attention(q, k, v), "b n s d -> (b s) n d")
+    if (
+        queries.equal
+    ):  # texts of different lengths: short beside the video, so that one padded call is the fastest
+        batch = len(queries.each)
+        q = rearrange(q_LND, "(b s) n d -> b n s d", b=batch)
+        k, v = (rearrange(keys.padded(x), "b s n d -> b n s d") for x in (k_SND, v_SND))
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=keys.real[:, None, None])
+        return rearrange(y, "b n s d -> (b s) n d")
     outputs = [
         F.scaled_dot_product_attention(*(rearrange(x, "s n d -> 1 n s d") for x in qkv))
         for qkv in zip(q_LND.split(queries.each), k_SND.split(keys.each), v_SND.split(keys.each), strict=True)

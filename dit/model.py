@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from configs.settings import TransformerConfig
@@ -133,15 +134,43 @@ def make_layout(
     return layout, torch.cat(distinct).float().to(device)
 
 
-def rotate(x_L2ND: Tensor, scale_L2: Tensor, layout: Layout) -> Tensor:
-    """Scales a token's queries and keys, fp32, and turns their channel pairs by the token's angles."""
-    scale = scale_L2[..., None, None]
-    if torch.compiler.is_compiling():  # which fuses real arithmetic and leaves complex numbers alone
-        cos, sin = (part[:, None] * scale for part in layout.rotary)
-        even, odd = x_L2ND.unflatten(-1, (-1, 2)).unbind(-1)
-        return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
-    pairs = torch.view_as_complex(x_L2ND.unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * (layout.turns * scale)).flatten(-2)
+class NormAndRotate(torch.autograd.Function):
+    """RMS norm and rotary embedding of stacked queries and keys, in fp32 inside.
+
+    Autograd's own backward pass of these few operations takes twice as many passes over memory as its formula.
+    """
+
+    @staticmethod
+    def forward(ctx, x_L2ND: Tensor, weight_2ND: Tensor, turns: Tensor, eps: float) -> Tensor:
+        scale = inverse_rms(x_L2ND.flatten(2).float(), eps)[..., None, None]
+        ctx.save_for_backward(x_L2ND, weight_2ND, turns, scale)
+        y = torch.view_as_complex((x_L2ND.float() * weight_2ND).unflatten(-1, (-1, 2)))
+        return torch.view_as_real(y.mul_(turns * scale)).flatten(-2).type_as(x_L2ND)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        x, weight, turns, scale = ctx.saved_tensors
+        g = torch.view_as_complex(gradient.float().unflatten(-1, (-1, 2))) * turns.conj()
+        g = torch.view_as_real(g).flatten(-2)  # of the weighted norm
+        normed = x.float() * scale
+        product = g * normed
+        of_weight = product.sum(0)
+        mean = product.mul_(weight).flatten(2).mean(-1)[..., None, None]
+        of_x = g.mul_(weight).addcmul_(normed, mean, value=-1).mul_(scale)
+        return of_x.type_as(x), of_weight.type_as(weight), None, None
+
+
+def norm_and_rotate(x_L2ND: Tensor, weight_2ND: Tensor, layout: Layout, eps: float) -> Tensor:
+    """RMS norm of queries and keys, whose channel pairs then turn by the token's angles."""
+    if not torch.compiler.is_compiling():
+        return NormAndRotate.apply(x_L2ND, weight_2ND, layout.turns, eps)
+    normed = (
+        rms_norm(x_L2ND.flatten(2).float(), eps).view_as(x_L2ND) * weight_2ND
+    )  # a compiler fuses all this
+    cos, sin = (part[:, None] for part in layout.rotary)
+    even, odd = normed.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).type_as(x_L2ND)
 
 
 class SelfAttention(nn.Module):
@@ -157,11 +186,10 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout, attention) -> Tensor:
         qkv = rearrange(self.to_qkv(x), "b l (three n d) -> (b l) three n d", three=3, n=self.heads)
-        qk = qkv[:, :2].float()  # stacked, so that norm and rotary run once
-        scale = inverse_rms(qk.flatten(2), self.eps)
+        qk, v = qkv.split([2, 1], dim=1)  # stacked, so that norm and rotary run once
         weight = rearrange(torch.stack([self.norm_q, self.norm_k]), "two (n d) -> two n d", n=self.heads)
-        q, k = rotate(qk * weight, scale, layout).type_as(qkv).unbind(1)
-        y = attention(q, k, qkv[:, 2], layout.tokens, layout.tokens)
+        q, k = norm_and_rotate(qk, weight, layout, self.eps).unbind(1)
+        y = attention(q, k, v.squeeze(1), layout.tokens, layout.tokens)
         return self.to_out(y.flatten(1)).view_as(x)
 
 

@@ -14,7 +14,7 @@ import torch
 from configs.settings import BenchSettings, OptimizerConfig, TransformerConfig
 from dit import bench, doctor
 from dit.flops import count_flops, step_flops, text_flops, training_flops
-from dit.model import PATCH, make_layout
+from dit.model import PATCH, make_layout, norm_and_rotate
 
 TINY = TransformerConfig(width=48, depth=2, heads=2, mlp_width=80, text_width=20, time_frequencies=32)
 CPU = torch.device("cpu")
@@ -130,15 +130,25 @@ def test_one_row_per_stretch_equals_one_row_per_token(model):
         assert bench.largest_difference(fast, slow) < 1e-6, name
 
 
-def test_compiled_rotary_equals_the_eager_one(model, monkeypatch):
-    pack = bench.make_pack(TINY, GRIDS, 5, CPU)
-    eager = evaluate(model, pack)
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert bench.largest_difference(evaluate(model, pack), eager) < 1e-6
+def test_own_gradient_of_norm_and_rotary_is_autograds(monkeypatch):
+    layout, _ = make_layout(GRIDS, [torch.tensor([0.5])] * 3, 24, CPU)
+    x, weight = torch.randn(36, 3, 2, 24, requires_grad=True), torch.randn(2, 2, 24, requires_grad=True)
+    upstream = torch.randn(36, 2, 2, 24)
+
+    def run():
+        y = norm_and_rotate(x[:, :2], weight, layout, 0.1)
+        return [y, *torch.autograd.grad(y, (x, weight), upstream)]
+
+    ours = run()
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # takes the plain formula
+    for one, other in zip(ours, run(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
-def test_bench_prints_what_it_measures(tmp_path, capsys):
+def test_bench_prints_what_it_measures(tmp_path, capsys, monkeypatch):
     pytest.importorskip("diffusers", reason="the comparison needs diffusers")
+    monkeypatch.setattr(bench, "MIXED", {"two sizes": GRIDS, "one": [(1, 2, 2)] * 2})
+    monkeypatch.setattr(bench, "matmul_peak", lambda *_: 2e9)
     config = tmp_path / "tiny.py"
     config.write_text(
         "from configs.settings import DataConfig, TransformerConfig, TransformerRun\n"
@@ -155,6 +165,9 @@ def test_bench_prints_what_it_measures(tmp_path, capsys):
         (what, precision) for what in ("training step", "sampling step") for precision in ("fp32", "bf16")
     }
     assert len(result["diffusers"]) == 8 and len(result["packs"]) == 8
+    for row in result["model"]:
+        assert row["of_peak"] == pytest.approx(row["flops"] / row["seconds"] / 2e9)
+        assert row["tokens"] == 2 * 2 * 3 * 3
     for row in result["diffusers"] + result["packs"]:
         assert row["ratio"] == row["ours"] / row["other"]
         assert row["apart"] < (1e-5 if row["what"].endswith(", fp32") else 0.05), row

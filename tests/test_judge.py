@@ -66,8 +66,8 @@ def test_right_on_three_thousand_drawings():
     ids=["soft and 34 dB", "28 dB", "very soft", "16 levels", "paler"],
 )
 def test_right_after_what_a_codec_or_an_autoencoder_does(degrade: Callable):
-    drawn = scenes(60)
-    assert sum(judge(degrade(draw(scene))) == truth(scene) for scene in drawn) >= 59
+    drawn = scenes(40)
+    assert sum(judge(degrade(draw(scene))) == truth(scene) for scene in drawn) >= 39
 
 
 @pytest.mark.parametrize("size", [(17, 96, 128), (9, 40, 32), (33, 64, 64), (5, 256, 256)])

@@ -310,6 +310,15 @@ def test_wrong_settings_are_told_in_one_line(arguments, message, capsys):
     assert message in told and "\n" not in told
 
 
+def test_the_command_prints_the_table_and_writes_the_same_scores(folder, tmp_path, capsys):
+    file = tmp_path / "score.json"
+    words = ["--model", str(folder), "--count", "2", "--reconstructions", "1", "--steps", "1"]
+    assert run(["eval", "shapes", *words, "--json", str(file)]) == 0
+    printed = capsys.readouterr().out
+    assert printed == f"{table(json.loads(file.read_text()))}\n{file}\n"
+    assert "drawn-world-1" in printed and "1 euler steps" in printed and "(2 videos)" in printed
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_scenes_of_training_are_refused(folder, capsys, seed):
     assert run(["eval", "shapes", "--model", str(folder), "--seed", str(seed)]) == 1

@@ -17,7 +17,17 @@ from torch.utils.checkpoint import checkpoint
 
 from configs.settings import AutoencoderConfig
 
+CHUNK_PIXELS = 1 << 18  # of one clip that `encode` looks at together
 State = dict  # module -> the last frames it saw; what a chunk must know of the chunks before it
+
+
+def convolve(layer: nn.Conv3d, x: Tensor) -> Tensor:
+    """The convolution of a layer; on a CPU always oneDNN's, which PyTorch leaves for a ten times slower loop where
+    batch x channels x frames x rows are at most 20480."""
+    if x.device.type == "cpu" and x.dtype == layer.weight.dtype and torch.backends.mkldnn.is_available():
+        settings = (layer.padding, layer.stride, layer.dilation, layer.groups)
+        return torch.mkldnn_convolution(x, layer.weight, layer.bias, *settings)
+    return F.conv3d(x, layer.weight, layer.bias, layer.stride, layer.padding)
 
 
 class CausalConv3d(nn.Conv3d):
@@ -32,7 +42,7 @@ class CausalConv3d(nn.Conv3d):
                 x = torch.cat([state[self], x], dim=2)
             if state is not None:
                 state[self] = x[:, :, -past:].clone()
-        return super().forward(x)
+        return convolve(self, x)
 
 
 class ChannelNorm(nn.Module):
@@ -106,9 +116,9 @@ class Downsample(nn.Module):
             return x
         last = x[:, :, -1:].clone() if state is not None else None
         if state is not None and self in state:
-            x = self.time_conv(torch.cat([state[self], x], dim=2))
+            x = convolve(self.time_conv, torch.cat([state[self], x], dim=2))
         elif x.shape[2] > 1:
-            x = torch.cat([x[:, :, :1], self.time_conv(x)], dim=2)
+            x = torch.cat([x[:, :, :1], convolve(self.time_conv, x)], dim=2)
         if state is not None:
             state[self] = last
         return x
@@ -321,7 +331,9 @@ class Autoencoder(nn.Module):
     def encode(self, video_BCTHW: Tensor) -> Tensor:
         """Normalised latents (the posterior's mean), B C' 1+k H/8 W/8, of 1+4k frames."""
         check_video_size(*video_BCTHW.shape[2:])
-        chunks = [video_BCTHW[:, :, :1], *video_BCTHW[:, :, 1:].split(4, dim=2)]
+        frames = 4 * max(1, CHUNK_PIXELS // (4 * video_BCTHW.shape[3] * video_BCTHW.shape[4]))
+        first, rest = video_BCTHW[:, :, : 1 + frames], video_BCTHW[:, :, 1 + frames :]
+        chunks = [first, *rest.split(frames, dim=2)]
         return torch.cat(list(self.encode_stream(chunk for chunk in chunks if chunk.shape[2])), dim=2)
 
     def decode(self, latents_BCTHW: Tensor) -> Tensor:
