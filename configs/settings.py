@@ -288,12 +288,14 @@ class EvalSettings:
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """Write a model as the folder of a Wan pipeline, which diffusers loads."""
+    """Write a model as the folder of a Wan pipeline, which diffusers loads, or as our own files."""
 
     model: Positional[str] = "builtin"
     """Model folder: a run of `dit train`, or `builtin`."""
     out: str = "exported"
     """Folder to write; it must not exist yet, or be empty."""
+    format: Literal["diffusers", "half"] = "diffusers"
+    """`diffusers` for `WanPipeline`; `half` for our own files in half precision, like the built-in model."""
 
 
 @dataclass(frozen=True)

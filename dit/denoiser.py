@@ -106,7 +106,7 @@ def load_our_model(folder: Path) -> Model:
         autoencoder=load_autoencoder(folder),
         sampler=from_json(SamplerConfig, settings["sampler"]),
         flow=from_json(FlowConfig, settings["flow"]),
-        weights=file_hash(file),
+        weights="+".join(map(file_hash, (file, folder / AUTOENCODER))),
         size=(data["frames"], data["size"], data["size"]),
         fps=data["fps"],
         settings=settings,
@@ -132,13 +132,16 @@ def load_diffusers_model(folder: Path) -> Model:
         flow, size, fps = from_json(FlowConfig, settings["flow"]), tuple(settings["size"]), settings["fps"]
     denoiser = Denoiser(replace(transformer.config, depth=0), replace(text, folder=str(folder)))
     denoiser.transformer = transformer
-    files = sorted((folder / "transformer").glob("*.safetensors"))
+    files = [
+        *sorted((folder / "transformer").glob("*.safetensors")),
+        *sorted((folder / "vae").glob("*.safetensors")),
+    ]
     return Model(
         denoiser=denoiser,
         autoencoder=diffusers_format.load_autoencoder(folder / "vae"),
         sampler=sampler,
         flow=flow,
-        weights="+".join(file_hash(file) for file in files),
+        weights="+".join(map(file_hash, files)),
         size=size,
         fps=fps,
         settings={"folder": folder.name},

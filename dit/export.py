@@ -1,4 +1,4 @@
-"""`dit export MODEL --out FOLDER`: a model as the folder of a Wan pipeline, which diffusers loads."""
+"""`dit export MODEL --out FOLDER`: a model as the folder of a Wan pipeline, or our own in half precision."""
 
 import shutil
 from dataclasses import replace
@@ -8,10 +8,11 @@ import torch
 
 from configs.load import parse, to_json
 from configs.settings import ExportSettings
-from dit.denoiser import OURS, Model, load_model
+from dit.denoiser import AUTOENCODER, OURS, TRANSFORMER, Model, load_model
 from dit.diffusers_format import write_json, write_pipeline
 from dit.generate import latent_shape, shift_for
 from dit.model import grid_of
+from vae.weights import save_weights
 
 
 def export(settings: ExportSettings) -> Path:
@@ -23,12 +24,28 @@ def export(settings: ExportSettings) -> Path:
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    write_pipeline(
-        temporary, model.denoiser.transformer, model.autoencoder, model.denoiser.text, own_shift(model)
-    )
-    write_json(temporary / OURS, defaults(model))
+    FORMATS[settings.format](model, temporary)
     temporary.replace(out)
     return out
+
+
+def write_diffusers(model: Model, folder: Path) -> None:
+    """A Wan pipeline's folder, and beside it what diffusers has no place for."""
+    denoiser = model.denoiser
+    write_pipeline(folder, denoiser.transformer, model.autoencoder, denoiser.text, own_shift(model))
+    write_json(folder / OURS, defaults(model))
+
+
+def write_half(model: Model, folder: Path) -> None:
+    """Our two weights files in half precision; raises ValueError for a model that is not ours."""
+    if "text" not in model.settings:
+        raise ValueError("--format half takes a model that `dit train` made, not a diffusers folder")
+    autoencoder = {"model": to_json(model.autoencoder.config)}
+    save_weights(folder / AUTOENCODER, model.autoencoder.state_dict(), autoencoder, torch.float16)
+    save_weights(folder / TRANSFORMER, model.denoiser.trained_state(), model.settings, torch.float16)
+
+
+FORMATS = {"diffusers": write_diffusers, "half": write_half}
 
 
 def own_shift(model: Model) -> float:

@@ -137,7 +137,7 @@ def make_layout(
 class NormAndRotate(torch.autograd.Function):
     """RMS norm and rotary embedding of stacked queries and keys, in fp32 inside.
 
-    Autograd's own backward pass of these few operations takes twice as many passes over memory as its formula.
+    Autograd's own backward pass of these operations goes over memory twice as often as its formula does.
     """
 
     @staticmethod

@@ -101,7 +101,7 @@ def test_a_video_carries_its_truth(folder, tmp_path):
     assert record["prompt"] == "a prompt"
     assert record["seed"] == 3
     assert record["ai_generated"] is True and "AI-generated" in record["label"]
-    assert record["weights"] == file_hash(folder / TRANSFORMER)
+    assert record["weights"] == f"{file_hash(folder / TRANSFORMER)}+{file_hash(folder / AUTOENCODER)}"
     assert record["model"] == json.loads(json.dumps(to_json(RUN)))
     assert record["sampler"] == {"steps": 3, "solver": "multistep", "guidance": 2.0, "seed": 3}
     sidecar = json.loads(out.with_suffix(".json").read_text())
@@ -112,6 +112,8 @@ def test_other_weights_are_refused(folder, tmp_path, capsys):
     out = tmp_path / "one.mp4"
     sample(SampleSettings(prompts=("a prompt",), model=str(folder), out=str(out)))
     other = write_model(tmp_path / "other", seed=1)
+    assert "other weights" in told(capsys, "--again", out, "--model", other)
+    (other / TRANSFORMER).write_bytes((folder / TRANSFORMER).read_bytes())  # the autoencoder counts too
     assert "other weights" in told(capsys, "--again", out, "--model", other)
 
 
@@ -204,6 +206,20 @@ def test_mistakes_are_told_in_one_line(folder, tmp_path, monkeypatch, capsys, wo
 def test_an_image_leaves_something_to_make(folder, picture, capsys):
     said = told(capsys, "a", "--image", picture, "--frames", "1", "--model", folder)
     assert "nothing to make" in said
+
+
+def test_half_precision_keeps_the_video(folder, tmp_path):
+    assert run(["export", str(folder), "--out", str(tmp_path / "half"), "--format", "half"]) == 0
+    sizes = [
+        sum(file.stat().st_size for file in path.glob("*.safetensors"))
+        for path in (tmp_path / "half", folder)
+    ]
+    assert sizes[0] < 0.6 * sizes[1]
+    videos = []
+    for path in (folder, tmp_path / "half"):
+        model = load_model(str(path), torch.device("cpu"), torch.float32)
+        videos += generate_videos(model, [Request("a", (4, 2, 4, 4), 0)], model.sampler)
+    torch.testing.assert_close(*videos, atol=0.05, rtol=0)
 
 
 @pytest.mark.skipif(not (BUILTIN / TRANSFORMER).is_file(), reason="the built-in model is not there")

@@ -22,8 +22,10 @@ State = dict  # module -> the last frames it saw; what a chunk must know of the 
 
 
 def convolve(layer: nn.Conv3d, x: Tensor) -> Tensor:
-    """The convolution of a layer; on a CPU always oneDNN's, which PyTorch leaves for a ten times slower loop where
-    batch x channels x frames x rows are at most 20480."""
+    """The convolution of a layer, on a CPU always oneDNN's.
+
+    PyTorch leaves that for a ten times slower loop where batch x channels x frames x rows are at most 20480.
+    """
     if x.device.type == "cpu" and x.dtype == layer.weight.dtype and torch.backends.mkldnn.is_available():
         settings = (layer.padding, layer.stride, layer.dilation, layer.groups)
         return torch.mkldnn_convolution(x, layer.weight, layer.bias, *settings)

@@ -1,4 +1,4 @@
-"""All randomness: a generator is a pure function of the names of what is drawn, such as (seed, step, sample)."""
+"""All randomness: a generator is a pure function of the names of what is drawn: (seed, step, sample)."""
 
 import functools
 import hashlib
