@@ -1,0 +1,18 @@
+"""The built-in autoencoder, third stage: sharp edges, from the second stage's weights.
+
+dit vae train shapes_autoencoder_sharp
+"""
+
+from dataclasses import replace
+
+from configs.settings import LoopConfig, OptimizerConfig
+from configs.shapes_autoencoder_whole import config as second
+
+config = replace(
+    second,
+    out="runs/shapes-autoencoder-sharp",
+    init="runs/shapes-autoencoder-whole/autoencoder.safetensors",
+    error="l1",
+    train=LoopConfig(steps=2000, batch=4, log_every=20, precision="fp32", save_every=200, show_every=200),
+    optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=100, decay_steps=2000, ema_decay=0.995),
+)
