@@ -142,6 +142,7 @@ class NormAndRotate(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x_L2ND: Tensor, weight_2ND: Tensor, turns: Tensor, eps: float) -> Tensor:
+        """Normed, weighted and turned queries and keys, in the input's dtype."""
         scale = inverse_rms(x_L2ND.flatten(2).float(), eps)[..., None, None]
         ctx.save_for_backward(x_L2ND, weight_2ND, turns, scale)
         y = torch.view_as_complex((x_L2ND.float() * weight_2ND).unflatten(-1, (-1, 2)))
@@ -150,6 +151,7 @@ class NormAndRotate(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """Gradients of input and weight: turned back, then the RMS norm's own formula."""
         x, weight, turns, scale = ctx.saved_tensors
         g = torch.view_as_complex(gradient.float().unflatten(-1, (-1, 2))) * turns.conj()
         g = torch.view_as_real(g).flatten(-2)  # of the weighted norm

@@ -85,6 +85,7 @@ def save_manifest(file: Path, entries: list[Entry]) -> None:
     rows = [asdict(e) | {"path": relative(e.path, home), "captions": list(e.captions)} for e in entries]
     types = {"captions": pyarrow.list_(pyarrow.string()), "path": pyarrow.string()}
     of_python = {int: pyarrow.int64(), float: pyarrow.float64(), str: pyarrow.string()}
+    of_python[bytes] = pyarrow.binary()
     types |= {field.name: of_python[field.type] for field in fields(Probe)}
     table = pyarrow.Table.from_pylist(rows, pyarrow.schema([(name, types[name]) for name in COLUMNS]))
     write_whole(file, lambda temporary: pyarrow.parquet.write_table(table, temporary))

@@ -5,6 +5,7 @@ import re
 import subprocess
 import tempfile
 import zlib
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -35,6 +36,8 @@ class Probe:
 
     `reader` is how its frames are read: `decord`, `sequential` where decord's answers are wrong, or `image`.
     `stream` is the one that is read, out of `streams` of video. An image has one frame and no rate.
+    `checksums` are the CRC-32 of every frame's RGB bytes, four bytes each in this machine's order, against
+    which each frame that decord gives is checked.
     """
 
     frames: int
@@ -47,6 +50,7 @@ class Probe:
     reader: str
     stream: int
     streams: int
+    checksums: bytes
 
 
 def ffmpeg(arguments: Sequence[str], data: bytes | None = None) -> subprocess.CompletedProcess:
@@ -79,7 +83,7 @@ def probe_once(path: Path, size: int, changed: int) -> Probe:
         raise UnreadableVideo(f"{path} is empty")
     if path.suffix.lower() in IMAGES:
         _, height, width, _ = read_image(path).shape
-        return Probe(1, 0.0, height, width, path.suffix[1:].lower(), 0.0, size, "image", 0, 1)
+        return Probe(1, 0.0, height, width, path.suffix[1:].lower(), 0.0, size, "image", 0, 1, b"")
     done = ffmpeg([*first_video(path), "-pix_fmt", "rgb24", "-f", "framehash", "-hash", "crc32", "-"])
     log = done.stderr.decode(errors="replace")
     if done.returncode:
@@ -106,8 +110,8 @@ def probe_once(path: Path, size: int, changed: int) -> Probe:
     codec = line.split()[0].rstrip(",")
     sound = codec in SEEKABLE and len(streams) == 1 and decord_agrees(path, (height, width), checksums)
     reader = "decord" if sound else "sequential"
-    frames = len(checksums)
-    return Probe(frames, fps, height, width, codec, duration, size, reader, number, len(streams))
+    frames, checksums = len(checksums), array("I", checksums).tobytes()
+    return Probe(frames, fps, height, width, codec, duration, size, reader, number, len(streams), checksums)
 
 
 def complaint(log: str) -> str:
@@ -180,13 +184,20 @@ def read_frames(path: str | Path, indices: Sequence[int], known: Probe | None = 
 
 
 def read_with_decord(path: Path, indices: list[int], known: Probe) -> Tensor:
-    """Frames of a file on which decord is right; the reader is closed again, as an open one holds memory."""
+    """Frames of a file on which decord was right when tried; one that is not what it was is read in sequence.
+
+    decord is not the same at every call: the last frame of an AVI may be that frame or an earlier one. The
+    reader is closed again, as an open one holds memory.
+    """
     import decord
 
     try:
         frames = decord.VideoReader(str(path), num_threads=1).get_batch(indices).asnumpy()
-    except decord.DECORDError as error:
-        raise UnreadableVideo(f"{path} cannot be read: {complaint(str(error))}") from None
+    except decord.DECORDError:
+        return read_in_sequence(path, indices, known)
+    wanted = array("I", known.checksums)
+    if [zlib.crc32(frame.tobytes()) for frame in frames] != [wanted[index] for index in indices]:
+        return read_in_sequence(path, indices, known)
     return torch.from_numpy(frames)
 
 
@@ -206,7 +217,11 @@ def read_in_sequence(path: Path, indices: list[int], known: Probe) -> Tensor:
     shape = len(indices), known.height, known.width, 3
     if done.returncode or len(done.stdout) != torch.Size(shape).numel():
         raise UnreadableVideo(f"{path} cannot be read: {complaint(done.stderr.decode(errors='replace'))}")
-    return torch.frombuffer(bytearray(done.stdout), dtype=torch.uint8).view(shape)
+    frames = torch.frombuffer(bytearray(done.stdout), dtype=torch.uint8).view(shape)
+    wanted = array("I", known.checksums)
+    if [zlib.crc32(frame.numpy().tobytes()) for frame in frames] != [wanted[index] for index in indices]:
+        raise UnreadableVideo(f"{path} has changed since it was indexed: run `dit data index` again")
+    return frames
 
 
 def runs(indices: list[int]) -> list[tuple[int, int]]:
