@@ -1,0 +1,18 @@
+"""The built-in autoencoder, fourth stage: ten times the KL weight, so that the decoder forgives a sampler's errors.
+
+dit vae train shapes_autoencoder_robust
+"""
+
+from dataclasses import replace
+
+from configs.settings import LoopConfig, OptimizerConfig
+from configs.shapes_autoencoder_sharp import config as third
+
+config = replace(
+    third,
+    out="runs/shapes-autoencoder-robust",
+    init="runs/shapes-autoencoder-sharp/autoencoder.safetensors",
+    kl_weight=1e-3,
+    train=LoopConfig(steps=1500, batch=4, log_every=20, precision="fp32", save_every=250, show_every=250),
+    optimizer=OptimizerConfig(learning_rate=4e-4, warmup_steps=100, decay_steps=1500, ema_decay=0.995),
+)
