@@ -325,10 +325,16 @@ def test_the_scenes_of_training_are_refused(folder, capsys, seed):
     assert f"--seed {seed} draws the scenes that this model was trained on" in capsys.readouterr().err
 
 
-def test_the_built_in_model_does_what_it_is_told():
+def test_the_built_in_model_scores_as_it_is_recorded():
+    """`dit/builtin/score.json` is of these weights; its first cases fail and succeed here as they did there."""
     if not (BUILTIN / TRANSFORMER).is_file():
         pytest.skip("the built-in weights are not in this checkout")
+    recorded = json.loads((BUILTIN / "score.json").read_text())
     builtin = load_model("builtin", torch.device("cpu"), torch.float32)
-    cases: list[Case] = make_cases(1000, 24, "train")
+    assert recorded["protocol"]["weights"] == builtin.weights
+    cases: list[Case] = make_cases(recorded["protocol"]["seed"], 24, "train")
     outcomes = [outcome for outcome, _ in run_cases(builtin, cases, builtin.sampler, 8, False, "built-in")]
-    assert sum(not outcome.failed for outcome in outcomes) >= 18
+    failed = {outcome.case.seed for outcome in outcomes if outcome.failed}
+    expected = {failure["seed"] for failure in recorded["failures"] if failure["part"] == "prompts"}
+    expected &= {case.seed for case in cases}
+    assert len(failed ^ expected) <= 2  # other kernels may turn a close case
