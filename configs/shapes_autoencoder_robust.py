@@ -1,4 +1,4 @@
-"""The built-in autoencoder, fourth stage: ten times the KL weight, so that the decoder forgives a sampler's errors.
+"""The built-in autoencoder, fourth stage: ten times the KL weight, so that it forgives a sampler's errors.
 
 dit vae train shapes_autoencoder_robust
 """

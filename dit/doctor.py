@@ -18,7 +18,7 @@ PACKAGES = {  # distribution -> (module, what it is for, how to get it)
     "accelerate": ("accelerate", "training", "pip install accelerate"),
     "diffusers": ("diffusers", "comparing and exporting to diffusers", "pip install diffusers"),
     "transformers": ("transformers", "T5 and UMT5 text encoders", "pip install transformers"),
-    "imageio": ("imageio", "GIFs and images", "pip install imageio"),
+    "imageio": ("imageio", "GIFs", "pip install imageio"),
     "imageio-ffmpeg": ("imageio_ffmpeg", "reading and writing videos", "pip install imageio-ffmpeg"),
     "decord": ("decord", "seeking in videos (without: read from the start)", "pip install decord"),
     "pillow": ("PIL", "images and contact sheets", "pip install pillow"),
@@ -26,11 +26,9 @@ PACKAGES = {  # distribution -> (module, what it is for, how to get it)
     "matplotlib": ("matplotlib", "loss curves", "pip install matplotlib"),
     "tqdm": ("tqdm", "progress bars", "pip install tqdm"),
     "xformers": ("xformers", "optional: attention on a GPU", "pip install 'dit-lab[xformers]'"),
-    "av": ("av", "optional: the tests' second video reader", "pip install 'dit-lab[pyav]'"),
+    "av": ("av", "optional: the tests' second video reader", "pip install 'dit-lab[test]'"),
     "pytest": ("pytest", "optional: tests", "pip install 'dit-lab[test]'"),
     "scikit-image": ("skimage", "optional: the tests' second SSIM", "pip install 'dit-lab[test]'"),
-    "tensorboard": ("tensorboard", "optional: tracker", "pip install 'dit-lab[trackers]'"),
-    "wandb": ("wandb", "optional: tracker", "pip install 'dit-lab[trackers]'"),
 }
 FEATURES = {  # what one wants to do -> distributions that it needs
     "sample (built-in model, own checkpoints)": ("torch", "safetensors", "imageio-ffmpeg", "pillow"),
