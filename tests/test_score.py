@@ -326,7 +326,7 @@ def test_the_scenes_of_training_are_refused(folder, capsys, seed):
 
 
 def test_the_built_in_model_scores_as_it_is_recorded():
-    """`dit/builtin/score.json` is of these weights; its first cases fail and succeed here as they did there."""
+    """The recorded score is of these weights, and its first cases fail and succeed here as they did there."""
     if not (BUILTIN / TRANSFORMER).is_file():
         pytest.skip("the built-in weights are not in this checkout")
     recorded = json.loads((BUILTIN / "score.json").read_text())

@@ -326,13 +326,11 @@ def read_metadata(file: str | Path) -> dict:
 
 def write_gif(file: str | Path, video_CTHW: Tensor, fps: float) -> None:
     """Writes an animated GIF that repeats for ever, with 256 colours a frame."""
-    from PIL import Image
+    import imageio.v3
 
-    first, *rest = (Image.fromarray(frame.numpy()) for frame in to_frames(video_CTHW))
-    times = {"duration": 1000 / fps, "loop": 0}
+    frames, times = to_frames(video_CTHW).numpy(), {"duration": 1000 / fps, "loop": 0}
     write_whole(
-        Path(file),
-        lambda temporary: first.save(temporary, format="GIF", save_all=True, append_images=rest, **times),
+        Path(file), lambda temporary: imageio.v3.imwrite(temporary, frames, extension=".gif", **times)
     )
 
 
