@@ -190,15 +190,13 @@ def test_memory_is_constant_in_the_number_of_frames(way):
     state, kept, peaks = {}, [], []
     for index in range(9):
         x = chunk(index == 0)
-        if index in (2, 8):
-            with profile(profile_memory=True) as measured:
-                step(x, state)
-            peaks.append(peak_bytes(measured))
-        else:
+        with profile(profile_memory=True) as measured:
             step(x, state)
+        peaks.append(peak_bytes(measured))
         kept.append(state_bytes(state))
     assert kept[2] == kept[8] > 0
-    assert peaks[0] > kept[8] and peaks[1] < 1.05 * peaks[0]
+    early, late = min(peaks[2:5]), min(peaks[6:])  # of three: threads free their buffers in any order
+    assert kept[8] < late < 1.1 * early
 
 
 def peak_bytes(measured: profile) -> int:
