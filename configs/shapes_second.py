@@ -1,4 +1,4 @@
-"""The built-in transformer and text encoder, second stage: twice the clips, from the first stage's weights.
+"""The built-in transformer and text encoder, second stage: the final autoencoder, from the first stage's weights.
 
 dit train shapes_second
 """
@@ -11,10 +11,11 @@ from configs.shapes import config as first
 config = replace(
     first,
     out="runs/shapes-second",
+    autoencoder="runs/shapes-autoencoder-robust",
     init="runs/shapes",
-    cached_clips=12288,
-    train=LoopConfig(steps=8000, batch=32, log_every=50, precision="fp32", save_every=250, show_every=1000),
+    cached_clips=8192,
+    train=LoopConfig(steps=5000, batch=64, log_every=20, precision="fp32", save_every=250, show_every=500),
     optimizer=OptimizerConfig(
-        learning_rate=8e-4, warmup_steps=200, decay_steps=8000, weight_decay=0.01, ema_decay=0.998
+        learning_rate=1e-3, warmup_steps=200, decay_steps=5000, weight_decay=0.01, ema_decay=0.998
     ),
 )
