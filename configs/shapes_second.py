@@ -1,4 +1,4 @@
-"""The built-in transformer and text encoder, second stage: the final autoencoder, from the first stage's weights.
+"""The built-in transformer and text encoder, second stage: the final autoencoder, from the first weights.
 
 dit train shapes_second
 """
