@@ -108,6 +108,8 @@ class AutoencoderRun:
     """Reconstruction error. L1 does not see an object until it knows where that is; L2 finds it first."""
     kl_weight: float = 1e-6
     """Weight of the KL divergence, per latent number, beside the reconstruction error, per pixel number."""
+    train_encoder: bool = True
+    """Train the encoder too; without it the latents of `init` stay what they are, and models of them hold."""
     checkpoint_activations: bool = False
     """Compute activations again in the backward pass, for less memory."""
 
@@ -294,6 +296,8 @@ class ExportSettings:
     """Model folder: a run of `dit train`, or `builtin`."""
     out: str = "exported"
     """Folder to write; it must not exist yet, or be empty."""
+    autoencoder: str = ""
+    """Another autoencoder of the same latents, its decoder trained on; empty takes the model's own."""
     format: Literal["diffusers", "half"] = "diffusers"
     """`diffusers` for `WanPipeline`; `half` for our own files in half precision, like the built-in model."""
 

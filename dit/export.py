@@ -8,10 +8,11 @@ import torch
 
 from configs.load import parse, to_json
 from configs.settings import ExportSettings
-from dit.denoiser import AUTOENCODER, OURS, TRANSFORMER, Model, load_model
+from dit.denoiser import AUTOENCODER, OURS, TRANSFORMER, Model, load_autoencoder, load_model
 from dit.diffusers_format import write_json, write_pipeline
 from dit.generate import latent_shape, shift_for
 from dit.model import grid_of
+from vae.model import Autoencoder
 from vae.weights import save_weights
 
 
@@ -21,12 +22,26 @@ def export(settings: ExportSettings) -> Path:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out {out} is already there: give the name of a new folder")
     model = load_model(settings.model, torch.device("cpu"), torch.float32)
+    if settings.autoencoder:
+        model = replace(model, autoencoder=same_latents(model.autoencoder, settings.autoencoder))
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     FORMATS[settings.format](model, temporary)
     temporary.replace(out)
     return out
+
+
+def same_latents(before: Autoencoder, source: str) -> Autoencoder:
+    """The autoencoder of `source`; raises ValueError unless its latents are those of the one before."""
+    other = load_autoencoder(source).eval().requires_grad_(False)
+    one, two = before.state_dict(), other.state_dict()
+    encoder = [name for name in one if name.startswith(("encoder.", "quant_conv."))]
+    if before.config != other.config or any(not torch.equal(one[name], two[name]) for name in encoder):
+        raise ValueError(
+            f"--autoencoder {source} has other latents than the model's own: train only its decoder"
+        )
+    return other
 
 
 def write_diffusers(model: Model, folder: Path) -> None:

@@ -18,7 +18,7 @@ from configs.settings import (
     TransformerRun,
 )
 from dit.cli import run
-from dit.denoiser import AUTOENCODER, BUILTIN, TRANSFORMER, Denoiser, load_model
+from dit.denoiser import AUTOENCODER, BUILTIN, TRANSFORMER, Denoiser, load_autoencoder, load_model
 from dit.generate import Request, generate, generate_videos
 from dit.sample import frames_hash, make_jobs, sample
 from vae.model import Autoencoder
@@ -220,6 +220,26 @@ def test_half_precision_keeps_the_video(folder, tmp_path):
         model = load_model(str(path), torch.device("cpu"), torch.float32)
         videos += generate_videos(model, [Request("a", (4, 2, 4, 4), 0)], model.sampler)
     torch.testing.assert_close(*videos, atol=0.05, rtol=0)
+
+
+def test_an_export_takes_a_decoder_of_the_same_latents_only(folder, tmp_path, capsys):
+    autoencoder = load_autoencoder(folder)
+    with torch.no_grad():
+        autoencoder.decoder.conv_out.bias += 0.1
+    settings = {"model": to_json(TINY)}
+    save_weights(tmp_path / "decoder" / AUTOENCODER, autoencoder.state_dict(), settings)
+    command = ["export", str(folder), "--format", "half", "--autoencoder"]
+    assert run([*command, str(tmp_path / "decoder"), "--out", str(tmp_path / "out")]) == 0
+    torch.testing.assert_close(
+        load_autoencoder(tmp_path / "out").decoder.conv_out.bias.detach(),
+        autoencoder.decoder.conv_out.bias.detach().half().float(),
+    )
+    with torch.no_grad():
+        autoencoder.encoder.conv_in.bias += 0.1
+    save_weights(tmp_path / "encoder" / AUTOENCODER, autoencoder.state_dict(), settings)
+    capsys.readouterr()
+    assert run([*command, str(tmp_path / "encoder"), "--out", str(tmp_path / "other")]) == 1
+    assert "other latents" in capsys.readouterr().err and not (tmp_path / "other").exists()
 
 
 @pytest.mark.skipif(not (BUILTIN / TRANSFORMER).is_file(), reason="the built-in model is not there")

@@ -28,7 +28,7 @@ from vae.optimizer import learning_rate, make_optimizer, update_average
 from vae.quality import psnr
 from vae.weights import load_weights, read_settings
 
-train = vae.train.train
+load_autoencoder, train = vae.train.load_autoencoder, vae.train.train
 
 
 @pytest.fixture(scope="module")
@@ -277,3 +277,19 @@ def test_python_modules_named_like_a_verb_run_as_one(tmp_path):
     done = launch("vae.train", "no_such_config")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "dit vae train: no config no_such_config" in done.stderr
+
+
+def test_a_kept_encoder_gives_the_same_latents_and_the_decoder_learns(tmp_path):
+    first = train(autoencoder_run(tmp_path / "first"))
+    run = replace(autoencoder_run(tmp_path / "second"), init=str(first), train_encoder=False)
+    before, after = load_autoencoder(first), load_autoencoder(train(run))
+    video = torch.rand(1, 3, 5, 16, 16) * 2 - 1
+    assert before.config == after.config
+    assert torch.equal(before.encode(video), after.encode(video))
+    latents = torch.randn(1, 4, 2, 2, 2)
+    assert not torch.allclose(before.decode(latents), after.decode(latents), atol=1e-4)
+
+
+def test_a_kept_encoder_must_come_from_somewhere(tmp_path):
+    with pytest.raises(ValueError, match="needs --init"):
+        train(replace(autoencoder_run(tmp_path / "run"), train_encoder=False))

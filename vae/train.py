@@ -74,6 +74,10 @@ def train(config: AutoencoderRun) -> Path:
     model = Autoencoder(config.model).to(device)
     if config.init:
         fill(model, load_weights(Path(config.init))[0], config.init)
+    elif not config.train_encoder:
+        raise ValueError("--no-train-encoder needs --init, the autoencoder whose latents are kept")
+    model.encoder.requires_grad_(config.train_encoder)
+    model.quant_conv.requires_grad_(config.train_encoder)
     model.checkpoint_activations(config.checkpoint_activations)
     average = copy.deepcopy(model).requires_grad_(False).eval()
     optimizer = make_optimizer(model, config.optimizer)
@@ -250,7 +254,12 @@ def save_picture(pairs: list[tuple[Tensor, Tensor]], path: Path) -> None:
 def finish(
     average: Autoencoder, config: AutoencoderRun, settings: dict, data, path: Path, clips: int = 64
 ) -> None:
-    """Measures the latent statistics of the averaged weights and saves both, with the run's settings."""
+    """Measures the statistics of latents drawn from the averaged weights' posterior and saves both, with the
+    run's settings; a kept encoder keeps its statistics too."""
+    if not config.train_encoder:
+        kept = load_weights(Path(config.init))[1]["model"]
+        save_weights(path, average.state_dict(), settings | {"model": kept})
+        return
     sums = []
     for draw in range(clips):
         mean, log_variance = average.encode_moments(data[draw].video[None].to(average.latent_mean.device))
