@@ -58,6 +58,12 @@ def test_half_precision_rounds_the_floating_tensors_alone(tmp_path):
     assert torch.equal(loaded["a"], tensors()["a"].half()) and loaded["c"].dtype == torch.int64
 
 
+def test_others_may_read_the_weights_as_they_may_any_file(tmp_path):
+    save_weights(tmp_path / "w.safetensors", tensors(), SETTINGS)
+    (tmp_path / "any").touch()
+    assert (tmp_path / "w.safetensors").stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
 def test_a_write_that_fails_leaves_the_file_before_and_nothing_else(tmp_path):
     file = tmp_path / "file.txt"
     write_text(file, "before")
