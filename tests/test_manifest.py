@@ -1,6 +1,7 @@
 """A folder becomes a manifest that says what its files hold, and training reads the right frames by it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ from PIL import Image
 from configs.settings import DataConfig
 from dit import cli
 from vae.data import VideoFiles
-from vae.manifest import load_manifest
-from vae.video import to_frames, to_video, write_video
+from vae.manifest import find_captions, load_manifest
+from vae.video import decoder, to_frames, to_video, write_video
 
 
 def ramp(frames: int, height: int = 32, width: int = 48) -> torch.Tensor:
@@ -101,6 +102,35 @@ def test_what_is_wrong_is_said_in_one_sentence(folder, tmp_path, capsys):
     (tmp_path / "text.parquet").write_text("no table")
     with pytest.raises(ValueError, match="is not a manifest"):
         load_manifest(tmp_path / "text.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("t.csv", b"caption,path\nno path\n", r"t\.csv, line 2: no path"),
+        ("t.csv", b"path,caption\nlong.mp4," + b"a" * 140_000, r"t\.csv, line \d: field larger than"),
+        ("t.csv", "path,caption\nlong.mp4,\u00fc".encode("latin-1"), r"t\.csv is not UTF-8 \("),
+        ("t.jsonl", "{\u00fc}".encode("latin-1"), r"t\.jsonl is not UTF-8 \("),
+        ("long.txt", "gr\u00fcn".encode("latin-1"), r"long\.txt is not UTF-8 \("),
+    ],
+)
+def test_captions_that_cannot_be_read_are_named_with_their_place(tmp_path, name, text, words):
+    (tmp_path / name).write_bytes(text)
+    with pytest.raises(ValueError, match=words):
+        find_captions(tmp_path, [tmp_path / "long.mp4"])
+
+
+def test_a_manifest_of_an_older_version_loads(folder, capsys):
+    import pyarrow.parquet
+
+    run(folder)
+    entries, file = load_manifest(folder), folder / "manifest.parquet"
+    assert {entry.decoder for entry in entries if entry.reader != "image"} == {decoder()}
+    pyarrow.parquet.write_table(pyarrow.parquet.read_table(file).drop_columns(["decoder"]), file)
+    assert load_manifest(folder) == [replace(entry, decoder="") for entry in entries]
+    pyarrow.parquet.write_table(pyarrow.parquet.read_table(file).drop_columns(["reader"]), file)
+    with pytest.raises(ValueError, match="has no column reader"):
+        load_manifest(folder)
 
 
 def test_training_clips_are_the_right_frames_at_the_wanted_rate(folder):

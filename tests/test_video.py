@@ -1,13 +1,18 @@
 """Frames read are those that PyAV decodes in sequence, byte for byte, and what is written comes back."""
 
+import os
 import random
+import sys
+import zlib
+from array import array
+from dataclasses import replace
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFilter
+from PIL import Image, ImageFilter, PngImagePlugin
 
 from vae import video
 from vae.video import (
@@ -16,6 +21,7 @@ from vae.video import (
     contact_sheet,
     probe,
     read_frames,
+    read_image,
     read_metadata,
     resize_and_crop,
     to_frames,
@@ -98,6 +104,69 @@ def test_a_wrong_frame_from_decord_is_noticed_and_read_in_another_way(tmp_path, 
 
     monkeypatch.setattr(decord, "VideoReader", Wrong)
     assert torch.equal(read_frames(tmp_path / "a.mp4", [3, 20], known), right)
+
+
+def test_a_file_is_read_in_sequence_where_decord_is_not_installed_or_takes_its_name_for_a_protocol(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    name = Path("2026-01-01T12:30.mp4")
+    write_video(name, noise(), 8, {})
+    known = probe(name)
+    right = read_frames(name, [3, 7], known)
+    with monkeypatch.context() as patch:
+        patch.setitem(video.__dict__, "decord_agrees", lambda *_: True)
+        video.probe_once.cache_clear()
+        known = probe(name)
+        assert known.reader == "decord"
+        patch.setitem(sys.modules, "decord", None)
+        assert torch.equal(read_frames(name, [3, 7], known), right)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, AssertionError])
+def test_whatever_decord_raises_the_file_is_read_in_sequence(tmp_path, monkeypatch, error):
+    decord = pytest.importorskip("decord", reason="decord is not installed")
+    write_video(tmp_path / "a.mp4", noise(), 8, {})
+    known = probe(tmp_path / "a.mp4")
+    right = read_frames(tmp_path / "a.mp4", [3, 7], known)
+
+    def fails(*_, **__):
+        raise error("Check failed")
+
+    monkeypatch.setattr(decord, "VideoReader", fails)
+    assert torch.equal(read_frames(tmp_path / "a.mp4", [3, 7], replace(known, reader="decord")), right)
+    video.probe_once.cache_clear()
+    assert probe(tmp_path / "a.mp4").reader == "sequential"
+
+
+def test_ffmpeg_is_out_of_reach_of_a_terminal_s_ctrl_c(tmp_path, monkeypatch):
+    import imageio_ffmpeg
+
+    tell = tmp_path / "tell"
+    tell.write_text("#!/bin/sh\ncut -d' ' -f5 /proc/$$/stat\n")
+    tell.chmod(0o755)
+    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", lambda: str(tell))
+    assert int(video.ffmpeg([]).stdout) != os.getpgid(0)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "words"),
+    [
+        (
+            "ffmpeg 0.1 on a Commodore",
+            "was indexed by ffmpeg 0.1 on a Commodore, and ffmpeg .* to other bytes",
+        ),
+        (video.decoder(), "has changed since it was indexed"),
+        ("", "has changed since it was indexed"),
+    ],
+)
+def test_other_bytes_are_refused_with_the_reason(tmp_path, decoder, words):
+    write_video(tmp_path / "a.mp4", noise(), 8, {})
+    known = probe(tmp_path / "a.mp4")
+    assert known.decoder == video.decoder()
+    other = array("I", [zlib.crc32(b"other")] * known.frames).tobytes()
+    with pytest.raises(UnreadableVideo, match=rf"a\.mp4 {words}: run `dit data index` again"):
+        read_frames(tmp_path / "a.mp4", [0], replace(known, checksums=other, decoder=decoder))
 
 
 @pytest.mark.parametrize("name", GENERATED)
@@ -226,6 +295,12 @@ def test_a_written_video_comes_back_with_its_record(tmp_path, height, width):
     assert [p.name for p in file.parent.iterdir()] == ["clip.mp4"]
 
 
+def test_a_name_may_hold_a_colon(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_video("take:2.mp4", noise(1), 8, {"seed": 7})
+    assert read_metadata("take:2.mp4")["seed"] == 7
+
+
 def test_flat_colours_survive_writing(tmp_path):
     colours = torch.tensor(
         [(215, 20, 30), (30, 70, 235), (255, 235, 40), (255, 255, 255), (0, 0, 0)], dtype=torch.uint8
@@ -241,7 +316,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     write_video(file, noise(), 8, {"which": "old"})
 
     def breaks_off(arguments, data=None):
-        Path(arguments[-1]).write_bytes(b"half")
+        Path(arguments[-1].removeprefix("file:")).write_bytes(b"half")
         return video.subprocess.CompletedProcess(arguments, 1, b"", b"No space left on device")
 
     with monkeypatch.context() as patch:
@@ -282,6 +357,42 @@ def test_images_are_videos_of_one_frame_turned_as_they_say(tmp_path):
         probe(tmp_path / "cut.png")
 
 
+def huge_text(file: Path) -> None:
+    text = PngImagePlugin.PngInfo()
+    text.add_text("comment", "a" * (1 << 21), zip=True)
+    Image.new("RGB", (4, 4)).save(file, pnginfo=text)
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (lambda file: Image.new("RGB", (200, 200)).save(file), "decompression bomb"),
+        (huge_text, "Decompressed data too large"),
+        (lambda file: Image.new("F", (4, 4)).save(file, format="TIFF"), "no known range .mode F"),
+        (lambda file: Image.new("I", (4, 4)).save(file, format="TIFF"), "no known range .mode I"),
+    ],
+    ids=["bomb", "text", "floats", "integers"],
+)
+def test_an_image_that_cannot_be_had_is_refused_by_name(tmp_path, monkeypatch, write, words):
+    write(tmp_path / "bad.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    with pytest.raises(UnreadableVideo, match=rf"bad\.png cannot be read: .*{words}"):
+        read_image(tmp_path / "bad.png")
+
+
+def test_sixteen_bits_are_scaled_and_what_is_transparent_is_white(tmp_path):
+    levels = np.array([[0, 257, 1000, 32768, 65535]], dtype=np.uint16)
+    Image.fromarray(levels).save(tmp_path / "deep.png")
+    expected = torch.tensor([0, 1, 4, 128, 255], dtype=torch.uint8)
+    assert torch.equal(read_image(tmp_path / "deep.png")[0, 0], expected[:, None].expand(-1, 3))
+    pixels = np.array([[[200, 0, 40, 255], [200, 0, 40, 0], [200, 0, 40, 51]]], dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "clear.png")
+    mixed = torch.tensor([[200, 0, 40], [255, 255, 255], [244, 204, 212]])  # a fifth of the colour
+    assert (read_image(tmp_path / "clear.png")[0, 0].int() - mixed).abs().max() <= 1
+    Image.new("P", (2, 1)).save(tmp_path / "palette.png", transparency=0)
+    assert (read_image(tmp_path / "palette.png") == 255).all()
+
+
 def test_bytes_and_floats_convert_both_ways_without_loss():
     levels = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(2, -1, -1, 3)
     floats = to_video(levels)
@@ -308,8 +419,11 @@ def test_resizing_covers_keeps_the_centre_and_agrees_with_pillow(height, width):
 
 def test_gif_and_png_frames_hold_the_video(tmp_path):
     clip = noise(4)
+    write_png_frames(tmp_path / "frames", noise(6))
+    (tmp_path / "frames" / "notes.png").touch()
     write_png_frames(tmp_path / "frames", clip)
-    files = sorted((tmp_path / "frames").iterdir())
+    files = sorted((tmp_path / "frames").glob("0*"))
+    assert (tmp_path / "frames" / "notes.png").exists() and len(files) == 4, "the longer video's are gone"
     assert torch.equal(torch.cat([read_frames(file, [0]) for file in files]), to_frames(clip))
     write_gif(tmp_path / "clip.gif", clip, 8)
     with Image.open(tmp_path / "clip.gif") as gif:

@@ -4,14 +4,17 @@ import csv
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import TextIO
 
 from vae.video import IMAGES, VIDEOS, Probe
 from vae.weights import write_whole
 
 NAME = "manifest.parquet"
 COLUMNS = ("path", *(field.name for field in fields(Probe)), "captions")
+NEW = {"decoder"}  # columns that older manifests lack
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ def find_captions(folder: Path, files: list[Path]) -> dict[Path, tuple[str, ...]
     for file in files:
         beside = file.with_suffix(".txt")
         if beside.is_file():
-            found[file] += beside.read_text(encoding="utf-8-sig").splitlines()
+            with utf8(beside) as lines:
+                found[file] += lines.read().splitlines()
     for table in sorted(p for p in folder.iterdir() if p.suffix.lower() in (".csv", ".jsonl")):
         rows = list(read_table(table))
         known = [(folder / path, caption) for path, caption in rows if folder / path in found]
@@ -54,12 +58,9 @@ def find_captions(folder: Path, files: list[Path]) -> dict[Path, tuple[str, ...]
 
 def read_table(table: Path) -> Iterator[tuple[str, str]]:
     """Path and caption of each row of a CSV or JSONL file that has both; ValueError for a broken line."""
-    with open(table, encoding="utf-8-sig", newline="") as file:
+    with utf8(table) as file:
         if table.suffix.lower() == ".csv":
-            rows = csv.DictReader(file)
-            if not {"path", "caption"} <= set(rows.fieldnames or ()):
-                return
-            yield from ((row["path"], row["caption"] or "") for row in rows)
+            yield from read_csv(table, csv.DictReader(file))
             return
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -74,6 +75,29 @@ def read_table(table: Path) -> Iterator[tuple[str, str]]:
                 and isinstance(row.get("caption"), str)
             ):
                 yield row["path"], row["caption"]
+
+
+def read_csv(table: Path, rows: csv.DictReader) -> Iterator[tuple[str, str]]:
+    """Path and caption of each row of a CSV file that has both; ValueError for a broken row."""
+    try:
+        if not {"path", "caption"} <= set(rows.fieldnames or ()):
+            return
+        for row in rows:
+            if not row["path"]:
+                raise ValueError(f"{table}, line {rows.line_num}: no path")
+            yield row["path"], row["caption"] or ""
+    except csv.Error as error:
+        raise ValueError(f"{table}, line {rows.line_num}: {error}") from None
+
+
+@contextmanager
+def utf8(file: Path) -> Iterator[TextIO]:
+    """A file of captions, open; raises ValueError that names it where it is not UTF-8."""
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as text:
+            yield text
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 ({error.reason}): save it so") from None
 
 
 def save_manifest(file: Path, entries: list[Entry]) -> None:
@@ -114,10 +138,11 @@ def load_manifest(source: str | Path) -> list[Entry]:
         raise ValueError(
             f"{file} is not a manifest: {error}; make one with `dit data index FOLDER`"
         ) from None
-    missing = [name for name in COLUMNS if name not in table.column_names]
+    there = [name for name in COLUMNS if name in table.column_names]
+    missing = [name for name in COLUMNS if name not in {*there, *NEW}]
     if missing:
         raise ValueError(f"{file} has no column {missing[0]}: make it again with `dit data index FOLDER`")
-    rows = table.select(list(COLUMNS)).to_pylist()
+    rows = table.select(there).to_pylist()
     if not rows:
         raise ValueError(f"{file} lists no file")
     home = file.parent

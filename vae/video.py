@@ -1,13 +1,14 @@
 """Video and image files: exact frames in, mp4 with their record, GIF, PNG frames and contact sheets out."""
 
 import json
+import platform
 import re
 import subprocess
 import tempfile
 import zlib
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -37,7 +38,7 @@ class Probe:
     `reader` is how its frames are read: `decord`, `sequential` where decord's answers are wrong, or `image`.
     `stream` is the one that is read, out of `streams` of video. An image has one frame and no rate.
     `checksums` are the CRC-32 of every frame's RGB bytes, four bytes each in this machine's order, against
-    which each frame that decord gives is checked.
+    which each frame that decord gives is checked. `decoder` made them: another one rounds colours otherwise.
     """
 
     frames: int
@@ -51,15 +52,27 @@ class Probe:
     stream: int
     streams: int
     checksums: bytes
+    decoder: str = field(default="", kw_only=True, repr=False)
 
 
 def ffmpeg(arguments: Sequence[str], data: bytes | None = None) -> subprocess.CompletedProcess:
-    """Runs the ffmpeg that imageio brings; its exit status is the caller's to judge."""
+    """Runs the ffmpeg that imageio brings; its exit status is the caller's to judge.
+
+    It is out of a terminal's reach: a Ctrl-C is for the process that reads, which may go on for a while.
+    """
     import imageio_ffmpeg
 
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostats", *arguments]
     source = {"stdin": subprocess.DEVNULL} if data is None else {"input": data}
-    return subprocess.run(command, capture_output=True, check=False, **source)
+    return subprocess.run(command, capture_output=True, check=False, start_new_session=True, **source)
+
+
+@lru_cache(maxsize=1)
+def decoder() -> str:
+    """What decodes on this machine: the same file may give other RGB bytes elsewhere."""
+    import imageio_ffmpeg
+
+    return f"ffmpeg {imageio_ffmpeg.get_ffmpeg_version()} on {platform.machine()}"
 
 
 def first_video(path: Path) -> list[str]:
@@ -111,7 +124,8 @@ def probe_once(path: Path, size: int, changed: int) -> Probe:
     sound = codec in SEEKABLE and len(streams) == 1 and decord_agrees(path, (height, width), checksums)
     reader = "decord" if sound else "sequential"
     frames, checksums = len(checksums), array("I", checksums).tobytes()
-    return Probe(frames, fps, height, width, codec, duration, size, reader, number, len(streams), checksums)
+    found = (frames, fps, height, width, codec, duration, size, reader, number, len(streams), checksums)
+    return Probe(*found, decoder=decoder())
 
 
 def complaint(log: str) -> str:
@@ -139,7 +153,7 @@ def decord_agrees(path: Path, size: tuple[int, int], checksums: list[int]) -> bo
     except ImportError:
         return False
     try:
-        reader = decord.VideoReader(str(path), num_threads=1)
+        reader = decord.VideoReader(str(path.resolve()), num_threads=1)
         if len(reader) != len(checksums):
             return False
         start = float(reader.get_frame_timestamp(0)[0])
@@ -154,7 +168,7 @@ def decord_agrees(path: Path, size: tuple[int, int], checksums: list[int]) -> bo
             frame = reader[index].asnumpy()
             if frame.shape[:2] != size or zlib.crc32(frame.tobytes()) != checksums[index]:
                 return False
-    except decord.DECORDError:
+    except (decord.DECORDError, RuntimeError, AssertionError):
         return False
     return True
 
@@ -186,14 +200,17 @@ def read_frames(path: str | Path, indices: Sequence[int], known: Probe | None = 
 def read_with_decord(path: Path, indices: list[int], known: Probe) -> Tensor:
     """Frames of a file on which decord was right when tried; one that is not what it was is read in sequence.
 
+    So is every file on a machine without decord.
     decord is not the same at every call: the last frame of an AVI may be that frame or an earlier one. The
     reader is closed again, as an open one holds memory.
     """
-    import decord
-
     try:
-        frames = decord.VideoReader(str(path), num_threads=1).get_batch(indices).asnumpy()
-    except decord.DECORDError:
+        import decord
+    except ImportError:
+        return read_in_sequence(path, indices, known)
+    try:
+        frames = decord.VideoReader(str(path.resolve()), num_threads=1).get_batch(indices).asnumpy()
+    except (decord.DECORDError, RuntimeError, AssertionError):
         return read_in_sequence(path, indices, known)
     wanted = array("I", known.checksums)
     if [zlib.crc32(frame.tobytes()) for frame in frames] != [wanted[index] for index in indices]:
@@ -220,8 +237,15 @@ def read_in_sequence(path: Path, indices: list[int], known: Probe) -> Tensor:
     frames = torch.frombuffer(bytearray(done.stdout), dtype=torch.uint8).view(shape)
     wanted = array("I", known.checksums)
     if [zlib.crc32(frame.numpy().tobytes()) for frame in frames] != [wanted[index] for index in indices]:
-        raise UnreadableVideo(f"{path} has changed since it was indexed: run `dit data index` again")
+        raise UnreadableVideo(f"{path} {why_other(known)}: run `dit data index` again")
     return frames
+
+
+def why_other(known: Probe) -> str:
+    """Why a file's frames are not those of its manifest."""
+    if known.decoder in ("", decoder()):
+        return "has changed since it was indexed"
+    return f"was indexed by {known.decoder}, and {decoder()} decodes it to other bytes"
 
 
 def runs(indices: list[int]) -> list[tuple[int, int]]:
@@ -231,16 +255,36 @@ def runs(indices: list[int]) -> list[tuple[int, int]]:
 
 
 def read_image(path: Path) -> Tensor:
-    """An image as a video of one frame, turned as its EXIF says; raises UnreadableVideo."""
+    """An image as a video of one frame, turned as its EXIF says; raises UnreadableVideo.
+
+    16 bits of grey become 8; what is transparent shows white.
+    """
     import numpy
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    wrong = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError)
     try:
         with Image.open(path) as image:
-            pixels = numpy.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            pixels = numpy.array(to_rgb(ImageOps.exif_transpose(image), image.format))
+    except wrong as error:
         raise UnreadableVideo(f"{path} cannot be read: {error}") from None
     return torch.from_numpy(pixels)[None]
+
+
+def to_rgb(image, format: str | None):
+    """A Pillow image in 8-bit RGB; raises ValueError for numbers whose range no one knows."""
+    import numpy
+    from PIL import Image
+
+    if image.mode.startswith("I;16") or (image.mode == "I" and format == "PNG"):
+        levels = (numpy.asarray(image).astype("uint32") * 255 + 32767) // 65535
+        image = Image.fromarray(levels.astype("uint8"))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its pixels are numbers of no known range (mode {image.mode})")
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
 def to_video(frames_THWC: Tensor) -> Tensor:
@@ -298,7 +342,7 @@ def write_video(file: str | Path, video_CTHW: Tensor, fps: float, record: dict) 
             # The matrix is said in the file: a player that guesses takes another for small and large videos.
             arguments += ["-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"]
             arguments += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
-            arguments += ["-color_range", "tv", "-movflags", "+faststart", "-f", "mp4", str(temporary)]
+            arguments += ["-color_range", "tv", "-movflags", "+faststart", "-f", "mp4", f"file:{temporary}"]
             done = ffmpeg(arguments, frames.numpy().tobytes())
         if done.returncode:
             raise ValueError(f"{file} cannot be written: {done.stderr.decode(errors='replace').strip()}")
@@ -310,7 +354,7 @@ def read_metadata(file: str | Path) -> dict:
     """The record inside an mp4 of ours, read without decoding; raises ValueError where there is none."""
     if not Path(file).is_file():
         raise ValueError(f"{file}: no such file")
-    done = ffmpeg(["-v", "error", "-i", str(file), "-f", "ffmetadata", "-"])
+    done = ffmpeg(["-v", "error", "-i", f"file:{file}", "-f", "ffmetadata", "-"])
     text = done.stdout.decode(errors="replace")
     found = re.search(r"^comment=((?:[^\\\n]|\\.|\\\n)*)$", text, re.MULTILINE)
     try:
@@ -335,10 +379,14 @@ def write_gif(file: str | Path, video_CTHW: Tensor, fps: float) -> None:
 
 
 def write_png_frames(folder: str | Path, video_CTHW: Tensor) -> None:
-    """Writes every frame as `folder/0000.png` and so on, without loss."""
+    """Writes every frame as `folder/0000.png` and so on, without loss; a longer video's further ones go."""
     from PIL import Image
 
-    for number, frame in enumerate(to_frames(video_CTHW)):
+    frames = to_frames(video_CTHW)
+    for old in Path(folder).glob("[0-9][0-9][0-9][0-9]*.png"):
+        if old.stem.isdecimal() and int(old.stem) >= len(frames):
+            old.unlink()
+    for number, frame in enumerate(frames):
         image = Image.fromarray(frame.numpy())
         write_whole(
             Path(folder) / f"{number:04d}.png", lambda temporary, i=image: i.save(temporary, format="PNG")
