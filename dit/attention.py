@@ -3,7 +3,7 @@
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -88,36 +88,49 @@ def varlen(q_LND: Tensor, k_SND: Tensor, v_SND: Tensor, queries: Lengths, keys: 
 def xformers(q_LND: Tensor, k_SND: Tensor, v_SND: Tensor, queries: Lengths, keys: Lengths) -> Tensor:
     """xformers' memory-efficient attention with a block-diagonal mask (CUDA)."""
     from xformers.ops import memory_efficient_attention
+
+    mask = block_diagonal_mask(queries.each, keys.each, q_LND.device)
+    return memory_efficient_attention(q_LND[None], k_SND[None], v_SND[None], attn_bias=mask)[0]
+
+
+@lru_cache(maxsize=16)
+def block_diagonal_mask(queries: tuple[int, ...], keys: tuple[int, ...], device: torch.device):
+    """xformers' mask of a pack, which every block of the model reads."""
     from xformers.ops.fmha.attn_bias import BlockDiagonalMask
 
-    mask = BlockDiagonalMask.from_seqlens(list(queries.each), list(keys.each), device=q_LND.device)
-    return memory_efficient_attention(q_LND[None], k_SND[None], v_SND[None], attn_bias=mask)[0]
+    return BlockDiagonalMask.from_seqlens(list(queries), list(keys), device=device)
 
 
 BACKENDS: dict[str, Attention] = {"sdpa": sdpa, "varlen": varlen, "xformers": xformers}
 
 
-def choose_attention(device: torch.device, dtype: torch.dtype) -> str:
-    """The best backend for a device and compute dtype by what is there, decided once at setup."""
+def choose_attention(device: torch.device, dtype: torch.dtype, head_width: int) -> str:
+    """The best backend for a device, compute dtype and width of a head, decided once at setup."""
     half = dtype in (torch.float16, torch.bfloat16)
     if device.type == "cuda" and half:
-        if importlib.util.find_spec("torch.nn.attention.varlen") and works("varlen", device, dtype):
+        if importlib.util.find_spec("torch.nn.attention.varlen") and works(
+            "varlen", device, dtype, head_width
+        ):
             return "varlen"
-        if importlib.util.find_spec("xformers") and works("xformers", device, dtype):
+        if importlib.util.find_spec("xformers") and works("xformers", device, dtype, head_width):
             return "xformers"
     return "sdpa"
 
 
-def works(backend: str, device: torch.device, dtype: torch.dtype) -> bool:
+def works(backend: str, device: torch.device, dtype: torch.dtype, head_width: int) -> bool:
     """Whether a backend runs here: tried on two tiny samples, forward and backward."""
-    return why_not(backend, device, dtype) == ""
+    return why_not(backend, device, dtype, head_width) == ""
 
 
-def why_not(backend: str, device: torch.device, dtype: torch.dtype) -> str:
-    """The reason a backend does not run here, or nothing where it runs and equals plain attention."""
-    lengths = Lengths((5, 11), device)
-    q, k, v = (torch.randn(16, 2, 64, device=device, dtype=dtype, requires_grad=True) for _ in range(3))
+def why_not(backend: str, device: torch.device, dtype: torch.dtype, head_width: int) -> str:
+    """The reason a backend does not run here, or nothing where it runs and equals plain attention.
+
+    Queries, keys and values are slices of one tensor, as the model's are; a kernel may not take those, or may
+    want heads whose width is a multiple of 8, at most 256.
+    """
     try:
+        lengths, kind = Lengths((5, 11), device), {"device": device, "dtype": dtype, "requires_grad": True}
+        q, k, v = torch.randn(16, 3, 2, head_width, **kind).unbind(1)
         output = BACKENDS[backend](q, k, v, lengths, lengths)
         output.float().sum().backward()
     except Exception as error:  # a probe: whatever a foreign kernel raises is the answer

@@ -1,6 +1,7 @@
 """`dit bench [CONFIG]`: time, memory and FLOPs of training and sampling, beside diffusers and padding."""
 
 import copy
+import gc
 import importlib.util
 import json
 import math
@@ -23,6 +24,7 @@ from configs.settings import BenchSettings, OptimizerConfig, TransformerConfig, 
 from dit.attention import BACKENDS, Lengths, choose_attention
 from dit.flops import step_flops, training_flops
 from dit.model import PATCH, Layout, Transformer, make_layout, patchify, unpatchify
+from vae.weights import write_text
 
 REFERENCE = TransformerConfig(width=384, depth=12, heads=6, mlp_width=1536)
 REFERENCE_GRID = (4, 16, 16)
@@ -31,6 +33,7 @@ MIXED = {  # packs of samples that differ in size: patches along frames, height 
     "clips of four durations": [(1, 16, 16), (2, 16, 16), (3, 16, 16), (4, 16, 16)],
 }
 TIME, GUIDANCE = 0.7, 4.0
+FORGET_PEAK = Path("/proc/self/clear_refs")  # Linux: a 5 written there forgets the peak of the memory so far
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 Clock = Callable[[], float]
@@ -154,14 +157,16 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         call()
         return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")
-    if status.exists():
-        Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far (Linux)
+    try:
+        FORGET_PEAK.write_text("5")
+    except OSError:  # another system, or a container that does not let it: the peak since the start
+        forgotten = False
+    else:
+        forgotten = True
     call()
-    if status.exists():
-        return 1024 * int(
-            next(line for line in status.read_text().splitlines() if "VmHWM" in line).split()[1]
-        )
+    if forgotten:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line for line in lines if "VmHWM" in line).split()[1])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -202,21 +207,23 @@ def measure_model(
     config = run.model
     peaks = {name: matmul_peak(DTYPES[name], device, clock) for name in settings.precisions}
     for name in settings.precisions:
-        model = random_model(config, device)
-        pack = make_pack(config, [grid] * settings.batch, settings.text_tokens, device)
-        guided = make_pack(config, [grid] * settings.batch, settings.text_tokens, device, copies=2)
-        tokens, text = list(pack.layout.tokens.each), pack.text_lengths
-        model.attention = BACKENDS[choose_attention(device, DTYPES[name])]
-        step = training_step(model, pack, run.optimizer, name)
-        sample = sampling_step(copy.deepcopy(model).to(DTYPES[name]), guided)
-        work = {
-            "training step": (step, training_flops(config, tokens, text, pack.layout.pairs)),
-            "sampling step": (sample, step_flops(config, tokens * 2, text * 2, guided.layout.pairs)),
-        }
-        for what, (call, flops) in work.items():
+        for what in ("training step", "sampling step"):
+            copies = 2 if what == "sampling step" else 1
+            model = random_model(config, device)
+            model.attention = BACKENDS[choose_attention(device, DTYPES[name], model.head_width)]
+            pack = make_pack(config, [grid] * settings.batch, settings.text_tokens, device, copies)
+            tokens, text, pairs = list(pack.layout.tokens.each), pack.text_lengths, pack.layout.pairs
+            if what == "training step":
+                call = training_step(model, pack, run.optimizer, name)
+                flops = training_flops(config, tokens, text, pairs)
+            else:
+                call = sampling_step(model.to(DTYPES[name]), pack)
+                flops = step_flops(config, tokens, text, pairs)
             seconds = race({what: call}, settings.repeats, clock)[what]
-            fraction = flops / seconds / peaks[name]
-            yield Speed(what, name, seconds, sum(tokens), flops, fraction, peak_memory(call, device))
+            fraction, memory = flops / seconds / peaks[name], peak_memory(call, device)
+            yield Speed(what, name, seconds, sum(tokens) // copies, flops, fraction, memory)
+            del model, pack, call  # the next row's memory is its own
+            gc.collect()
 
 
 def training_step(
@@ -290,7 +297,7 @@ def compare_diffusers(
         if precision not in settings.precisions:
             continue
         ours = copy.deepcopy(model).to(dtype)
-        ours.attention = BACKENDS[choose_attention(device, DTYPES[precision])]
+        ours.attention = BACKENDS[choose_attention(device, DTYPES[precision], ours.head_width)]
         other = diffusers_model(model, dtype, cast_all)
         latents = torch.stack(pack.latents).to(dtype)
         text = rearrange(pack.text, "(b s) d -> b s d", b=len(pack.grids)).to(dtype)
@@ -354,7 +361,7 @@ def compare_padding(config: TransformerConfig, settings: BenchSettings, device, 
         dtype = DTYPES[precision]
         packed_model = random_model(config, device).to(dtype)
         padded_model = copy.deepcopy(packed_model)
-        packed_model.attention = BACKENDS[choose_attention(device, dtype)]
+        packed_model.attention = BACKENDS[choose_attention(device, dtype, packed_model.head_width)]
         for name, grids in MIXED.items():
             pack = make_pack(config, grids, settings.text_tokens, device)
             padded_pack, padded_model.attention, real = padded(pack)
@@ -471,7 +478,7 @@ def bench(settings: BenchSettings) -> dict:
             result["packs"].append(asdict(row) | {"ratio": row.ratio})
         print("Padded: the same model on the batch padded to its longest sample, with a mask.\n")
     if settings.json:
-        Path(settings.json).write_text(json.dumps(result, indent=1) + "\n")
+        write_text(Path(settings.json), json.dumps(result, indent=1) + "\n")
     return result
 
 

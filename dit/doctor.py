@@ -28,16 +28,24 @@ PACKAGES = {  # distribution -> (module, what it is for, how to get it)
     "xformers": ("xformers", "optional: attention on a GPU", "pip install 'dit-lab[xformers]'"),
     "av": ("av", "optional: the tests' second video reader", "pip install 'dit-lab[test]'"),
     "pytest": ("pytest", "optional: tests", "pip install 'dit-lab[test]'"),
+    "scipy": ("scipy", "optional: the tests' second integrator", "pip install 'dit-lab[test]'"),
     "scikit-image": ("skimage", "optional: the tests' second SSIM", "pip install 'dit-lab[test]'"),
 }
+BASE = ("torch", "numpy", "einops", "tyro", "safetensors", "tqdm", "pillow", "imageio-ffmpeg")
+TRAINING = (*BASE, "accelerate", "matplotlib")
 FEATURES = {  # what one wants to do -> distributions that it needs
-    "sample (built-in model, own checkpoints)": ("torch", "safetensors", "imageio-ffmpeg", "pillow"),
-    "train": ("torch", "accelerate", "matplotlib", "tqdm", "imageio-ffmpeg"),
-    "train on your own videos": ("torch", "accelerate", "matplotlib", "imageio-ffmpeg", "pyarrow", "tqdm"),
-    "text encoders T5 and UMT5": ("transformers",),
-    "open Wan weights": ("transformers", "safetensors"),
-    "export to and compare with diffusers": ("diffusers",),
-    "tests": ("pytest", "av", "scikit-image", "diffusers"),
+    "sample (built-in model, own checkpoints)": BASE,
+    "score on the drawn world": BASE,
+    "train": TRAINING,
+    "train on your own videos": (*TRAINING, "pyarrow"),
+    "GIFs": (*BASE, "imageio"),
+    "text encoders T5 and UMT5, open Wan weights": (*BASE, "transformers"),
+    "export to diffusers": (*BASE, "transformers"),
+    "compare with diffusers": (*BASE, "diffusers", "transformers"),
+    "tests": (
+        *TRAINING,
+        *("pyarrow", "imageio", "transformers", "diffusers", "pytest", "av", "scikit-image", "scipy"),
+    ),
 }
 
 
@@ -63,6 +71,14 @@ def tried(probe: Callable[[], str]) -> str:
         return probe()
     except Exception as error:
         return f"fails: {first_line(error)}"
+
+
+def tried_rows(probe: Callable[[], list[tuple[str, str, str]]]) -> list[tuple[str, str, str]]:
+    """The rows of a probe, or one that says why it failed."""
+    try:
+        return probe()
+    except Exception as error:
+        return [("-", "fails", first_line(error))]
 
 
 def packages() -> list[tuple[str, str, str]]:
@@ -116,7 +132,7 @@ def devices() -> list[tuple[str, str, str]]:
     rows = [("cpu", f"{cores} cores, {threads} threads", f"{capability}, {bf16}")]
     for k in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(k)
-        kind = "bf16" if torch.cuda.is_bf16_supported() else "no bf16"
+        kind = "bf16" if card.major >= 8 else "no bf16"
         memory = f"{card.total_memory / 2**30:.0f} GiB"
         rows.append((f"cuda:{k}", card.name, f"{memory}, compute {card.major}.{card.minor}, {kind}"))
     if not torch.cuda.is_available():
@@ -133,12 +149,12 @@ def attention() -> list[tuple[str, str, str]]:
 
     from dit.attention import BACKENDS, choose_attention, why_not
 
-    rows = []
+    rows, head_width = [], 64
     for device in [torch.device("cpu")] + ([torch.device("cuda")] if torch.cuda.is_available() else []):
         for label, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-            chosen = choose_attention(device, dtype)
+            chosen = choose_attention(device, dtype, head_width)
             for name in BACKENDS:
-                reason = why_not(name, device, dtype)
+                reason = why_not(name, device, dtype, head_width)
                 verdict = f"no: {reason}" if reason else "works, and is chosen" if name == chosen else "works"
                 rows.append((name, f"{device.type} {label}", verdict))
     return rows
@@ -184,8 +200,8 @@ def doctor() -> None:
     if not version("torch"):
         print("\nwithout PyTorch nothing else can be tried: pip install torch")
         return
-    print(f"\ndevices\n{table(devices())}", flush=True)
-    rows = attention()
+    print(f"\ndevices\n{table(tried_rows(devices))}", flush=True)
+    rows = tried_rows(attention)
     print(f"\nattention\n{table(rows)}", flush=True)
     video = tried(video_round_trip)
     print(f"\nvideo files\n  {video}\n\nready for\n{table(features(rows, video))}")

@@ -1,5 +1,8 @@
 """Proves that packed attention is softmax within each sample and exactly zero between, on every backend."""
 
+import sys
+from types import ModuleType
+
 import pytest
 import torch
 from torch import Tensor
@@ -77,7 +80,7 @@ def cases() -> list:
 
 @pytest.mark.parametrize("backend, device, dtype", cases())
 def test_backends_agree(backend: str, device: torch.device, dtype: torch.dtype):
-    if reason := why_not(backend, device, dtype):
+    if reason := why_not(backend, device, dtype, 64):
         pytest.skip(f"{backend} does not run here: {reason}")
     tolerance = 1e-5 if dtype == torch.float32 else 3e-2
     for pack in PACKS.values():
@@ -106,11 +109,47 @@ def test_a_backend_that_leaks_or_fails_is_found_out(monkeypatch):
 
     monkeypatch.setitem(attention.BACKENDS, "leaks", leaks)
     monkeypatch.setitem(attention.BACKENDS, "fails", fails)
-    assert not works("leaks", CPU, torch.float32)
-    assert "differs" in why_not("leaks", CPU, torch.float32)
-    assert why_not("fails", CPU, torch.float32) == "NotImplementedError: no kernel"
-    assert works("sdpa", CPU, torch.float32) and works("sdpa", CPU, torch.bfloat16)
+    assert not works("leaks", CPU, torch.float32, 64)
+    assert "differs" in why_not("leaks", CPU, torch.float32, 64)
+    assert why_not("fails", CPU, torch.float32, 64) == "NotImplementedError: no kernel"
+    assert works("sdpa", CPU, torch.float32, 64) and works("sdpa", CPU, torch.bfloat16, 64)
+    assert why_not("sdpa", torch.device("cuda:99"), torch.float32, 64)  # no such device: told, not raised
+
+
+def test_a_backend_is_tried_on_what_the_model_gives_it(monkeypatch):
+    def wants_whole_tensors(q, k, v, queries, keys):
+        if not (q.is_contiguous() and v.is_contiguous()):
+            raise RuntimeError("strides")
+        return sdpa(q, k, v, queries, keys)
+
+    def wants_multiples_of_8(q, k, v, queries, keys):
+        if q.shape[-1] % 8:
+            raise RuntimeError(f"head of {q.shape[-1]}")
+        return sdpa(q, k, v, queries, keys)
+
+    monkeypatch.setitem(attention.BACKENDS, "whole", wants_whole_tensors)
+    monkeypatch.setitem(attention.BACKENDS, "eights", wants_multiples_of_8)
+    assert why_not("whole", CPU, torch.float32, 64) == "RuntimeError: strides"
+    assert why_not("eights", CPU, torch.float32, 12) == "RuntimeError: head of 12"
+    assert works("eights", CPU, torch.float32, 24)
+
+
+def test_a_mask_of_xformers_is_made_once_a_pack(monkeypatch):
+    class BlockDiagonalMask:
+        made = 0
+
+        @classmethod
+        def from_seqlens(cls, queries, keys, device):
+            cls.made += 1
+            return queries, keys
+
+    for name in ("xformers", "xformers.ops", "xformers.ops.fmha", "xformers.ops.fmha.attn_bias"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    sys.modules["xformers.ops.fmha.attn_bias"].BlockDiagonalMask = BlockDiagonalMask
+    masks = [attention.block_diagonal_mask(q, (3, 4), CPU) for q in ((1, 2), (1, 2), (2, 1), (1, 2))]
+    attention.block_diagonal_mask.cache_clear()
+    assert BlockDiagonalMask.made == 2 and masks[0] is masks[3] and masks[2] == ([2, 1], [3, 4])
 
 
 def test_a_processor_takes_plain_attention():
-    assert choose_attention(CPU, torch.bfloat16) == choose_attention(CPU, torch.float32) == "sdpa"
+    assert choose_attention(CPU, torch.bfloat16, 64) == choose_attention(CPU, torch.float32, 64) == "sdpa"

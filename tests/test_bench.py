@@ -5,13 +5,17 @@ import importlib.metadata
 import importlib.util
 import json
 import math
+import resource
 import sys
+import weakref
 from dataclasses import replace
+from time import perf_counter
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from configs.settings import BenchSettings, OptimizerConfig, TransformerConfig
+from configs.settings import BenchSettings, OptimizerConfig, TransformerConfig, TransformerRun
 from dit import bench, doctor
 from dit.flops import count_flops, step_flops, text_flops, training_flops
 from dit.model import PATCH, make_layout, norm_and_rotate
@@ -110,6 +114,29 @@ def test_peak_memory_sees_what_a_call_holds():
     assert 195 * 2**20 < much - little < 260 * 2**20
 
 
+def test_peak_memory_without_a_way_to_forget_is_that_since_the_start(monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, "FORGET_PEAK", tmp_path / "nowhere" / "clear_refs")
+    held = bench.peak_memory(lambda: torch.ones(1).sum(), CPU)
+    assert held == 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def test_a_row_s_memory_holds_no_other_row_s_model(monkeypatch):
+    models = []
+
+    def make(*arguments):
+        assert all(model() is None for model in models)
+        model = random_model(*arguments)
+        models.append(weakref.ref(model))
+        return model
+
+    random_model = bench.random_model
+    monkeypatch.setattr(bench, "random_model", make)
+    monkeypatch.setattr(bench, "matmul_peak", lambda *_: 2e9)
+    settings = BenchSettings(text_tokens=5, repeats=1)
+    rows = list(bench.measure_model(TransformerRun(model=TINY), (1, 2, 2), settings, CPU, perf_counter))
+    assert len(rows) == len(models) == 4
+
+
 def test_one_row_per_stretch_equals_one_row_per_token(model):
     pack = bench.make_pack(TINY, GRIDS, 5, CPU)
     first_frame = torch.full((24,), 0.7)
@@ -154,7 +181,7 @@ def test_bench_prints_what_it_measures(tmp_path, capsys, monkeypatch):
         "from configs.settings import DataConfig, TransformerConfig, TransformerRun\n"
         f"config = TransformerRun(data=DataConfig(frames=5, size=48), model={TINY!r})\n"
     )
-    file = tmp_path / "figures.json"
+    file = tmp_path / "new" / "figures.json"
     result = bench.bench(BenchSettings(config=str(config), batch=2, text_tokens=5, repeats=1, json=str(file)))
     assert json.loads(file.read_text()) == json.loads(json.dumps(result))
     printed = capsys.readouterr().out
@@ -223,10 +250,22 @@ def test_doctor_survives_what_it_tries(capsys, monkeypatch):
         raise RuntimeError("no such codec")
 
     monkeypatch.setattr("vae.video.ffmpeg", broken)
-    monkeypatch.setattr(doctor, "attention", lambda: [("sdpa", "cpu fp32", "works")])
+    monkeypatch.setattr(doctor, "attention", broken)
+    monkeypatch.setattr(doctor, "devices", broken)
     doctor.doctor()
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines.count("- fails RuntimeError: no such codec") == 2
     assert "video files fails: RuntimeError: no such codec" in lines
+
+
+def test_doctor_asks_every_gpu_for_itself(monkeypatch):
+    cards = [
+        SimpleNamespace(name=f"card {major}", total_memory=2**34, major=major, minor=5) for major in (7, 8)
+    ]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda k: cards[k])
+    rows = {name: words for _, name, words in doctor.devices()}
+    assert rows["card 7"].endswith("no bf16") and rows["card 8"].endswith("8.5, bf16")
 
 
 def test_doctor_takes_no_settings():
