@@ -1,17 +1,19 @@
 """The door to diffusers: state dicts, settings and folders of Wan, both ways."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from einops import rearrange
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from configs.settings import AutoencoderConfig, TransformerConfig
 from dit.model import PATCH, Transformer
-from dit.text import write_encoder
+from dit.text import read_json, write_encoder
 from vae.model import Autoencoder
 
 NAMES = {  # ours -> diffusers', outside the blocks
@@ -60,10 +62,10 @@ def to_diffusers(state: dict[str, Tensor], config: TransformerConfig) -> dict[st
 
 
 def from_diffusers(state: dict[str, Tensor], config: TransformerConfig) -> dict[str, Tensor]:
-    """The inverse of `to_diffusers`; raises ValueError naming tensors that are missing or have no place."""
+    """The inverse of `to_diffusers`; raises ValueError naming tensors that are missing or do not fit."""
     with torch.device("meta"):
         known = to_diffusers(Transformer(config).state_dict(), config)
-    check_names(state, known, "text-to-video Wan transformer")
+    check_tensors(state, known, "text-to-video Wan transformer")
     result = {"scale_shift_table": state["scale_shift_table"][0]}
     for ours, theirs in NAMES.items():
         for part in ("weight", "bias"):
@@ -84,13 +86,17 @@ def from_diffusers(state: dict[str, Tensor], config: TransformerConfig) -> dict[
     return result
 
 
-def check_names(found: Iterable[str], known: Iterable[str], what: str) -> None:
-    """Raises ValueError unless a state dict has exactly the known names."""
+def check_tensors(found: Mapping[str, Tensor], known: Mapping[str, Tensor], what: str) -> None:
+    """Raises ValueError unless a state dict has exactly the known names and their shapes."""
     extra, missing = sorted(set(found) - set(known)), sorted(set(known) - set(found))
     if extra:
         raise ValueError(f"not a {what}: no place for {', '.join(extra[:3])}{' …' if extra[3:] else ''}")
     if missing:
         raise ValueError(f"not a whole {what}: {', '.join(missing[:3])}{' …' if missing[3:] else ''} missing")
+    for name, tensor in found.items():
+        if tensor.shape != known[name].shape:
+            sizes = f"{tuple(tensor.shape)}, not {tuple(known[name].shape)}"
+            raise ValueError(f"config.json does not fit the weights: {name} is {sizes}")
 
 
 def transformer_settings(config: TransformerConfig) -> dict:
@@ -178,25 +184,39 @@ def read_folder(folder: Path) -> tuple[dict, dict[str, Tensor]]:
         raise ValueError(f"{folder} is not a diffusers model folder: it needs config.json and *.safetensors")
     tensors: dict[str, Tensor] = {}
     for file in files:
-        tensors |= load_file(file)
-    return json.loads(settings.read_text()), tensors
+        with naming(file):
+            tensors |= load_file(file)
+    return read_json(settings), tensors
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turns what a damaged file or folder raises into a ValueError that names it."""
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"{path}: {error} is missing") from None
+    except (ValueError, TypeError, SafetensorError) as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def load_transformer(folder: Path) -> Transformer:
-    """A transformer from the `transformer` folder of a diffusers Wan pipeline."""
+    """A transformer from a diffusers Wan pipeline's `transformer` folder; raises ValueError naming it."""
     settings, tensors = read_folder(folder)
-    config = transformer_config(settings)
-    with torch.device("meta"):
-        model = Transformer(config)
-    model.load_state_dict(from_diffusers(tensors, config), assign=True)
+    with naming(folder):
+        config = transformer_config(settings)
+        with torch.device("meta"):
+            model = Transformer(config)
+        model.load_state_dict(from_diffusers(tensors, config), assign=True)
     return model
 
 
 def load_autoencoder(folder: Path) -> Autoencoder:
-    """An autoencoder from the `vae` folder of a diffusers Wan pipeline."""
+    """An autoencoder from a diffusers Wan pipeline's `vae` folder; raises ValueError naming it."""
     settings, tensors = read_folder(folder)
-    model = Autoencoder(autoencoder_config(settings))
-    check_names(tensors, model.state_dict(), "Wan 2.1 autoencoder")
+    with naming(folder):
+        model = Autoencoder(autoencoder_config(settings))
+        check_tensors(tensors, model.state_dict(), "Wan 2.1 autoencoder")
     model.load_state_dict(tensors)
     return model
 
@@ -219,13 +239,14 @@ def scheduler_shift(folder: Path) -> float:
     file = folder / "scheduler_config.json"
     if not file.is_file():
         raise ValueError(f"{folder} holds no scheduler: a Wan pipeline's has scheduler_config.json")
-    settings = json.loads(file.read_text())
-    return float(settings.get("flow_shift", settings.get("shift", 1.0)))
+    settings = read_json(file)
+    with naming(file):
+        return float(settings.get("flow_shift", settings.get("shift", 1.0)))
 
 
 def check_pipeline(folder: Path) -> None:
     """Raises ValueError where a pipeline's `model_index.json` says that it is more than one transformer."""
-    index = json.loads((folder / "model_index.json").read_text())
+    index = read_json(folder / "model_index.json")
     if index.get("transformer_2", [None, None])[0]:
         raise ValueError(
             f"{folder} holds two transformers (Wan 2.2 A14B); only pipelines of one are supported"

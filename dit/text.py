@@ -4,6 +4,7 @@ The byte-level encoder has ByT5's token ids (Xue et al. 2022: byte + 3, end 1, p
 vocabulary file, and the weights of `T5EncoderModel` (gated-gelu, T5 1.1) under the same names.
 """
 
+import hashlib
 import html
 import json
 import math
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from configs.settings import TextConfig
@@ -157,20 +159,59 @@ def clean(prompt: str) -> str:
     return " ".join(html.unescape(html.unescape(prompt)).split())
 
 
+def read_json(file: Path) -> dict:
+    """The object in a JSON file; raises ValueError naming the file where there is none."""
+    try:
+        values = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} holds {values!r}, which is no set of settings")
+    return values
+
+
+def encoder_folder(config: TextConfig) -> Path:
+    """Where the encoder's `config.json` and weights lie: in `config.folder`, or in a pipeline's subfolder."""
+    folder = Path(config.folder)
+    inner = folder / "text_encoder" if (folder / "text_encoder").is_dir() else folder
+    if not (inner / "config.json").is_file():
+        raise ValueError(f"{folder} holds no text encoder: it needs config.json, weights and a tokenizer")
+    return inner
+
+
+def encoder_width(config: TextConfig) -> int:
+    """Width of the encoder's output, known before it is loaded."""
+    return read_json(encoder_folder(config) / "config.json").get("d_model") if config.folder else config.width
+
+
+def encoder_hash(config: TextConfig) -> str:
+    """SHA-256 over the size of a frozen encoder's every weights file and 64 even pieces of 64 KiB of it.
+
+    The first piece is its header, with every tensor's name and shape. UMT5-XXL has 23 GB, whose every byte
+    would take a minute; weights that were trained on, rounded or swapped differ in these pieces too.
+    """
+    digest, piece = hashlib.sha256(), 2**16
+    for path in sorted(encoder_folder(config).glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size} ".encode())
+        with open(path, "rb") as file:
+            for k in range(64):
+                file.seek(k * size // 64)
+                digest.update(file.read(piece))
+    return digest.hexdigest()
+
+
 def load_pretrained(config: TextConfig) -> PretrainedEncoder:
     """The encoder of `config.folder`: a model beside its tokenizer, or a pipeline with a subfolder for each.
 
-    Raises ValueError where one of them is missing.
+    Its weights are fp32, in whatever format they are kept. Raises ValueError where one of them is missing.
     """
     from transformers import AutoTokenizer, T5EncoderModel, UMT5EncoderModel
 
-    folder = Path(config.folder)
-    model_folder = folder / "text_encoder" if (folder / "text_encoder").is_dir() else folder
+    model_folder, folder = encoder_folder(config), Path(config.folder)
     tokenizer_folder = folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
-    if not (model_folder / "config.json").is_file():
-        raise ValueError(f"{folder} holds no text encoder: it needs config.json, weights and a tokenizer")
     kinds = {"t5": T5EncoderModel, "umt5": UMT5EncoderModel}
-    kind = json.loads((model_folder / "config.json").read_text()).get("model_type")
+    kind = read_json(model_folder / "config.json").get("model_type")
     if kind not in kinds:
         raise ValueError(
             f"{model_folder} holds a text encoder of type {kind}; only {' and '.join(kinds)} work"
@@ -179,9 +220,11 @@ def load_pretrained(config: TextConfig) -> PretrainedEncoder:
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise ValueError(f"{tokenizer_folder} holds no tokenizer ({str(error).splitlines()[0]})") from None
-    return PretrainedEncoder(
-        config, kinds[kind].from_pretrained(model_folder, local_files_only=True), tokenizer
-    )
+    try:
+        model = kinds[kind].from_pretrained(model_folder, local_files_only=True, use_safetensors=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{model_folder} holds no text encoder ({str(error).splitlines()[0]})") from None
+    return PretrainedEncoder(config, model.float(), tokenizer)
 
 
 def make_encoder(config: TextConfig) -> nn.Module:

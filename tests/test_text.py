@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from configs.settings import TextConfig
-from dit.text import ByteEncoder, as_transformers, byte_tokens, make_encoder, write_encoder
+from dit.text import ByteEncoder, as_transformers, byte_tokens, encoder_hash, make_encoder, write_encoder
 
 TINY = TextConfig(width=24, depth=3, heads=3, mlp_width=40, longest=300)
 PROMPTS = [
@@ -150,3 +150,36 @@ def test_a_folder_without_an_encoder_is_refused(tmp_path: Path):
         file.unlink()
     with pytest.raises(ValueError, match="holds no tokenizer"):
         make_encoder(TextConfig(folder=str(tmp_path / "pipeline")))
+
+
+def test_weights_become_fp32_and_only_safetensors_are_read(tmp_path: Path):
+    import transformers
+
+    tiny_umt5(tmp_path)
+    model = transformers.UMT5EncoderModel.from_pretrained(tmp_path / "text_encoder")
+    model.bfloat16().save_pretrained(tmp_path / "text_encoder")
+    encoder, other = make_encoder(TextConfig(folder=str(tmp_path))), model.state_dict()
+    kept = encoder.model.state_dict()
+    assert all(torch.equal(tensor, other[name].float()) for name, tensor in kept.items())
+    assert {tensor.dtype for tensor in kept.values()} == {torch.float32}
+    file = tmp_path / "text_encoder" / "model.safetensors"
+    for damage in (
+        lambda: file.write_bytes(file.read_bytes()[:-8]),
+        lambda: file.rename(file.with_suffix(".bin")),
+    ):
+        damage()
+        with pytest.raises(ValueError, match="text_encoder holds no text encoder"):
+            make_encoder(TextConfig(folder=str(tmp_path)))
+
+
+def test_the_hash_of_a_frozen_encoder_is_that_of_its_weights(tmp_path: Path):
+    from safetensors.torch import save_file
+
+    (tmp_path / "config.json").write_text("{}")
+    weights, config = tmp_path / "model.safetensors", TextConfig(folder=str(tmp_path))
+    tensors = {"a": torch.randn(3, 4), "b": torch.randn(2**18)}
+    hashes = []
+    for change in ({}, {}, {"a": tensors["a"] + 1e-6}, {"b": tensors["b"] * 1.001}, {"c": torch.zeros(1)}):
+        save_file(tensors | change, weights)
+        hashes.append(encoder_hash(config))
+    assert hashes[0] == hashes[1] and len(set(hashes)) == 4
