@@ -34,7 +34,6 @@ class Layout:
     """
 
     tokens: Lengths
-    grids: tuple[tuple[int, int, int], ...]
     pairs: int
     rows: Tensor | None
     rotary: tuple[Tensor, Tensor]
@@ -125,7 +124,6 @@ def make_layout(
     in_order = torch.equal(row_of_stretch, torch.arange(first))
     layout = Layout(
         tokens=Lengths(tokens, device),
-        grids=tuple(grids),
         pairs=first,
         rows=None if in_order else row_of_stretch.to(device),
         rotary=rotary_table(tuple(grids), head_width, device),

@@ -26,16 +26,6 @@ def velocity(x: Tensor, noise: Tensor) -> Tensor:
     return noise - x
 
 
-def data_from_velocity(x_t: Tensor, v: Tensor, t: Tensor | float) -> Tensor:
-    """The data x = x_t - t v at the path's start."""
-    return (x_t - broadcast_time(t, x_t) * v).type_as(x_t)
-
-
-def noise_from_velocity(x_t: Tensor, v: Tensor, t: Tensor | float) -> Tensor:
-    """The noise x_t + (1 - t) v at the path's end."""
-    return (x_t + (1 - broadcast_time(t, x_t)) * v).type_as(x_t)
-
-
 def shift_times(t: Time, shift: float) -> Time:
     """Times moved towards noise (shift > 1) or data (< 1); 0 and 1 stay (Esser et al. 2024, SD3, eq. 23).
 

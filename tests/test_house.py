@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dit.cli import VERBS
+from dit.doctor import FEATURES, PACKAGES
 
 ROOT = Path(__file__).parent.parent
 BELOW = {  # folder -> what it may import of ours
@@ -20,7 +21,7 @@ BELOW = {  # folder -> what it may import of ours
     "dit": {"dit", "samplers", "vae", "configs"},
     "eval": {"eval", "dit", "samplers", "vae", "configs"},
 }
-VIDEO, TO_DIFFUSERS, EXPORT = "vae/video.py", "dit/diffusers_format.py", "dit/export.py"
+VIDEO = "vae/video.py"
 DOORS = {  # dependency -> the only files that may import it
     "decord": {VIDEO},
     "imageio": {VIDEO},
@@ -28,8 +29,8 @@ DOORS = {  # dependency -> the only files that may import it
     "av": {VIDEO},
     "torchcodec": {VIDEO},
     "xformers": {"dit/attention.py"},
-    "diffusers": {TO_DIFFUSERS, EXPORT, "dit/bench.py"},
-    "transformers": {"dit/text.py", TO_DIFFUSERS, EXPORT},
+    "diffusers": {"dit/bench.py"},
+    "transformers": {"dit/text.py"},
     "accelerate": {"dit/train.py", "vae/train.py"},
     "tyro": {"configs/load.py", "configs/settings.py"},
     "torchvision": set(),
@@ -233,6 +234,37 @@ def test_heavy_imports_wait_until_they_are_needed(path):
         for module in imports(node)
     }
     assert early & LATE == set()
+
+
+def needs(path: Path) -> set[str]:
+    """Packages that a file imports anywhere, and those that the modules it loads at once load at once."""
+    found, seen, waiting = set(imports(ast.parse(path.read_text()))), {path}, [path]
+    while waiting:
+        body = ast.parse(waiting.pop().read_text()).body
+        early = {m for n in body if isinstance(n, ast.Import | ast.ImportFrom) for m in imports(n)}
+        found |= early
+        files = {ROOT / f"{module.replace('.', '/')}.py" for module in early} & {*OURS, *TESTS}
+        waiting += files - seen
+        seen |= files
+    return {top(m) for m in found} - sys.stdlib_module_names - {*BELOW, "tests"}
+
+
+@pytest.mark.parametrize(
+    ("verb", "feature"),
+    [
+        ("dit/sample.py", "sample (built-in model, own checkpoints)"),
+        ("eval/score.py", "score on the drawn world"),
+        ("vae/train.py", "train"),
+        ("dit/train.py", "train"),
+        ("vae/index.py", "train on your own videos"),
+        ("dit/export.py", "export to diffusers"),
+        ("dit/bench.py", "compare with diffusers"),
+        *((name_of(path), "tests") for path in TESTS),
+    ],
+)
+def test_the_doctor_knows_what_a_verb_needs(verb, feature):
+    distributions = {module: distribution for distribution, (module, *_) in PACKAGES.items()}
+    assert {distributions.get(module, module) for module in needs(ROOT / verb)} <= set(FEATURES[feature])
 
 
 def test_every_setting_is_documented_by_the_line_below_it():

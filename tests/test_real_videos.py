@@ -11,6 +11,7 @@ import dit.train
 import vae.train
 from configs.settings import DataConfig, SampleSettings
 from dit.cli import run
+from dit.model import grid_of
 from dit.sample import sample
 from tests.tiny_runs import (
     assert_same_run,
@@ -70,10 +71,9 @@ def test_the_index_leaves_out_what_cannot_be_read(folder, data):
 def test_mixed_sizes_share_a_pack_resume_to_the_bit_and_sample(data, autoencoder, tmp_path, monkeypatch):
     grids = []
 
-    def note_grids(*arguments):
-        batch = make_batch(*arguments)
-        grids.append(set(batch.layout.grids))
-        return batch
+    def note_grids(latents, *arguments):
+        grids.append({grid_of(x) for x in latents})
+        return make_batch(latents, *arguments)
 
     make_batch = dit.train.make_batch
     monkeypatch.setattr(dit.train, "make_batch", note_grids)

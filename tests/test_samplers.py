@@ -8,16 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from samplers.guidance import guidance_scale_at, guide
-from samplers.path import (
-    data_from_velocity,
-    interpolate,
-    logit_normal_times,
-    noise_from_velocity,
-    shift_times,
-    size_shift,
-    velocity,
-)
+from samplers.guidance import guide
+from samplers.path import interpolate, logit_normal_times, shift_times, size_shift, velocity
 from samplers.solvers import SOLVERS, euler, heun, multistep, time_grid
 
 ORDERS = {"euler": 1, "heun": 2, "multistep": 2}
@@ -198,12 +190,9 @@ def test_logit_normal_times():
 
 
 @pytest.mark.parametrize("t", [0.3, torch.tensor([0.0, 0.3, 1.0]), torch.rand(3, 4)])
-def test_the_path_and_its_inverse(t):
+def test_the_path_and_its_direction(t):
     x, noise = torch.randn(2, 3, 4, 5)
-    x_t, v = interpolate(x, noise, t), velocity(x, noise)
-    assert torch.allclose(data_from_velocity(x_t, v, t), x, atol=1e-6)
-    assert torch.allclose(noise_from_velocity(x_t, v, t), noise, atol=1e-6)
-    step = 1e-2
+    v, step = velocity(x, noise), 1e-2
     slope = (interpolate(x, noise, t + step) - interpolate(x, noise, t - step)) / (2 * step)
     assert torch.allclose(slope, v, atol=1e-4)
     assert torch.equal(interpolate(x, noise, 0.0), x) and torch.equal(interpolate(x, noise, 1.0), noise)
@@ -223,12 +212,3 @@ def test_guidance(dtype):
     expected = unconditional.double() + 4.0 * (conditional.double() - unconditional.double())
     error = (guide(conditional, unconditional, 4.0).double() - expected).abs().max()
     assert error < 4 * torch.finfo(dtype).eps * expected.abs().max()
-
-
-def test_guidance_interval():
-    scales = [guidance_scale_at(t, 5.0, (0.25, 0.75)) for t in (0.0, 0.25, 0.26, 0.75, 0.76, 1.0)]
-    assert scales == [1.0, 1.0, 5.0, 5.0, 1.0, 1.0]
-    assert guidance_scale_at(1.0, 5.0) == 5.0
-    for interval in ((0.5, 0.2), (-0.1, 0.5), (0.5, 1.1)):
-        with pytest.raises(ValueError, match="does not lie within 0 to 1"):
-            guidance_scale_at(0.5, 5.0, interval)
