@@ -1,22 +1,21 @@
 """A model folder: transformer, text encoder and autoencoder, loaded together from ours or diffusers'."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from configs.load import from_json
+from configs.load import from_json, to_json
 from configs.settings import FlowConfig, SamplerConfig, TextConfig, TransformerConfig
 from dit.attention import BACKENDS, choose_attention
 from dit.model import Layout, Transformer
-from dit.text import make_encoder
-from vae.model import Autoencoder
+from dit.text import encoder_hash, make_encoder, read_json
+from vae.model import Autoencoder, round_to
 from vae.run import checkpoints
 from vae.train import WEIGHTS as AUTOENCODER
 from vae.train import load_autoencoder as load_our_autoencoder
-from vae.weights import file_hash, load_weights
+from vae.weights import file_hash, load_weights, read_settings
 
 BUILTIN = Path(__file__).parent / "builtin"
 TRANSFORMER = "transformer.safetensors"
@@ -62,27 +61,41 @@ class Model:
     settings: dict
 
 
+def model_folder(name: str) -> Path:
+    """The folder that a setting names; `builtin` is the built-in model's."""
+    return BUILTIN if name == "builtin" else Path(name)
+
+
 def load_model(folder: str, device: torch.device, dtype: torch.dtype) -> Model:
-    """The model of a folder: ours (a run, finished or not), `builtin`, or a diffusers Wan pipeline's.
+    """The model of a folder: ours (a run or its checkpoint), `builtin`, or a diffusers Wan pipeline's.
 
     Raises ValueError where the folder is none of these.
     """
-    path = BUILTIN if folder == "builtin" else Path(folder)
+    path = model_folder(folder)
     if (path / "model_index.json").is_file() or (path / "transformer" / "config.json").is_file():
         model = load_diffusers_model(path)
     else:
         model = load_our_model(path)
     model.denoiser.to(device).eval().requires_grad_(False)
     model.denoiser.transformer.to(dtype)
-    model.denoiser.transformer.attention = BACKENDS[choose_attention(device, dtype)]
+    if model.denoiser.text.config.folder:  # frozen, and often larger than the transformer
+        model.denoiser.text.to(dtype)
+    head_width = model.denoiser.transformer.head_width
+    model.denoiser.transformer.attention = BACKENDS[choose_attention(device, dtype, head_width)]
     model.autoencoder.to(device).eval().requires_grad_(False)
     return model
 
 
 def find_weights(folder: Path) -> Path:
-    """The transformer's weights in a model folder: the finished ones, else the newest average."""
-    found = [folder / TRANSFORMER, *(step / AVERAGE for step in reversed(checkpoints(folder)))]
-    for file in found:
+    """The transformer's weights in a model folder: the finished ones, or the average of a newer checkpoint.
+
+    The folder may be a checkpoint itself.
+    """
+    finished, steps = folder / TRANSFORMER, checkpoints(folder)
+    newest = int(steps[-1].name.removeprefix("step-")) if steps else 0
+    if finished.is_file() and read_settings(finished).get("step", newest) >= newest:
+        return finished
+    for file in (*(step / AVERAGE for step in steps[-1:]), folder / AVERAGE):
         if file.is_file():
             return file
     if not folder.exists():
@@ -100,14 +113,15 @@ def load_our_model(folder: Path) -> Model:
         from_json(TransformerConfig, settings["model"]), from_json(TextConfig, settings["text"])
     )
     denoiser.load_trained_state({name: tensor.float() for name, tensor in tensors.items()})
-    data = settings["data"]
+    data, home = settings["data"], folder.parent if file == folder / AVERAGE else folder
+    side = round_to(data["size"], 16)  # clips of files have that area, not that side
     return Model(
         denoiser=denoiser,
-        autoencoder=load_autoencoder(folder),
+        autoencoder=load_autoencoder(home),
         sampler=from_json(SamplerConfig, settings["sampler"]),
         flow=from_json(FlowConfig, settings["flow"]),
-        weights="+".join(map(file_hash, (file, folder / AUTOENCODER))),
-        size=(data["frames"], data["size"], data["size"]),
+        weights="+".join([file_hash(file), file_hash(home / AUTOENCODER), *text_hash(denoiser)]),
+        size=(data["frames"], side, side),
         fps=data["fps"],
         settings=settings,
     )
@@ -127,7 +141,7 @@ def load_diffusers_model(folder: Path) -> Model:
     text, sampler = TextConfig(padded=True), SamplerConfig(steps=50, guidance=5.0)
     flow, size, fps = FlowConfig(shift=shift, shift_tokens=0), (81, 480, 832), 16.0
     if (folder / OURS).is_file():
-        settings = json.loads((folder / OURS).read_text())
+        settings = read_json(folder / OURS)
         text, sampler = from_json(TextConfig, settings["text"]), from_json(SamplerConfig, settings["sampler"])
         flow, size, fps = from_json(FlowConfig, settings["flow"]), tuple(settings["size"]), settings["fps"]
     denoiser = Denoiser(replace(transformer.config, depth=0), replace(text, folder=str(folder)))
@@ -141,16 +155,28 @@ def load_diffusers_model(folder: Path) -> Model:
         autoencoder=diffusers_format.load_autoencoder(folder / "vae"),
         sampler=sampler,
         flow=flow,
-        weights="+".join(map(file_hash, files)),
+        weights="+".join([*map(file_hash, files), *text_hash(denoiser)]),
         size=size,
         fps=fps,
-        settings={"folder": folder.name},
+        settings={
+            "folder": folder.name,
+            "model": to_json(transformer.config),
+            "text": to_json(replace(text, folder="")),
+            "flow": to_json(flow),
+            "sampler": to_json(sampler),
+        },
     )
+
+
+def text_hash(denoiser: Denoiser) -> list[str]:
+    """The hash of a frozen text encoder; one that was trained with the transformer lies in its file."""
+    config = denoiser.text.config
+    return [encoder_hash(config)] if config.folder else []
 
 
 def load_autoencoder(source: str | Path) -> Autoencoder:
     """An autoencoder from a weights file of ours or its folder, `builtin`, or a diffusers folder."""
-    path = BUILTIN if source == "builtin" else Path(source)
+    path = model_folder(str(source))
     if path.is_file():
         return load_our_autoencoder(path)
     if (path / AUTOENCODER).is_file():

@@ -23,6 +23,7 @@ PACKAGES = {  # distribution -> (module, what it is for, how to get it)
     "decord": ("decord", "seeking in videos (without: read from the start)", "pip install decord"),
     "pillow": ("PIL", "images and contact sheets", "pip install pillow"),
     "pyarrow": ("pyarrow", "manifests of your own videos", "pip install pyarrow"),
+    "filelock": ("filelock", "one process a run", "pip install filelock"),
     "matplotlib": ("matplotlib", "loss curves", "pip install matplotlib"),
     "tqdm": ("tqdm", "progress bars", "pip install tqdm"),
     "xformers": ("xformers", "optional: attention on a GPU", "pip install 'dit-lab[xformers]'"),
@@ -32,7 +33,7 @@ PACKAGES = {  # distribution -> (module, what it is for, how to get it)
     "scikit-image": ("skimage", "optional: the tests' second SSIM", "pip install 'dit-lab[test]'"),
 }
 BASE = ("torch", "numpy", "einops", "tyro", "safetensors", "tqdm", "pillow", "imageio-ffmpeg")
-TRAINING = (*BASE, "accelerate", "matplotlib")
+TRAINING = (*BASE, "accelerate", "filelock", "matplotlib")
 FEATURES = {  # what one wants to do -> distributions that it needs
     "sample (built-in model, own checkpoints)": BASE,
     "score on the drawn world": BASE,

@@ -27,8 +27,11 @@ def export(settings: ExportSettings) -> Path:
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    FORMATS[settings.format](model, temporary)
-    temporary.replace(out)
+    try:
+        FORMATS[settings.format](model, temporary)
+        temporary.replace(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return out
 
 
@@ -53,7 +56,7 @@ def write_diffusers(model: Model, folder: Path) -> None:
 
 def write_half(model: Model, folder: Path) -> None:
     """Our two weights files in half precision; raises ValueError for a model that is not ours."""
-    if "text" not in model.settings:
+    if "train" not in model.settings:
         raise ValueError("--format half takes a model that `dit train` made, not a diffusers folder")
     autoencoder = {"model": to_json(model.autoencoder.config)}
     save_weights(folder / AUTOENCODER, model.autoencoder.state_dict(), autoencoder, torch.float16)

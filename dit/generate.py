@@ -12,7 +12,7 @@ from dit.model import PATCH, grid_of, make_layout, patchify, unpatchify
 from samplers.guidance import guide
 from samplers.path import size_shift
 from samplers.solvers import SOLVERS, time_grid
-from vae.model import check_video_size
+from vae.model import check_video_size, round_to
 from vae.seeds import generator
 
 
@@ -33,12 +33,13 @@ def shift_for(tokens: int, flow: FlowConfig) -> float:
 
 
 def latent_shape(frames: int, height: int, width: int, channels: int) -> tuple[int, int, int, int]:
-    """C T H W of the latents of a video; raises ValueError naming the nearest size where it does not fit."""
-    check_video_size(frames, height, width)
+    """C T H W of the latents of a video; raises ValueError naming the nearest sides where they do not fit."""
     side = 8 * PATCH[1]
-    if height % side or width % side:
-        nearest = "x".join(str(side * max(1, round(v / side))) for v in (height, width))
-        raise ValueError(f"{height}x{width} does not divide by {side}: use {nearest}")
+    for name, value in {"height": height, "width": width}.items():
+        if value < side or value % side:
+            nearest = round_to(value, side)
+            raise ValueError(f"{name} {value} is no positive multiple of {side}: use {nearest}")
+    check_video_size(frames, height, width)
     return channels, 1 + (frames - 1) // 4, height // 8, width // 8
 
 

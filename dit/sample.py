@@ -4,10 +4,11 @@ import base64
 import hashlib
 import io
 import json
+import math
 import re
 import sys
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -34,6 +35,8 @@ from vae.weights import write_text
 
 LABEL = "AI-generated video"
 FORMATS = (".mp4", ".gif", ".png")
+SHEET_FRAMES = 5
+WITH_AGAIN = {"again", "out", "model", "precision"}  # the settings that --again leaves open
 
 
 @dataclass(frozen=True)
@@ -45,37 +48,36 @@ class Job:
     image_THWC: Tensor | None
 
 
-def sample(settings: SampleSettings, weights: str = "") -> list[Path]:
+def sample(settings: SampleSettings, record: dict | None = None) -> list[Path]:
     """Makes every video the settings ask for; returns the files, the contact sheet of several last.
 
-    Raises ValueError where the model is not the one whose weights have the given hash.
+    Raises ValueError where the model is not the one of the record of a video that is made again.
     """
     prompts = read_prompts(settings)
+    check(settings)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     half = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
     model = load_model(settings.model, device, torch.bfloat16 if half else torch.float32)
-    if weights and weights != model.weights:
-        raise ValueError(
-            f"{settings.again} was made with other weights than {settings.model}'s: give its model by --model"
-        )
+    if record:
+        check_same_model(settings, record, model)
+    if "smoothed" in model.settings:  # a checkpoint's, not a finished model's
+        print(f"dit sample: {settings.model} at step {model.settings['step']}", file=sys.stderr)
     settings = replace(
         settings,
         frames=settings.frames or model.size[0],
         height=settings.height or model.size[1],
         width=settings.width or model.size[2],
         fps=settings.fps or model.fps,
-        precision="bf16" if half else "fp32",
-    )
-    sampler = SamplerConfig(
         steps=settings.steps or model.sampler.steps,
         solver=model.sampler.solver if settings.solver == "model" else settings.solver,
         guidance=model.sampler.guidance if settings.guidance == -1.0 else settings.guidance,
-        seed=settings.seed,
+        precision="bf16" if half else "fp32",
     )
-    check(settings, sampler)
+    check(settings)
+    sampler = SamplerConfig(settings.steps, settings.solver, settings.guidance, settings.seed)
     jobs = make_jobs(settings, prompts, model)
-    videos = []
-    evaluations = sampler.steps * (2 if sampler.solver == "heun" else 1)
+    files, shown = [], []
+    evaluations = 2 * sampler.steps - 1 if sampler.solver == "heun" else sampler.steps
     groups = [jobs[k : k + settings.batch] for k in range(0, len(jobs), settings.batch)]
     with tqdm(total=len(groups) * sampler.steps, desc=f"sampling {len(jobs)}", unit="step") as progress:
         for group in groups:
@@ -83,14 +85,23 @@ def sample(settings: SampleSettings, weights: str = "") -> list[Path]:
                 model, [job.request for job in group], sampler, lambda *_: progress.update()
             )
             for job, video in zip(group, made, strict=True):
-                write(job, video, truth(job, settings, sampler, model, evaluations), settings.fps)
-                videos.append(video)
-    files = [job.file for job in jobs]
+                files.append(
+                    write(job, video, truth(job, settings, sampler, model, evaluations), settings.fps)
+                )
+                shown.append(shown_frames(video))
     if len(jobs) > 1:
         sheet = files[0].parent / "contact-sheet.png"
-        contact_sheet(videos, [job.request.prompt for job in jobs], sheet)
+        videos = [to_video(frames) for frames in shown]
+        contact_sheet(videos, [job.request.prompt for job in jobs], sheet, SHEET_FRAMES)
         files.append(sheet)
     return files
+
+
+def shown_frames(video_CTHW: Tensor) -> Tensor:
+    """The evenly spaced frames that a contact sheet shows, uint8 T H W C: many whole videos fill a memory."""
+    count = video_CTHW.shape[1]
+    places = torch.linspace(0, count - 1, min(SHEET_FRAMES, count)).round().long()
+    return to_frames(video_CTHW[:, places])
 
 
 def read_prompts(settings: SampleSettings) -> list[str]:
@@ -106,17 +117,35 @@ def read_prompts(settings: SampleSettings) -> list[str]:
     return prompts
 
 
-def check(settings: SampleSettings, sampler: SamplerConfig) -> None:
-    """Raises ValueError for numbers that make no video."""
-    for name, value in {"steps": sampler.steps, "number": settings.number, "batch": settings.batch}.items():
-        if value < 1:
+def check(settings: SampleSettings) -> None:
+    """Raises ValueError for numbers that make no video; what is left to the model is not looked at."""
+    default = SampleSettings()
+    for name in ("steps", "frames", "number", "batch"):
+        if (value := getattr(settings, name)) < 1 and value != getattr(default, name):
             raise ValueError(f"--{name} {value}: it must be at least 1")
-    if settings.fps <= 0:
+    if not 0 < settings.fps < math.inf and settings.fps != default.fps:
         raise ValueError(f"--fps {settings.fps}: it must be positive")
-    if sampler.guidance < 0:
-        raise ValueError(f"--guidance {sampler.guidance}: it must not be negative, and 1 is none")
+    if not 0 <= settings.guidance < math.inf and settings.guidance != default.guidance:
+        raise ValueError(f"--guidance {settings.guidance}: it must not be negative, and 1 is none")
     if settings.image and settings.frames == 1:
         raise ValueError("--frames 1 with --image leaves nothing to make: the image is the first frame")
+    latent_shape(settings.frames or 1, settings.height or 16, settings.width or 16, 1)
+
+
+def check_same_model(settings: SampleSettings, record: dict, model: Model) -> None:
+    """Raises ValueError where a video to make again was made with other weights, times or text."""
+    if record["weights"] != model.weights:
+        raise ValueError(
+            f"{settings.again} was made with other weights than {settings.model}'s: give its model by --model"
+        )
+    for part in ("flow", "text"):
+        before, now = record["model"].get(part, {}), model.settings[part]
+        for name in now:
+            if before.get(name) != now[name]:
+                raise ValueError(
+                    f"{settings.again} was made with {part}.{name} = {before.get(name)!r}, "
+                    f"but {settings.model} has {now[name]!r}: give its model by --model"
+                )
 
 
 def make_jobs(settings: SampleSettings, prompts: list[str], model: Model) -> list[Job]:
@@ -150,8 +179,16 @@ def file_name(settings: SampleSettings, prompt: str, seed: int, videos: int) -> 
         return out
     if out.suffix and not out.is_dir():
         raise ValueError(f"--out {out}: {out.suffix} is none of {', '.join(FORMATS)}")
-    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "untitled"
-    return out / f"{words}-{seed}.mp4"
+    return out / f"{file_words(prompt)}-{seed}.mp4"
+
+
+def file_words(prompt: str) -> str:
+    """A prompt as the name of a file; a hash of it follows where the words are none or too many."""
+    words = re.sub(r"[\W_]+", "-", prompt.lower()).strip("-")
+    short = words[:60].encode()[:120].decode(errors="ignore")  # names have at most 255 bytes
+    if short == words != "":
+        return words
+    return f"{short or 'untitled'}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}"
 
 
 def truth(job: Job, settings: SampleSettings, sampler: SamplerConfig, model: Model, evaluations: int) -> dict:
@@ -185,16 +222,24 @@ def png(frame_HWC: Tensor) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def write(job: Job, video_CTHW: Tensor, record: dict, fps: float) -> None:
-    """Writes a video in the format of its name, and its sidecar."""
+def write(job: Job, video_CTHW: Tensor, record: dict, fps: float) -> Path:
+    """Writes a video in the format of its name, and its sidecar; returns the file or folder of frames."""
     record = record | {"frames_sha256": frames_hash(video_CTHW)}
-    if job.file.suffix == ".mp4":
-        write_video(job.file, video_CTHW, fps, record)
-    elif job.file.suffix == ".gif":
-        write_gif(job.file, video_CTHW, fps)
+    file, kind = job.file, job.file.suffix.lower()
+    if kind == ".mp4":
+        write_video(file, video_CTHW, fps, record)
+    elif kind == ".gif":
+        write_gif(file, video_CTHW, fps)
     else:
-        write_png_frames(job.file.with_suffix(""), video_CTHW)
-    write_text(job.file.with_suffix(".json"), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        file = file.with_suffix("")
+        write_png_frames(file, video_CTHW)
+    write_text(sidecar(file), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    return file
+
+
+def sidecar(file: Path) -> Path:
+    """The JSON beside a video, or beside a folder of frames, whose name may have dots."""
+    return file.with_suffix(".json") if file.suffix.lower() in FORMATS else Path(f"{file}.json")
 
 
 def frames_hash(video_CTHW: Tensor) -> str:
@@ -205,21 +250,31 @@ def frames_hash(video_CTHW: Tensor) -> str:
 def sample_again(settings: SampleSettings) -> list[Path]:
     """Makes the video of `settings.again` again, and says on stderr where it comes out different.
 
-    Raises ValueError where the model has other weights.
+    Raises ValueError where the model has other weights, and for settings that would make another video.
     """
-    before = Path(settings.again)
+    before, default = Path(settings.again), SampleSettings()
+    for field in fields(SampleSettings):
+        if field.name not in WITH_AGAIN and getattr(settings, field.name) != getattr(default, field.name):
+            raise ValueError(
+                f"--again makes the same video again, so it takes no {field.name.replace('_', '-')}; "
+                f"only {', '.join(f'--{name}' for name in sorted(WITH_AGAIN - {'again'}))} go with it"
+            )
     record = read_metadata(before)
-    default, made_with = SampleSettings(), from_json(SampleSettings, record["sample"])
+    missing = {"sample", "sampler", "model", "weights", "frames_sha256", "torch"} - set(record)
+    if missing:
+        raise ValueError(f"{before} carries no whole record of `dit sample`: {', '.join(sorted(missing))}")
+    made_with = from_json(SampleSettings, record["sample"])
     out = settings.out if settings.out != default.out else str(before.with_stem(before.stem + "-again"))
     model = settings.model if settings.model != default.model else made_with.model
-    again = replace(made_with, out=out, model=model, again=settings.again)
+    precision = settings.precision if settings.precision != default.precision else made_with.precision
+    again = replace(made_with, out=out, model=model, again=settings.again, precision=precision)
     with tempfile.TemporaryDirectory() as folder:
         if "image_png" in record:
             image = Path(folder) / "first-frame.png"
             image.write_bytes(base64.b64decode(record["image_png"]))
             again = replace(again, image=str(image))
-        files = sample(again, record["weights"])
-    made = json.loads(files[0].with_suffix(".json").read_text())
+        files = sample(again, record)
+    made = json.loads(sidecar(files[0]).read_text())
     if made["frames_sha256"] != record["frames_sha256"]:
         print(f"dit sample: frames differ from {before} (made with torch {record['torch']})", file=sys.stderr)
     return files

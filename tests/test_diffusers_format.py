@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from configs.load import to_json
@@ -27,6 +28,7 @@ from dit.diffusers_format import (
     to_diffusers,
     transformer_config,
     transformer_settings,
+    write_folder,
 )
 from dit.generate import Request, generate, generate_videos
 from samplers.path import size_shift
@@ -34,6 +36,7 @@ from tests.test_model import TINY, random_transformer, reference
 from tests.test_text import random_encoder, tiny_umt5
 from vae.model import Autoencoder
 from vae.seeds import generator
+from vae.video import read_metadata
 from vae.weights import save_weights
 
 CPU = torch.device("cpu")
@@ -245,3 +248,68 @@ def test_a_wan_pipeline_samples_the_same_here(tmp_path: Path):
         wanted = pipeline.vae.encode(video).latent_dist.mean
         autoencoder = load_autoencoder(tmp_path / "wan" / "vae")
         assert_close(autoencoder.encode_moments(video)[0], wanted)
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-8])
+
+
+def change(file: Path, **settings) -> None:
+    """Changes settings of a JSON file; None takes one out."""
+    values = json.loads(file.read_text()) | settings
+    file.write_text(json.dumps({name: value for name, value in values.items() if value is not None}))
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (lambda folder: cut(folder / "diffusion_pytorch_model.safetensors"), r"model\.safetensors: "),
+        (lambda folder: change(folder / "config.json", eps=None), "transformer: 'eps' is missing"),
+        (lambda folder: change(folder / "config.json", num_layers="two"), "transformer: "),
+        (lambda folder: change(folder / "config.json", ffn_dim=7), r"transformer: config\.json does not fit"),
+        (lambda folder: cut(folder / "config.json"), r"transformer.config\.json is not JSON"),
+        (lambda folder: (folder / "config.json").write_text("[1]"), r"transformer.config\.json holds \[1\]"),
+    ],
+)
+def test_a_damaged_folder_is_named(tmp_path: Path, damage, words):
+    folder = tmp_path / "transformer"
+    write_folder(
+        folder, transformer_settings(TINY), to_diffusers(random_transformer(TINY).state_dict(), TINY)
+    )
+    damage(folder)
+    with pytest.raises(ValueError, match=words):
+        load_transformer(folder)
+
+
+def test_an_autoencoder_s_folder_of_other_sizes_is_named(tmp_path: Path):
+    folder = tmp_path / "vae"
+    write_folder(
+        folder, autoencoder_settings(AUTOENCODER_CONFIG), Autoencoder(AUTOENCODER_CONFIG).state_dict()
+    )
+    change(folder / "config.json", base_dim=4)
+    with pytest.raises(ValueError, match=r"vae: config\.json does not fit the weights"):
+        load_autoencoder(folder)
+
+
+def test_a_video_of_a_pipeline_is_made_again_by_the_same_pipeline_only(tmp_path: Path, capsys):
+    write_run(tmp_path / "run")
+    folder, out = tmp_path / "out", tmp_path / "one.mp4"
+    assert run_command(["export", str(tmp_path / "run"), "--out", str(folder)]) == 0
+    size = ["--frames", "1", "--height", "16", "--width", "16", "--steps", "1"]
+    assert run_command(["sample", "a", *size, "--model", str(folder), "--out", str(out)]) == 0
+    record = read_metadata(out)
+    assert record["model"]["flow"]["shift"] == 2.0 and record["model"]["model"] == to_json(TINY)
+    assert run_command(["export", str(folder), "--out", str(tmp_path / "half"), "--format", "half"]) == 1
+    again = ["sample", "--again", str(out)]
+    assert run_command(again) == 0
+    capsys.readouterr()
+    settings = json.loads((folder / "dit.json").read_text())
+    change(folder / "dit.json", flow=settings["flow"] | {"shift": 4.0})
+    assert run_command(again) == 1
+    assert "made with flow.shift = 2.0, but" in capsys.readouterr().err
+    change(folder / "dit.json", **settings)
+    (weights,) = (folder / "text_encoder").glob("*.safetensors")
+    tensors = load_file(weights)
+    save_file({name: 2 * tensor for name, tensor in tensors.items()}, weights, {"format": "pt"})
+    assert run_command(again) == 1
+    assert "made with other weights" in capsys.readouterr().err

@@ -1,6 +1,9 @@
 """Proves `dit sample`: a video is made again from itself, what is given is kept, mistakes are one line."""
 
 import json
+import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,12 +21,22 @@ from configs.settings import (
     TransformerRun,
 )
 from dit.cli import run
-from dit.denoiser import AUTOENCODER, BUILTIN, TRANSFORMER, Denoiser, load_autoencoder, load_model
-from dit.generate import Request, generate, generate_videos
-from dit.sample import frames_hash, make_jobs, sample
+from dit.denoiser import (
+    AUTOENCODER,
+    AVERAGE,
+    BUILTIN,
+    TRANSFORMER,
+    Denoiser,
+    find_weights,
+    load_autoencoder,
+    load_model,
+)
+from dit.export import FORMATS
+from dit.generate import Request, generate, generate_videos, latent_shape
+from dit.sample import file_words, frames_hash, make_jobs, sample, shown_frames
 from vae.model import Autoencoder
-from vae.video import read_frames, read_metadata, resize_and_crop, to_video
-from vae.weights import file_hash, save_weights
+from vae.video import contact_sheet, read_frames, read_metadata, resize_and_crop, to_video, write_video
+from vae.weights import file_hash, load_weights, save_weights
 
 RUN = TransformerRun(
     data=DataConfig(frames=5, size=32),
@@ -117,6 +130,98 @@ def test_other_weights_are_refused(folder, tmp_path, capsys):
     assert "other weights" in told(capsys, "--again", out, "--model", other)
 
 
+def test_again_takes_no_setting_of_another_video(folder, tmp_path, capsys):
+    out = tmp_path / "one.mp4"
+    sample(SampleSettings(prompts=("a prompt",), model=str(folder), out=str(out)))
+    assert "takes no steps;" in told(capsys, "--again", out, "--steps", "2", "--seed", "9")
+    assert "takes no prompts;" in told(capsys, "another", "--again", out)
+    write_video(tmp_path / "foreign.mp4", torch.zeros(3, 1, 32, 32), 8.0, {"sample": {}})
+    assert "no whole record" in told(capsys, "--again", tmp_path / "foreign.mp4")
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun", "multistep"])
+def test_the_recorded_evaluations_are_those_that_were_made(folder, tmp_path, monkeypatch, solver):
+    model, calls = load_model(str(folder), torch.device("cpu"), torch.float32), []
+    model.denoiser.transformer.register_forward_hook(lambda *_: calls.append(1))
+    monkeypatch.setattr("dit.sample.load_model", lambda *_: model)
+    out = tmp_path / "one.mp4"
+    sample(SampleSettings(prompts=("a",), steps=3, solver=solver, out=str(out)))
+    assert read_metadata(out)["evaluations"] == len(calls)
+
+
+def test_a_suggested_side_is_right_and_near():
+    for side in range(-16, 65):
+        try:
+            latent_shape(1, side, 32, 4)
+            assert side > 0 and side % 16 == 0
+        except ValueError as error:
+            use = int(re.search(r"use (\d+)$", str(error))[1])
+            assert latent_shape(1, use, 32, 4) == (4, 1, use // 8, 4)
+            assert abs(use - side) <= 8 or use == 16
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name"),
+    [
+        ("a red circle moves left", "a-red-circle-moves-left"),
+        ('A "red"_circle!', "a-red-circle"),
+        ("赤い円", "赤い円"),
+        ("Größe", "größe"),
+        ("!?", "untitled-[0-9a-f]{8}"),
+        ("a" * 61, "a{60}-[0-9a-f]{8}"),
+        ("𠀀" * 60, "𠀀{30}-[0-9a-f]{8}"),  # four bytes each: a file's name may have 255
+    ],
+)
+def test_a_file_is_named_by_its_prompt(prompt, name):
+    assert re.fullmatch(name, file_words(prompt))
+
+
+def test_prompts_that_share_their_words_do_not_share_a_file():
+    assert len({file_words(prompt) for prompt in ("!", "?", "", "a" * 60 + "b", "a" * 60 + "c")}) == 5
+
+
+def test_a_run_made_longer_gives_its_newest_weights_and_a_checkpoint_its_own(folder, tmp_path, capsys):
+    run_folder = tmp_path / "run"
+    shutil.copytree(folder, run_folder)
+    tensors, settings = load_weights(folder / TRANSFORMER)
+    for step in (2, 3):
+        header = settings | {"step": step, "smoothed": 1.0}
+        save_weights(run_folder / f"step-{step:08d}" / AVERAGE, tensors, header)
+    old, newest = run_folder / "step-00000002", run_folder / "step-00000003"
+    for step, found in ((2, newest / AVERAGE), (3, run_folder / TRANSFORMER)):
+        save_weights(run_folder / TRANSFORMER, tensors, settings | {"step": step})
+        assert find_weights(run_folder) == found
+    out = tmp_path / "one.mp4"
+    assert run(["sample", "a", "--model", str(old), "--out", str(out)]) == 0
+    assert f"{old} at step 2" in capsys.readouterr().err
+    assert read_metadata(out)["weights"] == f"{file_hash(old / AVERAGE)}+{file_hash(folder / AUTOENCODER)}"
+
+
+def test_a_model_of_any_area_has_a_size_to_sample(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "model")
+    tensors, _ = load_weights(folder / TRANSFORMER)
+    settings = to_json(replace(RUN, data=replace(RUN.data, size=44)))
+    save_weights(tmp_path / "model" / TRANSFORMER, tensors, settings)
+    assert load_model(str(tmp_path / "model"), torch.device("cpu"), torch.float32).size == (5, 48, 48)
+
+
+def test_a_contact_sheet_needs_only_the_frames_it_shows(tmp_path):
+    video = torch.rand(3, 9, 32, 48) * 2 - 1
+    contact_sheet([video], ["a"], tmp_path / "whole.png")
+    contact_sheet([to_video(shown_frames(video))], ["a"], tmp_path / "shown.png")
+    assert (tmp_path / "whole.png").read_bytes() == (tmp_path / "shown.png").read_bytes()
+
+
+def test_an_export_that_fails_leaves_nothing(folder, tmp_path, monkeypatch):
+    def fail(model, path):
+        (path / "half").touch()
+        raise ValueError("disk full")
+
+    monkeypatch.setitem(FORMATS, "half", fail)
+    assert run(["export", str(folder), "--out", str(tmp_path / "out"), "--format", "half"]) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_seed_and_the_prompt_each_change_the_video(folder):
     model = load_model(str(folder), torch.device("cpu"), torch.float32)
     shape = (4, 2, 4, 4)
@@ -168,12 +273,16 @@ def test_many_prompts_many_files_and_a_contact_sheet(folder, tmp_path, capsys):
     assert asked == [(circle, 0), (circle, 1), (circle, 0), (circle, 1), (square, 0), (square, 1)]
 
 
-@pytest.mark.parametrize("suffix", ["gif", "png"])
-def test_gif_and_png_show_the_frames_that_were_made(folder, tmp_path, suffix):
+@pytest.mark.parametrize("suffix", ["gif", "png", "GIF", "PNG", "MP4"])
+def test_every_format_shows_the_frames_that_were_made(folder, tmp_path, suffix):
     out = tmp_path / f"one.{suffix}"
-    sample(SampleSettings(prompts=("a",), model=str(folder), out=str(out)))
+    written = sample(SampleSettings(prompts=("a",), model=str(folder), out=str(out)))
     record = json.loads(out.with_suffix(".json").read_text())
-    if suffix == "png":
+    assert written == [out.with_suffix("") if suffix.lower() == "png" else out]
+    if suffix == "MP4":
+        assert read_metadata(out)["frames_sha256"] == record["frames_sha256"]
+        assert len(read_frames(out, range(5))) == 5
+    elif suffix.lower() == "png":
         frames = torch.cat([read_frames(file, [0]) for file in sorted((tmp_path / "one").glob("*.png"))])
         assert frames_hash(to_video(frames)) == record["frames_sha256"]
     else:
@@ -186,8 +295,14 @@ def test_gif_and_png_show_the_frames_that_were_made(folder, tmp_path, suffix):
     [
         ((), "no prompt"),
         (("a", "--frames", "16"), "use 17"),
-        (("a", "--height", "50"), "use 48x32"),
+        (("a", "--frames", "-3"), "at least 1"),
+        (("a", "--height", "50"), "height 50 is no positive multiple of 16: use 48"),
+        (("a", "--width", "-16"), "use 16"),
         (("a", "--steps", "-2"), "at least 1"),
+        (("a", "--guidance", "nan"), "--guidance nan"),
+        (("a", "--fps", "nan"), "--fps nan"),
+        (("a", "--fps", "inf"), "--fps inf"),
+        (("a", "--frames", "16", "--model", "missing"), "use 17"),  # told before a model is loaded
         (("a", "--image", "missing.png"), "missing.png"),
         (("a", "--prompts-file", "missing.txt"), "missing.txt"),
         (("a", "--out", "a.avi"), ".mp4"),
