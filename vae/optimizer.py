@@ -29,6 +29,11 @@ def learning_rate(step: int, config: OptimizerConfig) -> float:
 
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, step: int, decay: float) -> None:
-    """Moves the average to the weights; early on a decay of (1 + step) / (10 + step) forgets the start."""
+    """Moves the average to the weights; early on a decay of (1 + step) / (10 + step) forgets the start.
+
+    What is frozen stays what it is in the average, which may share it with the model.
+    """
     weight = 1 - min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), weight)
+    pairs = zip(average.parameters(), model.parameters(), strict=True)
+    averages, weights = zip(*((a, w) for a, w in pairs if w.requires_grad), strict=True)
+    torch._foreach_lerp_(list(averages), list(weights), weight)
