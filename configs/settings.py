@@ -197,7 +197,7 @@ class TransformerRun:
     autoencoder: str = "builtin"
     """Weights file of the autoencoder, a run's or a diffusers folder; `builtin` is the drawn world's."""
     init: str = ""
-    """Model folder to start from; empty starts from random weights."""
+    """Model folder to start from, as `dit sample --model` takes; empty starts from random weights."""
     data: DataConfig = field(default_factory=DataConfig)
     """The clips."""
     model: TransformerConfig = field(default_factory=TransformerConfig)
@@ -235,7 +235,7 @@ class SampleSettings:
     out: str = "samples"
     """Folder for the videos; or a file for one, ending in .mp4, .gif or .png (a folder of frames)."""
     model: str = "builtin"
-    """Model folder: a run of `dit train`, a diffusers Wan pipeline, or `builtin`."""
+    """Model folder: a run of `dit train` or one of its step-*, a diffusers Wan pipeline, or `builtin`."""
     frames: int = 0
     """Frames, 1 + 4k; 0 takes what the model was trained on, and 1 makes an image."""
     height: int = 0
@@ -265,7 +265,7 @@ class EvalSettings:
     """Score a model on the drawn world, exactly: text to video, image to video, reconstruction."""
 
     model: str = "builtin"
-    """Model folder: a run of `dit train`, a diffusers Wan pipeline, or `builtin`."""
+    """Model folder: a run of `dit train` or one of its step-*, a diffusers Wan pipeline, or `builtin`."""
     json: str = ""
     """File for scores, confusions, failures and the whole protocol, as JSON."""
     picture: str = ""

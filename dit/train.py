@@ -1,6 +1,7 @@
 """`dit train CONFIG`: trains the transformer, and the byte-level text encoder with it, by rectified flow."""
 
 import copy
+import math
 import sys
 import time
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ from torch import Tensor
 from configs.load import parse_run, to_json
 from configs.settings import FlowConfig, TransformerRun
 from dit.attention import BACKENDS, choose_attention
-from dit.denoiser import TRANSFORMER, Denoiser, find_weights, load_autoencoder
+from dit.denoiser import TRANSFORMER, Denoiser, find_weights, load_autoencoder, model_folder
 from dit.generate import Request, generate, given_tokens, shift_for
 from dit.model import Layout, grid_of, make_layout, patchify
+from dit.text import encoder_width
 from samplers.path import interpolate, logit_normal_times, shift_times, velocity
 from vae.cache import cache_key, encode_clips, read_clips
 from vae.data import SHAPES, Clip, batches, open_data
@@ -46,6 +48,11 @@ HELD_OUT = 32
 VALIDATION_TIMES = (0.125, 0.375, 0.625, 0.875)
 PANELS = {"smoothed": "loss, smoothed", "validation": "validation loss", "gradient_norm": "gradient norm"}
 SHOWN = 6
+SIZES = {  # settings that make no model, or no picture, below 1
+    "model": ("width", "depth", "heads", "mlp_width"),
+    "text": ("width", "depth", "heads", "mlp_width", "longest"),
+    "sampler": ("steps",),
+}
 
 
 def train(config: TransformerRun) -> Path:
@@ -66,6 +73,10 @@ def train(config: TransformerRun) -> Path:
     autoencoder = load_autoencoder(out / AUTOENCODER if started_before else config.autoencoder)
     check_fit(config, autoencoder)
     data, held_out = open_data(config.data, loop.seed, HELD_OUT)
+    torch.manual_seed(loop.seed)
+    model = Denoiser(config.model, config.text)
+    if config.init and not started_before:
+        start_from(model, model_folder(config.init))
     on_main(main, lambda: open_run(out, config))
     if (done := finished_step(out, out / TRANSFORMER, loop.steps)) is not None:
         if main:
@@ -79,16 +90,10 @@ def train(config: TransformerRun) -> Path:
         copied = {"model": to_json(autoencoder.config)}
         on_main(main, lambda: save_weights(out / AUTOENCODER, autoencoder.state_dict(), copied))
     autoencoder.to(device).eval().requires_grad_(False)
-
-    torch.manual_seed(loop.seed)
-    model = Denoiser(config.model, config.text)
-    if config.init:
-        start_from(model, Path(config.init))
     model.to(device)
     model.transformer.checkpointing = config.checkpoint_activations
-    model.transformer.attention = BACKENDS[
-        choose_attention(device, torch.bfloat16 if bf16 else torch.float32)
-    ]
+    compute = torch.bfloat16 if bf16 else torch.float32
+    model.transformer.attention = BACKENDS[choose_attention(device, compute, model.transformer.head_width)]
     shared = {id(model.text): model.text} if config.text.folder else {}  # a frozen encoder has no average
     average = copy.deepcopy(model, shared).requires_grad_(False).eval()
     optimizer = make_optimizer(model, config.optimizer)
@@ -178,14 +183,25 @@ def train(config: TransformerRun) -> Path:
 
 def check_fit(config: TransformerRun, autoencoder: Autoencoder) -> None:
     """Raises ValueError for settings that do not fit each other, before anything is computed."""
-    model, text, data = config.model, config.text, config.data
+    model, text, data, flow = config.model, config.text, config.data, config.flow
+    for part, names in SIZES.items():
+        for name in names:
+            if (value := getattr(getattr(config, part), name)) < 1:
+                raise ValueError(f"{part}.{name} = {value}: it must be at least 1")
     for name, part in {"model": model, "text": text}.items():
         if part.width % part.heads or part.width // part.heads % 2:
             raise ValueError(
                 f"{name}.width = {part.width} must be an even multiple of {name}.heads = {part.heads}"
             )
-    if not text.folder and text.width != model.text_width:
-        raise ValueError(f"model.text_width = {model.text_width} must be text.width = {text.width}")
+    if (width := encoder_width(text)) != model.text_width:
+        whose = f"the width of {text.folder}," if text.folder else "text.width ="
+        raise ValueError(f"model.text_width = {model.text_width} must be {whose} {width}")
+    if model.time_frequencies < 2 or model.time_frequencies % 2:
+        raise ValueError(f"model.time_frequencies = {model.time_frequencies}: it must be even and positive")
+    if not 0 < flow.shift < math.inf:
+        raise ValueError(f"flow.shift = {flow.shift}: it must be above 0, and 1 is none")
+    if flow.shift_tokens < 0:
+        raise ValueError(f"flow.shift_tokens = {flow.shift_tokens}: it must not be negative")
     if model.latent_channels != autoencoder.config.latent_channels:
         channels = autoencoder.config.latent_channels
         raise ValueError(
