@@ -91,7 +91,7 @@ def sample(settings: SampleSettings, record: dict | None = None) -> list[Path]:
                 shown.append(shown_frames(video))
     if len(jobs) > 1:
         sheet = files[0].parent / "contact-sheet.png"
-        videos = [to_video(frames) for frames in shown]
+        videos = (to_video(frames) for frames in shown)
         contact_sheet(videos, [job.request.prompt for job in jobs], sheet, SHEET_FRAMES)
         files.append(sheet)
     return files

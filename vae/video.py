@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import zlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
@@ -394,7 +394,7 @@ def write_png_frames(folder: str | Path, video_CTHW: Tensor) -> None:
 
 
 def contact_sheet(
-    videos: list[Tensor], captions: list[str], path: str | Path, frames: int = 5, side: int = 192
+    videos: Iterable[Tensor], captions: list[str], path: str | Path, frames: int = 5, side: int = 192
 ) -> None:
     """Writes a PNG with a row per video (C T H W in [-1, 1]): its caption above evenly spaced frames.
 
