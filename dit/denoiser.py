@@ -142,8 +142,14 @@ def load_diffusers_model(folder: Path) -> Model:
     flow, size, fps = FlowConfig(shift=shift, shift_tokens=0), (81, 480, 832), 16.0
     if (folder / OURS).is_file():
         settings = read_json(folder / OURS)
-        text, sampler = from_json(TextConfig, settings["text"]), from_json(SamplerConfig, settings["sampler"])
-        flow, size, fps = from_json(FlowConfig, settings["flow"]), tuple(settings["size"]), settings["fps"]
+        with diffusers_format.naming(folder / OURS):
+            text = from_json(TextConfig, settings["text"])
+            sampler = from_json(SamplerConfig, settings["sampler"])
+            flow, size, fps = (
+                from_json(FlowConfig, settings["flow"]),
+                tuple(settings["size"]),
+                settings["fps"],
+            )
     denoiser = Denoiser(replace(transformer.config, depth=0), replace(text, folder=str(folder)))
     denoiser.transformer = transformer
     files = [

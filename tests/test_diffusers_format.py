@@ -307,6 +307,9 @@ def test_a_video_of_a_pipeline_is_made_again_by_the_same_pipeline_only(tmp_path:
     change(folder / "dit.json", flow=settings["flow"] | {"shift": 4.0})
     assert run_command(again) == 1
     assert "made with flow.shift = 2.0, but" in capsys.readouterr().err
+    change(folder / "dit.json", fps=None)
+    assert run_command(again) == 1
+    assert "dit.json: 'fps' is missing" in capsys.readouterr().err
     change(folder / "dit.json", **settings)
     (weights,) = (folder / "text_encoder").glob("*.safetensors")
     tensors = load_file(weights)
