@@ -8,7 +8,6 @@ import io
 import json
 import re
 import sys
-import types
 import typing
 from pathlib import Path
 from typing import TypeVar
@@ -152,14 +151,10 @@ def typed(hint, value, where: str):
     if dataclasses.is_dataclass(hint):
         return from_json(hint, value)
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Annotated:
-        return typed(inner[0], value, where)
     if origin is typing.Literal and value in inner:
         return value
     if origin is tuple and isinstance(value, list):
         return tuple(typed(inner[0], item, where) for item in value)
-    if origin is types.UnionType and type(value) in inner:
-        return value
     if hint is float and type(value) in (int, float):
         return float(value)
     if hint in (int, str, bool) and type(value) is hint:

@@ -39,7 +39,7 @@ class DataConfig:
     size: int = 64
     """Side in pixels of the square whose area a clip has; its aspect ratio is kept, to multiples of 16."""
     fps: float = 8.0
-    """Frames a second at which files are sampled; the drawn world has none."""
+    """Frames a second that a clip of a file has: those nearest in time, repeated where the file has fewer."""
     workers: int = 0
     """Processes that read videos ahead; 0 reads in the training process."""
 
@@ -66,7 +66,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """What a training run does besides learning: how long, how often it reports, where it writes."""
+    """What a training run does besides learning: how long, on how much, how often it reports."""
 
     steps: int = 1000
     """Optimizer steps of the whole run."""

@@ -4,6 +4,7 @@ import copy
 import math
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from dit.model import Layout, grid_of, make_layout, patchify
 from dit.text import encoder_width
 from samplers.path import interpolate, logit_normal_times, shift_times, velocity
 from vae.cache import cache_key, encode_clips, read_clips
-from vae.data import SHAPES, Clip, batches, open_data
+from vae.data import SHAPES, Clip, batches, files_hash, open_data
 from vae.model import Autoencoder, check_video_size, round_to
 from vae.optimizer import learning_rate, make_optimizer, update_average
 from vae.run import (
@@ -30,8 +31,10 @@ from vae.run import (
     checkpoints,
     draw_curve,
     finished_step,
+    holding,
     live_line,
     load_checkpoint,
+    name_skipped,
     on_main,
     open_run,
     optimizer_tensors,
@@ -55,7 +58,8 @@ SIZES = {  # settings that make no model, or no picture, below 1
 }
 
 
-def train(config: TransformerRun) -> Path:
+@holding
+def train(config: TransformerRun, held: ExitStack) -> Path:
     """Trains or goes on with the run in `config.out`; returns the path of the finished weights."""
     from accelerate import Accelerator, InitProcessGroupKwargs
 
@@ -77,7 +81,7 @@ def train(config: TransformerRun) -> Path:
     model = Denoiser(config.model, config.text)
     if config.init and not started_before:
         start_from(model, model_folder(config.init))
-    on_main(main, lambda: open_run(out, config))
+    on_main(main, lambda: open_run(out, config, files_hash(data, held_out), held))
     if (done := finished_step(out, out / TRANSFORMER, loop.steps)) is not None:
         if main:
             print(
@@ -113,6 +117,7 @@ def train(config: TransformerRun) -> Path:
     log = Log(out, step, loop.steps) if main else None
     wrapped = accelerator.prepare(model)
     loader = batches(data, loop.batch, step, loop.steps, rank, ranks, config.data.workers)
+    found, skipped = {}, {}
 
     stopping = False
     with StopSignal() as stop:
@@ -131,6 +136,7 @@ def train(config: TransformerRun) -> Path:
             started, shown = time.monotonic(), False
             clips = next(loader)
             waited = time.monotonic() - started
+            found |= {path: reason for clip in clips for path, reason in clip.skipped.items()}
             draws = range(step * loop.batch + rank, (step + 1) * loop.batch, ranks)
             latents = [clip.video if config.cached_clips else encode(autoencoder, clip) for clip in clips]
             batch = make_batch(latents, draws, flow, loop.seed, model.transformer.head_width, device)
@@ -160,6 +166,8 @@ def train(config: TransformerRun) -> Path:
             stopping = asked and step < loop.steps
             mean_loss = accelerator.reduce(loss.detach(), "mean").item()
             smoothed = smooth(smoothed, mean_loss)
+            if step % loop.log_every == 0 or step in (1, loop.steps) or stopping:
+                name_skipped(found, skipped, log)
             if log and step == 1 and not config.init:
                 log.say(check_first_loss(mean_loss, latents))
             if log and (step % loop.log_every == 0 or step == 1):
@@ -167,7 +175,7 @@ def train(config: TransformerRun) -> Path:
                 row = {"step": step, "loss": mean_loss, "smoothed": smoothed, "gradient_norm": float(norm)}
                 row |= {"tokens_per_second": len(batch.tokens) * ranks / seconds, "waited": waited / seconds}
                 log.add(row)
-                log.show(step, live_line(row, "tokens_per_second", data))
+                log.show(step, live_line(row, "tokens_per_second", skipped))
             if log and (step % loop.save_every == 0 or step == loop.steps or stopping):
                 parts = {"model": model.trained_state(), "average": average.trained_state()}
                 parts["optimizer"] = optimizer_tensors(optimizer)

@@ -69,7 +69,7 @@ class Outcome:
 
 
 def score(settings: EvalSettings) -> dict:
-    """Protocol, scores, confusions and failures of a model; writes the files that the settings ask for."""
+    """Protocol, scores, confusions and failures of a model; prints the table, writes the files asked for."""
     check(settings)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     half = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
@@ -97,6 +97,7 @@ def score(settings: EvalSettings) -> dict:
         result["confusions"][part] = {name: confusion(outcomes, name) for name in ASKED}
     result["scores"]["autoencoder"] = reconstruction_scores(model, settings)
     result["failures"] = failures
+    print(table(result))  # before anything can fail
     if settings.json:
         write_text(Path(settings.json), json.dumps(result, indent=2) + "\n")
     if settings.picture and shown:
@@ -115,6 +116,17 @@ def check(settings: EvalSettings) -> None:
         raise ValueError(f"--guidance {settings.guidance}: it must not be negative, and 1 is none")
     if settings.picture and Path(settings.picture).suffix.lower() != ".png":
         raise ValueError(f"--picture {settings.picture}: it is a PNG, give a name that ends in .png")
+    for file in (settings.json, settings.picture):
+        if file:
+            check_writable(Path(file))
+
+
+def check_writable(file: Path) -> None:
+    """Raises ValueError or OSError where a file cannot be written, before what it is for is measured."""
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder: give a file in it")
+    write_text(file.with_name(f"{file.name}.part"), "")
+    file.with_name(f"{file.name}.part").unlink()
 
 
 def check_new_to(model: Model, seed: int) -> None:
@@ -309,7 +321,6 @@ def main(arguments: list[str]) -> None:
     """The verb `dit eval shapes`."""
     settings = parse(EvalSettings, arguments, prog="dit eval shapes")
     result = score(settings)
-    print(table(result))
     failures = len(result["failures"])
     if settings.picture:
         print(

@@ -10,8 +10,12 @@ from PIL import Image
 
 from configs.settings import DataConfig
 from dit import cli
-from vae.data import VideoFiles
+from tests.tiny_runs import MODEL
+from vae.cache import encode_clips, read_clips
+from vae.data import VideoFiles, batches, clip_indices, open_data
 from vae.manifest import find_captions, load_manifest
+from vae.model import Autoencoder
+from vae.run import Log, live_line, name_skipped
 from vae.video import decoder, to_frames, to_video, write_video
 
 
@@ -155,19 +159,65 @@ def test_training_clips_are_the_right_frames_at_the_wanted_rate(folder):
     assert torch.equal(data[5].video, again[5].video) and data[5].source == again[5].source
 
 
-def test_training_names_and_counts_files_that_cannot_be_read(folder, capsys):
+def harmed(folder) -> VideoFiles:
+    """Three files, of which one changed after it was indexed."""
     run(folder)
-    config = DataConfig(source=str(folder), frames=5, size=32, fps=8.0)
-    data = VideoFiles(config, 0, load_manifest(folder))
     (folder / "long.mp4").write_bytes(b"changed after it was indexed")
-    sources = {data[draw].source for draw in range(6)}
+    config = DataConfig(source=str(folder), frames=5, size=32, fps=8.0)
+    return VideoFiles(config, 0, load_manifest(folder))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("cached", [False, True])
+def test_training_names_and_counts_files_that_cannot_be_read(folder, tmp_path, capsys, workers, cached):
+    data, found, named = harmed(folder), {}, {}
+    if cached:
+        encode_clips(data, Autoencoder(MODEL).eval(), 6, tmp_path / "latents", {})
+        data = read_clips(data, 6, tmp_path / "latents", 0)
+    log, sources = Log(tmp_path, 0, 6), set()
+    capsys.readouterr()
+    for clips in batches(data, 2, 0, 6, 0, 1, workers):
+        sources |= {clip.source for clip in clips}
+        found |= {path: reason for clip in clips for path, reason in clip.skipped.items()}
+        name_skipped(found, named, log)
     assert not any("long.mp4" in source for source in sources) and len(sources) == 2
-    assert len(data.skipped) == 1
     assert capsys.readouterr().err.count("skipped: ") == 1, "named once"
+    assert list(named) == [str(folder / "long.mp4")] and found == {}
+    row = {"loss": 1.0, "smoothed": 1.0, "gradient_norm": 1.0, "clips_per_second": 1.0, "waited": 0.0}
+    assert live_line(row, "clips_per_second", named).endswith("1 files skipped")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_with_nothing_readable_one_sentence_says_why(folder, workers):
+    data = harmed(folder)
     for entry in data.entries:
         entry.path.unlink()
-    with pytest.raises(ValueError, match="none of the 3 files"):
-        data[0]
+    with pytest.raises(ValueError, match=r"^none of the 3 files of \S+ can be read: \S+: no such file$"):
+        next(batches(data, 1, 0, 1, 0, 1, workers))
+
+
+def test_held_out_files_that_go_bad_do_not_stop_training(folder, capsys):
+    run(folder)
+    data, held_out = open_data(DataConfig(source=str(folder), frames=5, size=32), 0, 4)
+    assert len(held_out) == 1
+    held_out.entries[0].path.unlink()
+    sources = {held_out[draw].source for draw in range(3)}
+    assert sources <= {str(entry.path) for entry in data.entries}
+    said = capsys.readouterr().err
+    assert said.count("skipped: ") == 1 and said.count("no held-out file can be read") == 1
+
+
+@pytest.mark.parametrize(
+    ("frames", "fps", "wanted", "times"),
+    [(9, 4.0, 8.0, [k / 8 for k in range(17)]), (21, 10.0, 4.0, [k / 4 for k in range(9)])],
+)
+def test_a_clip_runs_at_its_file_s_own_speed(frames, fps, wanted, times):
+    config = DataConfig(frames=17, fps=wanted)
+    indices = clip_indices(frames, fps, config, torch.Generator().manual_seed(0))
+    assert len(indices) == len(times)
+    for index, time in zip(indices, times, strict=True):
+        assert abs((index - indices[0]) / fps - time) <= 1 / fps
+    assert indices == sorted(indices) and indices[-1] - indices[0] == pytest.approx(times[-1] * fps, abs=1)
 
 
 def test_real_clips_make_a_manifest(real_clips, tmp_path, capsys):

@@ -2,20 +2,27 @@
 
 import os
 import signal
+import subprocess
 import time
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import vae.run
 import vae.train
 from configs.load import from_json, to_json
-from configs.settings import AutoencoderRun, OptimizerConfig
+from configs.settings import AutoencoderRun, DataConfig, OptimizerConfig
 from tests.tiny_runs import (
+    ROOT,
     assert_same_run,
     autoencoder_run,
+    command,
+    environment,
     fresh_accelerator,  # noqa: F401
     largest_difference,
     launch,
@@ -24,8 +31,12 @@ from tests.tiny_runs import (
     state,
     write_config,
 )
+from vae.data import Clip
+from vae.manifest import Entry, save_manifest
 from vae.optimizer import learning_rate, make_optimizer, update_average
 from vae.quality import psnr
+from vae.shapes import draw, random_scene
+from vae.video import probe, write_video
 from vae.weights import load_weights, read_settings
 
 load_autoencoder, train = vae.train.load_autoencoder, vae.train.train
@@ -58,6 +69,36 @@ def test_stopped_by_a_signal_and_resumed_equals_never_stopped(whole, tmp_path, m
     train(autoencoder_run(out))
     assert steps == [1, 2, 3, 4, 5, 6]
     assert_same_run(out, whole)
+
+
+@pytest.fixture
+def videos(tmp_path) -> str:
+    """A folder of five videos that are read from their start, in processes of their own."""
+    folder = tmp_path / "videos"
+    files = [folder / f"{k}.mp4" for k in range(5)]
+    for k, file in enumerate(files):
+        write_video(file, draw(random_scene(0, k, "train"), 9, 32, 32), 8, {})
+    held = [asdict(probe(file)) | {"reader": "sequential", "path": file, "captions": ()} for file in files]
+    save_manifest(folder / "manifest.parquet", [Entry(**one) for one in held])
+    return str(folder)
+
+
+def test_a_ctrl_c_that_reaches_the_readers_too_stops_only_the_loop(videos, tmp_path):
+    run = autoencoder_run(tmp_path / "run", steps=4000, save_every=1, show_every=4000)
+    run = replace(run, data=DataConfig(source=videos, frames=5, size=32, workers=1))
+    words = command("vae.train", write_config(tmp_path / "mine.py", run))
+    pipes = {"stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    process = subprocess.Popen(words, cwd=ROOT, env=environment(), **pipes)
+    while newest_step(run.out) < 2 and process.poll() is None:
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0 and "stopped at step" in said, said[-2000:]
+    assert "skipped" not in said and "Traceback" not in said
+    again = replace(run, train=replace(run.train, steps=newest_step(run.out) + 2))
+    train(again)
+    train(replace(again, out=str(tmp_path / "other"), data=replace(run.data, workers=0)))
+    assert_same_run(run.out, tmp_path / "other")
 
 
 def test_three_steps_made_six_equal_six(whole, tmp_path):
@@ -131,11 +172,70 @@ def test_changed_settings_are_refused_by_name(whole, change):
     assert (whole / "run.json").read_text() == before
 
 
+def open_run(folder: Path, config, files: str = "") -> None:
+    with ExitStack() as held:
+        vae.run.open_run(folder, config, files, held)
+
+
 def test_settings_may_change_until_there_is_a_checkpoint(tmp_path):
-    vae.run.open_run(tmp_path, autoencoder_run(tmp_path))
+    open_run(tmp_path, autoencoder_run(tmp_path))
     changed = replace(autoencoder_run(tmp_path), kl_weight=0.5)
-    vae.run.open_run(tmp_path, changed)
+    open_run(tmp_path, changed)
     assert '"kl_weight": 0.5' in (tmp_path / "run.json").read_text()
+
+
+def test_a_run_goes_on_with_the_files_it_began_with_or_not_at_all(tmp_path):
+    config = autoencoder_run(tmp_path)
+    open_run(tmp_path, config, "one")
+    open_run(tmp_path, config, "two")
+    (tmp_path / "step-00000001").mkdir()
+    open_run(tmp_path, config, "two")
+    with pytest.raises(ValueError, match="on other files than the manifest of shapes now has: bring back"):
+        open_run(tmp_path, config, "one")
+    (tmp_path / "run.json").write_text(vae.run.json.dumps(to_json(config)))  # as written before there was one
+    open_run(tmp_path, config, "one")
+
+
+def test_two_runs_do_not_write_one_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(vae.run, "LOCK_PATIENCE", 0)
+    with ExitStack() as held:
+        vae.run.open_run(tmp_path, autoencoder_run(tmp_path), "", held)
+        with pytest.raises(ValueError, match="is in use by another run: let it end"):
+            open_run(tmp_path, autoencoder_run(tmp_path))
+    open_run(tmp_path, autoencoder_run(tmp_path))
+    assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_only_what_a_run_itself_left_half_written_is_removed(tmp_path):
+    ours = (".run.json.1.tmp", ".step-00000004.tmp/.a.safetensors.1.tmp", ".curve.png.1.tmp")
+    ours += ("latents/.clips-0000000.safetensors.1.tmp",)
+    others = (
+        ".git/.x.safetensors.1.tmp",
+        ".notes.tmp",
+        "other/.run.json.1.tmp",
+        "other/.step-00000001.tmp/x",
+    )
+    for name in ours + others:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    open_run(tmp_path, autoencoder_run(tmp_path))
+    assert [(tmp_path / name).exists() for name in ours + others] == [False] * 4 + [True] * 4
+
+
+def test_whatever_the_main_process_raises_reaches_the_others(monkeypatch):
+    sent = []
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "broadcast_object_list", sent.extend)
+
+    def fails():
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        vae.run.on_main(True, fails)
+    assert sent == ["KeyError()"]
+    monkeypatch.setattr(torch.distributed, "broadcast_object_list", lambda m: m.__setitem__(0, sent[0]))
+    with pytest.raises(ValueError, match="KeyError"):
+        vae.run.on_main(False, fails)
 
 
 def test_every_file_carries_the_complete_config_and_none_is_a_pickle(whole):
@@ -179,15 +279,27 @@ def test_fine_tuning_starts_from_the_weights_of_init(whole, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("part", "change", "words"),
     [
-        ({"log_every": 0}, r"train.log_every = 0: it must be at least 1"),
-        ({"steps": -1}, r"train.steps = -1"),
+        ("train", {"log_every": 0}, r"train.log_every = 0: it must be at least 1"),
+        ("train", {"steps": -1}, r"train.steps = -1"),
+        ("data", {"frames": 16}, "16 frames do not fit 1 . 4k: use 17"),
+        ("data", {"frames": -3}, "-3 frames do not fit 1 . 4k: use 1"),
+        ("data", {"size": 36}, "36x36 does not divide by 8: use 32x32"),
+        ("data", {"fps": 0.0}, r"data.fps = 0.0: it must be above 0"),
+        ("model", {"base_width": 0}, r"model.base_width = 0: it must be at least 1"),
+        ("model", {"latent_channels": -1}, r"model.latent_channels = -1"),
+        ("model", {"width_multipliers": (1, 1)}, r"model.width_multipliers = \(1, 1\): it must be four"),
+        ("model", {"time_downsample": (True,)}, r"model.time_downsample = \(True,\): of three levels two"),
+        ("", {"crop": 0}, "0x0 does not divide by 8: use 8x8"),
+        ("", {"crop_frames": -3}, "-3 frames"),
+        ("", {"init": "nowhere"}, "nowhere: no such weights file"),
     ],
 )
-def test_numbers_that_make_no_loop_are_refused(tmp_path, change, words):
+def test_settings_that_make_no_run_are_refused_before_anything_is_written(tmp_path, part, change, words):
+    config = autoencoder_run(tmp_path / "run")
     with pytest.raises(ValueError, match=words):
-        train(autoencoder_run(tmp_path / "run", **change))
+        train(replace(config, **({part: replace(getattr(config, part), **change)} if part else change)))
     assert not (tmp_path / "run").exists()
 
 
@@ -273,6 +385,42 @@ def test_held_out_scores_and_crops_are_what_they_say(tmp_path):
     assert psnr(video / 1e6, video / 1e6 + 0.02) == pytest.approx(40.0, abs=1e-3)
 
 
+class Brighter(torch.nn.Module):
+    """An autoencoder whose latents are the video, and whose reconstructions are brighter by a constant."""
+
+    def encode(self, video):
+        return video
+
+    def decode(self, latents):
+        return latents + 0.02
+
+
+def test_evaluation_measures_a_known_error_and_shows_originals_above_reconstructions(tmp_path):
+    from accelerate import Accelerator
+
+    levels = (-0.8, 0.4)  # grey, so that a row names its clip
+    clips = [Clip(torch.full((3, 5, 16, 24), level), "", "") for level in levels]
+    scores = vae.train.evaluate(Brighter(), clips, Accelerator(cpu=True), tmp_path / "picture.png")
+    assert scores["psnr"] == pytest.approx(40.0, abs=1e-3)  # 10 log10(4 / 0.02^2)
+    picture = np.array(Image.open(tmp_path / "picture.png")).astype(int)
+    assert picture.shape == (4 * 16, 5 * 24, 3)
+    shown = [round((level + more + 1) * 127.5) for level in levels for more in (0, 0.02)]
+    assert [set(np.unique(picture[16 * k : 16 * k + 16])) for k in range(4)] == [{level} for level in shown]
+
+
+def test_statistics_are_measured_in_chunks_as_of_the_whole_clip(tmp_path, monkeypatch):
+    config, measured = autoencoder_run(tmp_path), []
+    data, _ = vae.train.open_data(replace(config.data, frames=17), 0, 1)
+    model = vae.train.Autoencoder(config.model)
+    for pixels in (1 << 18, 1):
+        monkeypatch.setattr(vae.model, "CHUNK_PIXELS", pixels)
+        vae.train.finish(model, config, to_json(config), data, tmp_path / "a.safetensors", clips=2)
+        measured.append(read_settings(tmp_path / "a.safetensors")["model"])
+    for name in ("latent_mean", "latent_std"):
+        assert measured[0][name] == pytest.approx(measured[1][name], abs=1e-5)
+    assert max(measured[0]["latent_std"]) > 0.1
+
+
 def test_python_modules_named_like_a_verb_run_as_one(tmp_path):
     done = launch("vae.train", "no_such_config")
     assert done.returncode == 1 and "Traceback" not in done.stderr
@@ -282,7 +430,10 @@ def test_python_modules_named_like_a_verb_run_as_one(tmp_path):
 def test_a_kept_encoder_gives_the_same_latents_and_the_decoder_learns(tmp_path):
     first = train(autoencoder_run(tmp_path / "first"))
     run = replace(autoencoder_run(tmp_path / "second"), init=str(first), train_encoder=False)
-    before, after = load_autoencoder(first), load_autoencoder(train(run))
+    before = load_autoencoder(first)
+    train(replace(run, train=replace(run.train, steps=3)))
+    first.unlink()  # what the run needs of it, it has
+    after = load_autoencoder(train(run))
     video = torch.rand(1, 3, 5, 16, 16) * 2 - 1
     assert before.config == after.config
     assert torch.equal(before.encode(video), after.encode(video))

@@ -1,6 +1,5 @@
 """Latents of a data set's first clips, encoded once and kept in shards, so that training need not encode."""
 
-import hashlib
 from pathlib import Path
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from vae.data import Clip, DrawnWorld
+from vae.data import Clip, DrawnWorld, files_hash
 from vae.model import Autoencoder
 from vae.seeds import shuffled
 from vae.weights import load_weights, read_settings, save_weights, tensors_hash
@@ -20,9 +19,15 @@ class CachedLatents(Dataset):
     """Clips whose `video` is normalised latents; every epoch has its own order, drawn scenes new captions."""
 
     def __init__(
-        self, latents: list[Tensor], captions: list[str], sources: list[str], data: Dataset, seed: int
+        self,
+        latents: list[Tensor],
+        captions: list[str],
+        sources: list[str],
+        skipped: list[dict],
+        data: Dataset,
+        seed: int,
     ):
-        self.latents, self.captions, self.sources = latents, captions, sources
+        self.latents, self.captions, self.sources, self.skipped = latents, captions, sources, skipped
         self.world = data if isinstance(data, DrawnWorld) else None
         self.seed = seed
 
@@ -33,7 +38,7 @@ class CachedLatents(Dataset):
         epoch, position = divmod(draw, len(self.latents))
         k = shuffled(len(self.latents), self.seed, "cached order", epoch)[position]
         caption = self.world.caption(k, draw) if self.world else self.captions[k]
-        return Clip(self.latents[k].float(), caption, self.sources[k])
+        return Clip(self.latents[k].float(), caption, self.sources[k], self.skipped[k])
 
 
 @torch.no_grad()
@@ -62,22 +67,23 @@ def encode_clips(
 
 def read_clips(data: Dataset, count: int, folder: Path, seed: int) -> CachedLatents:
     """The latents that `encode_clips` wrote."""
-    latents, captions, sources = [], [], []
+    latents, captions, sources, skipped = [], [], [], []
     for draws in shards(count):
         tensors, header = load_weights(shard_file(folder, draws))
         latents += [tensors[str(k)] for k in draws]
         captions += header["captions"]
         sources += header["sources"]
-    return CachedLatents(latents, captions, sources, data, seed)
+        told = header.get("skipped", {})  # which older shards lack
+        skipped += [told.get(str(k), {}) for k in draws]
+    return CachedLatents(latents, captions, sources, skipped, data, seed)
 
 
 def cache_key(data: Dataset, settings: dict, autoencoder: Autoencoder, seed: int) -> dict:
     """What latents depend on: the clips' settings, files and seed, and the autoencoder's weights by hash."""
     made_with = {name: value for name, value in settings.items() if name != "workers"}
-    files = hashlib.sha256(repr(getattr(data, "entries", None)).encode()).hexdigest()
     return {
         "data": made_with,
-        "files": files,
+        "files": files_hash(data),
         "autoencoder": tensors_hash(autoencoder.state_dict()),
         "seed": seed,
     }
@@ -107,14 +113,15 @@ def encode_shard(
     data: Dataset, autoencoder: Autoencoder, draws: range, folder: Path, key: dict, progress: tqdm
 ) -> None:
     """Encodes some draws of a data set into one file."""
-    latents, captions, sources = {}, [], []
+    latents, captions, sources, skipped = {}, [], [], {}
     for draw in draws:
         clip = data[draw]
         video = clip.video[None].to(autoencoder.latent_mean.device)
         latents[str(draw)] = autoencoder.encode(video)[0].half()
         captions.append(clip.caption)
         sources.append(clip.source)
+        if clip.skipped:
+            skipped[str(draw)] = clip.skipped
         progress.update()
-    save_weights(
-        shard_file(folder, draws), latents, shard_key(key, draws) | {"captions": captions, "sources": sources}
-    )
+    told = {"captions": captions, "sources": sources, "skipped": skipped}
+    save_weights(shard_file(folder, draws), latents, shard_key(key, draws) | told)

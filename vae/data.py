@@ -1,15 +1,18 @@
 """Training clips: from the drawn world or from files, each a pure function of (seed, draw)."""
 
+import hashlib
+import math
+import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from configs.settings import DataConfig
-from vae.model import round_to
+from vae.model import check_video_size, round_to
 from vae.seeds import generator, shuffled
 from vae.shapes import caption, random_scene
 from vae.shapes import draw as draw_scene
@@ -19,17 +22,23 @@ SHAPES = "shapes"
 
 @dataclass(frozen=True)
 class Clip:
-    """A training clip: float video C T H W in [-1, 1], its caption, and where it came from."""
+    """A training clip: float video C T H W in [-1, 1], its caption, and where it came from.
+
+    `skipped` are the files it was taken in place of, as they cannot be read: path -> reason.
+    """
 
     video: Tensor
     caption: str
     source: str
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+class NothingReadable(ValueError):
+    """A data set none of whose files can be read."""
 
 
 class DrawnWorld(Dataset):
     """The drawn world: draw `i` is scene `i` of the seed, for ever new."""
-
-    skipped: tuple = ()
 
     def __init__(self, config: DataConfig, seed: int, split: str = "train"):
         self.config, self.seed, self.split = config, seed, split
@@ -50,8 +59,8 @@ class DrawnWorld(Dataset):
 class VideoFiles(Dataset):
     """Videos and images of a manifest; every epoch has its own order, clip positions and captions.
 
-    A file that cannot be read is named on stderr once, counted in `skipped`, and replaced by the next one in
-    the epoch's order; with nothing readable left ValueError is raised.
+    A file that cannot be read is replaced by the next one in the epoch's order, and told in the clip's
+    `skipped`; with nothing readable left NothingReadable is raised.
     """
 
     def __init__(self, config: DataConfig, seed: int, entries: list):
@@ -67,18 +76,20 @@ class VideoFiles(Dataset):
         count = len(self.entries)
         epoch, position = divmod(draw, count)
         order = shuffled(count, self.seed, "order", epoch)
+        skipped = {}
         for attempt in range(count):
             entry = self.entries[order[(position + attempt) % count]]
-            if entry.path in self.skipped:
-                continue
-            try:
-                return self.read(entry, draw)
-            except UnreadableVideo as error:
-                self.skipped[entry.path] = str(error)
-                print(f"skipped: {error}", file=sys.stderr)
-        raise ValueError(f"none of the {count} files of {self.config.source} can be read")
+            path = str(entry.path)
+            if path not in self.skipped:
+                try:
+                    return self.read(entry, draw, skipped)
+                except UnreadableVideo as error:
+                    self.skipped[path] = str(error)
+            skipped[path] = self.skipped[path]
+        reason = next(iter(skipped.values()))
+        raise NothingReadable(f"none of the {count} files of {self.config.source} can be read: {reason}")
 
-    def read(self, entry, draw: int) -> Clip:
+    def read(self, entry, draw: int, skipped: dict[str, str]) -> Clip:
         """The clip of draw `draw` from one file: a random span at the wanted rate, of the wanted area."""
         from vae.video import read_frames, resize_and_crop, to_video
 
@@ -88,12 +99,35 @@ class VideoFiles(Dataset):
         frames = resize_and_crop(read_frames(entry.path, indices, entry), height, width)
         captions = entry.captions or ("",)
         which = torch.randint(len(captions), (), generator=random).item()
-        return Clip(to_video(frames), captions[which], str(entry.path))
+        return Clip(to_video(frames), captions[which], str(entry.path), skipped)
+
+
+class HeldOutFiles(VideoFiles):
+    """Files that are not trained on; it names itself what it skips, as no training step does.
+
+    Where none of them can be read, clips of `training` stand in for theirs, and it says so.
+    """
+
+    def __init__(self, config: DataConfig, seed: int, entries: list, training: VideoFiles):
+        super().__init__(config, seed, entries)
+        self.training = training
+
+    def __getitem__(self, draw: int) -> Clip:
+        before = set(self.skipped)
+        try:
+            return super().__getitem__(draw)
+        except NothingReadable:
+            if len(before) < len(self.entries):
+                print("no held-out file can be read: files that are trained on stand in", file=sys.stderr)
+            return self.training[draw]
+        finally:
+            for path in self.skipped.keys() - before:
+                print(f"skipped: {self.skipped[path]}", file=sys.stderr)
 
 
 def clip_indices(frames: int, fps: float, config: DataConfig, random: torch.Generator) -> list[int]:
     """Indices of the longest valid clip (1 + 4k frames, at most `config.frames`) from a random start."""
-    stride = max(1.0, fps / config.fps) if frames > 1 else 1.0
+    stride = fps / config.fps if frames > 1 else 1.0
     available = int((frames - 1) / stride) + 1
     length = 1 + 4 * ((min(available, config.frames) - 1) // 4)
     slack = (frames - 1) - (length - 1) * stride
@@ -110,8 +144,9 @@ def fitted_size(height: int, width: int, size: int) -> tuple[int, int]:
 def open_data(config: DataConfig, seed: int, validation: int) -> tuple[Dataset, Dataset]:
     """Training and held-out data; of files the last `validation` in a seeded order are held out.
 
-    Raises ValueError where the source is not there or nothing in it can be read.
+    Raises ValueError where the source is not there, or for numbers that make no clip.
     """
+    check_data(config)
     if config.source == SHAPES:
         return DrawnWorld(config, seed), DrawnWorld(config, seed + 1)
     from vae.manifest import load_manifest
@@ -120,7 +155,26 @@ def open_data(config: DataConfig, seed: int, validation: int) -> tuple[Dataset, 
     order = shuffled(len(entries), seed, "held out")
     held = set(order[: min(validation, len(entries) // 4)]) or {order[0]}
     kept = [entry for k, entry in enumerate(entries) if k not in held or len(entries) == 1]
-    return VideoFiles(config, seed, kept), VideoFiles(config, seed, [entries[k] for k in sorted(held)])
+    data = VideoFiles(config, seed, kept)
+    return data, HeldOutFiles(config, seed, [entries[k] for k in sorted(held)], data)
+
+
+def check_data(config: DataConfig) -> None:
+    """Raises ValueError for numbers that make no clip."""
+    if not 0 < config.fps < math.inf:
+        raise ValueError(f"data.fps = {config.fps}: it must be above 0")
+    if config.size < 16:
+        raise ValueError(f"data.size = {config.size}: it must be at least 16")
+    side = config.size if config.source == SHAPES else 16
+    check_video_size(config.frames, side, side)
+
+
+def files_hash(*data: Dataset) -> str:
+    """SHA-256 of what a manifest says of the files of data sets; the drawn world has none."""
+    digest = hashlib.sha256()
+    for part in data:
+        digest.update(repr(getattr(part, "entries", None)).encode())
+    return digest.hexdigest()
 
 
 def batches(
@@ -129,7 +183,23 @@ def batches(
     """This rank's share of every step's batch: step `s` holds draws `s * batch` to `(s + 1) * batch`.
 
     The whole batch does not depend on the number of ranks, nor a step on where the run was resumed.
+    Raises ValueError where nothing can be read.
     """
     draws = (range(s * batch + rank, (s + 1) * batch, ranks) for s in range(first_step, steps))
-    loader = DataLoader(data, batch_sampler=draws, collate_fn=list, num_workers=workers)
-    return iter(loader)
+    loader = DataLoader(
+        data, batch_sampler=draws, collate_fn=list, num_workers=workers, worker_init_fn=out_of_reach
+    )
+    try:
+        yield from loader
+    except NothingReadable as error:  # a worker's has its traceback above the sentence
+        name = f"{NothingReadable.__module__}.{NothingReadable.__qualname__}: "
+        raise ValueError(str(error).strip().splitlines()[-1].removeprefix(name)) from error
+
+
+def out_of_reach(worker: int) -> None:
+    """Takes a reading process out of the group that a Ctrl-C or SIGTERM is sent to: the loop decides.
+
+    To ignore the signals instead would hang the end of a run that failed, which sends SIGTERM and waits.
+    """
+    if hasattr(os, "setsid"):  # not on Windows
+        os.setsid()

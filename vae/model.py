@@ -7,6 +7,7 @@ so that state dicts go both ways unchanged.
 """
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import pairwise
 
 import torch
@@ -25,11 +26,28 @@ def convolve(layer: nn.Conv3d, x: Tensor) -> Tensor:
     """The convolution of a layer, on a CPU always oneDNN's.
 
     PyTorch leaves that for a ten times slower loop where batch x channels x frames x rows are at most 20480.
+    Autocast does not know this call: what it would do to another convolution is done here.
     """
-    if x.device.type == "cpu" and x.dtype == layer.weight.dtype and torch.backends.mkldnn.is_available():
-        settings = (layer.padding, layer.stride, layer.dilation, layer.groups)
-        return torch.mkldnn_convolution(x, layer.weight, layer.bias, *settings)
+    if x.device.type == "cpu":
+        weight, bias = layer.weight, layer.bias
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+            x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
+        if x.dtype == weight.dtype and onednn_takes(x.dtype):
+            return torch.mkldnn_convolution(
+                x, weight, bias, layer.padding, layer.stride, layer.dilation, layer.groups
+            )
     return F.conv3d(x, layer.weight, layer.bias, layer.stride, layer.padding)
+
+
+@lru_cache
+def onednn_takes(dtype: torch.dtype) -> bool:
+    """Whether oneDNN convolves in this number format on this processor."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return dtype == torch.float32 or (
+        dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
 
 
 class CausalConv3d(nn.Conv3d):
@@ -252,6 +270,7 @@ class Autoencoder(nn.Module):
 
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
+        check_shape(config)
         self.encoder = Encoder(config)
         self.quant_conv = CausalConv3d(2 * config.latent_channels, 2 * config.latent_channels, 1)
         self.post_quant_conv = CausalConv3d(config.latent_channels, config.latent_channels, 1)
@@ -332,11 +351,7 @@ class Autoencoder(nn.Module):
 
     def encode(self, video_BCTHW: Tensor) -> Tensor:
         """Normalised latents (the posterior's mean), B C' 1+k H/8 W/8, of 1+4k frames."""
-        check_video_size(*video_BCTHW.shape[2:])
-        frames = 4 * max(1, CHUNK_PIXELS // (4 * video_BCTHW.shape[3] * video_BCTHW.shape[4]))
-        first, rest = video_BCTHW[:, :, : 1 + frames], video_BCTHW[:, :, 1 + frames :]
-        chunks = [first, *rest.split(frames, dim=2)]
-        return torch.cat(list(self.encode_stream(chunk for chunk in chunks if chunk.shape[2])), dim=2)
+        return torch.cat(list(self.encode_stream(time_chunks(video_BCTHW))), dim=2)
 
     def decode(self, latents_BCTHW: Tensor) -> Tensor:
         """Video in [-1, 1], B C 1+4k 8H 8W, of normalised latents of 1+k frames."""
@@ -369,11 +384,33 @@ class Autoencoder(nn.Module):
                 yield self.decode_raw(raw.to(dtype), state).float().clamp(-1.0, 1.0)
 
 
+def time_chunks(video_BCTHW: Tensor) -> list[Tensor]:
+    """A clip of 1 + 4k frames in chunks that are encoded in turn; raises ValueError for a wrong size."""
+    check_video_size(*video_BCTHW.shape[2:])
+    frames = 4 * max(1, CHUNK_PIXELS // (4 * video_BCTHW.shape[3] * video_BCTHW.shape[4]))
+    first, rest = video_BCTHW[:, :, : 1 + frames], video_BCTHW[:, :, 1 + frames :]
+    return [chunk for chunk in (first, *rest.split(frames, dim=2)) if chunk.shape[2]]
+
+
+def check_shape(config: AutoencoderConfig) -> None:
+    """Raises ValueError for settings that make no autoencoder."""
+    for name, least in {"base_width": 1, "decoder_base_width": 2, "latent_channels": 1}.items():
+        if (value := getattr(config, name)) < least:
+            raise ValueError(f"model.{name} = {value}: it must be at least {least}")
+    widths, halved = config.width_multipliers, config.time_downsample
+    if len(halved) != 3 or sum(halved) != 2:
+        raise ValueError(f"model.time_downsample = {halved}: of three levels two must halve the frames")
+    if len(widths) != 4 or min(widths) < 1:
+        raise ValueError(f"model.width_multipliers = {widths}: it must be four numbers of at least 1")
+    if not len(config.latent_mean) == len(config.latent_std) == config.latent_channels:
+        raise ValueError(f"model.latent_mean and latent_std must have {config.latent_channels} numbers each")
+
+
 def check_video_size(frames: int, height: int, width: int) -> None:
-    """Raises ValueError naming the nearest valid size unless frames are 1 + 4k and sides multiples of 8."""
-    if frames % 4 != 1:
+    """Raises ValueError naming the nearest valid size unless frames are 1 + 4k, sides multiples of 8."""
+    if frames < 1 or frames % 4 != 1:
         raise ValueError(f"{frames} frames do not fit 1 + 4k: use {nearest_frames(frames)}")
-    if height % 8 or width % 8:
+    if min(height, width) < 8 or height % 8 or width % 8:
         nearest = f"{round_to(height, 8)}x{round_to(width, 8)}"
         raise ValueError(f"{height}x{width} does not divide by 8: use {nearest}")
 

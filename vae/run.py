@@ -6,7 +6,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from datetime import timedelta
+from functools import wraps
 from pathlib import Path
 
 import torch
@@ -21,6 +23,15 @@ MAY_CHANGE = {"train.steps", "train.log_every", "train.save_every", "train.show_
 PATIENCE = timedelta(
     hours=2
 )  # how long a process waits for the others: encoding a shard or a picture takes a while
+LOCK_PATIENCE = 10.0  # seconds; processes that read ahead live on for some after a kill, and hold the lock
+HALF_WRITTEN = (  # names that a kill leaves in a run's folder
+    ".step-*.tmp",
+    ".run.json.*.tmp",
+    ".log.jsonl.*.tmp",
+    ".*.png.*.tmp",
+    ".*.safetensors.*.tmp",
+    "latents/.clips-*.safetensors.*.tmp",
+)
 SMOOTHING = 0.98
 
 
@@ -62,26 +73,64 @@ def on_main(main: bool, work: Callable[[], None]) -> None:
     if main:
         try:
             work()
-        except (ValueError, OSError) as caught:
-            message, error = [str(caught)], caught
+        except Exception as caught:
+            message, error = [str(caught) or repr(caught)], caught
     if torch.distributed.is_initialized():
         torch.distributed.broadcast_object_list(message)
     if error or message[0]:
         raise error or ValueError(message[0])
 
 
-def open_run(folder: Path, config) -> None:
+def holding(train: Callable) -> Callable:
+    """Gives a trainer a stack beside its settings, for what it holds until it ends, in whatever way."""
+
+    @wraps(train)
+    def trainer(config) -> Path:
+        with ExitStack() as held:
+            return train(config, held)
+
+    return trainer
+
+
+def lock(folder: Path, held: ExitStack) -> None:
+    """Keeps other processes out of a run's folder until `held` ends; raises ValueError where one is in it."""
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / ".lock"
+    try:
+        held.enter_context(FileLock(file, timeout=LOCK_PATIENCE))
+    except Timeout:
+        raise ValueError(f"{folder} is in use by another run: let it end, or give another --out") from None
+    held.callback(remove_lock, file)
+
+
+def remove_lock(file: Path) -> None:
+    """Removes the file of a lock that is still held, where the system can."""
+    with suppress(PermissionError):  # Windows removes no open file
+        file.unlink(missing_ok=True)
+
+
+def open_run(folder: Path, config, files: str, held: ExitStack) -> None:
     """Writes the run's complete settings before its first step, or checks that they are those of the run.
 
     A run may be made longer: what `MAY_CHANGE` lists may change, and a setting newer than the run takes its
-    default. Anything else raises ValueError that names the setting. Until the first checkpoint there is
-    nothing to keep, and the settings are written anew. What a kill left half-written is removed.
+    default. Anything else raises ValueError that names the setting, as do other `files`, the data's hash.
+    Until the first checkpoint there is nothing to keep, and the settings are written anew. The folder is
+    locked until `held` ends; what a kill left half-written is removed.
     """
-    for left in list(folder.rglob(".*.tmp")):
+    lock(folder, held)
+    for left in [left for pattern in HALF_WRITTEN for left in folder.glob(pattern)]:
         shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
     file = folder / "run.json"
     if checkpoints(folder) and file.exists():
-        before = flat(to_json(from_json(type(config), json.loads(file.read_text()))))
+        saved = json.loads(file.read_text())
+        if saved.pop("files", files) != files:
+            raise ValueError(
+                f"{folder} holds a run on other files than the manifest of {config.data.source} now has: "
+                f"bring back the manifest it began with, or give another folder with --out"
+            )
+        before = flat(to_json(from_json(type(config), saved)))
         now = flat(to_json(config))
         for key in now:
             if before[key] != now[key] and key not in MAY_CHANGE:
@@ -89,7 +138,7 @@ def open_run(folder: Path, config) -> None:
                     f"{folder} holds a run with {key} = {before[key]!r}, not {now[key]!r}: "
                     f"give that value, or another folder with --out"
                 )
-    write_text(file, json.dumps(to_json(config), indent=2) + "\n")
+    write_text(file, json.dumps(to_json(config) | {"files": files}, indent=2) + "\n")
 
 
 def finished_step(folder: Path, weights: Path, steps: int) -> int | None:
@@ -98,8 +147,7 @@ def finished_step(folder: Path, weights: Path, steps: int) -> int | None:
     if not found or not weights.is_file():
         return None
     step = int(found[-1].name.removeprefix("step-"))
-    header = read_settings(weights)
-    return step if step >= steps and header.get("step", header["train"]["steps"]) == step else None
+    return step if step >= steps and read_settings(weights).get("step") == step else None
 
 
 def flat(settings: dict, prefix: str = "") -> dict:
@@ -204,13 +252,29 @@ class Log:
         print(f"\r\x1b[K{text}" if self.live else text, file=sys.stderr, flush=True)
 
 
-def live_line(row: dict, speed: str, data) -> str:
+def name_skipped(found: dict[str, str], named: dict[str, str], log: Log | None) -> None:
+    """Moves the unreadable files that any process `found` to `named`, with a line for each new one.
+
+    Every process must call it.
+    """
+    everyone = [found]
+    if torch.distributed.is_initialized():
+        everyone = [{} for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather_object(everyone, found)
+    for path, reason in {path: reason for one in everyone for path, reason in one.items()}.items():
+        if log and path not in named:
+            log.say(f"skipped: {reason}")
+        named[path] = reason
+    found.clear()
+
+
+def live_line(row: dict, speed: str, skipped: dict[str, str]) -> str:
     """The loop's state in a few words, from a row of the log; `speed` is the key of what a second does."""
-    skipped = f"  {len(data.skipped)} files skipped" if getattr(data, "skipped", None) else ""
+    bad = f"  {len(skipped)} files skipped" if skipped else ""
     done = f"{row[speed]:.0f} {speed.removesuffix('_per_second')}/s"
     return (
         f"loss {row['loss']:.4f}  smoothed {row['smoothed']:.4f}  gradient {row['gradient_norm']:.2f}  "
-        f"{done}  data wait {100 * row['waited']:.0f} %{skipped}"
+        f"{done}  data wait {100 * row['waited']:.0f} %{bad}"
     )
 
 

@@ -3,6 +3,7 @@
 import copy
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from torch import Tensor
 
 from configs.load import parse_run, to_json
 from configs.settings import AutoencoderConfig, AutoencoderRun
-from vae.data import Clip, batches, open_data
-from vae.model import Autoencoder, check_video_size
+from vae.data import Clip, batches, files_hash, open_data
+from vae.model import Autoencoder, check_video_size, time_chunks
 from vae.optimizer import learning_rate, make_optimizer, update_average
 from vae.quality import psnr, ssim
 from vae.run import (
@@ -20,10 +21,13 @@ from vae.run import (
     Log,
     StopSignal,
     check_loop,
+    checkpoints,
     draw_curve,
     finished_step,
+    holding,
     live_line,
     load_checkpoint,
+    name_skipped,
     on_main,
     open_run,
     optimizer_tensors,
@@ -33,7 +37,7 @@ from vae.run import (
     smooth,
 )
 from vae.seeds import generator
-from vae.weights import fill, load_weights, save_weights, write_whole
+from vae.weights import fill, load_weights, read_settings, save_weights, write_whole
 
 HELD_OUT = 16
 ERRORS = {
@@ -45,7 +49,8 @@ SHOWN = 6
 WEIGHTS = "autoencoder.safetensors"
 
 
-def train(config: AutoencoderRun) -> Path:
+@holding
+def train(config: AutoencoderRun, held: ExitStack) -> Path:
     """Trains or goes on with the run in `config.out`; returns the path of the finished weights."""
     from accelerate import Accelerator, InitProcessGroupKwargs
 
@@ -60,7 +65,15 @@ def train(config: AutoencoderRun) -> Path:
     check_loop(loop, ranks)
     check_video_size(config.crop_frames, config.crop, config.crop)
     data, held_out = open_data(config.data, loop.seed, HELD_OUT)
-    on_main(main, lambda: open_run(out, config))
+    torch.manual_seed(loop.seed)
+    model = Autoencoder(unmeasured(config.model))
+    if started_before := checkpoints(out):
+        settings["model"] = read_settings(started_before[-1] / "model.safetensors")["model"]
+    elif config.init:
+        settings["model"] = start_from(model, config)
+    elif not config.train_encoder:
+        raise ValueError("--no-train-encoder needs --init, the autoencoder whose latents are kept")
+    on_main(main, lambda: open_run(out, config, files_hash(data, held_out), held))
     if (done := finished_step(out, out / WEIGHTS, loop.steps)) is not None:
         if main:
             print(
@@ -70,12 +83,7 @@ def train(config: AutoencoderRun) -> Path:
         accelerator.end_training()
         return out / WEIGHTS
 
-    torch.manual_seed(loop.seed)
-    model = Autoencoder(config.model).to(device)
-    if config.init:
-        fill(model, load_weights(Path(config.init))[0], config.init)
-    elif not config.train_encoder:
-        raise ValueError("--no-train-encoder needs --init, the autoencoder whose latents are kept")
+    model.to(device)
     model.encoder.requires_grad_(config.train_encoder)
     model.quant_conv.requires_grad_(config.train_encoder)
     model.checkpoint_activations(config.checkpoint_activations)
@@ -92,6 +100,7 @@ def train(config: AutoencoderRun) -> Path:
     log = Log(out, step, loop.steps) if main else None
     wrapped = accelerator.prepare(Trainee(model))
     loader = batches(data, loop.batch, step, loop.steps, rank, ranks, config.data.workers)
+    found, skipped = {}, {}
 
     stopping = False
     with StopSignal() as stop:
@@ -109,6 +118,7 @@ def train(config: AutoencoderRun) -> Path:
             started, shown = time.monotonic(), False
             clips = next(loader)
             waited = time.monotonic() - started
+            found |= {path: reason for clip in clips for path, reason in clip.skipped.items()}
             draws = range(step * loop.batch + rank, (step + 1) * loop.batch, ranks)
             video = torch.stack(
                 [crop(clip.video, config, draw) for clip, draw in zip(clips, draws, strict=True)]
@@ -142,6 +152,8 @@ def train(config: AutoencoderRun) -> Path:
             losses = torch.stack([loss, error, kl]).detach()
             mean_loss, mean_error, mean_kl = accelerator.reduce(losses, "mean").tolist()
             smoothed = smooth(smoothed, mean_loss)
+            if step % loop.log_every == 0 or step in (1, loop.steps) or stopping:
+                name_skipped(found, skipped, log)
             if log and (step % loop.log_every == 0 or step == 1):
                 seconds = time.monotonic() - started
                 row = {
@@ -157,7 +169,7 @@ def train(config: AutoencoderRun) -> Path:
                     "waited": waited / seconds,
                 }
                 log.add(row)
-                log.show(step, live_line(row, "clips_per_second", data))
+                log.show(step, live_line(row, "clips_per_second", skipped))
             if log and (step % loop.save_every == 0 or step == loop.steps or stopping):
                 parts = {"model": model.state_dict(), "average": average.state_dict()}
                 parts["optimizer"] = optimizer_tensors(optimizer)
@@ -169,6 +181,19 @@ def train(config: AutoencoderRun) -> Path:
         log.say(f"weights: {out / WEIGHTS}")
     accelerator.end_training()
     return out / WEIGHTS
+
+
+def unmeasured(config: AutoencoderConfig) -> AutoencoderConfig:
+    """The shape of an autoencoder whose latents' statistics are not known yet."""
+    channels = max(0, config.latent_channels)
+    return replace(config, latent_mean=(0.0,) * channels, latent_std=(1.0,) * channels)
+
+
+def start_from(model: Autoencoder, config: AutoencoderRun) -> dict:
+    """Loads the weights of `init`; gives the model's settings, which are those of `init` with its encoder."""
+    tensors, settings = load_weights(Path(config.init))
+    fill(model, tensors, config.init)
+    return to_json(config.model) if config.train_encoder else settings["model"]
 
 
 class Trainee(torch.nn.Module):
@@ -218,8 +243,7 @@ def evaluate(autoencoder: Autoencoder, held_out, accelerator, picture: Path) -> 
     scores, pairs = torch.zeros(3, device=accelerator.device, dtype=torch.float64), []
     for draw in range(accelerator.process_index, min(HELD_OUT, len(held_out)), accelerator.num_processes):
         clip: Clip = held_out[draw]
-        mean, _ = autoencoder.encode_moments(clip.video[None].to(accelerator.device))
-        other = autoencoder.decode_raw(mean)[0].clamp(-1, 1).cpu()
+        other = autoencoder.decode(autoencoder.encode(clip.video[None].to(accelerator.device)))[0].cpu()
         scores += scores.new_tensor([psnr(clip.video, other), ssim(clip.video, other), 1])
         if draw < SHOWN:
             pairs.append((draw, frames_of(clip.video), frames_of(other)))
@@ -255,14 +279,15 @@ def finish(
     average: Autoencoder, config: AutoencoderRun, settings: dict, data, path: Path, clips: int = 64
 ) -> None:
     """Measures the statistics of latents drawn from the averaged weights' posterior and saves both, with the
-    run's settings; a kept encoder keeps its statistics too."""
+    run's settings; a kept encoder's are in the settings."""
     if not config.train_encoder:
-        kept = load_weights(Path(config.init))[1]["model"]
-        save_weights(path, average.state_dict(), settings | {"model": kept})
+        save_weights(path, average.state_dict(), settings)
         return
     sums = []
     for draw in range(clips):
-        mean, log_variance = average.encode_moments(data[draw].video[None].to(average.latent_mean.device))
+        video, state = data[draw].video[None].to(average.latent_mean.device), {}
+        chunks = [average.encode_moments(chunk, state) for chunk in time_chunks(video)]
+        mean, log_variance = (torch.cat(part, dim=2) for part in zip(*chunks, strict=True))
         second = mean**2 + log_variance.exp()
         sums.append(
             torch.stack([mean.double().mean(dim=(0, 2, 3, 4)), second.double().mean(dim=(0, 2, 3, 4))])
