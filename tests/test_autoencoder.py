@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.profiler import profile
 
+import vae.model
 from configs.settings import AutoencoderConfig
 from vae.model import Autoencoder, ChannelNorm, check_video_size
 
@@ -278,6 +279,28 @@ def test_half_precision_weights_take_and_give_fp32():
     latents = half.encode(video)
     assert latents.dtype == torch.float32
     assert_close(half.decode(latents), expected, 0.1)
+
+
+def test_autocast_reaches_every_convolution(monkeypatch):
+    taken, convolve = [], torch.mkldnn_convolution
+
+    def noted(x, weight, bias, *settings):
+        taken.extend((x.dtype, weight.dtype, bias.dtype))
+        return convolve(x, weight, bias, *settings)
+
+    monkeypatch.setattr(torch, "mkldnn_convolution", noted)
+    if not vae.model.onednn_takes(torch.bfloat16):
+        pytest.skip("oneDNN takes no bf16 on this processor")
+    model, video = randomised(SMALL), random_video(5)
+    expected = model.encode_moments(video)[0]
+    taken.clear()
+    with torch.autocast("cpu", torch.bfloat16):
+        mean, _ = model.encode_moments(video)
+        reconstruction = model.decode_raw(mean)
+    assert set(taken) == {torch.bfloat16} and len(taken) > 60
+    assert_close(mean.float(), expected, 0.1)
+    reconstruction.float().square().mean().backward()
+    assert {p.grad.dtype for p in model.decoder.parameters()} == {torch.float32}
 
 
 def test_sizes_that_do_not_fit_name_the_nearest_that_do():
