@@ -3,7 +3,6 @@
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,8 +29,8 @@ def index(settings: IndexSettings) -> Path:
     captions = find_captions(folder, files)
     entries, bad = [], 0
     # Threads suffice: decoding happens in processes of its own or with the interpreter's lock released.
-    pool = ThreadPoolExecutor(settings.workers or os.cpu_count())
-    with pool, closing(pool.map(try_probe, files)) as results:  # closed, it waits for no file after a Ctrl-C
+    with ThreadPoolExecutor(settings.workers or os.cpu_count()) as pool:
+        results = pool.map(try_probe, files)
         for file, result in zip(
             files, tqdm(results, total=len(files), desc="index", unit="file"), strict=True
         ):
