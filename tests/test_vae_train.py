@@ -83,7 +83,7 @@ def videos(tmp_path) -> str:
     return str(folder)
 
 
-def test_a_ctrl_c_that_reaches_the_readers_too_stops_only_the_loop(videos, tmp_path):
+def test_a_signal_to_the_whole_group_stops_only_the_loop(videos, tmp_path):
     run = autoencoder_run(tmp_path / "run", steps=4000, save_every=1, show_every=4000)
     run = replace(run, data=DataConfig(source=videos, frames=5, size=32, workers=1))
     words = command("vae.train", write_config(tmp_path / "mine.py", run))
@@ -91,7 +91,7 @@ def test_a_ctrl_c_that_reaches_the_readers_too_stops_only_the_loop(videos, tmp_p
     process = subprocess.Popen(words, cwd=ROOT, env=environment(), **pipes)
     while newest_step(run.out) < 2 and process.poll() is None:
         time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, signal.SIGTERM)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0 and "stopped at step" in said, said[-2000:]
     assert "skipped" not in said and "Traceback" not in said
