@@ -22,6 +22,7 @@ PADDING, END, FIRST_BYTE = 0, 1, 3
 VOCABULARY = 384
 BUCKETS, FARTHEST = 32, 128
 EPS = 1e-6
+NEIGHBOURS = ((-1, 1.0), (1, 1.0), (0, 0.5), (-3, 0.5))  # where a head looks first, and how fast that falls
 
 
 def byte_tokens(prompt: str, longest: int) -> list[int]:
@@ -47,6 +48,7 @@ class ByteEncoder(nn.Module):
                 nn.init.normal_(
                     parameter, std=0.05 if "relative" in name or "shared" in name else inside**-0.5
                 )
+        self.encoder.block[0].layer[0].SelfAttention.look_near()
 
     def forward(self, prompts: list[str]) -> tuple[Tensor, list[int]]:
         """Packed embeddings S x width of all prompts, and how many tokens each has."""
@@ -89,6 +91,18 @@ class RelativeAttention(nn.Module):
             setattr(self, name, nn.Linear(config.width, config.width, bias=False))
         if first:
             self.relative_attention_bias = nn.Embedding(BUCKETS, config.heads)
+
+    @torch.no_grad()
+    def look_near(self) -> None:
+        """Lets every head begin at a neighbour of its own, so that bytes are read in words, not as a bag."""
+        exact = BUCKETS // 4
+        steps = torch.arange(BUCKETS // 2, dtype=torch.float32)
+        steps = torch.where(steps < exact, steps, exact * (FARTHEST / exact) ** (steps / exact - 1))
+        distance = torch.cat([-steps, steps])
+        for head in range(self.heads):
+            neighbour, slope = NEIGHBOURS[head % len(NEIGHBOURS)]
+            bias = -slope * (distance - neighbour).abs().clamp(max=12)
+            self.relative_attention_bias.weight[:, head] = bias
 
     def position_bias(self, length: int) -> Tensor:
         """Bias of every pair of positions, 1 x heads x length x length (Raffel et al. 2020, section 2.1)."""
