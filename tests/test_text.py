@@ -183,3 +183,19 @@ def test_the_hash_of_a_frozen_encoder_is_that_of_its_weights(tmp_path: Path):
         save_file(tensors | change, weights)
         hashes.append(encoder_hash(config))
     assert hashes[0] == hashes[1] and len(set(hashes)) == 4
+
+
+def test_a_new_byte_encoder_reads_neighbours_first():
+    torch.manual_seed(0)
+    encoder = ByteEncoder(TextConfig(width=32, depth=1, heads=4, mlp_width=32))
+    prompt = "a" * 40
+    with torch.no_grad():
+        before, near, far = (
+            encoder([text])[0][20] for text in (prompt, change(prompt, 21), change(prompt, 33))
+        )
+    assert (near - before).norm() > 20 * (far - before).norm()
+
+
+def change(text: str, place: int) -> str:
+    """The text with another letter at one place."""
+    return f"{text[:place]}z{text[place + 1 :]}"
