@@ -1,6 +1,8 @@
 """The built-in autoencoder, last stage: the decoder alone, and the latents stay what they are.
 
 dit vae train shapes_autoencoder_decoder
+
+Not run yet: the committed weights are the fourth stage's.
 """
 
 from dataclasses import replace
