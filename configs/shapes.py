@@ -2,8 +2,8 @@
 
 dit train shapes
 
-Not finished yet: the committed weights come from 10,000 steps of an earlier revision, whose text encoder had another
-start (CHANGELOG.md) and whose first half had the second autoencoder; README.md has their score.
+Not finished yet: the committed weights come from 10,000 steps of an earlier revision, whose text encoder
+had another start (CHANGELOG.md) and whose first half had the second autoencoder; README.md has their score.
 """
 
 from configs.settings import (

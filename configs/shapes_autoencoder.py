@@ -2,8 +2,9 @@
 
 dit vae train shapes_autoencoder
 
-Came to: a squared error of 0.0043 on single frames. Its time was not recorded. The committed weights began with an
-earlier revision of this stage; its time convolutions were then set to the repetition that they now start as.
+Came to: a squared error of 0.0043 on single frames. Its time was not recorded. The committed weights began
+with an earlier revision of this stage; its time convolutions were then set to the repetition that they now
+start as.
 """
 
 from configs.settings import AutoencoderConfig, AutoencoderRun, DataConfig, LoopConfig, OptimizerConfig

@@ -2,7 +2,8 @@
 
 dit vae train shapes_autoencoder_robust
 
-Cost: 31 minutes on two cores shared with other work, from the log's clips per second. Came to: 37.2 dB, SSIM 0.988.
+Cost: 31 minutes on two cores shared with other work, from the log's clips per second. Came to: 37.2 dB,
+SSIM 0.988.
 """
 
 from dataclasses import replace

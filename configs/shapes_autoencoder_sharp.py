@@ -2,8 +2,8 @@
 
 dit vae train shapes_autoencoder_sharp
 
-Cost: 18 minutes on two cores with AVX-512, from the log's clips per second. Came to: 35.3 dB, SSIM 0.982. It was
-to take 2,000 steps, and was ended at 1,241.
+Cost: 18 minutes on two cores with AVX-512, from the log's clips per second. Came to: 35.3 dB, SSIM 0.982.
+It was to take 2,000 steps, and was ended at 1,241.
 """
 
 from dataclasses import replace

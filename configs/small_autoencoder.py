@@ -2,7 +2,8 @@
 
 dit vae train small_autoencoder --data.source FOLDER
 
-On 16 clips of 10 to 325 frames and 64x64 to 1280x720: 11.5 minutes on two cores with AVX-512, held-out PSNR 21.5 dB.
+On 16 clips of 10 to 325 frames and 64x64 to 1280x720: 11.5 minutes on two cores with AVX-512, held-out PSNR
+21.5 dB.
 """
 
 from configs.settings import AutoencoderConfig, AutoencoderRun, DataConfig, LoopConfig, OptimizerConfig
