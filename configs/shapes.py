@@ -24,9 +24,9 @@ config = TransformerRun(
     model=TransformerConfig(width=192, depth=6, heads=3, mlp_width=576, text_width=128),
     text=TextConfig(width=128, depth=2, heads=4, mlp_width=256, longest=96),
     flow=FlowConfig(shift=2.0, shift_tokens=80),
-    train=LoopConfig(steps=6000, batch=64, log_every=20, precision="fp32", save_every=250, show_every=500),
+    train=LoopConfig(steps=4000, batch=64, log_every=20, precision="fp32", save_every=250, show_every=500),
     optimizer=OptimizerConfig(
-        learning_rate=1e-3, warmup_steps=200, decay_steps=6000, weight_decay=0.01, ema_decay=0.998
+        learning_rate=1e-3, warmup_steps=200, decay_steps=4000, weight_decay=0.01, ema_decay=0.998
     ),
     sampler=SamplerConfig(steps=25, solver="multistep", guidance=3.0),
     cached_clips=8192,

@@ -43,11 +43,11 @@ DIRECTION = {
     "grows": (0, 0),
     "stays": (0, 0),
 }
-RADIUS = (0.13, 0.18)
-TRAVEL = (0.3, 0.5)
+RADIUS = (0.17, 0.21)
+TRAVEL = (0.25, 0.45)
 GROWTH = (0.65, 1.0)
 MARGIN = 0.02
-STAR_INNER = 0.42
+STAR_INNER = 0.5
 
 
 @dataclass(frozen=True)
