@@ -55,7 +55,7 @@ class OptimizerConfig:
     decay_steps: int = 0
     """Length of a cosine decay to a tenth, counted from step zero; 0 keeps the rate constant."""
     weight_decay: float = 0.0
-    """Decoupled weight decay of the matrices; norms, biases and tables have none."""
+    """Decoupled weight decay of every tensor of two or more dimensions; biases and other vectors have none."""
     beta2: float = 0.99
     """Decay of the squared gradient's average."""
     max_gradient_norm: float = 1.0
@@ -77,7 +77,7 @@ class LoopConfig:
     log_every: int = 10
     """Steps between two lines of the log."""
     save_every: int = 500
-    """Steps between two checkpoints."""
+    """Steps between two checkpoints; the newest two stay, and copies under other names."""
     show_every: int = 500
     """Steps between two pictures and validations."""
     precision: Literal["bf16", "fp32"] = "bf16"

@@ -26,11 +26,11 @@ PACKAGES = {  # distribution -> (module, what it is for, how to get it)
     "filelock": ("filelock", "one process a run", "pip install filelock"),
     "matplotlib": ("matplotlib", "loss curves", "pip install matplotlib"),
     "tqdm": ("tqdm", "progress bars", "pip install tqdm"),
-    "xformers": ("xformers", "optional: attention on a GPU", "pip install 'dit-lab[xformers]'"),
-    "av": ("av", "optional: the tests' second video reader", "pip install 'dit-lab[test]'"),
-    "pytest": ("pytest", "optional: tests", "pip install 'dit-lab[test]'"),
-    "scipy": ("scipy", "optional: the tests' second integrator", "pip install 'dit-lab[test]'"),
-    "scikit-image": ("skimage", "optional: the tests' second SSIM", "pip install 'dit-lab[test]'"),
+    "xformers": ("xformers", "optional: attention on a GPU", "pip install -e '.[xformers]'"),
+    "av": ("av", "optional: the tests' second video reader", "pip install -e '.[test]'"),
+    "pytest": ("pytest", "optional: tests", "pip install -e '.[test]'"),
+    "scipy": ("scipy", "optional: the tests' second integrator", "pip install -e '.[test]'"),
+    "scikit-image": ("skimage", "optional: the tests' second SSIM", "pip install -e '.[test]'"),
 }
 BASE = ("torch", "numpy", "einops", "tyro", "safetensors", "tqdm", "pillow", "imageio-ffmpeg")
 TRAINING = (*BASE, "accelerate", "filelock", "matplotlib")

@@ -195,7 +195,7 @@ def documentation() -> dict[str, dict[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("kind", [AutoencoderRun, TransformerRun, SampleSettings])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.__name__.endswith(("Run", "Settings"))])
 def test_help_shows_the_documentation_of_every_setting(kind, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit) as stopped:

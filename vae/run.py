@@ -1,6 +1,7 @@
 """What a training run keeps on disk and shows: its settings, checkpoints, log, curve and live line."""
 
 import json
+import re
 import shutil
 import signal
 import sys
@@ -179,8 +180,8 @@ def save_checkpoint(
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first."""
-    return sorted(folder.glob("step-*"))
+    """The complete checkpoints of a run, oldest first; a user's copies under other names are none."""
+    return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8}", path.name))
 
 
 def load_checkpoint(folder: Path) -> tuple[int, float | None, dict[str, dict[str, Tensor]]] | None:
