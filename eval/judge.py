@@ -17,7 +17,8 @@ FLAT_BORDER = 0.9
 AGREEMENT = 0.85
 SMALLEST, LARGEST = 0.008, 0.6
 IMPURE = 0.1
-ALIKE, DISTINCT = 0.78, 0.02
+# Two shapes side by side overlap with one of their joint area and centre by at most 0.56.
+ALIKE, DISTINCT, COMPACT = 0.78, 0.02, 0.65
 SOFT = 1.2
 UNIT_AREA = {
     "circle": math.pi,
@@ -53,7 +54,8 @@ def judge(video_CTHW: Tensor) -> Verdict:
     """The verdict on a float video in [-1, 1] whose sides are at least 32 pixels; ValueError for another.
 
     A field is None where frames disagree: shape and colour must be the same throughout, the motion smooth.
-    Shape, colour and motion are all None where there is no object in some frame, or not just one.
+    Shape, colour and motion are all None where there is no object in some frame, or not just one compact one;
+    one that is no shape of the world still has a colour and a motion.
     """
     if video_CTHW.dim() != 4 or video_CTHW.shape[0] != 3 or min(video_CTHW.shape[2:]) < 32:
         raise ValueError(f"not a video of 3 T H W with sides of 32 or more: {tuple(video_CTHW.shape)}")
@@ -67,7 +69,7 @@ def judge(video_CTHW: Tensor) -> Verdict:
         return Verdict(None, None, background, None)
     x_T, y_T, area_T = moments(seen.cover_THW)
     likeness_ST = likeness(seen.cover_THW, x_T, y_T, area_T)
-    if (seen.pure_T & (likeness_ST.amax(dim=0) > ALIKE)).float().mean() < AGREEMENT:
+    if (seen.pure_T & (likeness_ST.amax(dim=0) > COMPACT)).float().mean() < AGREEMENT:
         return Verdict(None, None, background, None)
     height, width = seen.cover_THW.shape[1:]
     return Verdict(

@@ -22,7 +22,7 @@ from vae.shapes import Scene, caption, draw, random_scene
 from vae.video import contact_sheet
 from vae.weights import tensors_hash, write_text
 
-PROTOCOL = "drawn-world-1"
+PROTOCOL = "drawn-world-2"
 KEPT_DB = 30.0
 ASKED = ("shape", "colour", "motion")
 PARTS = {  # name -> (split of the scenes, whether the first frame is given, what is measured)

@@ -200,6 +200,15 @@ def test_shapes_that_the_world_does_not_know_are_none():
         assert verdict.shape is None, (name, verdict)
 
 
+@pytest.mark.parametrize("stretch, compact", [(1.6, True), (2.5, False)])
+def test_what_is_no_shape_has_colour_and_motion_only_if_it_is_compact(stretch, compact):
+    y, x = torch.meshgrid(torch.arange(64) - 31.5, torch.arange(64) - 31.5, indexing="ij")
+    middles = torch.linspace(-10, 10, 17)[:, None, None]
+    ellipses = ((x - middles) ** 2 / stretch + y**2 * stretch < 10**2).float()
+    seen = ("red", "right") if compact else (None, None)
+    assert judge(painted(ellipses)) == Verdict(None, seen[0], "grey", seen[1])
+
+
 def test_a_background_of_two_colours_is_none():
     for scene in scenes(4):
         video = draw(scene)

@@ -318,7 +318,7 @@ def test_the_command_prints_the_table_and_writes_the_same_scores(folder, tmp_pat
     assert run(["eval", "shapes", *words, "--json", str(file)]) == 0
     printed = capsys.readouterr().out
     assert printed == f"{table(json.loads(file.read_text()))}\n{file}\n"
-    assert "drawn-world-1" in printed and "1 euler steps" in printed and "(2 videos)" in printed
+    assert "drawn-world-2" in printed and "1 euler steps" in printed and "(2 videos)" in printed
 
 
 @pytest.mark.parametrize("seed", [0, 1])
