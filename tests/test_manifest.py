@@ -1,8 +1,12 @@
 """A folder becomes a manifest that says what its files hold, and training reads the right frames by it."""
 
+import hashlib
 import json
 from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -12,17 +16,30 @@ from configs.settings import DataConfig
 from dit import cli
 from tests.tiny_runs import MODEL
 from vae.cache import encode_clips, read_clips
-from vae.data import VideoFiles, batches, clip_indices, open_data
+from vae.data import VideoFiles, batches, clip_indices, files_hash, open_data
 from vae.manifest import find_captions, load_manifest
 from vae.model import Autoencoder
 from vae.run import Log, live_line, name_skipped
-from vae.video import decoder, to_frames, to_video, write_video
+from vae.video import decoder, ffmpeg, frame_times, probe, to_frames, to_video, write_video
 
 
 def ramp(frames: int, height: int = 32, width: int = 48) -> torch.Tensor:
     """A video whose frame k is evenly grey at level 20 + 10 k, so that a frame names itself."""
     levels = (20 + 10 * torch.arange(frames)).byte()
     return to_video(levels[:, None, None, None].expand(-1, height, width, 3))
+
+
+def write_at(file: Path, times: list[float]) -> None:
+    """A video whose frame k is shown from the k-th time on, evenly grey at level 20 + 5 k."""
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for k, time in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 48, 3), 20 + 5 * k, dtype=np.uint8))
+            frame.pts, frame.time_base = round(1000 * time), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
 
 
 @pytest.fixture
@@ -132,8 +149,8 @@ def test_a_manifest_of_an_older_version_loads(folder, capsys):
     assert {entry.decoder for entry in entries if entry.reader != "image"} == {decoder()}
     pyarrow.parquet.write_table(pyarrow.parquet.read_table(file).drop_columns(["decoder"]), file)
     assert load_manifest(folder) == [replace(entry, decoder="") for entry in entries]
-    pyarrow.parquet.write_table(pyarrow.parquet.read_table(file).drop_columns(["reader"]), file)
-    with pytest.raises(ValueError, match="has no column reader"):
+    pyarrow.parquet.write_table(pyarrow.parquet.read_table(file).drop_columns(["times"]), file)
+    with pytest.raises(ValueError, match="has no column times: make it again with `dit data index FOLDER`"):
         load_manifest(folder)
 
 
@@ -218,6 +235,59 @@ def test_a_clip_runs_at_its_file_s_own_speed(frames, fps, wanted, times):
     for index, time in zip(indices, times, strict=True):
         assert abs((index - indices[0]) / fps - time) <= 1 / fps
     assert indices == sorted(indices) and indices[-1] - indices[0] == pytest.approx(times[-1] * fps, abs=1)
+
+
+UNEVEN = [
+    *(k / 24 for k in range(24)),
+    *(1 + k / 5 for k in range(8)),
+    3.1,
+    *(3.2 + k / 12 for k in range(8)),
+]
+
+
+def plays_true(shown: list[int], times: list[float], fps: float) -> bool:
+    """Whether there is a start from which a player shows these frames at even times, to a millisecond."""
+    ends = [*times[1:], float("inf")]
+    first = max(times[index] - k / fps for k, index in enumerate(shown))
+    return first < min(ends[index] - k / fps for k, index in enumerate(shown)) + 1e-3
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+@pytest.mark.parametrize("fps", [4.0, 7.0, 24.0])
+def test_a_clip_of_a_file_of_variable_rate_plays_at_true_speed(tmp_path, suffix, fps):
+    write_at(tmp_path / f"uneven.{suffix}", UNEVEN)
+    assert run(tmp_path) == 0
+    (entry,) = load_manifest(tmp_path)
+    assert frame_times(entry) == pytest.approx(UNEVEN, abs=1e-3)
+    config = DataConfig(source=str(tmp_path), frames=17, size=32, fps=fps)
+    data, starts = VideoFiles(config, 0, [entry]), set()
+    for draw in range(12):
+        levels = to_frames(data[draw].video)[:, 8, 8].float().mean(-1)
+        shown = ((levels - 20) / 5).round().int().tolist()
+        assert len(shown) == min(17, 1 + 4 * int(UNEVEN[-1] * fps / 4)) and plays_true(shown, UNEVEN, fps)
+        starts.add(shown[0])
+    assert len(starts) > 2
+    by_rate = clip_indices(entry.frames, entry.fps, config, torch.Generator().manual_seed(0))
+    assert not plays_true(by_rate, UNEVEN, fps), "what a constant rate would show"
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
+@pytest.mark.parametrize("fps", [3.0, 12.5, 24000 / 1001, 30.0, 59.94])
+def test_a_file_of_constant_rate_has_no_times_whatever_its_clock(tmp_path, suffix, fps):
+    write_video(tmp_path / "even.mp4", ramp(21), fps, {})
+    file = tmp_path / f"copy.{suffix}"
+    ffmpeg(["-v", "error", "-i", str(tmp_path / "even.mp4"), "-c:v", "mpeg4", str(file)])
+    assert probe(file).frames == 21 and frame_times(probe(file)) == []
+
+
+def test_times_count_in_the_hash_of_the_files_and_constant_rates_leave_it_as_it_was(folder):
+    run(folder)
+    config = DataConfig(source=str(folder))
+    data = VideoFiles(config, 0, load_manifest(folder))
+    before = files_hash(data)
+    assert before == hashlib.sha256(repr(data.entries).encode()).hexdigest()
+    assert "times=" not in repr(data.entries)
+    assert files_hash(VideoFiles(config, 0, [replace(e, times=b"1234") for e in data.entries])) != before
 
 
 def test_real_clips_make_a_manifest(real_clips, tmp_path, capsys):

@@ -4,7 +4,8 @@ import hashlib
 import math
 import os
 import sys
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,6 +19,7 @@ from vae.shapes import caption, random_scene
 from vae.shapes import draw as draw_scene
 
 SHAPES = "shapes"
+ROUNDED = 1e-4  # seconds by which the times of frames, and sums of them, may be off
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,10 @@ class VideoFiles(Dataset):
 
     def read(self, entry, draw: int, skipped: dict[str, str]) -> Clip:
         """The clip of draw `draw` from one file: a random span at the wanted rate, of the wanted area."""
-        from vae.video import read_frames, resize_and_crop, to_video
+        from vae.video import frame_times, read_frames, resize_and_crop, to_video
 
         random = generator(self.seed, "clip", draw)
-        indices = clip_indices(entry.frames, entry.fps, self.config, random)
+        indices = clip_indices(entry.frames, entry.fps, self.config, random, frame_times(entry))
         height, width = fitted_size(entry.height, entry.width, self.config.size)
         frames = resize_and_crop(read_frames(entry.path, indices, entry), height, width)
         captions = entry.captions or ("",)
@@ -125,14 +127,25 @@ class HeldOutFiles(VideoFiles):
                 print(f"skipped: {self.skipped[path]}", file=sys.stderr)
 
 
-def clip_indices(frames: int, fps: float, config: DataConfig, random: torch.Generator) -> list[int]:
-    """Indices of the longest valid clip (1 + 4k frames, at most `config.frames`) from a random start."""
-    stride = fps / config.fps if frames > 1 else 1.0
-    available = int((frames - 1) / stride) + 1
+def clip_indices(
+    frames: int, fps: float, config: DataConfig, random: torch.Generator, times: Sequence[float] = ()
+) -> list[int]:
+    """Indices of the longest valid clip (1 + 4k frames, at most `config.frames`) from a random start.
+
+    Of a file of constant rate the frames nearest in time; where its frames' `times` in seconds are given, the
+    frame that a player shows at each wanted time.
+    """
+    last, stride = frames - 1, fps / config.fps if frames > 1 else 1.0
+    if times:
+        last, stride = times[-1] + ROUNDED, 1 / config.fps
+    available = int(last / stride) + 1
     length = 1 + 4 * ((min(available, config.frames) - 1) // 4)
-    slack = (frames - 1) - (length - 1) * stride
+    slack = last - (length - 1) * stride
     start = torch.rand((), generator=random).item() * slack
-    return [min(frames - 1, round(start + k * stride)) for k in range(length)]
+    places = [start + k * stride for k in range(length)]
+    if times:
+        return [bisect_right(times, place + ROUNDED) - 1 for place in places]
+    return [min(frames - 1, round(place)) for place in places]
 
 
 def fitted_size(height: int, width: int, size: int) -> tuple[int, int]:
@@ -170,10 +183,15 @@ def check_data(config: DataConfig) -> None:
 
 
 def files_hash(*data: Dataset) -> str:
-    """SHA-256 of what a manifest says of the files of data sets; the drawn world has none."""
+    """SHA-256 of what a manifest says of the files of data sets; the drawn world has none.
+
+    Files of constant rate have no times, so that runs and latents older than these keep their hash.
+    """
     digest = hashlib.sha256()
     for part in data:
-        digest.update(repr(getattr(part, "entries", None)).encode())
+        entries = getattr(part, "entries", None)
+        digest.update(repr(entries).encode())
+        digest.update(b"".join(entry.times for entry in entries or ()))
     return digest.hexdigest()
 
 

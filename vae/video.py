@@ -24,6 +24,7 @@ VIDEOS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"}
 # decord's seeks are wrong in some H.265 files, and it opens no AV1; of others we have no proof.
 SEEKABLE = {"h264", "mpeg4", "vp8", "vp9", "mjpeg"}
 SEEKS_TRIED = 12
+TICKS = 10_000  # a second, in which times of frames are kept: four bytes last for 119 hours
 PAPER = (222, 226, 232)  # behind contact sheets: white, black and grey videos all stand out from it
 
 
@@ -39,6 +40,8 @@ class Probe:
     `stream` is the one that is read, out of `streams` of video. An image has one frame and no rate.
     `checksums` are the CRC-32 of every frame's RGB bytes, four bytes each in this machine's order, against
     which each frame that decord gives is checked. `decoder` made them: another one rounds colours otherwise.
+    `times` are every frame's time since the first, in the same form and in ticks; a file of constant rate,
+    whose frames `fps` places, has none.
     """
 
     frames: int
@@ -53,6 +56,7 @@ class Probe:
     streams: int
     checksums: bytes
     decoder: str = field(default="", kw_only=True, repr=False)
+    times: bytes = field(default=b"", kw_only=True, repr=False)
 
 
 def ffmpeg(arguments: Sequence[str], data: bytes | None = None) -> subprocess.CompletedProcess:
@@ -97,7 +101,8 @@ def probe_once(path: Path, size: int, changed: int) -> Probe:
     if path.suffix.lower() in IMAGES:
         _, height, width, _ = read_image(path).shape
         return Probe(1, 0.0, height, width, path.suffix[1:].lower(), 0.0, size, "image", 0, 1, b"")
-    done = ffmpeg([*first_video(path), "-pix_fmt", "rgb24", "-f", "framehash", "-hash", "crc32", "-"])
+    clock = ["-enc_time_base", f"1:{TICKS}"]
+    done = ffmpeg([*first_video(path), *clock, "-pix_fmt", "rgb24", "-f", "framehash", "-hash", "crc32", "-"])
     log = done.stderr.decode(errors="replace")
     if done.returncode:
         raise UnreadableVideo(f"{path} cannot be read: {complaint(log)}")
@@ -123,9 +128,29 @@ def probe_once(path: Path, size: int, changed: int) -> Probe:
     codec = line.split()[0].rstrip(",")
     sound = codec in SEEKABLE and len(streams) == 1 and decord_agrees(path, (height, width), checksums)
     reader = "decord" if sound else "sequential"
+    times = uneven_times([int(row[2]) for row in rows], fps)
     frames, checksums = len(checksums), array("I", checksums).tobytes()
     found = (frames, fps, height, width, codec, duration, size, reader, number, len(streams), checksums)
-    return Probe(*found, decoder=decoder())
+    return Probe(*found, decoder=decoder(), times=times)
+
+
+def uneven_times(ticks: list[int], fps: float) -> bytes:
+    """The `times` of a Probe: none where every frame lies within a quarter of an interval of a constant rate.
+
+    That rate must be `fps` to 1 %, as some print it with two decimals. Times that run backwards say nothing.
+    """
+    times, last = [tick - ticks[0] for tick in ticks], len(ticks) - 1
+    interval = times[-1] / max(1, last)
+    even = all(abs(time - k * interval) <= interval / 4 for k, time in enumerate(times))
+    as_said = abs(interval * fps / TICKS - 1) * last <= 0.25 + 0.01 * last
+    if (even and as_said) or times != sorted(times) or not 0 < times[-1] < 1 << 32:
+        return b""
+    return array("I", times).tobytes()
+
+
+def frame_times(known: Probe) -> list[float]:
+    """Every frame's time in seconds since the first one; of a file of constant rate, none."""
+    return [tick / TICKS for tick in array("I", known.times)]
 
 
 def complaint(log: str) -> str:
