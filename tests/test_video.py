@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image, ImageFilter, PngImagePlugin
 
+from tests.conftest import DATA
 from vae import video
 from vae.video import (
     Probe,
@@ -79,10 +80,16 @@ def check_against_pyav(file: Path, reads: int) -> Probe:
     return known
 
 
-@pytest.mark.parametrize("name", CLIPS)
+def clip_names() -> list[str]:
+    """Those above, and what else lies in the folder of real clips but for the one that no reader reads."""
+    there = {file.name for file in (DATA / "clips").glob("*")} - {"decord_corrupted.mp4"}
+    return sorted({*CLIPS, *there})
+
+
+@pytest.mark.parametrize("name", clip_names())
 def test_real_clips_give_the_frames_of_sequential_decoding(real_clips, name):
     known = check_against_pyav(real_clips / name, reads=2)
-    assert CLIPS[name] in (known.reader, None)
+    assert CLIPS.get(name) in (known.reader, None)
     assert known.times == b"", "these are all of constant rate"
     with av.open(str(real_clips / name)) as container:
         stream = container.streams.video[0]
