@@ -55,7 +55,7 @@ class OptimizerConfig:
     decay_steps: int = 0
     """Length of a cosine decay to a tenth, counted from step zero; 0 keeps the rate constant."""
     weight_decay: float = 0.0
-    """Decoupled weight decay of every tensor of two or more dimensions; biases and other vectors have none."""
+    """Decoupled weight decay of every tensor of two or more dimensions; biases and vectors have none."""
     beta2: float = 0.99
     """Decay of the squared gradient's average."""
     max_gradient_norm: float = 1.0
@@ -197,7 +197,7 @@ class TransformerRun:
     autoencoder: str = "builtin"
     """Weights file of the autoencoder, a run's or a diffusers folder; `builtin` is the drawn world's."""
     init: str = ""
-    """Model folder to start from, as `dit sample --model` takes; empty starts from random weights."""
+    """Model folder to start from, of a diffusers one the transformer alone; empty: random weights."""
     data: DataConfig = field(default_factory=DataConfig)
     """The clips."""
     model: TransformerConfig = field(default_factory=TransformerConfig)
@@ -215,7 +215,7 @@ class TransformerRun:
     cached_clips: int = 0
     """Clips encoded once before training and then reused; 0 encodes in every step."""
     prompts: tuple[str, ...] = ()
-    """Prompts sampled into the contact sheet; none takes captions of held-out clips."""
+    """Prompts of the contact sheet, in one clip's shape; none takes held-out captions, each in its clip's."""
     checkpoint_activations: bool = False
     """Compute activations again in the backward pass, for less memory."""
 
@@ -307,7 +307,7 @@ class IndexSettings:
     """Make a manifest of a folder: every video and image is decoded once, what is damaged is left out."""
 
     folder: Positional[str] = ""
-    """Folder with videos and images, also in folders below it, and their captions."""
+    """Folder of videos, images and captions: each line of `clip.txt` is one, of which every use draws one."""
     out: str = ""
     """File to write; empty writes `manifest.parquet` in the folder, where `--data.source FOLDER` finds it."""
     workers: int = 0

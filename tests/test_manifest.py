@@ -68,8 +68,12 @@ def test_a_manifest_says_what_the_files_hold_and_names_the_bad_ones(folder, caps
     rows = [{"path": "still.png", "caption": "a still"}, {"path": "gone.mp4", "caption": "nothing"}]
     (folder / "more.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     (folder / "other.csv").write_text("name,score\na,1\n")
+    for name in ("moving.gif", "deep/alone.txt", "deep/a.csv", "deep/b.flv"):
+        (folder / name).write_text("neither a video or image nor captions of one")
     assert run(folder) == 0
     said = capsys.readouterr()
+    assert "note: captions of 1 files that are not here: gone.mp4\n" in said.err
+    assert "note: 4 files are no video or image: deep/a.csv, deep/alone.txt, deep/b.flv, …\n" in said.err
     bad = [line for line in said.err.splitlines() if "bad:" in line]
     assert len(bad) == 2 and "broken.mp4 cannot be read" in bad[0] and "text.webm cannot be read" in bad[1]
     assert "2 videos (27 frames" in said.out and "1 images" in said.out and "2 bad files" in said.out

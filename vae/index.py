@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from configs.load import parse
 from configs.settings import IndexSettings
-from vae.manifest import NAME, Entry, find_captions, find_files, save_manifest
+from vae.manifest import NAME, Entry, find_captions, find_files, passed_over, save_manifest
 from vae.video import Probe, UnreadableVideo, probe
 
 
@@ -26,7 +26,11 @@ def index(settings: IndexSettings) -> Path:
     files = find_files(folder)
     if not files:
         raise ValueError(f"{folder} holds no video or image")
-    captions = find_captions(folder, files)
+    captions, unknown = find_captions(folder, files)
+    if unknown:
+        print(f"note: captions of {len(unknown)} files that are not here: {few(unknown)}", file=sys.stderr)
+    if others := [str(path.relative_to(folder)) for path in passed_over(folder, files)]:
+        print(f"note: {len(others)} files are no video or image: {few(others)}", file=sys.stderr)
     entries, bad = [], 0
     # Threads suffice: decoding happens in processes of its own or with the interpreter's lock released.
     with ThreadPoolExecutor(settings.workers or os.cpu_count()) as pool:
@@ -47,6 +51,11 @@ def index(settings: IndexSettings) -> Path:
     save_manifest(out, entries)
     print(summary(entries, bad, out))
     return out
+
+
+def few(names: list[str]) -> str:
+    """The first three names, and that there are more."""
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def try_probe(file: Path) -> Probe | UnreadableVideo:

@@ -31,12 +31,22 @@ def find_files(folder: Path) -> list[Path]:
     return sorted(p for p in shown if p.suffix.lower() in IMAGES | VIDEOS and p.is_file())
 
 
-def find_captions(folder: Path, files: list[Path]) -> dict[Path, tuple[str, ...]]:
-    """Captions of the files: each line of `clip.txt` beside `clip.mp4`, and the folder's CSV and JSONL.
+def passed_over(folder: Path, files: list[Path]) -> list[Path]:
+    """The files in and below a folder that are neither among `files` nor captions, a manifest, or hidden."""
+    texts = {file.with_suffix(".txt") for file in files}
+    shown = (p for p in folder.rglob("*") if not any(part[0] == "." for part in p.relative_to(folder).parts))
+    rest = {p for p in shown if p.is_file()} - {*files, *texts, folder / NAME}
+    return sorted(p for p in rest if p.parent != folder or p.suffix.lower() not in (".csv", ".jsonl"))
+
+
+def find_captions(folder: Path, files: list[Path]) -> tuple[dict[Path, tuple[str, ...]], list[str]]:
+    """Captions of the files: each line of `clip.txt` beside `clip.mp4`, and the folder's CSV and JSONL; and
+    the paths of those tables that are none of the files.
 
     A table has a column `path`, relative to the folder, and `caption`; other tables are left alone. One that
     gives captions to none of the files raises ValueError: its paths must be meant in another way.
     """
+    unknown: list[str] = []
     found: dict[Path, list[str]] = {file: [] for file in files}
     for file in files:
         beside = file.with_suffix(".txt")
@@ -50,10 +60,12 @@ def find_captions(folder: Path, files: list[Path]) -> dict[Path, tuple[str, ...]
             raise ValueError(
                 f"{table}: no file {rows[0][0]} in {folder}; its paths must be relative to that folder"
             )
+        unknown += [path for path, _ in rows if folder / path not in found]
         for path, caption in known:
             found[path].append(caption)
     kept = {file: (" ".join(caption.split()) for caption in captions) for file, captions in found.items()}
-    return {file: tuple(dict.fromkeys(c for c in captions if c)) for file, captions in kept.items()}
+    once = {file: tuple(dict.fromkeys(c for c in captions if c)) for file, captions in kept.items()}
+    return once, list(dict.fromkeys(unknown))
 
 
 def read_table(table: Path) -> Iterator[tuple[str, str]]:
