@@ -6,18 +6,19 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from configs.load import parse_run, to_json
-from configs.settings import FlowConfig, TransformerRun
+from configs.load import from_json, parse_run, to_json
+from configs.settings import FlowConfig, TextConfig, TransformerRun
 from dit.attention import BACKENDS, choose_attention
-from dit.denoiser import TRANSFORMER, Denoiser, find_weights, load_autoencoder, model_folder
+from dit.denoiser import OURS, TRANSFORMER, Denoiser, find_weights, load_autoencoder, model_folder
 from dit.generate import Request, generate, given_tokens, shift_for
 from dit.model import Layout, grid_of, make_layout, patchify
-from dit.text import encoder_width
+from dit.text import encoder_hash, encoder_width, read_json
 from samplers.path import interpolate, logit_normal_times, shift_times, velocity
 from vae.cache import cache_key, encode_clips, read_clips
 from vae.data import SHAPES, Clip, batches, files_hash, open_data
@@ -51,11 +52,14 @@ HELD_OUT = 32
 VALIDATION_TIMES = (0.125, 0.375, 0.625, 0.875)
 PANELS = {"smoothed": "loss, smoothed", "validation": "validation loss", "gradient_norm": "gradient norm"}
 SHOWN = 6
-SIZES = {  # settings that make no model, or no picture, below 1
-    "model": ("width", "depth", "heads", "mlp_width"),
-    "text": ("width", "depth", "heads", "mlp_width", "longest"),
-    "sampler": ("steps",),
-}
+SIZES = (  # settings that make no model, or no picture, below 1
+    *("model.width", "model.depth", "model.heads", "model.mlp_width", "sampler.steps"),
+    *("text.width", "text.depth", "text.heads", "text.mlp_width", "text.longest"),
+)
+COUNTS = (  # settings of which 0 means none
+    *("cached_clips", "data.workers", "flow.shift_tokens"),
+    *("optimizer.warmup_steps", "optimizer.decay_steps"),
+)
 
 
 @holding
@@ -76,6 +80,8 @@ def train(config: TransformerRun, held: ExitStack) -> Path:
     started_before = bool(checkpoints(out))
     autoencoder = load_autoencoder(out / AUTOENCODER if started_before else config.autoencoder)
     check_fit(config, autoencoder)
+    if config.init and not started_before and (note := check_text(config.text, model_folder(config.init))):
+        accelerator.print(note, file=sys.stderr)
     data, held_out = open_data(config.data, loop.seed, HELD_OUT)
     torch.manual_seed(loop.seed)
     model = Denoiser(config.model, config.text)
@@ -192,10 +198,10 @@ def train(config: TransformerRun, held: ExitStack) -> Path:
 def check_fit(config: TransformerRun, autoencoder: Autoencoder) -> None:
     """Raises ValueError for settings that do not fit each other, before anything is computed."""
     model, text, data, flow = config.model, config.text, config.data, config.flow
-    for part, names in SIZES.items():
+    for least, names in {1: SIZES, 0: COUNTS}.items():
         for name in names:
-            if (value := getattr(getattr(config, part), name)) < 1:
-                raise ValueError(f"{part}.{name} = {value}: it must be at least 1")
+            if (value := attrgetter(name)(config)) < least:
+                raise ValueError(f"{name} = {value}: it must be at least {least}")
     for name, part in {"model": model, "text": text}.items():
         if part.width % part.heads or part.width // part.heads % 2:
             raise ValueError(
@@ -208,8 +214,6 @@ def check_fit(config: TransformerRun, autoencoder: Autoencoder) -> None:
         raise ValueError(f"model.time_frequencies = {model.time_frequencies}: it must be even and positive")
     if not 0 < flow.shift < math.inf:
         raise ValueError(f"flow.shift = {flow.shift}: it must be above 0, and 1 is none")
-    if flow.shift_tokens < 0:
-        raise ValueError(f"flow.shift_tokens = {flow.shift_tokens}: it must not be negative")
     if model.latent_channels != autoencoder.config.latent_channels:
         channels = autoencoder.config.latent_channels
         raise ValueError(
@@ -218,6 +222,27 @@ def check_fit(config: TransformerRun, autoencoder: Autoencoder) -> None:
     check_video_size(data.frames, 16, 16)
     if data.source == SHAPES and data.size % 16:
         raise ValueError(f"data.size = {data.size} is no multiple of 16: use {round_to(data.size, 16)}")
+
+
+def check_text(config: TextConfig, folder: Path) -> str:
+    """What to say where the transformer of a diffusers folder is to be trained with another text encoder.
+
+    Raises ValueError where the encoder is the folder's own, or may be, but its text is padded otherwise.
+    """
+    if not (folder / "transformer" / "config.json").is_file():
+        return ""
+    ours, own = folder / OURS, TextConfig(folder=str(folder))
+    padded = from_json(TextConfig, read_json(ours)["text"]).padded if ours.is_file() else True
+    known = (folder / "text_encoder" / "config.json").is_file()
+    flag = f"--text.{'' if padded else 'no-'}padded"
+    if not config.folder:
+        takes = f"; --text.folder {folder} {flag} takes the one in the folder" if known else ""
+        return f"note: of {folder} only the transformer is taken, the text encoder starts from random{takes}"
+    if known and encoder_hash(config) != encoder_hash(own):
+        return f"note: {config.folder} is not the text encoder of {folder}, which its transformer knows"
+    if config.padded != padded:
+        raise ValueError(f"the transformer of {folder} was trained with other text padding: give {flag}")
+    return ""
 
 
 def start_from(model: Denoiser, folder: Path) -> None:
@@ -345,26 +370,37 @@ def validate(average: Denoiser, validation: list[tuple[float, Batch, list[str]]]
 def show_samples(
     average: Denoiser, autoencoder: Autoencoder, config: TransformerRun, held_out, accelerator, path: Path
 ) -> None:
-    """Samples the fixed prompts, or held-out captions, into a contact sheet; every process its share."""
+    """Samples the fixed prompts, or held-out captions, into a contact sheet; every process its share.
+
+    A caption's video has the shape of its own clip; fixed prompts have none, and take that of the first clip.
+    """
     from accelerate.utils import gather_object
 
     from vae.video import contact_sheet
 
     clips = [held_out[draw] for draw in range(min(SHOWN, len(held_out)))]
-    prompts = list(config.prompts) or [clip.caption for clip in clips]
-    shape = tuple(encode(autoencoder, clips[0]).shape)
-    requests = [Request(prompt, shape, seed) for seed, prompt in enumerate(prompts)]
-    requests = requests[accelerator.process_index :: accelerator.num_processes]
+    shapes = [tuple(encode(autoencoder, clip).shape) for clip in clips]
+    pairs = [(prompt, shapes[0]) for prompt in config.prompts]
+    pairs = pairs or [(clip.caption, shape) for clip, shape in zip(clips, shapes, strict=True)]
+    requests = [Request(*pair, seed) for seed, pair in enumerate(pairs, config.sampler.seed)]
+    mine = requests[accelerator.process_index :: accelerator.num_processes]
     many = max(1, config.train.batch // accelerator.num_processes)
     videos = []
-    for group in (requests[first : first + many] for first in range(0, len(requests), many)):
+    for group in same_shapes(mine, many):
         with accelerator.autocast():
             latents = generate(average, group, config.flow, config.sampler)
         made = [autoencoder.decode(z[None])[0].cpu() for z in latents]
         videos += [(request.seed, video) for request, video in zip(group, made, strict=True)]
     videos = sorted(gather_object(videos), key=lambda pair: pair[0])
     if accelerator.is_main_process:
-        contact_sheet([video for _, video in videos], prompts, path)
+        contact_sheet([video for _, video in videos], [request.prompt for request in requests], path)
+
+
+def same_shapes(requests: list[Request], most: int) -> list[list[Request]]:
+    """Requests in groups of one shape, as one call has one shift of the times, and of at most `most`."""
+    shapes = dict.fromkeys(request.shape for request in requests)
+    alike = [[request for request in requests if request.shape == shape] for shape in shapes]
+    return [group[first : first + most] for group in alike for first in range(0, len(group), most)]
 
 
 def main(arguments: list[str]) -> None:

@@ -1,6 +1,7 @@
 """Proves that a transformer's training depends on its settings alone, however stopped, killed or spread."""
 
 import ast
+import json
 import os
 import shutil
 import signal
@@ -11,13 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 import dit.train
 from configs.load import from_json, to_json
-from configs.settings import FlowConfig, OptimizerConfig, TransformerRun
+from configs.settings import FlowConfig, OptimizerConfig, TextConfig, TransformerRun
 from dit.denoiser import AVERAGE, TRANSFORMER, Denoiser, load_model
 from dit.diffusers_format import to_diffusers, transformer_settings, write_folder
-from dit.train import check_first_loss, drop_prompts, encode, make_batch, train, validation_set
+from dit.generate import generate
+from dit.train import check_first_loss, check_text, drop_prompts, encode, make_batch, train, validation_set
 from samplers.path import logit_normal_times, shift_times
 from tests.tiny_runs import (
     MODEL,
@@ -35,7 +38,7 @@ from tests.tiny_runs import (
     write_config,
 )
 from vae.cache import cache_key, encode_clips, read_clips
-from vae.data import batches, open_data
+from vae.data import Clip, batches, open_data
 from vae.model import Autoencoder
 from vae.optimizer import update_average
 from vae.seeds import generator
@@ -276,15 +279,36 @@ def test_the_average_leaves_alone_what_is_frozen():
     torch.testing.assert_close(average.weight, weight.lerp(model.weight, 1 - 11 / 20))
 
 
-def test_fine_tuning_starts_from_a_diffusers_folder(autoencoder, tmp_path):
+def test_fine_tuning_starts_from_a_diffusers_folder(autoencoder, tmp_path, capsys):
     config = transformer_run(tmp_path / "run", autoencoder, steps=1)
     given = random_denoiser(config).transformer
     tensors = to_diffusers(given.state_dict(), config.model)
     write_folder(tmp_path / "wan" / "transformer", transformer_settings(config.model), tensors)
     still = OptimizerConfig(learning_rate=0.0)
     train(replace(config, init=str(tmp_path / "wan"), optimizer=still))
+    assert "only the transformer is taken, the text encoder starts from random\n" in capsys.readouterr().err
     kept = state(config.out)
     assert all(torch.equal(kept[f"model/transformer.{k}"], v) for k, v in given.state_dict().items())
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_text_of_a_diffusers_folder_is_that_of_its_transformer(autoencoder, tmp_path, padded):
+    wan, other = tmp_path / "wan", tmp_path / "other"
+    for folder, data in {wan: b"weights", other: b"weightz"}.items():
+        for part in ("transformer", "text_encoder"):
+            (folder / part).mkdir(parents=True)
+            (folder / part / "config.json").write_text('{"model_type": "umt5", "d_model": 16}')
+        (folder / "text_encoder" / "model.safetensors").write_bytes(data)
+    if not padded:  # as `dit export` writes it beside a model whose text was not padded
+        (wan / "dit.json").write_text(json.dumps({"text": to_json(TextConfig(padded=False))}))
+    own, flag = TextConfig(folder=str(wan), padded=padded), "--text.padded" if padded else "--text.no-padded"
+    assert check_text(own, wan) == check_text(TextConfig(), tmp_path) == ""
+    assert f"starts from random; --text.folder {wan} {flag} takes" in check_text(TextConfig(), wan)
+    assert f"{other} is not the text encoder of {wan}" in check_text(TextConfig(folder=str(other)), wan)
+    config = replace(transformer_run(tmp_path / "run", autoencoder), init=str(wan))
+    with pytest.raises(ValueError, match=rf"{wan} was trained with other text padding: give {flag}$"):
+        train(replace(config, text=replace(config.text, folder=str(wan), padded=not padded)))
+    assert not (tmp_path / "run").exists()
 
 
 def test_bf16_computes_near_fp32_and_keeps_fp32_weights(whole, autoencoder, tmp_path):
@@ -455,6 +479,36 @@ def test_validation_has_one_noise_for_ever_and_is_the_same_on_any_number_of_proc
         assert total.square().mean().item() == pytest.approx(2, abs=0.4)
 
 
+@pytest.mark.parametrize("prompts", [(), ("one", "two", "three")])
+@pytest.mark.parametrize("seed", [0, 7])
+def test_each_picture_has_its_clip_s_shape_and_its_own_seed(
+    autoencoder, tmp_path, monkeypatch, prompts, seed
+):
+    config = transformer_run("", autoencoder)
+    config = replace(config, prompts=prompts, sampler=replace(config.sampler, seed=seed))
+    sizes = [(5, 32, 32), (5, 16, 48), (1, 32, 32), (5, 32, 32)]
+    held_out = [Clip(torch.zeros(3, *size), f"clip {k}", "") for k, size in enumerate(sizes)]
+    asked, sheets = [], []
+
+    def note(average, group, *rest):
+        asked.extend(group)
+        assert len({request.shape for request in group}) == 1, "one shift of the times in a call"
+        return generate(average, group, *rest)
+
+    monkeypatch.setattr(dit.train, "generate", note)
+    monkeypatch.setattr(
+        "vae.video.contact_sheet", lambda videos, captions, _: sheets.append((videos, captions))
+    )
+    model = dit.train.load_autoencoder(autoencoder)
+    dit.train.show_samples(random_denoiser(config), model, config, held_out, Accelerator(cpu=True), tmp_path)
+    ((videos, captions),) = sheets
+    wanted = [sizes[0]] * 3 if prompts else sizes
+    assert captions == list(prompts or [f"clip {k}" for k in range(4)])
+    assert [tuple(video.shape[1:]) for video in videos] == wanted
+    by_prompt = {request.prompt: request.seed for request in asked}
+    assert [by_prompt[caption] for caption in captions] == [seed + k for k in range(len(captions))]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -470,6 +524,12 @@ def test_validation_has_one_noise_for_ever_and_is_the_same_on_any_number_of_proc
         (lambda c: replace(c, sampler=replace(c.sampler, steps=0)), "sampler.steps = 0: it must be at least"),
         (lambda c: replace(c, flow=replace(c.flow, shift=-1.0)), "flow.shift = -1.0: it must be above 0"),
         (lambda c: replace(c, flow=replace(c.flow, shift_tokens=-1)), "flow.shift_tokens = -1"),
+        (lambda c: replace(c, cached_clips=-1), "cached_clips = -1: it must be at least 0"),
+        (lambda c: replace(c, data=replace(c.data, workers=-1)), "data.workers = -1: it must be at least 0"),
+        (
+            lambda c: replace(c, optimizer=OptimizerConfig(warmup_steps=-1)),
+            "optimizer.warmup_steps = -1: it must be at least 0",
+        ),
         (lambda c: replace(c, init="nowhere"), "nowhere: no such model folder"),
         (lambda c: replace(c, init="builtin"), "builtin.transformer.safetensors does not fit"),
         (lambda c: replace(c, data=replace(c.data, size=40)), "data.size = 40 is no multiple of 16"),
