@@ -20,10 +20,11 @@ from tests.tiny_runs import (
     newest_step,
     transformer_run,
 )
+from vae.data import VideoFiles
 from vae.manifest import load_manifest
-from vae.video import read_frames
+from vae.video import IMAGES, VIDEOS, read_frames
 
-CLIPS = (
+CLIPS = (  # that are trained on: the traps among the clips of the folder
     "v_ApplyEyeMakeup_g01_c01.avi",  # 320 x 240, one keyframe
     "torchcodec_h265_video.mp4",
     "torchcodec_nasa_13013_rotated.mp4",  # stands upright
@@ -66,6 +67,17 @@ def test_the_index_leaves_out_what_cannot_be_read(folder, data):
     assert {entry.path.name for entry in entries} == {*CLIPS, "still.png"} - {"decord_corrupted.mp4"}
     captions = {entry.path.name: entry.captions for entry in entries}
     assert captions["still.png"] == ("noise",) and captions[CLIPS[1]] == ("a video of torchcode",)
+
+
+def test_every_clip_of_the_folder_is_indexed_and_trained_on(real_clips, tmp_path):
+    assert run(["data", "index", str(real_clips), "--out", str(tmp_path / "all.parquet")]) == 0
+    entries = load_manifest(tmp_path / "all.parquet")
+    found = {file.name for file in real_clips.iterdir() if file.suffix in IMAGES | VIDEOS}
+    assert {*CLIPS} <= found and {entry.path.name for entry in entries} == found - {"decord_corrupted.mp4"}
+    files = VideoFiles(DataConfig(source=str(tmp_path), frames=5, size=32), 0, entries)
+    clips = [files[draw] for draw in range(len(entries))]
+    assert {Path(clip.source).name for clip in clips} == {entry.path.name for entry in entries}
+    assert all(clip.skipped == {} and clip.video.std() > 0.01 for clip in clips)
 
 
 def test_mixed_sizes_share_a_pack_resume_to_the_bit_and_sample(data, autoencoder, tmp_path, monkeypatch):
