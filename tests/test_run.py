@@ -1,4 +1,4 @@
-"""Proves that a run's folder keeps its own checkpoints and leaves a user's copies, and that its curve is drawn."""
+"""Proves that a run's folder keeps its own checkpoints, leaves a user's copies, and draws its curve."""
 
 import shutil
 from pathlib import Path

@@ -23,7 +23,7 @@ from configs.settings import (
 from dit.cli import run
 from dit.denoiser import AUTOENCODER, BUILTIN, TRANSFORMER, Denoiser, Model, load_model
 from dit.generate import generate
-from eval.score import Case, make_cases, make_request, run_cases, score, table, wilson
+from eval.score import Case, cells, make_cases, make_request, run_cases, score, table, wilson
 from vae.data import DrawnWorld
 from vae.model import Autoencoder
 from vae.shapes import BACKGROUNDS, COLOURS, HELD_OUT, SHAPES, Scene, draw, random_scene
@@ -325,6 +325,17 @@ def test_the_command_prints_the_table_and_writes_the_same_scores(folder, tmp_pat
 def test_the_scenes_of_training_are_refused(folder, capsys, seed):
     assert run(["eval", "shapes", "--model", str(folder), "--seed", str(seed)]) == 1
     assert f"--seed {seed} draws the scenes that this model was trained on" in capsys.readouterr().err
+
+
+def test_the_readme_shows_the_recorded_score():
+    recorded = json.loads((BUILTIN / "score.json").read_text())
+    shown = (BUILTIN.parents[1] / "README.md").read_text()
+    assert recorded["protocol"]["count"] == EvalSettings().count == 512
+    parts = [("prompts", name) for name in ("shape", "colour", "motion", "all")]
+    parts += [("unseen", "all"), ("image", "kept and moved"), ("autoencoder", "psnr")]
+    for part, name in parts:
+        came_to, interval, target, _ = cells(recorded["scores"][part][name])
+        assert f" | {came_to} | {interval} | {target} |\n" in shown, (part, name)
 
 
 def test_the_built_in_model_scores_as_it_is_recorded():
