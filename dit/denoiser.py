@@ -76,10 +76,10 @@ def load_model(folder: str, device: torch.device, dtype: torch.dtype) -> Model:
         model = load_diffusers_model(path)
     else:
         model = load_our_model(path)
-    model.denoiser.to(device).eval().requires_grad_(False)
-    model.denoiser.transformer.to(dtype)
+    model.denoiser.transformer.cast(dtype)  # before it moves: the device never holds both formats
     if model.denoiser.text.config.folder:  # frozen, and often larger than the transformer
         model.denoiser.text.to(dtype)
+    model.denoiser.to(device).eval().requires_grad_(False)
     head_width = model.denoiser.transformer.head_width
     model.denoiser.transformer.attention = BACKENDS[choose_attention(device, dtype, head_width)]
     model.autoencoder.to(device).eval().requires_grad_(False)

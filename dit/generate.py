@@ -64,7 +64,7 @@ def generate(
     """
     transformer = denoiser.transformer
     device = next(transformer.parameters()).device
-    dtype = next(transformer.parameters()).dtype
+    dtype = transformer.proj_out.weight.dtype
     noises = [torch.randn(r.shape, generator=generator(r.seed, "sample noise")) for r in requests]
     grids = [grid_of(noise) for noise in noises]
     fixed = [given_tokens(grid, r.given_frames) for grid, r in zip(grids, requests, strict=True)]

@@ -22,6 +22,7 @@ from dit.attention import BACKENDS, Lengths
 
 PATCH = (1, 2, 2)  # frames, height, width of a patch
 TIME_SCALE = 1000.0  # Wan's time embedding takes t in thousandths
+FULL_PRECISION = ("time_", "norm", "scale_shift_table")  # parts of the names of what stays fp32
 
 
 @dataclass(frozen=True)
@@ -321,14 +322,25 @@ class Transformer(nn.Module):
         keys_values = [block.attn2.keys_values(text) for block in self.blocks]
         return TextMemory(keys_values, Lengths(tuple(lengths), text_SD.device))
 
+    def cast(self, dtype: torch.dtype) -> "Transformer":
+        """Brings the weights to a number format, those of norms and times to fp32, as diffusers' Wan."""
+        for name, parameter in self.named_parameters():
+            full = any(part in name for part in FULL_PRECISION)
+            parameter.data = parameter.data.to(torch.float32 if full else dtype)
+        return self
+
     def embed_time(self, times_M: Tensor) -> tuple[Tensor, Tensor]:
-        """Embedding M x D and modulation M x 6 x D of the distinct times, t in [0, 1]."""
+        """Embedding M x D and modulation M x 6 x D of the distinct times, t in [0, 1].
+
+        Autocast does not reach it: what is rounded here is wrong in every token of a sample alike.
+        """
         half = self.config.time_frequencies // 2
         steps = torch.arange(half, device=times_M.device, dtype=torch.float32)
         angles = TIME_SCALE * times_M.float()[:, None] * torch.exp(-math.log(10000) / half * steps)
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.time_in.weight.dtype)
-        time = self.time_out(F.silu(self.time_in(waves)))
-        return time, rearrange(self.time_proj(F.silu(time)), "m (six d) -> m six d", six=6)
+        with torch.autocast(times_M.device.type, enabled=False):
+            time = self.time_out(F.silu(self.time_in(waves)))
+            return time, rearrange(self.time_proj(F.silu(time)), "m (six d) -> m six d", six=6)
 
     def forward(self, tokens_LP: Tensor, times_M: Tensor, text: TextMemory, layout: Layout) -> Tensor:
         """Velocity L x P of the packed noisy tokens, in the tokens' dtype.

@@ -201,17 +201,51 @@ def test_the_first_loss_is_one_plus_the_variance():
     assert model.proj_out.weight.grad.abs().max() > 0
 
 
-def test_half_precision_is_as_close_as_diffusers():
+def as_diffusers_loads(model, dtype: torch.dtype):
+    """Diffusers' model cast as its loader casts: what it keeps in fp32 stays so."""
+    for name, parameter in model.named_parameters():
+        if not set(name.split(".")) & set(model._keep_in_fp32_modules):
+            parameter.data = parameter.data.to(dtype)
+    return model
+
+
+@pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "cast"])
+def test_half_precision_is_as_close_as_diffusers(autocast: bool):
     config = replace(TINY, width=64, heads=2, mlp_width=128)
     ours = random_transformer(config)
     theirs = reference(ours)
     latents, text, times = torch.randn(2, 4, 3, 4, 6), torch.randn(2, 6, config.text_width), torch.rand(2, 1)
     with torch.no_grad():
         exact = torch.stack(run(ours, list(latents), list(times), list(text)))
-        with torch.autocast("cpu", torch.bfloat16):
+        dtype = torch.float32 if autocast else torch.bfloat16
+        ours, theirs = ours.cast(dtype), as_diffusers_loads(theirs, dtype)
+        latents, text = latents.to(dtype), text.to(dtype)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             mine = torch.stack(run(ours, list(latents), list(times), list(text)))
             wanted = theirs(latents, 1000 * times[:, 0], text, return_dict=False)[0]
     assert (mine - exact).norm() < 1.5 * (wanted.float() - exact).norm() < 0.1 * exact.norm()
+
+
+@pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "cast"])
+def test_times_are_embedded_in_fp32(autocast: bool):
+    model, times = random_transformer(TINY), torch.rand(3)
+    exact = model.embed_time(times)
+    model.cast(torch.float32 if autocast else torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        assert all(map(torch.equal, model.embed_time(times), exact))
+
+
+def test_a_cast_keeps_in_fp32_what_diffusers_keeps_and_all_norms_and_times():
+    from diffusers import WanTransformer3DModel
+
+    state = to_diffusers(random_transformer(TINY).cast(torch.bfloat16).state_dict(), TINY)
+    kept = {name for name, tensor in state.items() if tensor.dtype == torch.float32}
+    theirs = {
+        name for name in state if set(name.split(".")) & set(WanTransformer3DModel._keep_in_fp32_modules)
+    }
+    assert theirs and theirs <= kept
+    assert all("time_proj" in name or "norm_" in name for name in kept - theirs)
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32, torch.bfloat16}
 
 
 def test_patches_come_back():
