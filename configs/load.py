@@ -6,6 +6,7 @@ import difflib
 import importlib.util
 import io
 import json
+import math
 import re
 import sys
 import typing
@@ -45,11 +46,25 @@ def parse(kind: type[Settings], arguments: list[str], prog: str, default: Settin
     try:
         with contextlib.redirect_stderr(errors):
             # A box drawn for the terminal is hard to read in a log; its first paragraph is the sentence.
-            return tyro.cli(kind, args=arguments, prog=prog, default=kind() if default is None else default)
+            default = kind() if default is None else default
+            settings = tyro.cli(kind, args=arguments, prog=prog, default=default)
     except SystemExit as exit:
         if not exit.code:
             raise
-    raise ValueError(first_paragraph(errors.getvalue()))
+        raise ValueError(first_paragraph(errors.getvalue())) from None
+    check_finite(settings)
+    return settings
+
+
+def check_finite(settings, prefix: str = "") -> None:
+    """Raises ValueError naming a setting that is infinite or no number."""
+    for field in dataclasses.fields(settings):
+        name, value = prefix + field.name, getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            check_finite(value, f"{name}.")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError(f"{name} = {value}: it must be a finite number")
 
 
 def first_paragraph(box: str) -> str:
@@ -155,7 +170,7 @@ def typed(hint, value, where: str):
         return value
     if origin is tuple and isinstance(value, list):
         return tuple(typed(inner[0], item, where) for item in value)
-    if hint is float and type(value) in (int, float):
+    if hint is float and type(value) in (int, float) and math.isfinite(value):
         return float(value)
     if hint in (int, str, bool) and type(value) is hint:
         return value

@@ -231,7 +231,7 @@ class SampleSettings:
     image: str = ""
     """Image that is the first frame of every video (image-to-video)."""
     again: str = ""
-    """A video that `dit sample` wrote: make the same one again, from what is written inside it."""
+    """A video that `dit sample` wrote: make it again by its record, in the mp4, or beside a GIF or frames."""
     out: str = "samples"
     """Folder for the videos; or a file for one, ending in .mp4, .gif or .png (a folder of frames)."""
     model: str = "builtin"
@@ -255,7 +255,7 @@ class SampleSettings:
     number: int = 1
     """Videos per prompt."""
     batch: int = 1
-    """Videos in one packed call; more is faster on a GPU, and may change the last digits."""
+    """Videos in one packed call; more is faster on a GPU and may change the last digits. It is recorded."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Number format of the transformer; `auto` is bf16 on a GPU and fp32 on a CPU."""
 

@@ -1,6 +1,7 @@
 """The command `dit`: one table of verbs, each imported when it is called, and one way to report an error."""
 
 import importlib
+import os
 import sys
 
 VERBS = {  # words -> (module, what it does)
@@ -59,6 +60,10 @@ def guarded(module: str, verb: str, arguments: list[str], debug: bool) -> int:
     """Runs a verb's `main`; what the user did wrong becomes one sentence on stderr."""
     try:
         importlib.import_module(module).main(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output, as `head` does, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ValueError, OSError, ModuleNotFoundError) as error:
         if debug or (isinstance(error, ModuleNotFoundError) and is_ours(error)):
             raise

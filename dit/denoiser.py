@@ -109,6 +109,8 @@ def load_our_model(folder: Path) -> Model:
     """A model that this project trained."""
     file = find_weights(folder)
     tensors, settings = load_weights(file)
+    if not {"model", "text", "sampler", "flow", "data"} <= set(settings):
+        raise ValueError(f"{file} is no transformer: give a folder of `dit train`, not of `dit vae train`")
     denoiser = Denoiser(
         from_json(TransformerConfig, settings["model"]), from_json(TextConfig, settings["text"])
     )

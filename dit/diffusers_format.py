@@ -247,7 +247,7 @@ def scheduler_shift(folder: Path) -> float:
 def check_pipeline(folder: Path) -> None:
     """Raises ValueError where a pipeline's `model_index.json` says that it is more than one transformer."""
     index = read_json(folder / "model_index.json")
-    if index.get("transformer_2", [None, None])[0]:
+    if (index.get("transformer_2") or [None])[0]:
         raise ValueError(
             f"{folder} holds two transformers (Wan 2.2 A14B); only pipelines of one are supported"
         )

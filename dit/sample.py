@@ -4,7 +4,6 @@ import base64
 import hashlib
 import io
 import json
-import math
 import re
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from configs.settings import SamplerConfig, SampleSettings
 from dit import __version__
 from dit.denoiser import Model, load_model
 from dit.generate import Request, generate_videos, latent_shape
+from dit.text import read_json
 from vae.video import (
     contact_sheet,
     read_frames,
@@ -51,7 +51,8 @@ class Job:
 def sample(settings: SampleSettings, record: dict | None = None) -> list[Path]:
     """Makes every video the settings ask for; returns the files, the contact sheet of several last.
 
-    Raises ValueError where the model is not the one of the record of a video that is made again.
+    With the record of a video that one is made again, in the packed call that it was made in: a neighbour may
+    change its last bits. Raises ValueError where the model is not the record's.
     """
     prompts = read_prompts(settings)
     check(settings)
@@ -75,7 +76,9 @@ def sample(settings: SampleSettings, record: dict | None = None) -> list[Path]:
     )
     check(settings)
     sampler = SamplerConfig(settings.steps, settings.solver, settings.guidance, settings.seed)
-    jobs = make_jobs(settings, prompts, model)
+    counted = range(settings.seed, settings.seed + settings.number)
+    pairs = [(prompt, seed) for prompt in prompts for seed in counted]
+    jobs = make_jobs(settings, record.get("pack", pairs) if record else pairs, len(pairs), model)
     files, shown = [], []
     evaluations = 2 * sampler.steps - 1 if sampler.solver == "heun" else sampler.steps
     groups = [jobs[k : k + settings.batch] for k in range(0, len(jobs), settings.batch)]
@@ -84,12 +87,15 @@ def sample(settings: SampleSettings, record: dict | None = None) -> list[Path]:
             made = generate_videos(
                 model, [job.request for job in group], sampler, lambda *_: progress.update()
             )
-            for job, video in zip(group, made, strict=True):
-                files.append(
-                    write(job, video, truth(job, settings, sampler, model, evaluations), settings.fps)
-                )
+            pack = [(job.request.prompt, job.request.seed) for job in group]
+            for place, (job, video) in enumerate(zip(group, made, strict=True)):
+                if record and place != record.get("place", 0):
+                    continue
+                facts = truth(job, settings, sampler, model, evaluations)
+                facts |= {"pack": pack, "place": place} if len(pack) > 1 else {}
+                files.append(write(job, video, facts, settings.fps))
                 shown.append(shown_frames(video))
-    if len(jobs) > 1:
+    if len(files) > 1:
         sheet = files[0].parent / "contact-sheet.png"
         videos = (to_video(frames) for frames in shown)
         contact_sheet(videos, [job.request.prompt for job in jobs], sheet, SHEET_FRAMES)
@@ -123,9 +129,9 @@ def check(settings: SampleSettings) -> None:
     for name in ("steps", "frames", "number", "batch"):
         if (value := getattr(settings, name)) < 1 and value != getattr(default, name):
             raise ValueError(f"--{name} {value}: it must be at least 1")
-    if not 0 < settings.fps < math.inf and settings.fps != default.fps:
+    if settings.fps <= 0 and settings.fps != default.fps:
         raise ValueError(f"--fps {settings.fps}: it must be positive")
-    if not 0 <= settings.guidance < math.inf and settings.guidance != default.guidance:
+    if settings.guidance < 0 and settings.guidance != default.guidance:
         raise ValueError(f"--guidance {settings.guidance}: it must not be negative, and 1 is none")
     if settings.image and settings.frames == 1:
         raise ValueError("--frames 1 with --image leaves nothing to make: the image is the first frame")
@@ -148,8 +154,8 @@ def check_same_model(settings: SampleSettings, record: dict, model: Model) -> No
                 )
 
 
-def make_jobs(settings: SampleSettings, prompts: list[str], model: Model) -> list[Job]:
-    """Every prompt `number` times, with seeds that count up."""
+def make_jobs(settings: SampleSettings, pairs: list[tuple[str, int]], videos: int, model: Model) -> list[Job]:
+    """The videos of pairs of prompt and seed, of which so many are kept."""
     channels = model.autoencoder.config.latent_channels
     shape = latent_shape(settings.frames, settings.height, settings.width, channels)
     image = given = None
@@ -157,13 +163,12 @@ def make_jobs(settings: SampleSettings, prompts: list[str], model: Model) -> lis
         image = resize_and_crop(read_frames(settings.image, [0]), settings.height, settings.width)
         device = model.autoencoder.latent_mean.device
         given = model.autoencoder.encode(to_video(image)[None].to(device))[0].cpu()
-    jobs, count = [], len(prompts) * settings.number
-    for prompt in prompts:
-        for seed in range(settings.seed, settings.seed + settings.number):
-            request = Request(prompt, shape, seed, given, 0 if given is None else 1)
-            jobs.append(Job(request, file_name(settings, prompt, seed, count), image))
+    jobs = []
+    for prompt, seed in pairs:
+        request = Request(prompt, shape, seed, given, 0 if given is None else 1)
+        jobs.append(Job(request, file_name(settings, prompt, seed, videos), image))
     names = [job.file for job in jobs]
-    if len(set(names)) < len(names):
+    if videos > 1 and len(set(names)) < len(names):
         jobs = [
             replace(job, file=job.file.with_stem(f"{k:03d}-{job.file.stem}")) for k, job in enumerate(jobs)
         ]
@@ -248,9 +253,10 @@ def frames_hash(video_CTHW: Tensor) -> str:
 
 
 def sample_again(settings: SampleSettings) -> list[Path]:
-    """Makes the video of `settings.again` again, and says on stderr where it comes out different.
+    """Makes the video of `settings.again` again.
 
-    Raises ValueError where the model has other weights, and for settings that would make another video.
+    Raises ValueError where the model has other weights, for settings that would make another video, and, once
+    the video is written, where its frames came out different.
     """
     before, default = Path(settings.again), SampleSettings()
     for field in fields(SampleSettings):
@@ -259,12 +265,15 @@ def sample_again(settings: SampleSettings) -> list[Path]:
                 f"--again makes the same video again, so it takes no {field.name.replace('_', '-')}; "
                 f"only {', '.join(f'--{name}' for name in sorted(WITH_AGAIN - {'again'}))} go with it"
             )
-    record = read_metadata(before)
+    record = read_record(before)
     missing = {"sample", "sampler", "model", "weights", "frames_sha256", "torch"} - set(record)
     if missing:
         raise ValueError(f"{before} carries no whole record of `dit sample`: {', '.join(sorted(missing))}")
     made_with = from_json(SampleSettings, record["sample"])
-    out = settings.out if settings.out != default.out else str(before.with_stem(before.stem + "-again"))
+    beside = before.with_name(
+        f"{before.name}-again.png" if before.is_dir() else f"{before.stem}-again{before.suffix}"
+    )
+    out = settings.out if settings.out != default.out else str(beside)
     model = settings.model if settings.model != default.model else made_with.model
     precision = settings.precision if settings.precision != default.precision else made_with.precision
     again = replace(made_with, out=out, model=model, again=settings.again, precision=precision)
@@ -276,8 +285,20 @@ def sample_again(settings: SampleSettings) -> list[Path]:
         files = sample(again, record)
     made = json.loads(sidecar(files[0]).read_text())
     if made["frames_sha256"] != record["frames_sha256"]:
-        print(f"dit sample: frames differ from {before} (made with torch {record['torch']})", file=sys.stderr)
+        raise ValueError(
+            f"{files[0]} is written, but its frames differ from those of {before}: it was made with torch "
+            f"{record['torch']} and {made_with.precision}, or on another processor"
+        )
     return files
+
+
+def read_record(file: Path) -> dict:
+    """The record inside an mp4, or in the sidecar of a GIF or of a folder of frames."""
+    if file.suffix.lower() != ".gif" and not file.is_dir():
+        return read_metadata(file)
+    if not sidecar(file).is_file():
+        raise ValueError(f"{sidecar(file)}: no such file, and it holds the record of {file}")
+    return read_json(sidecar(file))
 
 
 def main(arguments: list[str]) -> None:

@@ -169,8 +169,10 @@ class PretrainedEncoder(nn.Module):
 
 
 def clean(prompt: str) -> str:
-    """A prompt as the open Wan weights saw it: no HTML entities, single spaces."""
-    return " ".join(html.unescape(html.unescape(prompt)).split())
+    """A prompt as open Wan weights saw it: Unicode mended, plain quotes, no HTML entities, single spaces."""
+    import ftfy
+
+    return " ".join(html.unescape(html.unescape(ftfy.fix_text(prompt))).split())
 
 
 def read_json(file: Path) -> dict:

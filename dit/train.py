@@ -1,7 +1,6 @@
 """`dit train CONFIG`: trains the transformer, and the byte-level text encoder with it, by rectified flow."""
 
 import copy
-import math
 import sys
 import time
 from contextlib import ExitStack
@@ -58,7 +57,6 @@ SIZES = (  # settings that make no model, or no picture, below 1
 )
 COUNTS = (  # settings of which 0 means none
     *("cached_clips", "data.workers", "flow.shift_tokens"),
-    *("optimizer.warmup_steps", "optimizer.decay_steps"),
 )
 
 
@@ -76,7 +74,7 @@ def train(config: TransformerRun, held: ExitStack) -> Path:
     )
     device, rank, ranks = accelerator.device, accelerator.process_index, accelerator.num_processes
     main = accelerator.is_main_process
-    check_loop(loop, ranks)
+    check_loop(loop, config.optimizer, ranks)
     started_before = bool(checkpoints(out))
     autoencoder = load_autoencoder(out / AUTOENCODER if started_before else config.autoencoder)
     check_fit(config, autoencoder)
@@ -212,8 +210,13 @@ def check_fit(config: TransformerRun, autoencoder: Autoencoder) -> None:
         raise ValueError(f"model.text_width = {model.text_width} must be {whose} {width}")
     if model.time_frequencies < 2 or model.time_frequencies % 2:
         raise ValueError(f"model.time_frequencies = {model.time_frequencies}: it must be even and positive")
-    if not 0 < flow.shift < math.inf:
+    if flow.shift <= 0:
         raise ValueError(f"flow.shift = {flow.shift}: it must be above 0, and 1 is none")
+    if flow.time_std < 0:
+        raise ValueError(f"flow.time_std = {flow.time_std}: it must not be negative")
+    for name in ("prompt_dropout", "first_frame"):
+        if not 0 <= getattr(flow, name) <= 1:
+            raise ValueError(f"flow.{name} = {getattr(flow, name)}: it must be from 0 to 1")
     if model.latent_channels != autoencoder.config.latent_channels:
         channels = autoencoder.config.latent_channels
         raise ValueError(

@@ -4,6 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # they and their children share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // workers)))
+
 import torch
 
 ROOT = Path(__file__).parent.parent

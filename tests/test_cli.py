@@ -1,5 +1,6 @@
 """Proves that the command tells mistakes in one line with a failing status, and helps before it imports."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -105,6 +106,16 @@ def test_errors_of_the_system_and_missing_packages_are_told_too(monkeypatch, cap
         fail_with(ours)  # our own mistakes keep their traceback
         with pytest.raises(type(ours)):
             run(["fails"])
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "dit.cli", "train", "--help"], cwd=ROOT, stdout=writing, stderr=subprocess.PIPE
+    )
+    os.close(writing)
+    assert done.stderr == b"" and done.returncode == 1
 
 
 def test_version(capsys):

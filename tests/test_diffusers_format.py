@@ -22,6 +22,7 @@ from dit.cli import run as run_command
 from dit.denoiser import AUTOENCODER, TRANSFORMER, Denoiser, load_model
 from dit.diffusers_format import (
     autoencoder_settings,
+    check_pipeline,
     from_diffusers,
     load_autoencoder,
     load_transformer,
@@ -164,6 +165,12 @@ def test_other_architectures_are_refused(tmp_path: Path, part: str, setting: dic
     file.write_text(json.dumps(json.loads(file.read_text()) | setting))
     with pytest.raises(ValueError, match="supported"):
         load_model(str(tmp_path / "out"), CPU, torch.float32)
+
+
+@pytest.mark.parametrize("nothing", [None, [None, None]])
+def test_a_second_transformer_that_is_none_is_none(tmp_path: Path, nothing):
+    (tmp_path / "model_index.json").write_text(json.dumps({"transformer_2": nothing}))
+    check_pipeline(tmp_path)
 
 
 def test_an_unfinished_folder_is_told_in_one_sentence(tmp_path: Path, capsys):

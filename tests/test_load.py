@@ -72,6 +72,8 @@ def test_json_types_are_not_bent():
         with pytest.raises(ValueError, match=r"LoopConfig.steps is .* which is no int"):
             from_json(LoopConfig, {"steps": wrong})
     assert from_json(SampleSettings, {"fps": 8}).fps == 8.0
+    with pytest.raises(ValueError, match=r"SampleSettings.fps is nan, which is no float"):
+        from_json(SampleSettings, json.loads('{"fps": NaN}'))
     with pytest.raises(ValueError, match=r"LoopConfig.precision is 'fp8'"):
         from_json(LoopConfig, {"precision": "fp8"})
     with pytest.raises(ValueError, match=r"unknown setting step .* did you mean steps\?"):
@@ -112,6 +114,11 @@ def test_the_command_line_sets_every_setting(kind):
         (["--train.steps"], r"--train.steps"),
         (["--train.precision", "fp8"], r"'fp8'.*--train.precision.*'bf16', 'fp32'"),
         (["word"], r"word"),
+        (
+            ["--optimizer.learning-rate", "nan"],
+            r"^optimizer.learning_rate = nan: it must be a finite number$",
+        ),
+        (["--flow.shift", "inf"], r"^flow.shift = inf: it must be a finite number$"),
     ],
 )
 def test_a_wrong_word_is_one_sentence(words, message):

@@ -33,7 +33,7 @@ from dit.denoiser import (
 )
 from dit.export import FORMATS
 from dit.generate import Request, generate, generate_videos, latent_shape
-from dit.sample import file_words, frames_hash, make_jobs, sample, shown_frames
+from dit.sample import file_words, frames_hash, make_jobs, sample, shown_frames, sidecar
 from vae.model import Autoencoder
 from vae.video import contact_sheet, read_frames, read_metadata, resize_and_crop, to_video, write_video
 from vae.weights import file_hash, load_weights, save_weights
@@ -105,6 +105,56 @@ def test_a_video_is_made_again_from_itself(folder, picture, tmp_path, capsys, gi
     first, second = (read_metadata(file) for file in (out, again))
     assert first["frames_sha256"] == second["frames_sha256"]
     assert first["sample"] | {"out": "", "image": ""} == second["sample"] | {"out": "", "image": ""}
+
+
+def test_a_video_of_a_packed_call_is_made_again_in_that_call(folder, tmp_path, capsys, monkeypatch):
+    packs = []
+
+    def watched(model, requests, *rest):
+        packs.append([(request.prompt, request.seed) for request in requests])
+        return generate_videos(model, requests, *rest)
+
+    monkeypatch.setattr("dit.sample.generate_videos", watched)
+    words = ["a circle", "a much longer prompt", "--number", "2", "--batch", "3", "--model", str(folder)]
+    assert run(["sample", *words, "--out", str(tmp_path)]) == 0
+    files = capsys.readouterr().out.split()[:4]
+    made = list(packs)
+    assert [len(pack) for pack in made] == [3, 1]
+    for file, pack in zip(files, [0, 0, 0, 1], strict=True):
+        assert run(["sample", "--again", file]) == 0
+        again = capsys.readouterr().out.split()
+        assert again == [file.replace(".mp4", "-again.mp4")] and packs[-1] == made[pack]
+        one, two = (read_metadata(name) for name in (file, *again))
+        assert one["frames_sha256"] == two["frames_sha256"] and one.get("pack") == two.get("pack")
+        assert (one["prompt"], one["seed"]) == (two["prompt"], two["seed"])
+
+
+@pytest.mark.parametrize(("name", "again"), [("a.gif", "a-again.gif"), ("a.b.png", "a.b-again")])
+def test_what_is_no_mp4_is_made_again_from_its_sidecar(folder, tmp_path, capsys, name, again):
+    words = ["sample", "a prompt", "--model", str(folder), "--out", str(tmp_path / name)]
+    assert run(words) == 0
+    made = Path(capsys.readouterr().out.strip())
+    assert run(["sample", "--again", str(made)]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / again)
+    files = [sorted(file.glob("*")) if file.is_dir() else [file] for file in (made, tmp_path / again)]
+    assert len(files[0]) == (5 if made.is_dir() else 1)
+    assert all(one.read_bytes() == two.read_bytes() for one, two in zip(*files, strict=True))
+    sidecar(made).unlink()
+    assert "holds the record" in told(capsys, "--again", made)
+
+
+def test_other_frames_are_an_error_and_kept(folder, tmp_path, capsys):
+    out = tmp_path / "one.mp4"
+    sample(SampleSettings(prompts=("a prompt",), model=str(folder), out=str(out)))
+    assert run(["sample", "--again", str(out), "--precision", "bf16"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and "its frames differ from those of" in captured.err.splitlines()[-1]
+    assert len(read_frames(tmp_path / "one-again.mp4", range(5))) == 5
+
+
+def test_an_autoencoder_is_no_model(folder, tmp_path, capsys):
+    save_weights(tmp_path / "step-00000003" / "average.safetensors", {}, {"model": to_json(TINY), "step": 3})
+    assert "is no transformer: give a folder of `dit train`" in told(capsys, "a", "--model", tmp_path)
 
 
 def test_a_video_carries_its_truth(folder, tmp_path):
@@ -250,7 +300,7 @@ def test_the_given_image_is_the_first_frame(folder, picture):
         prompts=("a",), image=str(picture), frames=5, height=32, width=48, model=str(folder), fps=8.0
     )
     model = load_model(str(folder), torch.device("cpu"), torch.float32)
-    request = make_jobs(settings, ["a"], model)[0].request
+    request = make_jobs(settings, [("a", settings.seed)], 1, model)[0].request
     made = generate(model.denoiser, [request], model.flow, model.sampler)[0]
     frame = to_video(resize_and_crop(read_frames(picture, [0]), 32, 48))
     encoded = model.autoencoder.encode(frame[None])[0]
@@ -299,9 +349,9 @@ def test_every_format_shows_the_frames_that_were_made(folder, tmp_path, suffix):
         (("a", "--height", "50"), "height 50 is no positive multiple of 16: use 48"),
         (("a", "--width", "-16"), "use 16"),
         (("a", "--steps", "-2"), "at least 1"),
-        (("a", "--guidance", "nan"), "--guidance nan"),
-        (("a", "--fps", "nan"), "--fps nan"),
-        (("a", "--fps", "inf"), "--fps inf"),
+        (("a", "--guidance", "nan"), "guidance = nan: it must be a finite number"),
+        (("a", "--fps", "nan"), "fps = nan: it must be a finite number"),
+        (("a", "--fps", "inf"), "fps = inf: it must be a finite number"),
         (("a", "--frames", "16", "--model", "missing"), "use 17"),  # told before a model is loaded
         (("a", "--image", "missing.png"), "missing.png"),
         (("a", "--prompts-file", "missing.txt"), "missing.txt"),

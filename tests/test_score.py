@@ -345,9 +345,9 @@ def test_the_built_in_model_scores_as_it_is_recorded():
     recorded = json.loads((BUILTIN / "score.json").read_text())
     builtin = load_model("builtin", torch.device("cpu"), torch.float32)
     assert recorded["protocol"]["weights"] == builtin.weights
-    cases: list[Case] = make_cases(recorded["protocol"]["seed"], 24, "train")
+    cases: list[Case] = make_cases(recorded["protocol"]["seed"], 12, "train")
     outcomes = [outcome for outcome, _ in run_cases(builtin, cases, builtin.sampler, 8, False, "built-in")]
     failed = {outcome.case.seed for outcome in outcomes if outcome.failed}
     expected = {failure["seed"] for failure in recorded["failures"] if failure["part"] == "prompts"}
     expected &= {case.seed for case in cases}
-    assert len(failed ^ expected) <= 2  # other kernels may turn a close case
+    assert len(failed ^ expected) <= 1  # other kernels may turn a close case

@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from configs.settings import TextConfig
-from dit.text import ByteEncoder, as_transformers, byte_tokens, encoder_hash, make_encoder, write_encoder
+from dit.text import (
+    ByteEncoder,
+    as_transformers,
+    byte_tokens,
+    clean,
+    encoder_hash,
+    make_encoder,
+    write_encoder,
+)
 
 TINY = TextConfig(width=24, depth=3, heads=3, mlp_width=40, longest=300)
 PROMPTS = [
@@ -125,6 +133,13 @@ def test_padded_text_is_what_the_wan_pipeline_feeds(tmp_path: Path):
     assert lengths == [512] * 3
     assert (packed - wanted.flatten(0, 1)).abs().max() < 1e-5 * wanted.abs().max()
     assert not packed[512 + 1 : 1024].any() and packed[1024:].abs().amin(-1).all()
+
+
+def test_prompts_are_cleaned_as_the_wan_pipeline_cleans_them():
+    from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+
+    for prompt in ("“a  cat’s”\n&amp;quot;tail&amp;quot; ", "schÃ¶n ﬁne\u00a0…", "", "赤い、円"):
+        assert clean(prompt) == prompt_clean(prompt)
 
 
 def test_a_written_encoder_is_read_back_the_same(tmp_path: Path):

@@ -147,6 +147,14 @@ def test_two_processes_equal_one(whole, tmp_path):
         assert one == pytest.approx(two, rel=1e-5)
 
 
+def test_weights_of_a_checkpoint_are_no_autoencoder_yet(whole):
+    step = max(whole.glob("step-*"))
+    with pytest.raises(ValueError, match="statistics are measured when its run ends"):
+        load_autoencoder(step / "average.safetensors")
+    with pytest.raises(ValueError, match=r"optimizer\.safetensors"):
+        load_autoencoder(step / "optimizer.safetensors")
+
+
 def test_a_finished_run_does_nothing_and_says_so(whole, capsys):
     files = {file: file.stat().st_mtime_ns for file in whole.rglob("*") if file.name != "run.json"}
     train(autoencoder_run(whole))

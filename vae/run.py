@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from configs.load import from_json, to_json
-from configs.settings import LoopConfig
+from configs.settings import LoopConfig, OptimizerConfig
 from vae.weights import load_weights, read_settings, save_weights, write_text, write_whole
 
 CHECKPOINTS_KEPT = 2
@@ -59,13 +59,23 @@ class StopSignal:
             self.asked, self.since = True, time.monotonic()
 
 
-def check_loop(loop: LoopConfig, ranks: int) -> None:
-    """Raises ValueError for numbers that make no loop."""
+def check_loop(loop: LoopConfig, optimizer: OptimizerConfig, ranks: int) -> None:
+    """Raises ValueError for numbers that make no loop, or no step of AdamW."""
     for name in ("steps", "batch", "log_every", "save_every", "show_every"):
         if getattr(loop, name) < 1:
             raise ValueError(f"train.{name} = {getattr(loop, name)}: it must be at least 1")
     if loop.batch % ranks:
         raise ValueError(f"train.batch = {loop.batch} does not divide by the {ranks} processes")
+    if not 0 <= loop.seed < 2**63:
+        raise ValueError(f"train.seed = {loop.seed}: it must be from 0 to 2^63 - 1")
+    if optimizer.max_gradient_norm <= 0:
+        raise ValueError(f"optimizer.max_gradient_norm = {optimizer.max_gradient_norm}: it must be above 0")
+    for name in ("learning_rate", "warmup_steps", "decay_steps", "weight_decay"):
+        if getattr(optimizer, name) < 0:
+            raise ValueError(f"optimizer.{name} = {getattr(optimizer, name)}: it must be at least 0")
+    for name in ("beta2", "ema_decay"):
+        if not 0 <= getattr(optimizer, name) < 1:
+            raise ValueError(f"optimizer.{name} = {getattr(optimizer, name)}: it must be from 0 to below 1")
 
 
 def on_main(main: bool, work: Callable[[], None]) -> None:

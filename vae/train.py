@@ -62,7 +62,7 @@ def train(config: AutoencoderRun, held: ExitStack) -> Path:
     )
     device, rank, ranks = accelerator.device, accelerator.process_index, accelerator.num_processes
     main = accelerator.is_main_process
-    check_loop(loop, ranks)
+    check_loop(loop, config.optimizer, ranks)
     check_video_size(config.crop_frames, config.crop, config.crop)
     data, held_out = open_data(config.data, loop.seed, HELD_OUT)
     torch.manual_seed(loop.seed)
@@ -302,12 +302,21 @@ def finish(
 
 
 def load_autoencoder(path: Path, device: str | torch.device = "cpu") -> Autoencoder:
-    """An autoencoder from its weights file, fp32, for inference."""
+    """An autoencoder from its weights file, fp32, for inference.
+
+    Raises ValueError for other weights, and for a checkpoint's, whose latents have no statistics yet.
+    """
     from configs.load import from_json
 
     tensors, settings = load_weights(path)
-    autoencoder = Autoencoder(from_json(AutoencoderConfig, settings["model"]))
-    autoencoder.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    config = from_json(AutoencoderConfig, settings["model"])
+    if "smoothed" in settings and config == unmeasured(config):
+        raise ValueError(
+            f"{path} is of a checkpoint, and its latents' statistics are measured when its run ends: "
+            f"finish that, with --train.steps {settings['step']} to end here"
+        )
+    autoencoder = Autoencoder(config)
+    fill(autoencoder, tensors, path)
     return autoencoder.to(device).eval().requires_grad_(False)
 
 
