@@ -117,7 +117,7 @@ def video_round_trip() -> str:
 
     from vae.video import probe, read_frames, write_video
 
-    ramp = torch.linspace(-1, 1, 5)[None, :, None, None].expand(3, 5, 32, 48)
+    ramp = torch.linspace(-1, 1, 5)[None, :, None, None].expand(3, 5, 64, 64)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "ramp.mp4"
         write_video(file, ramp, 8.0, {})
