@@ -4,6 +4,8 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile --constraint constraints.txt
 PROMPTS := "a red circle moves left" "a blue square rises" "a green triangle grows" \
 	"a yellow star falls on a black background" "a purple square slides to the right" "an orange star stays still"
+# Modules are compiled once, on their first import, also where the environment forbids it: imports are most of a short run.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test lint
 
