@@ -336,3 +336,57 @@ class BenchSettings:
     """What to measure: our training and sampling steps, the same work in diffusers, packs against padding."""
     json: str = ""
     """File for all figures; empty writes none."""
+
+
+@dataclass(frozen=True)
+class FvdSettings:
+    """Score generated videos against real ones by the Frechet video distance, under a named protocol."""
+
+    real: str = ""
+    """Real videos: a folder of them, a folder of folders of frames, a manifest, or saved features."""
+    fake: str = ""
+    """Generated videos: the same."""
+    protocol: str = ""
+    """Name of the protocol; `dit eval protocols` lists them."""
+    json: str = ""
+    """File for the score with its protocol, as JSON."""
+    weights: str = ""
+    """File with the weights of I3D; without it, they are looked for as `dit eval weights` says."""
+    save_real: str = ""
+    """File for the real side's features (.safetensors), which another run may take as --real."""
+    cache: bool = True
+    """Keep the real side's features in the user's cache, under the hashes of protocol, files and weights."""
+    allow_small: bool = False
+    """Score fewer clips than the protocol says; the score is stamped."""
+    smoke: bool = False
+    """Run with a seeded network in place of certified weights; the score is stamped: it is not FVD."""
+    batch: int = 8
+    """Clips in one call of the network."""
+    workers: int = 2
+    """Processes that read videos while the network computes."""
+    resamples: int = 200
+    """Bootstrap samples of the confidence interval; 0 makes none."""
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """Scores side by side; those of other protocols are refused."""
+
+    scores: Positional[tuple[str, ...]] = ()
+    """JSON files that scoring wrote."""
+
+
+@dataclass(frozen=True)
+class WeightsSettings:
+    """Which networks scores need, where their weights are looked for, and whether they are certified."""
+
+    i3d: str = ""
+    """File with the weights of I3D, in place of the usual ones."""
+
+
+@dataclass(frozen=True)
+class ProtocolsSettings:
+    """The protocols of scores: what each follows, all its fields, and its hash."""
+
+    name: Positional[str] = ""
+    """A protocol to show whole; empty lists them."""

@@ -11,6 +11,10 @@ VERBS = {  # words -> (module, what it does)
     "vae train": ("vae.train", "CONFIG   train an autoencoder"),
     "data index": ("vae.index", "FOLDER   a manifest of a folder's videos, images and captions"),
     "eval shapes": ("eval.score", "score a model on the drawn world with the exact judge"),
+    "eval fvd": ("eval.fvd", "--real PATH --fake PATH --protocol NAME   Frechet video distance"),
+    "eval compare": ("eval.compare", "A.json B.json …   scores of one protocol in a table"),
+    "eval protocols": ("eval.protocols", "[NAME]   what a score means"),
+    "eval weights": ("eval.weights", "which networks scores need, and whether yours are the right ones"),
     "bench": ("dit.bench", "time training and sampling, beside diffusers"),
     "doctor": ("dit.doctor", "what is installed, what works here, and what is missing"),
 }

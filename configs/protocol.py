@@ -1,0 +1,100 @@
+"""What a score means: every choice that moves it, frozen, named and hashed."""
+
+import dataclasses
+import hashlib
+import importlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from configs.load import nearest
+
+FOLDER = Path(__file__).parent / "protocols"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way to compute a score; two scores compare where all of it is equal."""
+
+    name: str
+    """Its name on the command line."""
+    metric: Literal["fvd"]
+    """What is computed."""
+    data: str
+    """Data set of the real videos; `any` leaves it to the user, and the files' hash says which they were."""
+    real: int
+    """Clips of the real side; 0 takes one of every video."""
+    fake: int
+    """Clips of the generated side."""
+    videos: Literal["first", "random"] = "random"
+    """Which videos, where there are more than clips: the first by name, or a seeded choice."""
+    start: Literal["first", "random", "middle"] = "random"
+    """Where in its video a clip starts; random is a function of seed and name."""
+    seed: int = 0
+    """Seed of videos and starts."""
+    frames: int = 16
+    """Frames of a clip."""
+    real_stride: int = 1
+    """Step between two frames of a real clip."""
+    fake_stride: int = 1
+    """Step between two frames of a generated clip."""
+    stored_size: int = 0
+    """Side of the square frames that are made of a video before the network's own resize; 0 makes none."""
+    stored_order: Literal["resize-crop", "crop-resize"] = "resize-crop"
+    """Whether such a frame's shorter side is resized and the middle cut out, or the other way round."""
+    stored_kernel: Literal["bilinear", "lanczos"] = "lanczos"
+    """Kernel of that resize, antialiased: bilinear as PyTorch's, lanczos as Pillow's."""
+    stored_longer: Literal["floor", "ceil"] = "floor"
+    """What becomes of a fraction of a pixel in the longer side."""
+    stored_rounding: Literal["round", "floor"] = "round"
+    """How that resize comes to whole bytes."""
+    stored_codec: Literal["none", "jpeg-75"] = "none"
+    """What those frames are written to and read from."""
+    size: int = 224
+    """Side of the network's frames."""
+    fit: Literal["squash", "crop"] = "squash"
+    """Whether a frame is squashed to a square, or its shorter side resized and the middle cut out."""
+    kernel: Literal["bilinear", "bilinear-tf1"] = "bilinear"
+    """Kernel of that resize, without antialiasing; TensorFlow 1 has no half-pixel centres."""
+    network: Literal["i3d"] = "i3d"
+    """Feature network; its weights are certified."""
+    eps: float = 1e-3
+    """The network's batch norm adds this to the variance."""
+    layer: str = "logits averaged over time"
+    """What of the network is taken."""
+    precision: Literal["fp32"] = "fp32"
+    """Number format of the network, without TF32."""
+    ddof: Literal[0, 1] = 1
+    """The covariance divides by the number of clips less this."""
+
+    def canonical(self) -> str:
+        """All of it as JSON with sorted keys and no spaces."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+
+    def hash(self) -> str:
+        """SHA-256 of the canonical JSON."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+
+def protocol_names() -> list[str]:
+    """Names of all protocols, of the files in `configs/protocols`."""
+    return sorted(file.stem.replace("_", "-") for file in FOLDER.glob("[!_]*.py"))
+
+
+def load_protocol(name: str) -> Protocol:
+    """A protocol by its name; raises ValueError naming the nearest one."""
+    if name not in protocol_names():
+        close = nearest(name, protocol_names())
+        raise ValueError(f"no protocol {name or '(none given)'}{close or ': ' + ', '.join(protocol_names())}")
+    return importlib.import_module(f"configs.protocols.{name.replace('-', '_')}").protocol
+
+
+def differences(one: dict, other: dict) -> list[str]:
+    """The fields in which two protocols differ, as sentences; the name comes last."""
+    names = [*sorted({*one, *other} - {"name"}), "name"]
+    return [
+        f"{name}: {one.get(name)!r} and {other.get(name)!r}"
+        for name in names
+        if one.get(name) != other.get(name)
+    ]

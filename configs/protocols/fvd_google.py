@@ -1,0 +1,9 @@
+"""FVD as its authors computed it (Unterthiner et al. 2018; frechet_video_distance of google-research).
+
+Frames of any size are squashed to 224 by TensorFlow 1's bilinear resize, without half-pixel centres. N is not
+part of that code: 2,048 is what papers use. The data set is the caller's.
+"""
+
+from configs.protocol import Protocol
+
+protocol = Protocol(name="fvd-google", metric="fvd", data="any", real=2048, fake=2048, kernel="bilinear-tf1")

@@ -1,0 +1,21 @@
+"""FVD as StyleGAN-V's `fvd2048_16f` computes it (Skorokhodov et al. 2022), its choice of videos included.
+
+The real set is the first 2,048 videos by name: of UCF-101, 16 of 101 classes. Frames are stored as JPEG of
+quality 75 at 256 pixels (Lanczos, then a crop). Known to differ: starts come from the seed and the name,
+there from Python's unseeded generator in loader workers; the resize inside its TorchScript file is believed
+to be a bilinear squash.
+"""
+
+from configs.protocol import Protocol
+
+protocol = Protocol(
+    name="fvd-stylegan-v-2048",
+    metric="fvd",
+    data="any",
+    real=2048,
+    fake=2048,
+    videos="first",
+    stored_size=256,
+    stored_codec="jpeg-75",
+    ddof=0,
+)

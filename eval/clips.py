@@ -1,0 +1,139 @@
+"""The clips that a protocol scores: which videos of a folder and which frames, as names and seeds say."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from configs.protocol import Protocol
+from vae.manifest import NAME, load_manifest
+from vae.seeds import uniform
+from vae.video import IMAGES, VIDEOS, Probe, UnreadableVideo, probe, read_frames, read_image
+
+
+@dataclass(frozen=True)
+class Source:
+    """A video of one side: its name within the folder, and its file or its frames' files."""
+
+    name: str
+    path: Path
+    pictures: tuple[Path, ...] = ()
+    known: Probe | None = None
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The frames of a video that are scored."""
+
+    source: Source
+    frames: tuple[int, ...]
+
+
+def find_sources(where: str | Path) -> list[Source]:
+    """The videos of a manifest, of a folder, or of a folder whose folders hold frames, sorted by name.
+
+    Frames are taken in the order of the numbers in their names. Raises ValueError where there is none, or
+    where two have one name.
+    """
+    path = Path(where)
+    if not path.exists():
+        raise ValueError(f"{where}: no such folder or manifest")
+    if path.is_file() or (path / NAME).is_file():
+        entries, home = load_manifest(path), (path if path.is_dir() else path.parent)
+        found = [Source(relative(e.path, home), e.path, (), e) for e in entries if e.reader != "image"]
+    else:
+        files = [f for f in path.rglob("*") if f.suffix.lower() in VIDEOS | IMAGES and not hidden(f, path)]
+        videos = [f for f in files if f.suffix.lower() in VIDEOS]
+        folders: dict[Path, list[Path]] = {}
+        for file in files:
+            if file.suffix.lower() in IMAGES and file.parent != path:
+                folders.setdefault(file.parent, []).append(file)
+        if videos and folders:
+            folders = {}  # pictures beside videos are sheets and covers
+        found = [Source(relative(f, path), f) for f in videos]
+        found += [Source(relative(f, path), f, tuple(sorted(p, key=number))) for f, p in folders.items()]
+    if not found:
+        raise ValueError(f"{where} holds no video, and no folder of frames")
+    return sorted(found, key=lambda source: source.name)
+
+
+def hidden(file: Path, root: Path) -> bool:
+    """Whether a part of a file's path below the root begins with a dot."""
+    return any(part.startswith(".") for part in file.relative_to(root).parts)
+
+
+def relative(file: Path, root: Path) -> str:
+    """A file's path below the root, or its whole path where it lies elsewhere, with forward slashes."""
+    return (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
+
+
+def number(file: Path) -> tuple[int, str]:
+    """The last number in a file's name, by which frames are ordered; without one they come first, by name."""
+    digits = [part for part in "".join(c if c.isdigit() else " " for c in file.stem).split() if part]
+    return (int(digits[-1]) if digits else -1, file.name)
+
+
+def choose_clips(
+    sources: list[Source], protocol: Protocol, count: int, stride: int
+) -> tuple[list[Clip], dict[str, str]]:
+    """At most `count` clips (0: all), one a video, sorted by name; and what was passed over, with the reason.
+
+    Videos are taken by name or by their draw until there are enough; one too short or unreadable is passed
+    over and the next is taken.
+    """
+    clips, passed = [], {}
+    if protocol.videos == "random":
+        sources = sorted(
+            sources, key=lambda source: (uniform("video", protocol.seed, source.name), source.name)
+        )
+    for source in sources:
+        if count and len(clips) == count:
+            break
+        try:
+            have = frame_count(source)
+        except UnreadableVideo as error:
+            passed[source.name] = str(error)
+            continue
+        span = (protocol.frames - 1) * stride + 1
+        if have < span:
+            passed[source.name] = f"{source.path} has {have} frames, and a clip takes {span}"
+            continue
+        starts = have - span + 1
+        first = {
+            "first": 0,
+            "middle": (starts - 1) // 2,
+            "random": int(uniform("start", protocol.seed, source.name) * starts),
+        }[protocol.start]
+        clips.append(Clip(source, tuple(range(first, first + span, stride))))
+    return sorted(clips, key=lambda clip: clip.source.name), passed
+
+
+def frame_count(source: Source) -> int:
+    """How many frames a video has; raises UnreadableVideo."""
+    if source.pictures:
+        return len(source.pictures)
+    return (source.known or probe(source.path)).frames
+
+
+def read_clip(clip: Clip) -> Tensor:
+    """A clip's frames, uint8 T H W C; raises UnreadableVideo for damage, or frames of several sizes."""
+    if not clip.source.pictures:
+        return read_frames(clip.source.path, clip.frames, clip.source.known)
+    frames = [read_image(clip.source.pictures[index]) for index in clip.frames]
+    if len({frame.shape for frame in frames}) > 1:
+        raise UnreadableVideo(f"{clip.source.path} holds frames of several sizes")
+    return torch.cat(frames)
+
+
+def side_hash(clips: list[Clip]) -> str:
+    """SHA-256 of one side: every clip's name, frames, and the bytes of its files, in the clips' order."""
+    digest = hashlib.sha256()
+    for clip in clips:
+        digest.update(f"{clip.source.name} {clip.frames}\n".encode())
+        pictures = [clip.source.pictures[index] for index in clip.frames] if clip.source.pictures else []
+        for file in pictures or [clip.source.path]:
+            with open(file, "rb") as data:
+                digest.update(hashlib.file_digest(data, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,59 @@
+"""`dit eval compare`: scores of one protocol in a table; those of different ones are never side by side."""
+
+import json
+from pathlib import Path
+
+from configs.load import parse
+from configs.protocol import differences
+from configs.settings import CompareSettings
+
+
+def read_score(file: str) -> dict:
+    """A score that scoring wrote; raises ValueError for another file."""
+    path = Path(file)
+    if not path.is_file():
+        raise ValueError(f"{file}: no such score")
+    try:
+        score = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON ({error})") from None
+    if not isinstance(score, dict) or not {"metric", "value", "protocol", "stamps", "weights"} <= set(score):
+        raise ValueError(f"{file} is no score of `dit eval`: it has no metric, value, protocol and weights")
+    return score
+
+
+def compare(files: list[str]) -> str:
+    """Scores as a table; raises ValueError, field by field, where their protocols or weights differ."""
+    if not files:
+        raise ValueError("which scores? dit eval compare A.json B.json")
+    scores = [read_score(file) for file in files]
+    for file, score in zip(files[1:], scores[1:], strict=True):
+        apart = differences(scores[0]["protocol"], score["protocol"])
+        apart += differences({"weights": scores[0]["weights"]}, {"weights": score["weights"]})
+        if scores[0]["protocol"]["data"] == "any":
+            real = [s.get("real", {}).get("files_sha256", "")[:12] for s in (scores[0], score)]
+            apart += differences({"real videos": real[0]}, {"real videos": real[1]})
+        if apart:
+            raise ValueError(f"{files[0]} and {file} do not compare: {'; '.join(apart)}")
+    rows = [("score", scores[0]["metric"], "95 % interval", "clips", "stamps")]
+    for file, score in zip(files, scores, strict=True):
+        ends = score.get("interval")
+        spread = f"{score['value'] + ends['low']:.2f} to {score['value'] + ends['high']:.2f}" if ends else ""
+        clips = str(score.get("fake", {}).get("clips", ""))
+        rows.append((file, f"{score['value']:.2f}", spread, clips, "; ".join(score["stamps"])))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+    return "\n".join([f"{scores[0]['protocol']['name']} ({scores[0]['protocol_sha256'][:12]})", *lines])
+
+
+def main(arguments: list[str]) -> None:
+    """The verb `dit eval compare`."""
+    print(compare(list(parse(CompareSettings, arguments, prog="dit eval compare").scores)))
+
+
+if __name__ == "__main__":
+    from dit.cli import run_module
+
+    run_module("eval compare")

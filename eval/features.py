@@ -1,0 +1,110 @@
+"""Features of many clips: workers decode while the network computes, processes share the batches."""
+
+import hashlib
+import os
+import sys
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from configs.protocol import Protocol
+from eval.clips import Clip, read_clip
+from eval.preprocess import prepare
+from vae.video import UnreadableVideo
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features N x D (fp32) of the clips that could be read, their names, what could not be read and why, and
+    a hash of the frames as they were decoded."""
+
+    values_ND: Tensor
+    names: tuple[str, ...]
+    passed: dict[str, str]
+    rgb: str
+
+
+class Batches(Dataset):
+    """The batches of one process: rows of index, prepared clip or None, checksum, and what is wrong."""
+
+    def __init__(self, clips: list[Clip], groups: list[range], make: Callable[[Tensor], Tensor]):
+        self.clips, self.groups, self.make = clips, groups, make
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, which: int) -> list[tuple[int, Tensor | None, int, str]]:
+        torch.set_num_threads(1)  # the cores are the network's
+        rows = []
+        for index in self.groups[which]:
+            try:
+                frames = read_clip(self.clips[index])
+                rows.append((index, self.make(frames), zlib.crc32(frames.numpy().tobytes()), ""))
+            except UnreadableVideo as error:
+                rows.append((index, None, 0, str(error)))
+        return rows
+
+
+def processes() -> tuple[int, int]:
+    """Rank and number of the processes that share the work; joins them where a launcher started several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        dist.init_process_group("gloo")
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+@torch.no_grad()
+def extract(
+    clips: list[Clip], protocol: Protocol, network: nn.Module, batch: int, workers: int, what: str
+) -> Features:
+    """Features of clips by a network on the device that it is on, in fp32 without TF32.
+
+    Clip k is in batch k // `batch` whatever the number of processes and workers: neither changes a bit.
+    """
+    rank, ranks = processes()
+    device = next(network.buffers()).device
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    groups = [range(k, min(k + batch, len(clips))) for k in range(0, len(clips), batch)]
+    mine = Batches(clips, groups[rank::ranks], Prepare(protocol))
+    loader = DataLoader(mine, batch_size=None, num_workers=workers, prefetch_factor=2 if workers else None)
+    threads, rows = torch.get_num_threads(), []
+    with tqdm(
+        total=sum(map(len, mine.groups)), desc=what, unit="clip", disable=rank > 0, file=sys.stderr
+    ) as bar:
+        for read in loader:
+            torch.set_num_threads(threads)
+            good = [row for row in read if row[1] is not None]
+            values = []
+            if good:
+                inputs = torch.stack([clip for _, clip, _, _ in good]).to(device)
+                values = network(inputs.to(memory_format=torch.channels_last_3d)).float().cpu()
+            rows += [(row[0], value, row[2], "") for row, value in zip(good, values, strict=True)]
+            rows += [(index, None, 0, wrong) for index, clip, _, wrong in read if clip is None]
+            bar.update(len(read))
+    if ranks > 1:
+        gathered: list = [None] * ranks
+        dist.all_gather_object(gathered, rows)
+        rows = [row for part in gathered for row in part]
+    rows.sort(key=lambda row: row[0])
+    kept = [row for row in rows if row[1] is not None]
+    passed = {clips[row[0]].source.name: row[3] for row in rows if row[1] is None}
+    if not kept:
+        raise ValueError(f"{what}: no clip can be read: {next(iter(passed.values()), 'there is none')}")
+    digest = hashlib.sha256("".join(f"{row[2]:08x}" for row in kept).encode()).hexdigest()
+    names = tuple(clips[row[0]].source.name for row in kept)
+    return Features(torch.stack([row[1] for row in kept]), names, passed, digest)
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """`prepare` by a protocol, as what worker processes can be sent."""
+
+    protocol: Protocol
+
+    def __call__(self, frames_THWC: Tensor) -> Tensor:
+        return prepare(frames_THWC, self.protocol)

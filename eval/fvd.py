@@ -1,0 +1,277 @@
+"""`dit eval fvd`: the Frechet video distance of generated videos to real ones, under a named protocol."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from configs.load import parse
+from configs.protocol import Protocol, load_protocol
+from configs.settings import FvdSettings
+from dit import __version__
+from eval.clips import choose_clips, find_sources, side_hash
+from eval.features import Features, extract, processes
+from eval.frechet import distance, distance_of_features, merge, statistics
+from eval.weights import SMOKE, folders, load_i3d
+from vae.seeds import generator
+from vae.video import decoder
+from vae.weights import load_weights, read_settings, save_weights, write_text
+
+MOST_SAMPLES = 4096  # clips a side up to which the distance is computed from the features too
+METHODS_AGREE = 1e-6
+POINTS = 8  # sizes from which the score of infinitely many clips is extrapolated
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side's features, and what there is to say of them."""
+
+    values_ND: Tensor
+    names: tuple[str, ...]
+    facts: dict
+
+
+def fvd(settings: FvdSettings) -> dict:
+    """The score with all that it depends on; written as JSON where that is asked for.
+
+    Raises ValueError for what makes no score: no weights, too few clips, features of another protocol.
+    """
+    protocol = load_protocol(settings.protocol)
+    for name in ("batch", "workers", "resamples"):
+        if getattr(settings, name) < (1 if name == "batch" else 0):
+            raise ValueError(f"--{name} {getattr(settings, name)}: it must not be negative, nor no batch")
+    if settings.save_real and not settings.save_real.endswith(".safetensors"):
+        raise ValueError(f"--save-real {settings.save_real}: give a name that ends in .safetensors")
+    network, weights = load_i3d(protocol.eps, settings.weights, settings.smoke)
+    network.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    network.to(memory_format=torch.channels_last_3d)
+    real = side(settings, protocol, "real", weights, network)
+    fake = side(settings, protocol, "fake", weights, network)
+    stamps = [SMOKE] * settings.smoke + real.facts.pop("stamps") + fake.facts.pop("stamps")
+    value, apart = measured(real.values_ND, fake.values_ND, protocol.ddof)
+    result = {
+        "metric": protocol.metric,
+        "value": value,
+        "stamps": stamps,
+        "protocol": dataclasses.asdict(protocol),
+        "protocol_sha256": protocol.hash(),
+        "weights": weights,
+        "real": real.facts,
+        "fake": fake.facts,
+        "methods_apart": apart,
+        "interval": interval(real.values_ND, fake.values_ND, protocol, settings.resamples),
+        "infinity": at_infinity(real.values_ND, fake.values_ND, protocol),
+        "torch": torch.__version__,
+        "device": next(network.buffers()).device.type,
+        "version": __version__,
+    }
+    if processes()[0] == 0:
+        if settings.save_real:
+            save_side(Path(settings.save_real), real, protocol, weights)
+        if settings.json:
+            write_text(Path(settings.json), json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+        print(sentence(result))
+    return result
+
+
+def side(settings: FvdSettings, protocol: Protocol, which: str, weights: str, network) -> Side:
+    """The features of one side: saved, kept in the cache, or computed."""
+    where = getattr(settings, which)
+    if not where:
+        raise ValueError(f"no --{which}: a folder of videos, a manifest, or saved features")
+    if where.endswith(".safetensors"):
+        return load_side(Path(where), protocol, weights)
+    count = getattr(protocol, which)
+    sources = find_sources(where)
+    stride = protocol.real_stride if which == "real" else protocol.fake_stride
+    clips, passed = choose_clips(sources, protocol, count, stride)
+    small = enough(settings, protocol, which, len(clips), passed)
+    files = side_hash(clips)
+    cached = cache_file(protocol, files, weights) if settings.cache and which == "real" else None
+    if cached and cached.is_file():
+        found = load_side(cached, protocol, weights)
+        return dataclasses.replace(found, facts=found.facts | {"stamps": small, "cached": True})
+    made: Features = extract(clips, protocol, network, settings.batch, settings.workers, which)
+    passed |= made.passed
+    if made.passed:
+        small = enough(settings, protocol, which, len(made.names), passed)
+    facts = {
+        "where": Path(where).name,
+        "videos": len(sources),
+        "clips": len(made.names),
+        "files_sha256": files,
+        "rgb_sha256": made.rgb,
+        "decoder": decoder(),
+        "passed_over": passed,
+    }
+    result = Side(made.values_ND, made.names, facts)
+    if cached and not made.passed and processes()[0] == 0:
+        save_side(cached, result, protocol, weights)
+    return dataclasses.replace(result, facts=facts | {"stamps": small})
+
+
+def enough(settings: FvdSettings, protocol: Protocol, which: str, have: int, passed: dict) -> list[str]:
+    """The stamp of a side with fewer clips than its protocol says; ValueError unless that is allowed."""
+    wanted = getattr(protocol, which) or 2
+    if have >= wanted:
+        return []
+    why = f"; passed over: {'; '.join(list(passed.values())[:2])}" if passed else ""
+    where = getattr(settings, which)
+    if have < 2:
+        raise ValueError(
+            f"{where} gives {have} clips of {protocol.frames} frames, and FVD needs at least 2{why}"
+        )
+    if not settings.allow_small:
+        raise ValueError(
+            f"{where} gives {have} clips, and {protocol.name} takes {wanted}: with --allow-small the score "
+            f"is stamped{why}"
+        )
+    return [f"small: {have} of {wanted} {which} clips"]
+
+
+def cache_file(protocol: Protocol, files: str, weights: str) -> Path:
+    """Where the real side's features are kept: another file, protocol or weight has another name."""
+    import hashlib
+
+    key = hashlib.sha256(f"{protocol.hash()} {files} {weights} {decoder()}".encode()).hexdigest()
+    return folders()[0] / "features" / f"{key}.safetensors"
+
+
+def save_side(file: Path, side: Side, protocol: Protocol, weights: str) -> None:
+    """Writes features with the protocol and weights that made them."""
+    facts = {key: value for key, value in side.facts.items() if key not in ("stamps", "cached")}
+    about = {
+        "names": side.names,
+        "facts": facts,
+        "protocol": dataclasses.asdict(protocol),
+        "weights": weights,
+    }
+    save_weights(file, {"features": side.values_ND}, about)
+
+
+def load_side(file: Path, protocol: Protocol, weights: str) -> Side:
+    """Saved features; raises ValueError where another protocol or other weights made them."""
+    about = read_settings(file)
+    if not {"names", "facts", "protocol", "weights"} <= set(about):
+        raise ValueError(f"{file} holds no features: it is another file of this project")
+    other = [k for k, v in dataclasses.asdict(protocol).items() if about["protocol"].get(k) != v]
+    if other:
+        raise ValueError(f"{file} was made under another protocol: {', '.join(other)} differ")
+    if about["weights"] != weights:
+        raise ValueError(f"{file} was made with other weights")
+    return Side(load_weights(file)[0]["features"], tuple(about["names"]), about["facts"] | {"stamps": []})
+
+
+def measured(real_ND: Tensor, fake_ND: Tensor, ddof: int) -> tuple[float, float | None]:
+    """The distance, and how far two ways of computing it are apart; raises ValueError where that is far.
+
+    From the features where that is possible, else from covariances.
+    """
+    pair = statistics_of(real_ND), statistics_of(fake_ND)
+    by_covariance = distance(*pair, ddof)
+    if max(len(real_ND), len(fake_ND)) > MOST_SAMPLES:
+        return by_covariance, None
+    value = distance_of_features(real_ND, fake_ND, ddof)
+    scale = max(abs(value), 1e-3 * float(pair[0].covariance(0).trace()))
+    apart = abs(value - by_covariance) / scale
+    if not apart < METHODS_AGREE:
+        raise ValueError(f"two methods disagree: {value} from features, {by_covariance} from covariances")
+    return value, apart
+
+
+def statistics_of(features_ND: Tensor, chunk: int = 512):
+    """Statistics, merged chunk by chunk."""
+    parts = [statistics(part) for part in features_ND.split(chunk)]
+    total = parts[0]
+    for part in parts[1:]:
+        total = merge(total, part)
+    return total
+
+
+def interval(real_ND: Tensor, fake_ND: Tensor, protocol: Protocol, resamples: int) -> dict | None:
+    """A 95 % interval of the score at this number of clips, by bootstrap over videos of both sides.
+
+    A resample has fewer distinct clips, so that its distance is larger: their spread about their own mean is
+    taken, around the score.
+    """
+    if not resamples:
+        return None
+    random, values = generator(protocol.seed, "bootstrap"), []
+    for _ in range(resamples):
+        drawn = [
+            side[torch.randint(len(side), (len(side),), generator=random)] for side in (real_ND, fake_ND)
+        ]
+        values.append(distance(*map(statistics, drawn), protocol.ddof))
+    spread = torch.tensor(values, dtype=torch.float64)
+    low, high = (spread.quantile(q) - spread.mean() for q in (0.025, 0.975))
+    return {"low": low.item(), "high": high.item(), "relative_to": "value", "resamples": resamples}
+
+
+def at_infinity(real_ND: Tensor, fake_ND: Tensor, protocol: Protocol) -> dict | None:
+    """The score of infinitely many clips: a line through scores of N clips over 1 / N (Chong & Forsyth 2020).
+
+    Sizes are even in 1 / N, from all clips to a quarter of them, at the same share of both sides. None where
+    there are too few clips for a line.
+    """
+    least = min(len(real_ND), len(fake_ND))
+    if least < 4 * POINTS:
+        return None
+    random, inverse, values = generator(protocol.seed, "infinity"), [], []
+    orders = [torch.randperm(len(side), generator=random) for side in (real_ND, fake_ND)]
+    for point in range(POINTS):
+        share = 1 / (1 + 3 * point / (POINTS - 1))
+        drawn = [
+            side[order[: round(share * len(side))]]
+            for side, order in zip((real_ND, fake_ND), orders, strict=True)
+        ]
+        inverse.append(1 / min(map(len, drawn)))
+        values.append(distance(*map(statistics, drawn), protocol.ddof))
+    x, y = (torch.tensor(v, dtype=torch.float64) for v in (inverse, values))
+    slope = ((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()
+    start = y.mean() - slope * x.mean()
+    rest = (y - start - slope * x).square().mean().sqrt()
+    sizes = [round(1 / v) for v in inverse]
+    return {
+        "value": start.item(),
+        "slope": slope.item(),
+        "residual": rest.item(),
+        "sizes": sizes,
+        "values": values,
+    }
+
+
+def sentence(result: dict) -> str:
+    """A score as lines for the terminal."""
+    lines = [f"{stamp.upper() if stamp == SMOKE else stamp}" for stamp in result["stamps"]]
+    value, about = result["value"], result["protocol"]
+    line = f"{'FVD' if SMOKE not in result['stamps'] else 'distance'} {value:.2f}"
+    if result["interval"]:
+        low, high = (value + result["interval"][end] for end in ("low", "high"))
+        line += f"  (95 % interval {low:.2f} to {high:.2f})"
+    lines.append(line)
+    if result["infinity"]:
+        lines.append(f"with infinitely many clips {result['infinity']['value']:.2f}")
+    counts = f"{result['real']['clips']} real, {result['fake']['clips']} generated clips"
+    lines.append(
+        f"{about['name']} ({result['protocol_sha256'][:12]}), {counts}, {about['network']} "
+        f"on {result['device']}"
+    )
+    for which in ("real", "fake"):
+        passed = result[which].get("passed_over", {})
+        if passed:
+            lines.append(f"{which}: {len(passed)} videos passed over, such as {next(iter(passed.values()))}")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str]) -> None:
+    """The verb `dit eval fvd`."""
+    fvd(parse(FvdSettings, arguments, prog="dit eval fvd"))
+
+
+if __name__ == "__main__":
+    from dit.cli import run_module
+
+    run_module("eval fvd")

@@ -1,0 +1,40 @@
+"""`dit eval protocols`: what every score's protocol says."""
+
+import dataclasses
+import importlib
+
+from configs.load import parse
+from configs.protocol import load_protocol, protocol_names
+from configs.settings import ProtocolsSettings
+
+
+def card(name: str) -> str:
+    """A protocol whole: what it follows, every field, its hash."""
+    protocol = load_protocol(name)
+    about = importlib.import_module(f"configs.protocols.{name.replace('-', '_')}").__doc__
+    fields = dataclasses.asdict(protocol)
+    width = max(map(len, fields))
+    lines = [f"  {key.ljust(width)}  {value}" for key, value in fields.items()]
+    return "\n".join([about.strip(), "", *lines, "", f"SHA-256 {protocol.hash()}"])
+
+
+def listing() -> str:
+    """Every protocol with the first sentence of what it follows."""
+    rows = []
+    width = max(map(len, protocol_names()))
+    for name in protocol_names():
+        module = importlib.import_module(f"configs.protocols.{name.replace('-', '_')}")
+        rows.append(f"{name.ljust(width)}  {module.__doc__.strip().splitlines()[0]}")
+    return "\n".join(rows)
+
+
+def main(arguments: list[str]) -> None:
+    """The verb `dit eval protocols`."""
+    name = parse(ProtocolsSettings, arguments, prog="dit eval protocols").name
+    print(card(name) if name else listing())
+
+
+if __name__ == "__main__":
+    from dit.cli import run_module
+
+    run_module("eval protocols")

@@ -1,0 +1,207 @@
+"""The feature networks' weights: where they are looked for, how to get them, and whether they are right."""
+
+import os
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy
+import torch
+from torch import Tensor
+
+from configs.load import parse
+from configs.settings import WeightsSettings
+from eval.i3d import I3D, SCOPE, seeded_tensors, table
+from vae.weights import tensors_hash
+
+SMOKE = "NOT FVD: seeded network"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that scores need: what for, the variable and usual names of its file, how to get it."""
+
+    purpose: str
+    variable: str
+    files: tuple[str, ...]
+    how: str
+
+
+NETWORKS = {
+    "i3d": Network(
+        "FVD",
+        "DIT_I3D",
+        ("i3d_torchscript.pt", "i3d_pretrained_400.pt", "rgb_scratch.pt", "i3d.safetensors"),
+        "the TF-Hub module i3d-kinetics-400/1, DeepMind's rgb_scratch checkpoint, or a port of either",
+    ),
+}
+
+
+def folders() -> list[Path]:
+    """Where weights usually lie: this project's cache and PyTorch's."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return [cache / "dit-lab", Path(torch.hub.get_dir()) / "checkpoints"]
+
+
+def find_weights(network: str, given: str = "") -> Path:
+    """The file of a network: the one given, the variable's, or one of a usual name in a usual folder.
+
+    Raises ValueError saying where it was looked for and how to get it.
+    """
+    needed = NETWORKS[network]
+    for name in (given, os.environ.get(needed.variable, "")):
+        if name:
+            if not Path(name).is_file():
+                raise ValueError(f"{name}: no such file; it should hold the weights of {network}")
+            return Path(name)
+    for folder in folders():
+        for name in needed.files:
+            if (folder / name).is_file():
+                return folder / name
+    raise ValueError(
+        f"{needed.purpose} needs the weights of {network}, and there are none: give --weights FILE, set "
+        f"{needed.variable}, or put {needed.files[0]} into {folders()[0]}. They are {needed.how}; any "
+        "file that holds its tensors will do, and is certified. --smoke runs with seeded weights: no score"
+    )
+
+
+def read_tensors(file: Path) -> dict[str, numpy.ndarray]:
+    """Every tensor of a weights file; nothing in it is run, and no object of it is built.
+
+    Takes safetensors, PyTorch's files (`weights_only`), TorchScript archives, of which only the bytes
+    of storages are read (flat, numbers for names), and the data file of a TensorFlow checkpoint of I3D.
+    """
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return {name: tensor.numpy() for name, tensor in load_file(file).items()}
+        if file.stat().st_size == sum(4 * numpy.prod(row["shape"]) for row in table().values()):
+            return dict(slices(file))
+        if zipfile.is_zipfile(file) and is_torchscript(file):
+            return dict(storages(file))
+        return dict(flat(torch.load(file, map_location="cpu", weights_only=True)))
+    except Exception as error:  # whatever a foreign file does wrong is the answer
+        raise ValueError(f"{file} cannot be read as weights: {type(error).__name__}: {error}") from None
+
+
+def is_torchscript(file: Path) -> bool:
+    """Whether an archive holds code."""
+    with zipfile.ZipFile(file) as archive:
+        return any("/code/" in name for name in archive.namelist())
+
+
+def storages(file: Path) -> Iterator[tuple[str, numpy.ndarray]]:
+    """The storages of a TorchScript archive, each as a flat fp32 array."""
+    with zipfile.ZipFile(file) as archive:
+        for name in archive.namelist():
+            if name.split("/")[-2:-1] in (["data"], ["constants"]) and name.split("/")[-1].isdigit():
+                data = archive.read(name)
+                if len(data) % 4 == 0:
+                    yield "/".join(name.split("/")[-2:]), numpy.frombuffer(data, "<f4")
+
+
+def slices(file: Path) -> Iterator[tuple[str, numpy.ndarray]]:
+    """The tensors of a TensorFlow checkpoint's data file, which lie in it by name."""
+    data, first = numpy.fromfile(file, "<f4"), 0
+    for name in sorted(table()):
+        shape = table()[name]["shape"]
+        count = int(numpy.prod(shape))
+        yield name, data[first : first + count].reshape(shape)
+        first += count
+
+
+def flat(values, prefix: str = "") -> Iterator[tuple[str, numpy.ndarray]]:
+    """The tensors in a nest of dicts, under dotted names."""
+    if isinstance(values, Tensor):
+        yield prefix, values.detach().numpy()
+    elif isinstance(values, dict):
+        for name, value in values.items():
+            yield from flat(value, f"{prefix}.{name}" if prefix else str(name))
+
+
+def crc32c(array: numpy.ndarray) -> int:
+    """CRC32C of an array's bytes in its own order."""
+    import google_crc32c
+
+    return google_crc32c.value(numpy.ascontiguousarray(array, "<f4").tobytes())
+
+
+def certified(tensors: dict[str, numpy.ndarray], source: str | Path) -> dict[str, Tensor]:
+    """I3D's 230 tensors under TensorFlow's names, found in a file by what they are, whatever it calls them.
+
+    Kernels may be in TensorFlow's layout or PyTorch's. Raises ValueError naming the first that is not there.
+    """
+    wanted = {(int(numpy.prod(row["shape"])), row["crc32c"]): name for name, row in table().items()}
+    shapes: dict[int, set[tuple[int, ...]]] = {}
+    for row in table().values():
+        if len(row["shape"]) == 5:
+            shapes.setdefault(int(numpy.prod(row["shape"])), set()).add(tuple(row["shape"]))
+    found: dict[str, Tensor] = {}
+    for array in tensors.values():
+        if array.dtype != numpy.float32:
+            continue
+        candidates = [array]
+        for shape in shapes.get(array.size, ()):
+            depth, height, width, inner, outer = shape
+            as_torch = array.reshape(outer, inner, depth, height, width)
+            candidates.append(as_torch.transpose(2, 3, 4, 1, 0))
+        for candidate in candidates:
+            name = wanted.get((array.size, crc32c(candidate)))
+            if name:
+                value = numpy.ascontiguousarray(candidate).reshape(table()[name]["shape"])
+                found[name] = torch.from_numpy(value.copy())
+    for name, row in sorted(table().items()):
+        if name in found:
+            continue
+        known = {name, name.removeprefix(SCOPE), row["pytorch_i3d"]} & set(tensors)
+        raise ValueError(
+            f"{source} is not the network of published FVD: {name} ({row['pytorch_i3d']}) "
+            f"{'has other values' if known else 'is not in it'}; {len(found)} of {len(table())} are right"
+        )
+    return found
+
+
+def load_i3d(eps: float, given: str = "", smoke: bool = False) -> tuple[I3D, str]:
+    """The network of FVD and its weights' hash; `smoke` takes seeded weights, whose hash says so.
+
+    Raises ValueError where there are no weights, or others.
+    """
+    if smoke:
+        return I3D(seeded_tensors(), eps).eval(), SMOKE
+    file = find_weights("i3d", given)
+    tensors = certified(read_tensors(file), file)
+    return I3D(tensors, eps).eval(), tensors_hash(tensors)
+
+
+def report(settings: WeightsSettings) -> str:
+    """Each network: what needs it, where it is or is looked for, whether it is certified, how to get it."""
+    lines = []
+    for name, needed in NETWORKS.items():
+        lines.append(f"{name}, for {needed.purpose}")
+        try:
+            file = find_weights(name, getattr(settings, name))
+        except ValueError as error:
+            if getattr(settings, name):
+                raise
+            lines += [f"  not found: {error}"]
+            continue
+        lines.append(f"  found: {file}")
+        try:
+            certified(read_tensors(file), file)
+            lines.append(f"  certified: all {len(table())} tensors by CRC32C")
+        except ValueError as error:
+            lines.append(f"  NOT certified: {error}")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str]) -> None:
+    """The verb `dit eval weights`."""
+    print(report(parse(WeightsSettings, arguments, prog="dit eval weights")))
+
+
+if __name__ == "__main__":
+    from dit.cli import run_module
+
+    run_module("eval weights")
