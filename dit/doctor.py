@@ -24,6 +24,7 @@ PACKAGES = {  # distribution -> (module, what it is for, how to get it)
     "pillow": ("PIL", "images and contact sheets", "pip install pillow"),
     "pyarrow": ("pyarrow", "manifests of your own videos", "pip install pyarrow"),
     "ftfy": ("ftfy", "prompts for open Wan weights", "pip install ftfy"),
+    "google-crc32c": ("google_crc32c", "certified weights of feature networks", "pip install google-crc32c"),
     "filelock": ("filelock", "one process a run", "pip install filelock"),
     "matplotlib": ("matplotlib", "loss curves", "pip install matplotlib"),
     "tqdm": ("tqdm", "progress bars", "pip install tqdm"),
@@ -39,6 +40,7 @@ TRAINING = (*BASE, "accelerate", "filelock", "matplotlib")
 FEATURES = {  # what one wants to do -> distributions that it needs
     "sample (built-in model, own checkpoints)": BASE,
     "score on the drawn world": BASE,
+    "score FVD": (*BASE, "pyarrow", "google-crc32c"),
     "train": TRAINING,
     "train on your own videos": (*TRAINING, "pyarrow"),
     "GIFs": (*BASE, "imageio"),
@@ -47,18 +49,8 @@ FEATURES = {  # what one wants to do -> distributions that it needs
     "compare with diffusers": (*BASE, "diffusers", "transformers"),
     "tests": (
         *TRAINING,
-        *(
-            "pyarrow",
-            "imageio",
-            "transformers",
-            "diffusers",
-            "ftfy",
-            "pytest",
-            "pytest-xdist",
-            "av",
-            "scikit-image",
-            "scipy",
-        ),
+        *("pyarrow", "imageio", "transformers", "diffusers", "ftfy", "google-crc32c"),
+        *("pytest", "pytest-xdist", "av", "scikit-image", "scipy"),
     ),
 }
 

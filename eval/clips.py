@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from vae.video import IMAGES, VIDEOS, Probe, UnreadableVideo, probe, read_frames
 
 @dataclass(frozen=True)
 class Source:
-    """A video of one side: its name within the folder, and its file or its frames' files."""
+    """A video of one side: its name within the folder, without ending, and its file or its frames' files."""
 
     name: str
     path: Path
@@ -42,9 +43,14 @@ def find_sources(where: str | Path) -> list[Source]:
         raise ValueError(f"{where}: no such folder or manifest")
     if path.is_file() or (path / NAME).is_file():
         entries, home = load_manifest(path), (path if path.is_dir() else path.parent)
-        found = [Source(relative(e.path, home), e.path, (), e) for e in entries if e.reader != "image"]
+        found = [
+            Source(relative(e.path.with_suffix(""), home), e.path, (), e)
+            for e in entries
+            if e.reader != "image"
+        ]
     else:
-        files = [f for f in path.rglob("*") if f.suffix.lower() in VIDEOS | IMAGES and not hidden(f, path)]
+        files = [f for f in path.rglob("*") if f.suffix.lower() in VIDEOS | IMAGES and f.is_file()]
+        files = [f for f in files if not hidden(f, path)]
         videos = [f for f in files if f.suffix.lower() in VIDEOS]
         folders: dict[Path, list[Path]] = {}
         for file in files:
@@ -52,11 +58,15 @@ def find_sources(where: str | Path) -> list[Source]:
                 folders.setdefault(file.parent, []).append(file)
         if videos and folders:
             folders = {}  # pictures beside videos are sheets and covers
-        found = [Source(relative(f, path), f) for f in videos]
+        found = [Source(relative(f.with_suffix(""), path), f) for f in videos]
         found += [Source(relative(f, path), f, tuple(sorted(p, key=number))) for f, p in folders.items()]
     if not found:
         raise ValueError(f"{where} holds no video, and no folder of frames")
-    return sorted(found, key=lambda source: source.name)
+    found.sort(key=lambda source: source.name)
+    for one, other in pairwise(found):
+        if one.name == other.name:
+            raise ValueError(f"{one.path} and {other.path} have one name: which is {one.name}?")
+    return found
 
 
 def hidden(file: Path, root: Path) -> bool:

@@ -263,6 +263,7 @@ def needs(path: Path) -> set[str]:
     [
         ("dit/sample.py", "sample (built-in model, own checkpoints)"),
         ("eval/score.py", "score on the drawn world"),
+        ("eval/fvd.py", "score FVD"),
         ("vae/train.py", "train"),
         ("dit/train.py", "train"),
         ("vae/index.py", "train on your own videos"),

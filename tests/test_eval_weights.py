@@ -1,0 +1,142 @@
+"""Proves that weights are certified tensor by tensor, in any file, by what they are, and nothing is run."""
+
+import json
+import pickle
+import zipfile
+
+import numpy
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import eval.weights
+from dit.cli import run
+from eval.i3d import TABLE, seeded_tensors, table
+from eval.weights import certified, crc32c, find_weights, load_i3d, read_tensors
+
+
+@pytest.fixture(scope="module")
+def seeded() -> dict[str, torch.Tensor]:
+    return seeded_tensors()
+
+
+@pytest.fixture
+def trusted(seeded, monkeypatch) -> dict[str, torch.Tensor]:
+    """The seeded tensors, which the table of checksums says are the right ones."""
+    rows = {name: row | {"crc32c": crc32c(seeded[name].numpy())} for name, row in table().items()}
+    monkeypatch.setattr(eval.weights, "table", lambda: rows)
+    return seeded
+
+
+def as_pytorch(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Under pytorch-i3d's names and layouts, with the batch norms' ones and counts that it also has."""
+    state = {}
+    for name, tensor in tensors.items():
+        other = table()[name]["pytorch_i3d"]
+        state[other] = tensor.permute(4, 3, 0, 1, 2).contiguous() if tensor.dim() == 5 else tensor
+        if other.endswith("bn.bias"):
+            state[other.replace("bias", "weight")] = torch.ones_like(tensor)
+            state[other.replace("bias", "num_batches_tracked")] = torch.tensor(7)
+    return state
+
+
+class Holder(torch.nn.Module):
+    """Holds tensors under any name, as a scripted module does."""
+
+    def __init__(self, tensors: dict[str, torch.Tensor]):
+        super().__init__()
+        for k, tensor in enumerate(tensors.values()):
+            self.register_buffer(f"b{k}", tensor)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def write(kind: str, tensors: dict[str, torch.Tensor], folder):
+    """A weights file of one kind."""
+    file = folder / {"safetensors": "i3d.safetensors", "TensorFlow": "variables.data"}.get(kind, "i3d.pt")
+    if kind == "safetensors":
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+    elif kind == "TensorFlow":
+        file.write_bytes(b"".join(tensors[name].numpy().tobytes() for name in sorted(tensors)))
+    elif kind == "TorchScript":
+        torch.jit.script(Holder(as_pytorch(tensors))).save(str(file))
+    elif kind == "old":
+        torch.save(as_pytorch(tensors), file, _use_new_zipfile_serialization=False)
+    else:
+        torch.save({"epoch": 3, "state_dict": as_pytorch(tensors)}, file)
+    return file
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "TensorFlow", "TorchScript", "state", "old"])
+def test_any_file_that_holds_the_tensors_is_certified(kind, trusted, tmp_path, monkeypatch):
+    file = write(kind, trusted, tmp_path)
+    monkeypatch.setattr(torch.jit, "load", None)  # nothing may run it
+    found = certified(read_tensors(file), file)
+    assert found.keys() == trusted.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in trusted.items())
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "TensorFlow", "TorchScript", "state"])
+def test_the_first_tensor_that_differs_is_named(kind, trusted, tmp_path):
+    name = "RGB/inception_i3d/Mixed_4c/Branch_1/Conv3d_0b_3x3/conv_3d/w"
+    other = trusted | {name: trusted[name].clone()}
+    other[name][0, 1, 2, 3, 4] += 1e-6 * other[name].abs().max()
+    file = write(kind, other, tmp_path)
+    with pytest.raises(ValueError, match=r"Mixed_4c/Branch_1/Conv3d_0b_3x3/conv_3d/w .*229 of 230") as caught:
+        certified(read_tensors(file), file)
+    assert ("has other values" in str(caught.value)) == (kind != "TorchScript")  # there, no tensor has a name
+
+
+def test_the_table_is_that_of_the_published_network(real_data, seeded):
+    known = json.loads((real_data / "reference" / "i3d_tensors.json").read_text())["tensors"]
+    ours = json.loads(TABLE.read_text())
+    assert {n: (r["shape"], r["crc32c"], r["pytorch_i3d"]) for n, r in ours.items()} == {
+        n: (r["shape"], r["crc32c"], r["pytorch_i3d_name"]) for n, r in known.items()
+    }
+
+
+def test_seeded_weights_are_never_certified(seeded):
+    with pytest.raises(ValueError, match="0 of 230 are right"):
+        certified({name: tensor.numpy() for name, tensor in seeded.items()}, "seeded")
+
+
+def test_the_checksum_is_castagnoli_s():
+    assert crc32c(numpy.frombuffer(b"12345678", "<f4")) == 0x6087809A
+
+
+def test_objects_in_a_file_are_never_built(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (exec, ("raise AssertionError('it was run')",))
+
+    torch.save({"a": Trap()}, tmp_path / "trap.pt")
+    with pytest.raises(ValueError, match=r"trap\.pt cannot be read as weights"):
+        read_tensors(tmp_path / "trap.pt")
+    (tmp_path / "bare.pt").write_bytes(pickle.dumps({"a": Trap()}, protocol=2))
+    with pytest.raises(ValueError, match=r"bare\.pt cannot be read as weights"):
+        read_tensors(tmp_path / "bare.pt")
+    with zipfile.ZipFile(tmp_path / "empty.pt", "w") as archive:
+        archive.writestr("archive/code/__torch__.py", "raise AssertionError")
+    assert read_tensors(tmp_path / "empty.pt") == {}
+
+
+def test_weights_are_looked_for_in_order(trusted, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.delenv("DIT_I3D", raising=False)
+    with pytest.raises(ValueError, match="FVD needs the weights of i3d, and there are none: give --weights"):
+        find_weights("i3d")
+    (tmp_path / "cache" / "dit-lab").mkdir(parents=True)
+    usual = write("safetensors", trusted, tmp_path / "cache" / "dit-lab")
+    assert find_weights("i3d") == usual
+    (tmp_path / "own").mkdir()
+    own = write("TensorFlow", trusted, tmp_path / "own")
+    monkeypatch.setenv("DIT_I3D", str(own))
+    assert find_weights("i3d") == own and find_weights("i3d", str(usual)) == usual
+    assert load_i3d(1e-3)[1] == load_i3d(1e-3, str(usual))[1]  # the hash is the tensors', not the file's
+    assert run(["eval", "weights"]) == 0
+    assert f"found: {own}\n  certified: all 230 tensors" in capsys.readouterr().out
+    monkeypatch.setenv("DIT_I3D", str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="nowhere: no such file"):
+        find_weights("i3d")

@@ -1,0 +1,363 @@
+"""Proves that a score depends on its protocol, its videos and its weights alone, and says what it is."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import eval.fvd
+from configs.protocol import differences, load_protocol, protocol_names
+from configs.settings import FvdSettings
+from dit.cli import run
+from eval.clips import choose_clips, find_sources, read_clip
+from eval.compare import compare
+from eval.frechet import distance_of_features
+from eval.fvd import at_infinity, fvd, interval, measured, sentence
+from eval.weights import SMOKE
+from tests.tiny_runs import environment
+from vae.manifest import Entry, save_manifest
+from vae.video import probe, read_frames, to_video, write_video
+
+GOOGLE = load_protocol("fvd-google")
+
+
+def video(seed: int, frames: int = 16) -> torch.Tensor:
+    """A video of soft moving noise."""
+    random = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(1, 3, frames, 4, 5, generator=random)
+    fine = torch.nn.functional.interpolate(coarse, (frames, 32, 40), mode="trilinear")
+    return fine[0] * 2 - 1
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> tuple[Path, Path]:
+    """Five real and five generated videos."""
+    home = tmp_path_factory.mktemp("videos")
+    for side, first in (("real", 0), ("fake", 100)):
+        for k in range(5):
+            write_video(home / side / f"class{k % 2}" / f"{k}.mp4", video(first + k, 16 + k), 8.0, {})
+    return home / "real", home / "fake"
+
+
+class Means(torch.nn.Module):
+    """A network that is quick: the mean and the spread of each channel in each third of the clip."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.ones(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        thirds = x.contiguous().tensor_split(3, dim=2)
+        return torch.cat([part.flatten(2).mean(2) for part in thirds] + [x.flatten(2).std(2)], dim=1)
+
+
+@pytest.fixture
+def quick(monkeypatch, tmp_path):
+    """The quick network in place of I3D, and a cache of its own."""
+    monkeypatch.setattr(eval.fvd, "load_i3d", lambda eps, given, smoke: (Means(), SMOKE))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def settings(folders: tuple[Path, Path], **changes) -> FvdSettings:
+    real, fake = map(str, folders)
+    plain = FvdSettings(real, fake, "fvd-google", smoke=True, allow_small=True, workers=0, resamples=20)
+    return replace(plain, **changes)
+
+
+def test_workers_batches_and_order_do_not_move_the_score(folders, quick, tmp_path):
+    base = fvd(settings(folders, cache=False))["value"]
+    assert base > 0
+    for changes in ({"workers": 2}, {"workers": 1, "batch": 2}):
+        assert fvd(settings(folders, cache=False, **changes))["value"] == pytest.approx(base, rel=1e-6)
+    assert fvd(settings(folders, cache=False, workers=2))["value"] == base
+    copies = []
+    for side in folders:  # written in another order, to another place
+        copy = tmp_path / side.name
+        for file in sorted(side.rglob("*.mp4"), reverse=True):
+            (copy / file.relative_to(side)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, copy / file.relative_to(side))
+        copies.append(copy)
+    assert fvd(settings(tuple(copies), cache=False))["value"] == base
+
+
+SEVERAL = """import sys
+import eval.fvd
+from tests.test_fvd import SMOKE, Means
+eval.fvd.load_i3d = lambda eps, given, smoke: (Means(), SMOKE)
+eval.fvd.main(sys.argv[1:])
+"""
+
+
+def test_one_two_and_three_processes_give_the_same_bits(folders, quick, tmp_path):
+    (tmp_path / "several.py").write_text(SEVERAL)
+    scores = [fvd(settings(folders, cache=False, batch=2))]
+    words = [
+        *("--real", folders[0], "--fake", folders[1], "--protocol", "fvd-google", "--smoke", "--allow-small")
+    ]
+    words += ["--no-cache", "--batch", "2", "--workers", "0", "--resamples", "20"]
+    for processes in (2, 3):
+        file = tmp_path / f"{processes}.json"
+        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
+        command = [*start, tmp_path / "several.py", *words, "--json", file]
+        done = subprocess.run(
+            map(str, command), env=environment(), capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.count("NOT FVD: SEEDED NETWORK") == 1
+        scores.append(json.loads(file.read_text()))
+    assert scores[0] == scores[1] == scores[2]
+
+
+def test_a_folder_of_frames_is_the_video_and_a_manifest_is_the_folder(folders, quick, tmp_path):
+    base = fvd(settings(folders, cache=False))
+    frames = tmp_path / "frames"
+    for file in folders[1].rglob("*.mp4"):
+        home = frames / file.relative_to(folders[1]).with_suffix("")
+        home.mkdir(parents=True)
+        for k, frame in enumerate(read_frames(file, range(probe(file).frames))):
+            Image.fromarray(frame.numpy()).save(home / f"frame_{k}.png")  # 10 comes after 9
+    assert fvd(settings((folders[0], frames), cache=False))["value"] == base["value"]
+    files = sorted(folders[0].rglob("*.mp4"))
+    entries = [Entry(**vars(probe(file)), path=file, captions=()) for file in files]
+    shutil.copytree(folders[0], tmp_path / "indexed")
+    entries = [replace(e, path=tmp_path / "indexed" / e.path.relative_to(folders[0])) for e in entries]
+    save_manifest(tmp_path / "indexed" / "manifest.parquet", entries)
+    for where in (tmp_path / "indexed", tmp_path / "indexed" / "manifest.parquet"):
+        assert fvd(settings((where, folders[1]), cache=False))["value"] == base["value"]
+
+
+def test_clips_depend_on_names_and_seed_alone(folders, tmp_path):
+    sources = find_sources(folders[0])
+    assert [source.name for source in sources] == [f"class{k % 2}/{k}" for k in (0, 2, 4, 1, 3)]
+    drawn = replace(GOOGLE, frames=4)
+    clips, passed = choose_clips(sources, drawn, 3, 2)
+    assert not passed and len(clips) == 3
+    again, _ = choose_clips(sources[::-1], drawn, 3, 2)
+    assert again == clips
+    every = {clip.source.name: clip.frames for clip in choose_clips(sources, drawn, 0, 2)[0]}
+    assert len(every) == 5 and all(every[clip.source.name] == clip.frames for clip in clips)
+    assert all(frames == tuple(range(frames[0], frames[0] + 7, 2)) for frames in every.values())
+    assert choose_clips(sources, replace(drawn, seed=1), 0, 2)[0] != choose_clips(sources, drawn, 0, 2)[0]
+    first = choose_clips(sources, replace(drawn, videos="first", start="first"), 3, 1)[0]
+    assert [clip.source.name for clip in first] == ["class0/0", "class0/2", "class0/4"]
+    assert {clip.frames for clip in first} == {(0, 1, 2, 3)}
+    middle = choose_clips(sources, replace(drawn, start="middle"), 0, 1)[0]
+    assert all(clip.frames[0] == (16 + int(clip.source.path.stem) - 4) // 2 for clip in middle)
+
+
+def test_two_videos_of_one_name_are_refused(tmp_path):
+    for name in ("a.mp4", "a.avi"):
+        write_video(tmp_path / name, video(0), 8.0, {})
+    with pytest.raises(ValueError, match=r"a\.mp4 have one name|a\.avi have one name"):
+        find_sources(tmp_path)
+
+
+def test_starts_and_videos_are_drawn_evenly(tmp_path):
+    from eval.clips import Source
+
+    pictures = tuple(Path(f"{k}.png") for k in range(20))
+    sources = [Source(f"video {k}", Path("v"), pictures) for k in range(4000)]
+    clips, _ = choose_clips(sources, replace(GOOGLE, frames=16), 2000, 1)
+    starts = torch.tensor([clip.frames[0] for clip in clips]).bincount(minlength=5)
+    assert len(starts) == 5 and (starts - 400).abs().max() < 100  # 400 +- 18
+    chosen = torch.tensor([int(clip.source.name.split()[1]) for clip in clips])
+    assert abs((chosen < 2000).sum() - 1000) < 120
+
+
+def test_what_cannot_be_scored_is_passed_over_and_named(folders, quick, tmp_path, capsys):
+    real = tmp_path / "real"
+    shutil.copytree(folders[0], real)
+    write_video(real / "short.mp4", video(7, 15), 8.0, {})
+    (real / "broken.mp4").write_bytes((real / "class0" / "0.mp4").read_bytes()[:900])
+    mixed = real / "frames"
+    result = fvd(settings((real, folders[1]), cache=False))
+    assert result["value"] == fvd(settings(folders, cache=False))["value"]
+    assert result["real"]["videos"] == 7 and result["real"]["clips"] == 5
+    passed = result["real"]["passed_over"]
+    assert set(passed) == {"short", "broken"}
+    assert "has 15 frames, and a clip takes 16" in passed["short"]
+    assert "real: 2 videos passed over" in capsys.readouterr().out
+    for k in range(16):
+        mixed.mkdir(exist_ok=True)
+        Image.new("RGB", (40 + (k == 9), 32)).save(tmp_path / "real" / "frames" / f"{k}.png")
+    for file in real.rglob("*.mp4"):
+        file.unlink()
+    with pytest.raises(ValueError, match=r"no clip can be read: .*frames of several sizes"):
+        fvd(
+            settings((real, folders[1]), cache=False, allow_small=True)
+            if False
+            else replace_small(real, folders)
+        )
+
+
+def replace_small(real: Path, folders) -> FvdSettings:
+    """Settings of a real side whose one folder of frames stands beside a second that can be read."""
+    shutil.copytree(real / "frames", real / "other")
+    return settings((real, folders[1]), cache=False)
+
+
+def test_few_clips_are_refused_or_stamped(folders, quick, capsys):
+    words = ["eval", "fvd", "--real", str(folders[0]), "--fake", str(folders[1]), "--protocol", "fvd-google"]
+    assert run([*words, "--smoke"]) == 1
+    told = capsys.readouterr().err
+    assert "gives 5 clips, and fvd-google takes 2048: with --allow-small the score is stamped" in told
+    result = fvd(settings(folders))
+    assert result["stamps"] == [SMOKE, "small: 5 of 2048 real clips", "small: 5 of 2048 fake clips"]
+    assert sentence(result).startswith("NOT FVD: SEEDED NETWORK\nsmall: 5 of 2048 real clips\n")
+    assert "FVD" not in sentence(result).replace("NOT FVD: SEEDED", "").splitlines()[3]
+
+
+def test_the_real_side_is_kept_under_what_made_it(folders, quick, tmp_path, monkeypatch):
+    real = tmp_path / "real"
+    shutil.copytree(folders[0], real)
+    count = []
+    whole = eval.fvd.extract
+    monkeypatch.setattr(eval.fvd, "extract", lambda *a: count.append(a[-1]) or whole(*a))
+    first = fvd(settings((real, folders[1])))
+    assert count == ["real", "fake"]
+    again = fvd(settings((real, folders[1])))
+    assert count == ["real", "fake", "fake"] and again["value"] == first["value"]
+    write_video(real / "class0" / "0.mp4", video(55), 8.0, {})  # one file changes
+    changed = fvd(settings((real, folders[1])))
+    assert count[3:] == ["real", "fake"] and changed["value"] != first["value"]
+    other = settings((real, folders[1]), protocol="fvd-videogpt")
+    fvd(other)
+    assert count[5:] == ["real", "fake"]
+    monkeypatch.setattr(eval.fvd, "load_i3d", lambda eps, given, smoke: (Means(), "other weights"))
+    fvd(settings((real, folders[1])))
+    assert count[7:] == ["real", "fake"]
+
+
+def test_saved_features_are_the_real_side_and_only_under_their_protocol(
+    folders, quick, tmp_path, monkeypatch
+):
+    saved = tmp_path / "real.safetensors"
+    first = fvd(settings(folders, save_real=str(saved)))
+    again = fvd(settings((saved, folders[1])))
+    assert again["value"] == first["value"] and again["real"] == first["real"]
+    with pytest.raises(ValueError, match=r"made under another protocol: .*kernel"):
+        fvd(settings((saved, folders[1]), protocol="fvd-videogpt"))
+    monkeypatch.setattr(eval.fvd, "load_i3d", lambda eps, given, smoke: (Means(), "other weights"))
+    with pytest.raises(ValueError, match="made with other weights"):
+        fvd(settings((saved, folders[1])))
+
+
+def test_only_scores_of_one_protocol_stand_side_by_side(folders, quick, tmp_path, capsys):
+    files = [str(tmp_path / f"{k}.json") for k in range(3)]
+    fvd(settings(folders, json=files[0]))
+    fvd(settings((folders[0], folders[0]), json=files[1]))
+    fvd(settings(folders, json=files[2], protocol="fvd-stylegan-v-2048"))
+    shown = compare(files[:2]).splitlines()
+    assert len(shown) == 4 and all(file in line for file, line in zip(files, shown[2:], strict=False))
+    assert run(["eval", "compare", *files]) == 1
+    told = capsys.readouterr().err
+    for word in (
+        "ddof: 1 and 0",
+        "kernel: 'bilinear-tf1' and 'bilinear'",
+        "stored_codec: 'none' and 'jpeg-75'",
+    ):
+        assert word in told
+    score = json.loads(Path(files[1]).read_text())
+    score["real"]["files_sha256"] = "0" * 64
+    Path(files[1]).write_text(json.dumps(score))
+    with pytest.raises(ValueError, match="do not compare: real videos"):
+        compare(files[:2])
+    for text, message in (("{", "is not JSON"), ('{"value": 3}', "is no score"), ("3", "is no score")):
+        Path(files[0]).write_text(text)
+        with pytest.raises(ValueError, match=message):
+            compare(files[:1])
+
+
+def test_protocols_are_told_apart_by_their_hash():
+    protocols = [load_protocol(name) for name in protocol_names()]
+    assert [protocol.name for protocol in protocols] == protocol_names()
+    assert len({protocol.hash() for protocol in protocols}) == len(protocols) >= 6
+    for protocol in protocols:
+        for name, value in vars(protocol).items():
+            changed = value + 1 if isinstance(value, int | float) else value + "x"
+            other = replace(protocol, **{name: changed})
+            assert other.hash() != protocol.hash()
+            assert [line.split(":")[0] for line in differences(vars(protocol), vars(other))] == [name]
+    with pytest.raises(ValueError, match=r"no protocol fvd-googel; did you mean fvd-google\?"):
+        load_protocol("fvd-googel")
+
+
+def test_protocols_are_shown(capsys):
+    assert run(["eval", "protocols"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == protocol_names()
+    assert run(["eval", "protocols", "fvd-latte-2048-stride3"]) == 0
+    shown = capsys.readouterr().out
+    assert "real_stride      3" in shown and load_protocol("fvd-latte-2048-stride3").hash() in shown
+
+
+def normal(count: int, seed: int, width: int = 20) -> torch.Tensor:
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_interval_covers_what_other_sets_give():
+    """It is as wide as the middle 95 % of the distances of 100 pairs of fresh sets."""
+    result = interval(normal(100, 1), normal(100, 2) + 1, GOOGLE, 200)
+    width = result["high"] - result["low"]
+    fresh = [measured(normal(100, 10 + k), normal(100, 500 + k) + 1, 1)[0] for k in range(100)]
+    others = torch.tensor(fresh, dtype=torch.float64)
+    assert 0.7 < width / (others.quantile(0.975) - others.quantile(0.025)) < 1.4
+    assert interval(normal(100, 1), normal(100, 2) + 1, GOOGLE, 200) == result  # seeded
+    assert interval(normal(9, 1), normal(9, 2), GOOGLE, 0) is None
+
+
+def test_at_infinity_equal_sets_are_at_zero():
+    """Fresh sets of one Gaussian are apart by about 1 / N; with infinitely many they are not."""
+    values, ends = [], []
+    for k in range(12):
+        one, other = normal(400, 2 * k), normal(400, 2 * k + 1)
+        values.append(measured(one, other, 1)[0])
+        ends.append(at_infinity(one, other, GOOGLE)["value"])
+    value, end = (torch.tensor(v).mean().abs() for v in (values, ends))
+    assert value > 0.02 and end < 0.25 * value
+    assert at_infinity(normal(31, 0), normal(400, 1), GOOGLE) is None
+
+
+def test_two_methods_that_disagree_are_an_error(monkeypatch):
+    one, other = normal(30, 1), normal(30, 2) + 1
+    assert measured(one, other, 1)[0] == distance_of_features(one, other, 1)
+    monkeypatch.setattr(eval.fvd, "distance", lambda *a: 0.5)
+    with pytest.raises(ValueError, match="two methods disagree"):
+        measured(one, other, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"protocol": ""}, "no protocol .none given.: fvd-cdfvd"),
+        ({"real": ""}, "no --real: a folder of videos"),
+        ({"real": "nowhere"}, "nowhere: no such folder or manifest"),
+        ({"fake": "tests"}, "tests holds no video, and no folder of frames"),
+        ({"batch": 0}, "--batch 0"),
+        ({"save_real": "real.npz"}, "give a name that ends in .safetensors"),
+        ({"real": "nowhere.safetensors"}, r"nowhere\.safetensors: no such weights file"),
+    ],
+)
+def test_wrong_settings_are_told(folders, quick, changes, message):
+    with pytest.raises(ValueError, match=message):
+        fvd(settings(folders, **changes))
+
+
+def test_without_weights_there_is_no_score(folders, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("DIT_I3D", raising=False)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    words = ["--real", str(folders[0]), "--fake", str(folders[1]), "--protocol", "fvd-google"]
+    assert run(["eval", "fvd", *words]) == 1
+    assert "FVD needs the weights of i3d, and there are none" in capsys.readouterr().err
+
+
+def test_a_clip_is_the_frames_of_its_video(folders):
+    clip = choose_clips(find_sources(folders[0]), replace(GOOGLE, frames=5), 1, 3)[0][0]
+    assert torch.equal(read_clip(clip), read_frames(clip.source.path, clip.frames))
+    assert to_video(read_clip(clip)).shape == (3, 5, 32, 40)
