@@ -390,3 +390,25 @@ class ProtocolsSettings:
 
     name: Positional[str] = ""
     """A protocol to show whole; empty lists them."""
+
+
+@dataclass(frozen=True)
+class BenchEvalSettings:
+    """Time scoring: the whole job beside its bare network, the distance beside scipy's, memory over clips."""
+
+    clips: int = 32
+    """Clips of the job that is timed."""
+    batch: int = 8
+    """Clips in one call of the network."""
+    workers: int = 2
+    """Processes that read videos while the network computes."""
+    repeats: int = 3
+    """Measurements of each side, of which the median counts."""
+    few: int = 50
+    """Clips of the smaller job whose memory is measured."""
+    many: int = 500
+    """Clips of the larger one."""
+    parts: tuple[Literal["job", "distance", "memory"], ...] = ("job", "distance")
+    """What to measure; memory takes some ten minutes on two cores."""
+    json: str = ""
+    """File for all figures; empty writes none."""

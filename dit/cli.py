@@ -15,6 +15,7 @@ VERBS = {  # words -> (module, what it does)
     "eval compare": ("eval.compare", "A.json B.json …   scores of one protocol in a table"),
     "eval protocols": ("eval.protocols", "[NAME]   what a score means"),
     "eval weights": ("eval.weights", "which networks scores need, and whether yours are the right ones"),
+    "bench eval": ("eval.bench", "time scoring, beside its bare network and scipy's square root"),
     "bench": ("dit.bench", "time training and sampling, beside diffusers"),
     "doctor": ("dit.doctor", "what is installed, what works here, and what is missing"),
 }

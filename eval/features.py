@@ -4,11 +4,11 @@ import hashlib
 import os
 import sys
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -30,25 +30,22 @@ class Features:
     rgb: str
 
 
-class Batches(Dataset):
-    """The batches of one process: rows of index, prepared clip or None, checksum, and what is wrong."""
+class Prepared(Dataset):
+    """The clips of one process, read and prepared: index, clip or None, checksum, what is wrong."""
 
-    def __init__(self, clips: list[Clip], groups: list[range], make: Callable[[Tensor], Tensor]):
-        self.clips, self.groups, self.make = clips, groups, make
+    def __init__(self, clips: list[Clip], indices: list[int], protocol: Protocol):
+        self.clips, self.indices, self.protocol = clips, indices, protocol
 
     def __len__(self) -> int:
-        return len(self.groups)
+        return len(self.indices)
 
-    def __getitem__(self, which: int) -> list[tuple[int, Tensor | None, int, str]]:
-        torch.set_num_threads(1)  # the cores are the network's
-        rows = []
-        for index in self.groups[which]:
-            try:
-                frames = read_clip(self.clips[index])
-                rows.append((index, self.make(frames), zlib.crc32(frames.numpy().tobytes()), ""))
-            except UnreadableVideo as error:
-                rows.append((index, None, 0, str(error)))
-        return rows
+    def __getitem__(self, which: int) -> tuple[int, Tensor | None, int, str]:
+        index = self.indices[which]
+        try:
+            frames = read_clip(self.clips[index])
+        except UnreadableVideo as error:
+            return index, None, 0, str(error)
+        return index, prepare(frames, self.protocol), zlib.crc32(frames.numpy().tobytes()), ""
 
 
 def processes() -> tuple[int, int]:
@@ -69,20 +66,19 @@ def extract(
     rank, ranks = processes()
     device = next(network.buffers()).device
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    groups = [range(k, min(k + batch, len(clips))) for k in range(0, len(clips), batch)]
-    mine = Batches(clips, groups[rank::ranks], Prepare(protocol))
-    loader = DataLoader(mine, batch_size=None, num_workers=workers, prefetch_factor=2 if workers else None)
-    threads, rows = torch.get_num_threads(), []
-    with tqdm(
-        total=sum(map(len, mine.groups)), desc=what, unit="clip", disable=rank > 0, file=sys.stderr
-    ) as bar:
-        for read in loader:
-            torch.set_num_threads(threads)
+    groups = [range(k, min(k + batch, len(clips))) for k in range(0, len(clips), batch)][rank::ranks]
+    data = Prepared(clips, [index for group in groups for index in group], protocol)
+    ahead = max(2, batch // workers) if workers else None
+    reading = iter(DataLoader(data, batch_size=None, num_workers=workers, prefetch_factor=ahead))
+    rows = []
+    with tqdm(total=len(data), desc=what, unit="clip", disable=rank > 0, file=sys.stderr) as bar:
+        for group in groups:
+            read = [next(reading) for _ in group]
             good = [row for row in read if row[1] is not None]
             values = []
             if good:
-                inputs = torch.stack([clip for _, clip, _, _ in good]).to(device)
-                values = network(inputs.to(memory_format=torch.channels_last_3d)).float().cpu()
+                inputs = torch.stack([rearrange(row[1], "c t h w -> t h w c") for row in good]).to(device)
+                values = network(rearrange(inputs, "b t h w c -> b c t h w")).float().cpu()
             rows += [(row[0], value, row[2], "") for row, value in zip(good, values, strict=True)]
             rows += [(index, None, 0, wrong) for index, clip, _, wrong in read if clip is None]
             bar.update(len(read))
@@ -98,13 +94,3 @@ def extract(
     digest = hashlib.sha256("".join(f"{row[2]:08x}" for row in kept).encode()).hexdigest()
     names = tuple(clips[row[0]].source.name for row in kept)
     return Features(torch.stack([row[1] for row in kept]), names, passed, digest)
-
-
-@dataclass(frozen=True)
-class Prepare:
-    """`prepare` by a protocol, as what worker processes can be sent."""
-
-    protocol: Protocol
-
-    def __call__(self, frames_THWC: Tensor) -> Tensor:
-        return prepare(frames_THWC, self.protocol)

@@ -13,7 +13,7 @@ from configs.protocol import Protocol
 
 
 def prepare(frames_THWC: Tensor, protocol: Protocol) -> Tensor:
-    """Frames of bytes as the network's clip, float 3 T S S in [-1, 1]."""
+    """Frames of bytes as the network's clip, float 3 T S S in [-1, 1], channels last in memory."""
     if protocol.stored_size:
         frames_THWC = stored(frames_THWC, protocol)
     frames = rearrange(frames_THWC, "t h w c -> t c h w").float()
@@ -23,7 +23,8 @@ def prepare(frames_THWC: Tensor, protocol: Protocol) -> Tensor:
         size = covering(height, width, protocol.size, math.ceil)
     if (height, width) != size:
         frames = RESIZES[protocol.kernel](frames, size)
-    return rearrange(middle(frames, protocol.size), "t c h w -> c t h w") * (2 / 255) - 1
+    clip_THWC = rearrange(middle(frames, protocol.size), "t c h w -> t h w c").contiguous()
+    return rearrange(clip_THWC.mul_(2 / 255).sub_(1), "t h w c -> c t h w")
 
 
 def stored(frames_THWC: Tensor, protocol: Protocol) -> Tensor:
@@ -60,15 +61,10 @@ def bilinear(frames_TCHW: Tensor, size: tuple[int, int]) -> Tensor:
 
 def bilinear_tf1(frames_TCHW: Tensor, size: tuple[int, int]) -> Tensor:
     """TensorFlow 1's `resize_bilinear`: pixel k of the output is at k * input / output of the input."""
-    for axis, length in ((2, size[0]), (3, size[1])):
-        have = frames_TCHW.shape[axis]
-        place = torch.arange(length, device=frames_TCHW.device) * (have / length)
-        low = place.floor().long().clamp(max=have - 1)
-        high = (low + 1).clamp(max=have - 1)
-        share = (place - low).to(frames_TCHW.dtype).view([-1 if k == axis else 1 for k in range(4)])
-        lower, upper = frames_TCHW.index_select(axis, low), frames_TCHW.index_select(axis, high)
-        frames_TCHW = lower + (upper - lower) * share
-    return frames_TCHW
+    wider = torch.cat([frames_TCHW, frames_TCHW[:, :, -1:]], dim=2)  # with a row and a column more on both
+    wider = torch.cat([wider, wider[:, :, :, -1:]], dim=3)  # sides, aligned corners give just these places
+    size = (size[0] + 1, size[1] + 1)
+    return F.interpolate(wider, size, mode="bilinear", align_corners=True)[:, :, :-1, :-1]
 
 
 RESIZES = {"bilinear": bilinear, "bilinear-tf1": bilinear_tf1}

@@ -1,0 +1,157 @@
+"""`dit bench eval`: what scores cost: the job beside its bare network, the distance beside scipy's."""
+
+import json
+import os
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from configs.load import parse
+from configs.protocol import load_protocol
+from configs.settings import BenchEvalSettings
+from dit.bench import peak_memory, race
+from eval.clips import Clip, choose_clips, find_sources, read_clip
+from eval.features import extract
+from eval.frechet import distance
+from eval.frechet import statistics as statistics_of
+from eval.i3d import I3D, seeded_tensors
+from eval.preprocess import prepare
+from vae.video import write_video
+from vae.weights import write_text
+
+SIZE = (240, 320)  # of UCF-101
+WIDTHS = {400: 2048, 2048: 4096}  # features -> clips a side
+
+
+def moving_noise(seed: int) -> Tensor:
+    """A video of 24 frames as large as UCF-101's, of soft noise that moves."""
+    random = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(1, 3, 6, 15, 20, generator=random) * 2 - 1
+    return torch.nn.functional.interpolate(coarse, (24, *SIZE), mode="trilinear")[0]
+
+
+def make_clips(folder: Path, count: int) -> list[Clip]:
+    """Clips of as many new videos."""
+    for k in range(count):
+        write_video(folder / f"{k:04d}.mp4", moving_noise(k), 25.0, {})
+    protocol = replace(load_protocol("fvd-google"), real=count)
+    return choose_clips(find_sources(folder), protocol, count, 1)[0]
+
+
+def bench_job(clips: list[Clip], settings: BenchEvalSettings) -> dict:
+    """Clips a second of the whole job and of the bare network on the same tensors, in turn, medians."""
+    protocol, network = load_protocol("fvd-google"), seeded_network()
+    tensors = torch.stack([prepare(read_clip(clip), protocol) for clip in clips])
+    batches = [part.to(memory_format=torch.channels_last_3d) for part in tensors.split(settings.batch)]
+
+    @torch.no_grad()
+    def bare() -> None:
+        for batch in batches:
+            network(batch)
+
+    def whole() -> None:
+        extract(clips, protocol, network, settings.batch, settings.workers, "job")
+
+    seconds = race({"whole": whole, "bare": bare}, settings.repeats, time.perf_counter)
+    return {name: len(clips) / value for name, value in seconds.items()} | {
+        "ratio": seconds["bare"] / seconds["whole"]
+    }
+
+
+def seeded_network() -> I3D:
+    """I3D with seeded weights, which costs what the real one costs."""
+    return I3D(seeded_tensors()).eval().to(memory_format=torch.channels_last_3d)
+
+
+def bench_distance(width: int, repeats: int) -> dict:
+    """Seconds of the distance from statistics, and of scipy's square root of the product, in turn."""
+    import numpy
+    import scipy.linalg
+
+    random = torch.Generator().manual_seed(0)
+    scale = (1 / torch.arange(1, width + 1, dtype=torch.float64)).sqrt()
+    turned = torch.linalg.qr(torch.randn(width, width, generator=random, dtype=torch.float64))[0]
+    sides = []
+    for shift in (0.0, 0.05):
+        spread = torch.randn(WIDTHS[width], width, generator=random, dtype=torch.float64) * scale
+        sides.append(statistics_of(spread @ turned + shift))
+    first, second = (side.covariance(1).numpy() for side in sides)
+    values = {}
+
+    def by_scipy() -> None:
+        root = scipy.linalg.sqrtm(first @ second)
+        apart = (sides[0].mean_D - sides[1].mean_D).square().sum().item()
+        values["scipy"] = apart + numpy.trace(first) + numpy.trace(second) - 2 * numpy.trace(root.real)
+
+    def ours() -> None:
+        values["ours"] = distance(*sides, 1)
+
+    seconds = {"ours": [], "scipy": []}
+    for _ in range(repeats):
+        for name, call in (("ours", ours), ("scipy", by_scipy)):
+            start = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - start)
+    medians = {name: statistics.median(value) for name, value in seconds.items()}
+    apart = abs(values["ours"] - values["scipy"]) / abs(values["scipy"])
+    return medians | {"ratio": medians["scipy"] / medians["ours"], "apart": apart}
+
+
+def bench_memory(clips: list[Clip], settings: BenchEvalSettings) -> int:
+    """Peak bytes of this process while it scores clips."""
+    network, protocol = seeded_network(), load_protocol("fvd-google")
+    return peak_memory(
+        lambda: extract(clips, protocol, network, settings.batch, settings.workers, f"{len(clips)} clips"),
+        torch.device("cpu"),
+    )
+
+
+def bench(settings: BenchEvalSettings) -> dict:
+    """Measures and prints the parts that are asked for."""
+    result: dict = {"cores": os.cpu_count(), "torch": torch.__version__}
+    with tempfile.TemporaryDirectory() as folder:
+        if "job" in settings.parts:
+            found = bench_job(make_clips(Path(folder) / "job", settings.clips), settings)
+            result["job"] = found
+            print(
+                f"whole job {found['whole']:.2f} clips/s, bare network {found['bare']:.2f} clips/s: "
+                f"{found['ratio']:.2f} of it (goal 0.85)"
+            )
+        if "distance" in settings.parts:
+            result["distance"] = {}
+            for width in WIDTHS:
+                found = bench_distance(width, 3)
+                result["distance"][width] = found
+                print(
+                    f"distance of {width} features: {found['ours']:.3f} s, scipy's sqrtm "
+                    f"{found['scipy']:.2f} s: {found['ratio']:.1f} times as fast, {found['apart']:.0e} apart"
+                )
+        if "memory" in settings.parts:
+            few, many = (
+                bench_memory(make_clips(Path(folder) / str(count), count), settings)
+                for count in (settings.few, settings.many)
+            )
+            result["memory"] = {settings.few: few, settings.many: many}
+            print(
+                f"peak memory of {settings.few} clips {few / 2**20:.0f} MiB, of {settings.many} "
+                f"{many / 2**20:.0f} MiB: {many / few - 1:+.1%}"
+            )
+    if settings.json:
+        write_text(Path(settings.json), json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def main(arguments: list[str]) -> None:
+    """The verb `dit bench eval`."""
+    bench(parse(BenchEvalSettings, arguments, prog="dit bench eval"))
+
+
+if __name__ == "__main__":
+    from dit.cli import run_module
+
+    run_module("bench eval")
