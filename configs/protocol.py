@@ -19,7 +19,7 @@ class Protocol:
 
     name: str
     """Its name on the command line."""
-    metric: Literal["fvd"]
+    metric: Literal["fvd", "clipsim"]
     """What is computed."""
     data: str
     """Data set of the real videos; `any` leaves it to the user, and the files' hash says which they were."""
@@ -34,7 +34,7 @@ class Protocol:
     seed: int = 0
     """Seed of videos and starts."""
     frames: int = 16
-    """Frames of a clip."""
+    """Frames of a clip; 0 takes all of a video."""
     real_stride: int = 1
     """Step between two frames of a real clip."""
     fake_stride: int = 1
@@ -55,9 +55,9 @@ class Protocol:
     """Side of the network's frames."""
     fit: Literal["squash", "crop"] = "squash"
     """Whether a frame is squashed to a square, or its shorter side resized and the middle cut out."""
-    kernel: Literal["bilinear", "bilinear-tf1"] = "bilinear"
-    """Kernel of that resize, without antialiasing; TensorFlow 1 has no half-pixel centres."""
-    network: Literal["i3d"] = "i3d"
+    kernel: Literal["bilinear", "bilinear-tf1", "bicubic-pillow"] = "bilinear"
+    """Kernel of that resize; bilinear has no antialiasing, and TensorFlow 1's no half-pixel centres."""
+    network: Literal["i3d", "clip-vit-base-patch32"] = "i3d"
     """Feature network; its weights are certified."""
     eps: float = 1e-3
     """The network's batch norm adds this to the variance."""

@@ -369,6 +369,30 @@ class FvdSettings:
 
 
 @dataclass(frozen=True)
+class ClipsimSettings:
+    """Score how well videos show their prompts by CLIPSIM, under a named protocol."""
+
+    videos: str = ""
+    """Videos: a folder of them, a folder of folders of frames, or a manifest."""
+    prompts: str = ""
+    """CSV or JSONL with `path` and `caption`; empty takes the record or the text beside each video."""
+    protocol: str = "clipsim-msrvtt-2990"
+    """Name of the protocol; `dit eval protocols` lists them."""
+    json: str = ""
+    """File for the score with its protocol and every video's, as JSON."""
+    weights: str = ""
+    """Folder with CLIP ViT-B/32; without it, it is looked for as `dit eval weights` says."""
+    allow_small: bool = False
+    """Score fewer videos than the protocol says; the score is stamped."""
+    smoke: bool = False
+    """Run with a seeded network in place of certified weights; the score is stamped: it is not CLIPSIM."""
+    workers: int = 2
+    """Processes that read videos while the network computes."""
+    resamples: int = 1000
+    """Bootstrap samples of the confidence interval; 0 makes none."""
+
+
+@dataclass(frozen=True)
 class CompareSettings:
     """Scores side by side; those of other protocols are refused."""
 
@@ -382,6 +406,8 @@ class WeightsSettings:
 
     i3d: str = ""
     """File with the weights of I3D, in place of the usual ones."""
+    clip: str = ""
+    """Folder with CLIP ViT-B/32, in place of the usual ones."""
 
 
 @dataclass(frozen=True)

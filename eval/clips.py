@@ -106,7 +106,7 @@ def choose_clips(
         except UnreadableVideo as error:
             passed[source.name] = str(error)
             continue
-        span = (protocol.frames - 1) * stride + 1
+        span = ((protocol.frames or have) - 1) * stride + 1
         if have < span:
             passed[source.name] = f"{source.path} has {have} frames, and a clip takes {span}"
             continue

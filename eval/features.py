@@ -4,7 +4,9 @@ import hashlib
 import os
 import sys
 import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -33,8 +35,8 @@ class Features:
 class Prepared(Dataset):
     """The clips of one process, read and prepared: index, clip or None, checksum, what is wrong."""
 
-    def __init__(self, clips: list[Clip], indices: list[int], protocol: Protocol):
-        self.clips, self.indices, self.protocol = clips, indices, protocol
+    def __init__(self, clips: list[Clip], indices: list[int], make: Callable[[Tensor], Tensor]):
+        self.clips, self.indices, self.make = clips, indices, make
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -45,7 +47,23 @@ class Prepared(Dataset):
             frames = read_clip(self.clips[index])
         except UnreadableVideo as error:
             return index, None, 0, str(error)
-        return index, prepare(frames, self.protocol), zlib.crc32(frames.numpy().tobytes()), ""
+        return index, self.make(frames), zlib.crc32(frames.numpy().tobytes()), ""
+
+
+def read_ahead(data: Prepared, workers: int, ahead: int) -> Iterator[tuple[int, Tensor | None, int, str]]:
+    """The rows in their order, each of some worker processes preparing so many before they are asked for."""
+    return iter(
+        DataLoader(data, batch_size=None, num_workers=workers, prefetch_factor=ahead if workers else None)
+    )
+
+
+def gathered(rows: list) -> list:
+    """The rows of all processes."""
+    if not dist.is_initialized():
+        return rows
+    parts: list = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, rows)
+    return [row for part in parts for row in part]
 
 
 def processes() -> tuple[int, int]:
@@ -67,9 +85,10 @@ def extract(
     device = next(network.buffers()).device
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     groups = [range(k, min(k + batch, len(clips))) for k in range(0, len(clips), batch)][rank::ranks]
-    data = Prepared(clips, [index for group in groups for index in group], protocol)
-    ahead = max(2, batch // workers) if workers else None
-    reading = iter(DataLoader(data, batch_size=None, num_workers=workers, prefetch_factor=ahead))
+    data = Prepared(
+        clips, [index for group in groups for index in group], partial(prepare, protocol=protocol)
+    )
+    reading = read_ahead(data, workers, max(2, batch // max(1, workers)))
     rows = []
     with tqdm(total=len(data), desc=what, unit="clip", disable=rank > 0, file=sys.stderr) as bar:
         for group in groups:
@@ -82,11 +101,7 @@ def extract(
             rows += [(row[0], value, row[2], "") for row, value in zip(good, values, strict=True)]
             rows += [(index, None, 0, wrong) for index, clip, _, wrong in read if clip is None]
             bar.update(len(read))
-    if ranks > 1:
-        gathered: list = [None] * ranks
-        dist.all_gather_object(gathered, rows)
-        rows = [row for part in gathered for row in part]
-    rows.sort(key=lambda row: row[0])
+    rows = sorted(gathered(rows), key=lambda row: row[0])
     kept = [row for row in rows if row[1] is not None]
     passed = {clips[row[0]].source.name: row[3] for row in rows if row[1] is None}
     if not kept:

@@ -33,15 +33,23 @@ NETWORKS = {
         "FVD",
         "DIT_I3D",
         ("i3d_torchscript.pt", "i3d_pretrained_400.pt", "rgb_scratch.pt", "i3d.safetensors"),
-        "the TF-Hub module i3d-kinetics-400/1, DeepMind's rgb_scratch checkpoint, or a port of either",
+        "the TF-Hub module i3d-kinetics-400/1, DeepMind's rgb_scratch checkpoint, or a port of either; any "
+        "file that holds its tensors will do",
+    ),
+    "clip": Network(
+        "CLIPSIM",
+        "DIT_CLIP",
+        ("clip-vit-base-patch32", "models--openai--clip-vit-base-patch32/snapshots/*"),
+        "the folder openai/clip-vit-base-patch32 of the Hugging Face hub, with pytorch_model.bin",
     ),
 }
 
 
 def folders() -> list[Path]:
-    """Where weights usually lie: this project's cache and PyTorch's."""
+    """Where weights usually lie: this project's cache, PyTorch's and the Hugging Face hub's."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return [cache / "dit-lab", Path(torch.hub.get_dir()) / "checkpoints"]
+    hub = Path(os.environ.get("HF_HOME", cache / "huggingface")) / "hub"
+    return [cache / "dit-lab", Path(torch.hub.get_dir()) / "checkpoints", hub]
 
 
 def find_weights(network: str, given: str = "") -> Path:
@@ -52,17 +60,17 @@ def find_weights(network: str, given: str = "") -> Path:
     needed = NETWORKS[network]
     for name in (given, os.environ.get(needed.variable, "")):
         if name:
-            if not Path(name).is_file():
-                raise ValueError(f"{name}: no such file; it should hold the weights of {network}")
+            if not Path(name).exists():
+                raise ValueError(f"{name}: no such file or folder; it should hold the weights of {network}")
             return Path(name)
     for folder in folders():
         for name in needed.files:
-            if (folder / name).is_file():
-                return folder / name
+            if found := sorted(folder.glob(name)):
+                return found[-1]
     raise ValueError(
         f"{needed.purpose} needs the weights of {network}, and there are none: give --weights FILE, set "
-        f"{needed.variable}, or put {needed.files[0]} into {folders()[0]}. They are {needed.how}; any "
-        "file that holds its tensors will do, and is certified. --smoke runs with seeded weights: no score"
+        f"{needed.variable}, or put {needed.files[0]} into {folders()[0]}. They are {needed.how}, and are "
+        "certified. --smoke runs with seeded weights, which give no score"
     )
 
 
@@ -176,6 +184,22 @@ def load_i3d(eps: float, given: str = "", smoke: bool = False) -> tuple[I3D, str
     return I3D(tensors, eps).eval(), tensors_hash(tensors)
 
 
+def certify_i3d(file: Path) -> str:
+    """What was found to be right of I3D; raises ValueError where something is not."""
+    certified(read_tensors(file), file)
+    return f"all {len(table())} tensors by CRC32C"
+
+
+def certify_clip(folder: Path) -> str:
+    """What was found to be right of CLIP; raises ValueError where it is another model."""
+    from eval.clip import load_clip
+
+    return f"SHA-256 {load_clip(folder)[1]}"
+
+
+CERTIFY = {"i3d": certify_i3d, "clip": certify_clip}
+
+
 def report(settings: WeightsSettings) -> str:
     """Each network: what needs it, where it is or is looked for, whether it is certified, how to get it."""
     lines = []
@@ -190,8 +214,7 @@ def report(settings: WeightsSettings) -> str:
             continue
         lines.append(f"  found: {file}")
         try:
-            certified(read_tensors(file), file)
-            lines.append(f"  certified: all {len(table())} tensors by CRC32C")
+            lines.append(f"  certified: {CERTIFY[name](file)}")
         except ValueError as error:
             lines.append(f"  NOT certified: {error}")
     return "\n".join(lines)

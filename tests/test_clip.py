@@ -1,0 +1,161 @@
+"""Proves CLIPSIM: OpenAI's preprocessing and tokens, transformers' own embeddings, what a score says."""
+
+import gzip
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+
+import eval.clip
+import eval.clipsim
+from configs.settings import ClipsimSettings
+from dit.cli import run
+from eval.clip import load_clip, preprocess, seeded_clip
+from eval.clipsim import SMOKE, clipsim
+from vae.video import read_frames, write_video
+
+
+def vocabulary(table: Path, folder: Path) -> None:
+    """Writes CLIP's tokenizer for transformers, from the table of merges that OpenAI publishes."""
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters = {byte: chr(byte) for byte in shown}
+    letters |= {byte: chr(256 + k) for k, byte in enumerate(b for b in range(256) if b not in shown)}
+    base = [letters[byte] for byte in [*shown, *(b for b in range(256) if b not in shown)]]
+    merges = gzip.decompress(table.read_bytes()).decode().split("\n")[1 : 49152 - 256 - 2 + 1]
+    words = base + [f"{letter}</w>" for letter in base] + ["".join(merge.split()) for merge in merges]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: k for k, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+
+
+def test_pictures_are_openai_s_to_the_bit(real_data):
+    known = torch.from_numpy(numpy.load(real_data / "reference" / "clip_preprocessed.npz")["openai"])
+    frames = read_frames(real_data / "clips" / "v_ApplyEyeMakeup_g01_c01.avi", [0, 80])
+    assert torch.equal(preprocess(frames), known)
+
+
+def test_tokens_are_openai_s(real_data, tmp_path):
+    from transformers import CLIPTokenizer
+
+    from eval.clip import Clip
+
+    vocabulary(real_data / "reference" / "bpe_simple_vocab_16e6.txt.gz", tmp_path)
+    clip = Clip(torch.nn.Linear(1, 1), CLIPTokenizer.from_pretrained(tmp_path))
+    known = json.loads((real_data / "reference" / "clip_tokens.json").read_text())
+    for caption, ids in zip(known["captions"], known["token_ids"], strict=True):
+        assert clip.tokens([caption])["input_ids"].tolist() == [ids]
+    start, end = known["token_ids"][0][0], known["token_ids"][0][-1]
+    ids = clip.tokens(["word " * 200])["input_ids"][0].tolist()
+    assert len(ids) == 77 and ids[0] == start and ids[-1] == end
+    both = clip.tokens(["“A  CAT”&amp;amp;", '"a cat"&'])["input_ids"].tolist()
+    assert both[0] == both[1]
+
+
+def test_a_square_and_tall_pictures_keep_their_middle():
+    frames = torch.zeros(1, 448, 224, 3, dtype=torch.uint8)
+    frames[:, 112:336] = torch.randint(256, (1, 224, 224, 3), dtype=torch.uint8)
+    assert torch.equal(preprocess(frames), preprocess(frames[:, 112:336]))
+    wanted = (frames[0, 112, 0].float() / 255 - torch.tensor(eval.clip.MEAN)) / torch.tensor(eval.clip.STD)
+    assert torch.equal(preprocess(frames)[0, :, 0, 0], wanted)
+
+
+def test_similarity_is_the_mean_of_the_cosines_of_transformers_own_forward():
+    clip, pictures = seeded_clip(), torch.randn(5, 3, 224, 224)
+    out = clip.model(pixel_values=pictures, **clip.tokens(["a prompt"]))
+    scale = clip.model.logit_scale.exp()
+    wanted = (out.logits_per_image / scale).double().mean().item()  # transformers scales cosines to logits
+    assert clip.similarity(pictures, "a prompt") == pytest.approx(wanted, abs=1e-6)
+    single = [clip.similarity(pictures[k : k + 1], "a prompt") for k in range(5)]
+    assert clip.similarity(pictures, "a prompt") == pytest.approx(sum(single) / 5, abs=1e-6)
+    assert clip.similarity(pictures, "another") != clip.similarity(pictures, "a prompt")
+    again = seeded_clip()
+    assert again.similarity(pictures, "a prompt") == clip.similarity(pictures, "a prompt")
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    """Three videos of several sizes, one with a record beside it, one with a text, one with neither."""
+    folder = tmp_path_factory.mktemp("clipsim")
+    for k, size in enumerate([(32, 40), (48, 32), (64, 64)]):
+        random = torch.Generator().manual_seed(k)
+        write_video(folder / f"{k}.mp4", torch.rand(3, 4 + k, *size, generator=random) * 2 - 1, 8.0, {})
+    (folder / "0.json").write_text(json.dumps({"prompt": "a cat"}))
+    (folder / "1.txt").write_text("a dog\nanother caption\n")
+    return folder
+
+
+def settings(folder: Path, **changes) -> ClipsimSettings:
+    return replace(ClipsimSettings(str(folder), smoke=True, allow_small=True, workers=0), **changes)
+
+
+def test_a_score_is_the_mean_over_videos_with_prompts(videos, tmp_path, capsys):
+    file = tmp_path / "score.json"
+    result = clipsim(settings(videos, json=str(file)))
+    clip = seeded_clip()
+    frames = [read_frames(videos / f"{k}.mp4", range(4 + k)) for k in range(2)]
+    alone = [clip.similarity(preprocess(f), p) for f, p in zip(frames, ("a cat", "a dog"), strict=True)]
+    assert [row["value"] for row in result["each"]] == pytest.approx(alone, abs=1e-6)
+    assert result["value"] == pytest.approx(sum(alone) / 2, abs=1e-6)
+    assert result["stamps"] == [SMOKE, "small: 2 of 2990 videos"]
+    assert result["fake"]["passed_over"] == {"2": "2 has no prompt"}
+    assert json.loads(file.read_text()) == json.loads(json.dumps(result))
+    assert capsys.readouterr().out.startswith(
+        "NOT CLIPSIM: SEEDED NETWORK\nsmall: 2 of 2990 videos\nsimilarity"
+    )
+    assert clipsim(settings(videos, workers=2))["value"] == result["value"]
+
+
+def test_a_table_gives_every_row_its_video(videos, tmp_path):
+    table = tmp_path / "prompts.csv"
+    table.write_text("path,caption\n2.mp4,a bird\n0.mp4,a cat\n0.mp4,one cat\n")
+    result = clipsim(settings(videos, prompts=str(table)))
+    assert [(row["video"], row["prompt"]) for row in result["each"]] == [
+        ("0", "a cat"),
+        ("0", "one cat"),
+        ("2", "a bird"),
+    ]
+    table.write_text("path,caption\n0.mp4,a cat\n9.mp4,a dog\n")
+    with pytest.raises(ValueError, match=r"prompts for 1 videos that are not in .* such as 9"):
+        clipsim(settings(videos, prompts=str(table), allow_small=False))
+    assert len(clipsim(settings(videos, prompts=str(table)))["each"]) == 1
+    table.write_text("path,caption\n9.mp4,a dog\n")
+    with pytest.raises(ValueError, match="prompts for none of the videos"):
+        clipsim(settings(videos, prompts=str(table)))
+
+
+def test_the_interval_is_that_of_a_mean():
+    values = torch.randn(400, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = eval.clipsim.interval(values, 0, 1000)
+    assert found["high"] == pytest.approx(1.96 * values.std().item() / 20, rel=0.15)
+    assert found["low"] == pytest.approx(-1.96 * values.std().item() / 20, rel=0.15)
+
+
+def test_only_openai_s_weights_are_certified(tmp_path, videos, monkeypatch, capsys):
+    seeded_clip().model.save_pretrained(tmp_path / "clip")
+    with pytest.raises(ValueError, match=r"model\.safetensors is not OpenAI's published ViT-B/32"):
+        load_clip(tmp_path / "clip")
+    with pytest.raises(ValueError, match="holds no CLIP model"):
+        load_clip(tmp_path)
+    monkeypatch.setenv("DIT_CLIP", str(tmp_path / "clip"))
+    assert run(["eval", "clipsim", "--videos", str(videos), "--allow-small"]) == 1
+    assert "is not OpenAI's published ViT-B/32" in capsys.readouterr().err
+    assert run(["eval", "weights"]) == 0
+    assert "NOT certified: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"videos": ""}, "no --videos"),
+        ({"videos": "nowhere"}, "nowhere: no such folder"),
+        ({"protocol": "fvd-google"}, "fvd-google is a protocol of fvd, not of clipsim"),
+        ({"prompts": "nowhere.csv"}, r"nowhere\.csv: give a CSV or JSONL"),
+        ({"allow_small": False}, "gives 2 videos with prompts, and clipsim-msrvtt-2990 takes 2990"),
+    ],
+)
+def test_wrong_settings_are_told(videos, changes, message):
+    with pytest.raises(ValueError, match=message):
+        clipsim(settings(videos, **changes))
