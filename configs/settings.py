@@ -261,6 +261,38 @@ class SampleSettings:
 
 
 @dataclass(frozen=True)
+class Ucf101Settings:
+    """Make a manifest of UCF-101 by its official lists, with a prompt for each class."""
+
+    root: Positional[str] = ""
+    """Folder with the videos, in their classes' folders or not."""
+    lists: str = ""
+    """Folder with the official lists: classInd.txt, trainlist01.txt and so on."""
+    split: Literal["all", "train1", "train2", "train3", "test1", "test2", "test3"] = "all"
+    """Which videos; `all` are those of split 1, both parts."""
+    prompts: Literal["sentences", "names"] = "sentences"
+    """Captions: a sentence of ours for each class, or its bare name."""
+    out: str = ""
+    """File to write; empty is manifest.parquet in the folder."""
+    workers: int = 0
+    """Threads that probe files; 0 is one for each core."""
+
+
+@dataclass(frozen=True)
+class MsrvttSettings:
+    """Make a manifest of MSR-VTT by its official annotation files, with their captions."""
+
+    root: Positional[str] = ""
+    """Folder with the videos and the annotation files, in it or below."""
+    split: Literal["test", "train", "validate", "all"] = "test"
+    """Which videos."""
+    out: str = ""
+    """File to write; empty is manifest.parquet in the folder."""
+    workers: int = 0
+    """Threads that probe files; 0 is one for each core."""
+
+
+@dataclass(frozen=True)
 class EvalSettings:
     """Score a model on the drawn world, exactly: text to video, image to video, reconstruction."""
 

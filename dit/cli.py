@@ -10,6 +10,8 @@ VERBS = {  # words -> (module, what it does)
     "train": ("dit.train", "CONFIG   train a transformer"),
     "vae train": ("vae.train", "CONFIG   train an autoencoder"),
     "data index": ("vae.index", "FOLDER   a manifest of a folder's videos, images and captions"),
+    "data ucf101": ("vae.ucf101", "ROOT --lists LISTS   a manifest of UCF-101 by its official lists"),
+    "data msrvtt": ("vae.msrvtt", "ROOT   a manifest of MSR-VTT by its official annotations"),
     "eval shapes": ("eval.score", "score a model on the drawn world with the exact judge"),
     "eval fvd": ("eval.fvd", "--real PATH --fake PATH --protocol NAME   Frechet video distance"),
     "eval clipsim": ("eval.clipsim", "--videos FOLDER --prompts FILE   how well videos show their prompts"),

@@ -87,7 +87,7 @@ def unit(x_ND: Tensor) -> Tensor:
 def load_clip(folder: Path, certify: bool = True) -> tuple[Clip, str]:
     """A CLIP model from a folder as transformers writes it, and the SHA-256 of its weights.
 
-    Raises ValueError for a folder that holds none, and, unless told not to, for others than OpenAI's ViT-B/32.
+    Raises ValueError for a folder that holds none, and, unless told otherwise, for any but OpenAI's.
     """
     from transformers import AutoTokenizer, CLIPModel
 

@@ -40,6 +40,8 @@ def fvd(settings: FvdSettings) -> dict:
     Raises ValueError for what makes no score: no weights, too few clips, features of another protocol.
     """
     protocol = load_protocol(settings.protocol)
+    if protocol.metric != "fvd":
+        raise ValueError(f"{protocol.name} is a protocol of {protocol.metric}, not of fvd")
     for name in ("batch", "workers", "resamples"):
         if getattr(settings, name) < (1 if name == "batch" else 0):
             raise ValueError(f"--{name} {getattr(settings, name)}: it must not be negative, nor no batch")

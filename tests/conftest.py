@@ -11,7 +11,7 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # they and t
 import torch
 
 ROOT = Path(__file__).parent.parent
-DATA = Path(os.environ.get("DIT_TEST_DATA", ROOT.parent / "shared" / "data"))
+DATA = Path(os.environ.get("DIT_TEST_DATA", ROOT.parent / "shared" / "data")).resolve()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that asks a model hub is a mistake, and fails at once
 
 

@@ -334,11 +334,12 @@ def test_two_methods_that_disagree_are_an_error(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"protocol": ""}, "no protocol .none given.: fvd-cdfvd"),
+        ({"protocol": ""}, "no protocol .none given.: .*fvd-cdfvd"),
         ({"real": ""}, "no --real: a folder of videos"),
         ({"real": "nowhere"}, "nowhere: no such folder or manifest"),
         ({"fake": "tests"}, "tests holds no video, and no folder of frames"),
         ({"batch": 0}, "--batch 0"),
+        ({"protocol": "clipsim-msrvtt-2990"}, "is a protocol of clipsim, not of fvd"),
         ({"save_real": "real.npz"}, "give a name that ends in .safetensors"),
         ({"real": "nowhere.safetensors"}, r"nowhere\.safetensors: no such weights file"),
     ],

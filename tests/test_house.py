@@ -268,6 +268,8 @@ def needs(path: Path) -> set[str]:
         ("vae/train.py", "train"),
         ("dit/train.py", "train"),
         ("vae/index.py", "train on your own videos"),
+        ("vae/ucf101.py", "train on your own videos"),
+        ("vae/msrvtt.py", "train on your own videos"),
         ("dit/export.py", "export to diffusers"),
         ("dit/bench.py", "compare with diffusers"),
         *((name_of(path), "tests") for path in TESTS),

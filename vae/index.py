@@ -1,7 +1,9 @@
 """`dit data index FOLDER`: decodes every video and image of a folder once and writes a manifest of them."""
 
+import hashlib
 import os
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -31,9 +33,21 @@ def index(settings: IndexSettings) -> Path:
         print(f"note: captions of {len(unknown)} files that are not here: {few(unknown)}", file=sys.stderr)
     if others := [str(path.relative_to(folder)) for path in passed_over(folder, files)]:
         print(f"note: {len(others)} files are no video or image: {few(others)}", file=sys.stderr)
+    entries, bad = probe_all(files, captions, settings.workers)
+    if not entries:
+        raise ValueError(f"none of the {len(files)} files in {folder} can be read")
+    save_manifest(out, entries)
+    print(summary(entries, bad, out))
+    return out
+
+
+def probe_all(
+    files: list[Path], captions: Mapping[Path, tuple[str, ...]], workers: int
+) -> tuple[list[Entry], int]:
+    """The entries of files that can be read, in their order, and how many cannot, each told with its reason."""
     entries, bad = [], 0
     # Threads suffice: decoding happens in processes of its own or with the interpreter's lock released.
-    with ThreadPoolExecutor(settings.workers or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         results = pool.map(try_probe, files)
         for file, result in zip(
             files, tqdm(results, total=len(files), desc="index", unit="file"), strict=True
@@ -46,11 +60,25 @@ def index(settings: IndexSettings) -> Path:
                 others = f"{result.streams} video streams; stream {result.stream}, the first, is read"
                 tqdm.write(f"note: {file} has {others}", file=sys.stderr)
             entries.append(Entry(**asdict(result), path=file, captions=captions[file]))
+    return entries, bad
+
+
+def write_manifest(entries: list[Entry], bad: int, out: Path, about: str, names: list[str]) -> Path:
+    """Writes the manifest of a data set with a list, and says what is in it; the list has a hash.
+
+    Raises ValueError where there is no entry.
+    """
     if not entries:
-        raise ValueError(f"none of the {len(files)} files in {folder} can be read")
+        raise ValueError(f"none of the {bad} videos can be read")
     save_manifest(out, entries)
     print(summary(entries, bad, out))
+    print(f"{about} {list_hash(names)[:12]}: {len(entries)} of {len(names)} videos")
     return out
+
+
+def list_hash(names: list[str]) -> str:
+    """SHA-256 of the sorted names, a line each."""
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
 
 
 def few(names: list[str]) -> str:
