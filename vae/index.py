@@ -44,7 +44,7 @@ def index(settings: IndexSettings) -> Path:
 def probe_all(
     files: list[Path], captions: Mapping[Path, tuple[str, ...]], workers: int
 ) -> tuple[list[Entry], int]:
-    """The entries of files that can be read, in their order, and how many cannot, each told with its reason."""
+    """The entries of files that can be read, in their order, and how many cannot, each with its reason."""
     entries, bad = [], 0
     # Threads suffice: decoding happens in processes of its own or with the interpreter's lock released.
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
