@@ -425,6 +425,26 @@ class ClipsimSettings:
 
 
 @dataclass(frozen=True)
+class ReconstructionSettings:
+    """Compare videos with their reconstructions frame by frame: PSNR of both kinds, SSIM, LPIPS."""
+
+    real: str = ""
+    """Original videos: a folder of them, a folder of folders of frames, or a manifest."""
+    fake: str = ""
+    """Reconstructions of the same names, sizes and numbers of frames."""
+    json: str = ""
+    """File for the scores and every video's, as JSON."""
+    lpips: Literal["alex", "vgg", "squeeze", "none"] = "alex"
+    """Trunk of LPIPS; `none` leaves it out, and so do weights that are not there."""
+    lpips_trunk: str = ""
+    """File with the trunk's weights, torchvision's; without it, it is looked for in the usual places."""
+    lpips_heads: str = ""
+    """File with LPIPS' own weights of version 0.1; without it, it is looked for in the usual places."""
+    workers: int = 2
+    """Processes that read videos."""
+
+
+@dataclass(frozen=True)
 class CompareSettings:
     """Scores side by side; those of other protocols are refused."""
 

@@ -1,5 +1,6 @@
 """The feature networks' weights: where they are looked for, how to get them, and whether they are right."""
 
+import hashlib
 import os
 import zipfile
 from collections.abc import Iterator
@@ -20,12 +21,13 @@ SMOKE = "NOT FVD: seeded network"
 
 @dataclass(frozen=True)
 class Network:
-    """A network that scores need: what for, the variable and usual names of its file, how to get it."""
+    """A network that scores need: what for, the variable and usual names of its file, how to get it, hash."""
 
     purpose: str
     variable: str
     files: tuple[str, ...]
     how: str
+    sha256: str = ""  # or its first digits, where that is all that is published
 
 
 NETWORKS = {
@@ -43,6 +45,28 @@ NETWORKS = {
         "the folder openai/clip-vit-base-patch32 of the Hugging Face hub, with pytorch_model.bin",
     ),
 }
+LPIPS = {  # trunk -> torchvision's file, which is named after its SHA-256, and that of the heads
+    "alex": (
+        "alexnet-owt-7be5be79.pth",
+        "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
+    ),
+    "vgg": (
+        "vgg16-397923af.pth",
+        "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
+    ),
+    "squeeze": (
+        "squeezenet1_1-b8a52dc0.pth",
+        "4a5350f23600cb79923ce65bb07cbf57dca461329894153e05a1346bd531cf76",
+    ),
+}
+for trunk, (file, heads) in LPIPS.items():
+    variable, begins = f"DIT_LPIPS_{trunk.upper()}", file.removesuffix(".pth").split("-")[-1]
+    NETWORKS[f"lpips-{trunk}-trunk"] = Network(
+        "LPIPS", f"{variable}_TRUNK", (file,), f"torchvision's {file}", begins
+    )
+    NETWORKS[f"lpips-{trunk}-heads"] = Network(
+        "LPIPS", f"{variable}_HEADS", (f"lpips-{trunk}.pth",), f"v0.1/{trunk}.pth of the lpips package", heads
+    )
 
 
 def folders() -> list[Path]:
@@ -197,6 +221,17 @@ def certify_clip(folder: Path) -> str:
     return f"SHA-256 {load_clip(folder)[1]}"
 
 
+def certify_hash(name: str, file: Path) -> str:
+    """SHA-256 of a file whose published hash is known; raises ValueError where it is another."""
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    if not digest.startswith(NETWORKS[name].sha256):
+        raise ValueError(
+            f"{file} is not {NETWORKS[name].how}: its SHA-256 is {digest[:12]}…, not "
+            f"{NETWORKS[name].sha256[:12]}…"
+        )
+    return digest
+
+
 CERTIFY = {"i3d": certify_i3d, "clip": certify_clip}
 
 
@@ -205,16 +240,19 @@ def report(settings: WeightsSettings) -> str:
     lines = []
     for name, needed in NETWORKS.items():
         lines.append(f"{name}, for {needed.purpose}")
+        given = getattr(settings, name, "")
         try:
-            file = find_weights(name, getattr(settings, name))
-        except ValueError as error:
-            if getattr(settings, name):
+            file = find_weights(name, given)
+        except ValueError:
+            if given:
                 raise
-            lines += [f"  not found: {error}"]
+            lines.append(f"  not found: set {needed.variable}, or put {needed.files[0]} into {folders()[0]}")
+            lines.append(f"  it is {needed.how}")
             continue
         lines.append(f"  found: {file}")
         try:
-            lines.append(f"  certified: {CERTIFY[name](file)}")
+            right = CERTIFY[name](file) if name in CERTIFY else f"SHA-256 {certify_hash(name, file)}"
+            lines.append(f"  certified: {right}")
         except ValueError as error:
             lines.append(f"  NOT certified: {error}")
     return "\n".join(lines)

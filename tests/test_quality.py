@@ -1,6 +1,7 @@
 """Proves that PSNR and SSIM equal scikit-image's, and the stored values of real frames."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vae.quality import psnr, ssim
+from vae.quality import pooled_psnr, psnr, ssim
 
 NAMES = {"psnr": "skimage_psnr_framemean", "ssim": "skimage_ssim_wang(gauss1.5,popcov)"}
 
@@ -42,6 +43,10 @@ def test_closed_forms():
     one_frame_off = video.clone()
     one_frame_off[:, 1] += 0.2
     assert psnr(video, one_frame_off) == pytest.approx((100 + 20) / 2, abs=1e-5)  # each frame by itself
+    assert pooled_psnr(video, one_frame_off) == pytest.approx(
+        20 + 10 * math.log10(2), abs=1e-5
+    )  # half the error
+    assert pooled_psnr(video, video) == pytest.approx(100)
     assert ssim(video, video) == pytest.approx(1.0, abs=1e-12)
     # flat frames have no contrast: only the luminance term is left, of means 0.5 and 0.75 between 0 and 1
     luminance = (2 * 0.5 * 0.75 + 1e-4) / (0.5**2 + 0.75**2 + 1e-4)
@@ -78,4 +83,5 @@ def test_real_frames_give_the_stored_values(name, first_window, real_data):
     stored = json.loads((real_data / "reference" / "psnr_ssim.json").read_text())[name]
     original, other = to_video(first_window), to_video(DISTORTIONS[name](first_window))
     assert abs(psnr(original, other) - stored[NAMES["psnr"]]) < 1e-6
+    assert abs(pooled_psnr(original, other) - stored["psnr_global_mse"]) < 1e-6
     assert abs(ssim(original, other) - stored[NAMES["ssim"]]) < 1e-6

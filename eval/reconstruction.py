@@ -1,0 +1,175 @@
+"""`dit eval reconstruction`: how near reconstructed videos are to their originals, frame by frame."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from configs.load import parse
+from configs.settings import ReconstructionSettings
+from dit import __version__
+from eval.clips import Clip, Source, find_sources, frame_count, read_clip
+from eval.features import gathered, processes
+from eval.lpips import SMALLEST, Lpips
+from eval.weights import certify_hash, find_weights
+from vae.quality import pooled_psnr, psnr, ssim
+from vae.video import UnreadableVideo, decoder, to_video
+from vae.weights import write_text
+
+MEASURES = {  # name -> what it is, as the score says
+    "psnr": "dB, mean over frames of each frame's, at most 100",
+    "pooled_psnr": "dB, of the squared error of all frames together",
+    "ssim": "Gaussian 11x11 of sigma 1.5, valid crop, population covariance, mean over channels",
+    "lpips": "version 0.1, mean over frames",
+}
+FRAMES_AT_ONCE = 8
+
+
+class Pairs(Dataset):
+    """Index, both videos of a pair or None, and what is wrong with it."""
+
+    def __init__(self, pairs: list[tuple[Source, Source]], indices: list[int]):
+        self.pairs, self.indices = pairs, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, which: int) -> tuple[int, Tensor | None, Tensor | None, str]:
+        index = self.indices[which]
+        try:
+            sides = []
+            for source in self.pairs[index]:
+                sides.append(read_clip(Clip(source, tuple(range(frame_count(source))))))
+        except UnreadableVideo as error:
+            return index, None, None, str(error)
+        if sides[0].shape != sides[1].shape:
+            shapes = ["{} frames of {}x{}".format(*side.shape[:3]) for side in sides]
+            return index, None, None, f"{self.pairs[index][1].path} has {shapes[1]}, its original {shapes[0]}"
+        return index, *map(to_video, sides), ""
+
+
+def load_lpips(settings: ReconstructionSettings) -> tuple[Lpips | None, str]:
+    """LPIPS with certified weights and their hashes; or nothing, and why.
+
+    Raises ValueError for weights that are named or found and are not the published ones.
+    """
+    if settings.lpips == "none":
+        return None, "left out"
+    files = []
+    for part, given in (("trunk", settings.lpips_trunk), ("heads", settings.lpips_heads)):
+        try:
+            files.append(find_weights(f"lpips-{settings.lpips}-{part}", given))
+        except ValueError as error:
+            if given:
+                raise
+            return None, f"left out: {error}"
+    trunk, heads = (
+        certify_hash(f"lpips-{settings.lpips}-{part}", file)
+        for part, file in zip(("trunk", "heads"), files, strict=True)
+    )
+    model = Lpips(settings.lpips).eval()
+    model.load_trunk(torch.load(files[0], "cpu", weights_only=True))
+    model.load_heads(torch.load(files[1], "cpu", weights_only=True))
+    return model, f"{trunk}+{heads}"
+
+
+def pair_up(real: list[Source], fake: list[Source]) -> tuple[list[tuple[Source, Source]], dict[str, str]]:
+    """The pairs of one name, sorted, and the videos of either side that have none, with the reason."""
+    originals, others = ({source.name: source for source in side} for side in (real, fake))
+    passed = {name: "has no reconstruction" for name in originals.keys() - others.keys()}
+    passed |= {name: "has no original" for name in others.keys() - originals.keys()}
+    return [(originals[name], others[name]) for name in sorted(originals.keys() & others.keys())], passed
+
+
+@torch.no_grad()
+def lpips_of(model: Lpips, original_CTHW: Tensor, other_CTHW: Tensor) -> float:
+    """The mean over frames."""
+    sides = [video.movedim(0, 1).split(FRAMES_AT_ONCE) for video in (original_CTHW, other_CTHW)]
+    return torch.cat([model(*frames) for frames in zip(*sides, strict=True)]).double().mean().item()
+
+
+def reconstruction(settings: ReconstructionSettings) -> dict:
+    """The scores, means over videos, with every video's; written as JSON where that is asked for.
+
+    Raises ValueError where no pair can be compared.
+    """
+    if not settings.real or not settings.fake:
+        raise ValueError("give both --real and --fake: folders of videos, or manifests")
+    if settings.workers < 0:
+        raise ValueError("--workers must not be negative")
+    pairs, passed = pair_up(find_sources(settings.real), find_sources(settings.fake))
+    if not pairs:
+        raise ValueError(f"{settings.real} and {settings.fake} have no video of one name")
+    lpips, weights = load_lpips(settings)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if lpips:
+        lpips.to(device)
+    rank, ranks = processes()
+    data = Pairs(pairs, list(range(rank, len(pairs), ranks)))
+    reading, rows = DataLoader(data, batch_size=None, num_workers=settings.workers), []
+    for index, original, other, wrong in tqdm(
+        reading, "videos", len(data), unit="video", disable=rank > 0, file=sys.stderr
+    ):
+        values = {}
+        if original is not None:
+            small = min(original.shape[2:]) < 11
+            if small:
+                wrong = f"{pairs[index][0].path} has sides below 11 pixels, which SSIM needs"
+            else:
+                values = {"psnr": psnr(original, other), "pooled_psnr": pooled_psnr(original, other)}
+                values["ssim"] = ssim(original, other)
+                if lpips and min(original.shape[2:]) >= SMALLEST:
+                    values["lpips"] = lpips_of(lpips, original.to(device), other.to(device))
+        rows.append((index, values, wrong))
+    rows = sorted(gathered(rows), key=lambda row: row[0])
+    passed |= {pairs[index][0].name: wrong for index, _, wrong in rows if wrong}
+    kept = [(index, values) for index, values, wrong in rows if not wrong]
+    if not kept:
+        raise ValueError(f"no pair can be compared: {next(iter(passed.values()))}")
+    names = [name for name in MEASURES if all(name in values for _, values in kept)]
+    result = {
+        "metric": "reconstruction",
+        "scores": {name: sum(values[name] for _, values in kept) / len(kept) for name in names},
+        "measures": {name: MEASURES[name] for name in names},
+        "lpips": {"trunk": settings.lpips, "weights": weights},
+        "videos": len(kept),
+        "passed_over": passed,
+        "each": [{"video": pairs[index][0].name} | values for index, values in kept],
+        "decoder": decoder(),
+        "version": __version__,
+    }
+    if rank == 0:
+        if settings.json:
+            write_text(Path(settings.json), json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+        print(table(result))
+    return result
+
+
+def table(result: dict) -> str:
+    """The scores as lines, each with what it is."""
+    lines = [
+        f"{name.replace('_', ' '):12}{value:9.4f}  {MEASURES[name]}"
+        for name, value in result["scores"].items()
+    ]
+    lines.append(f"{result['videos']} videos, means over them")
+    if "lpips" not in result["scores"]:
+        lines.append(f"LPIPS {result['lpips']['weights']}")
+    if result["passed_over"]:
+        name, why = next(iter(result["passed_over"].items()))
+        lines.append(f"{len(result['passed_over'])} videos passed over, such as {name}: {why}")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str]) -> None:
+    """The verb `dit eval reconstruction`."""
+    reconstruction(parse(ReconstructionSettings, arguments, prog="dit eval reconstruction"))
+
+
+if __name__ == "__main__":
+    from dit.cli import run_module
+
+    run_module("eval reconstruction")
