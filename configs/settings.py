@@ -398,6 +398,8 @@ class FvdSettings:
     """Processes that read videos while the network computes."""
     resamples: int = 200
     """Bootstrap samples of the confidence interval; 0 makes none."""
+    panel: bool = False
+    """Also score the real set against other real clips, and its frames shuffled, reversed and frozen."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from configs.load import parse
 from configs.protocol import Protocol, load_protocol
 from configs.settings import FvdSettings
 from dit import __version__
-from eval.clips import choose_clips, find_sources, side_hash
+from eval import panel
+from eval.clips import Clip, choose_clips, find_sources, side_hash
 from eval.features import Features, extract, processes
 from eval.frechet import distance, distance_of_features, merge, statistics
 from eval.weights import SMOKE, folders, load_i3d
@@ -42,9 +43,9 @@ def fvd(settings: FvdSettings) -> dict:
     protocol = load_protocol(settings.protocol)
     if protocol.metric != "fvd":
         raise ValueError(f"{protocol.name} is a protocol of {protocol.metric}, not of fvd")
-    for name in ("batch", "workers", "resamples"):
-        if getattr(settings, name) < (1 if name == "batch" else 0):
-            raise ValueError(f"--{name} {getattr(settings, name)}: it must not be negative, nor no batch")
+    for name, least in {"batch": 1, "workers": 0, "resamples": 0}.items():
+        if getattr(settings, name) < least:
+            raise ValueError(f"--{name} {getattr(settings, name)}: it must be at least {least}")
     if settings.save_real and not settings.save_real.endswith(".safetensors"):
         raise ValueError(f"--save-real {settings.save_real}: give a name that ends in .safetensors")
     network, weights = load_i3d(protocol.eps, settings.weights, settings.smoke)
@@ -54,6 +55,7 @@ def fvd(settings: FvdSettings) -> dict:
     fake = side(settings, protocol, "fake", weights, network)
     stamps = [SMOKE] * settings.smoke + real.facts.pop("stamps") + fake.facts.pop("stamps")
     value, apart = measured(real.values_ND, fake.values_ND, protocol.ddof)
+    sides = real.values_ND, real.names, fake.values_ND, fake.names
     result = {
         "metric": protocol.metric,
         "value": value,
@@ -66,6 +68,9 @@ def fvd(settings: FvdSettings) -> dict:
         "methods_apart": apart,
         "interval": interval(real.values_ND, fake.values_ND, protocol, settings.resamples),
         "infinity": at_infinity(real.values_ND, fake.values_ND, protocol),
+        "panel": beside(settings, protocol, real, weights, network) if settings.panel else None,
+        "nearest": panel.nearest(*sides),
+        "classes": panel.classes(*sides, protocol.ddof),
         "torch": torch.__version__,
         "device": next(network.buffers()).device.type,
         "version": __version__,
@@ -91,28 +96,59 @@ def side(settings: FvdSettings, protocol: Protocol, which: str, weights: str, ne
     stride = protocol.real_stride if which == "real" else protocol.fake_stride
     clips, passed = choose_clips(sources, protocol, count, stride)
     small = enough(settings, protocol, which, len(clips), passed)
+    found = featured(settings, protocol, clips, which, which == "real", weights, network)
+    if found.facts["passed_over"]:
+        small = enough(settings, protocol, which, len(found.names), passed | found.facts["passed_over"])
+    facts = {"where": Path(where).name, "videos": len(sources), **found.facts}
+    facts["passed_over"] = passed | found.facts["passed_over"]
+    return dataclasses.replace(found, facts=facts | {"stamps": small})
+
+
+def featured(
+    settings: FvdSettings, protocol: Protocol, clips: list[Clip], what: str, keep: bool, weights: str, network
+) -> Side:
+    """Features of clips, from the cache where they are kept and there."""
     files = side_hash(clips)
-    cached = cache_file(protocol, files, weights) if settings.cache and which == "real" else None
+    cached = cache_file(protocol, files, weights) if settings.cache and keep else None
     if cached and cached.is_file():
-        found = load_side(cached, protocol, weights)
-        return dataclasses.replace(found, facts=found.facts | {"stamps": small, "cached": True})
-    made: Features = extract(clips, protocol, network, settings.batch, settings.workers, which)
-    passed |= made.passed
-    if made.passed:
-        small = enough(settings, protocol, which, len(made.names), passed)
+        return load_side(cached, protocol, weights)
+    made: Features = extract(clips, protocol, network, settings.batch, settings.workers, what)
     facts = {
-        "where": Path(where).name,
-        "videos": len(sources),
         "clips": len(made.names),
         "files_sha256": files,
         "rgb_sha256": made.rgb,
         "decoder": decoder(),
-        "passed_over": passed,
+        "passed_over": made.passed,
     }
     result = Side(made.values_ND, made.names, facts)
     if cached and not made.passed and processes()[0] == 0:
         save_side(cached, result, protocol, weights)
-    return dataclasses.replace(result, facts=facts | {"stamps": small})
+    return result
+
+
+def beside(settings: FvdSettings, protocol: Protocol, real: Side, weights: str, network) -> dict:
+    """The panel: what real clips score against other real ones, and against themselves in other motion.
+
+    Raises ValueError where the real side is saved features, without the videos.
+    """
+    if settings.real.endswith(".safetensors"):
+        raise ValueError("--panel needs the real videos: give --real their folder, not saved features")
+    if len(real.names) < 4:
+        raise ValueError(f"--panel needs at least 4 real clips, not {len(real.names)}")
+    sources, chosen = find_sources(settings.real), set(real.names)
+    clips, _ = choose_clips(sources, protocol, protocol.real, protocol.real_stride)
+    rest = [source for source in sources if source.name not in chosen]
+    others, _ = choose_clips(rest, protocol, len(real.names), protocol.real_stride)
+
+    def features(of: list[Clip], what: str) -> Tensor:
+        return featured(settings, protocol, of, what, True, weights, network).values_ND
+
+    far = features(others, "other real clips") if len(others) == len(real.names) else None
+    kept = [clip for clip in clips if clip.source.name in chosen]
+    return {
+        "floor": panel.floor(real.values_ND, far, protocol.ddof),
+        "motion": panel.motion(kept, real.values_ND, protocol, features),
+    }
 
 
 def enough(settings: FvdSettings, protocol: Protocol, which: str, have: int, passed: dict) -> list[str]:
@@ -260,6 +296,15 @@ def sentence(result: dict) -> str:
     lines.append(
         f"{about['name']} ({result['protocol_sha256'][:12]}), {counts}, {about['network']} "
         f"on {result['device']}"
+    )
+    if result["panel"]:
+        chance, moved = result["panel"]["floor"], result["panel"]["motion"]
+        counts = " and ".join(map(str, chance["clips"]))
+        lines.append(f"real against real {chance['value']:.2f} ({counts} clips)")
+        lines.append("real against itself " + ", ".join(f"{how} {moved[how]:.2f}" for how in moved))
+    near = result["nearest"]
+    lines.append(
+        f"{near['closer']:.1%} of the generated clips lie nearer to a real one than 99 % of the real do"
     )
     for which in ("real", "fake"):
         passed = result[which].get("passed_over", {})

@@ -1,0 +1,117 @@
+"""What stands beside a score: chance, motion, memory and classes of the sets that it compares."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from configs.protocol import Protocol
+from eval.clips import Clip
+from eval.frechet import distance_of_features
+from vae.seeds import shuffled
+
+MOST_PAIRS = 20
+MOST_SAMPLES = 4096  # rows of distances held at once
+
+
+def shuffle(clip: Clip, seed: int) -> Clip:
+    """The clip with its frames in an order that seed and name decide."""
+    order = shuffled(len(clip.frames), "frames", seed, clip.source.name)
+    return replace(clip, frames=tuple(clip.frames[k] for k in order))
+
+
+def reverse(clip: Clip, seed: int) -> Clip:
+    """The clip backwards."""
+    return replace(clip, frames=clip.frames[::-1])
+
+
+def freeze(clip: Clip, seed: int) -> Clip:
+    """The clip's first frame, all the time."""
+    return replace(clip, frames=clip.frames[:1] * len(clip.frames))
+
+
+MOTIONS: dict[str, Callable[[Clip, int], Clip]] = {"shuffled": shuffle, "reversed": reverse, "frozen": freeze}
+
+
+def motion(
+    clips: list[Clip], values_ND: Tensor, protocol: Protocol, features: Callable[[list[Clip], str], Tensor]
+) -> dict:
+    """The distances of the real set to itself with its frames shuffled, reversed and frozen.
+
+    A score below that of frozen frames may say more of pictures than of motion.
+    """
+    result = {}
+    for name, change in MOTIONS.items():
+        changed = features([change(clip, protocol.seed) for clip in clips], name)
+        result[name] = distance_of_features(values_ND, changed, protocol.ddof)
+    return result
+
+
+def floor(values_ND: Tensor, others_ND: Tensor | None, ddof: int) -> dict:
+    """The distance of the real set to as many other real clips: what chance alone gives at this number.
+
+    Without others, of its even and its odd clips, at half the number.
+    """
+    one, other = (values_ND, others_ND) if others_ND is not None else (values_ND[::2], values_ND[1::2])
+    return {"value": distance_of_features(one, other, ddof), "clips": [len(one), len(other)]}
+
+
+def nearest(
+    real_ND: Tensor, real_names: tuple[str, ...], fake_ND: Tensor, fake_names: tuple[str, ...]
+) -> dict:
+    """The nearest real clip of every generated one, in feature space; the nearest pairs first.
+
+    `closer` is the share of generated clips that lie nearer to a real clip than 99 % of real clips do to
+    another real one: about 1 % by chance, more where clips are remembered.
+    """
+    apart, which = smallest(fake_ND, real_ND, same=False)
+    among, _ = smallest(real_ND, real_ND, same=True)
+    edge = among.quantile(0.01).item()
+    order = apart.argsort()[:MOST_PAIRS].tolist()
+    pairs = [
+        {"fake": fake_names[k], "real": real_names[which[k]], "distance": apart[k].item()} for k in order
+    ]
+    return {
+        "closer": (apart < edge).double().mean().item(),
+        "median": apart.median().item(),
+        "median_among_real": among.median().item(),
+        "pairs": pairs,
+    }
+
+
+def smallest(from_ND: Tensor, to_ND: Tensor, same: bool) -> tuple[Tensor, Tensor]:
+    """Distance and place of the nearest row of the other set, for every row; of the same set, another one."""
+    values, places = [], []
+    for first in range(0, len(from_ND), MOST_SAMPLES):
+        apart = torch.cdist(from_ND[first : first + MOST_SAMPLES].double(), to_ND.double())
+        if same:
+            rows = torch.arange(len(apart))
+            apart[rows, first + rows] = torch.inf
+        found = apart.min(dim=1)
+        values.append(found.values)
+        places.append(found.indices)
+    return torch.cat(values), torch.cat(places)
+
+
+def classes(
+    real_ND: Tensor, real_names: tuple[str, ...], fake_ND: Tensor, fake_names: tuple[str, ...], ddof: int
+) -> dict:
+    """The distance within each class, where both sides have folders of one name and two clips in them.
+
+    With few clips in a class these are large by chance; they compare with each other at equal numbers only.
+    """
+    sides = []
+    for values, names in ((real_ND, real_names), (fake_ND, fake_names)):
+        members: dict[str, list[int]] = {}
+        for k, name in enumerate(names):
+            if "/" in name:
+                members.setdefault(name.split("/")[0], []).append(k)
+        sides.append({kind: values[rows] for kind, rows in members.items() if len(rows) > 1})
+    return {
+        kind: {
+            "value": distance_of_features(sides[0][kind], sides[1][kind], ddof),
+            "clips": [len(sides[0][kind]), len(sides[1][kind])],
+        }
+        for kind in sorted(sides[0].keys() & sides[1].keys())
+    }
