@@ -384,6 +384,8 @@ class FvdSettings:
     """File for the score with its protocol, as JSON."""
     weights: str = ""
     """File with the weights of I3D; without it, they are looked for as `dit eval weights` says."""
+    report: str = ""
+    """HTML file for a page with tables, plots and pictures, which opens offline."""
     save_real: str = ""
     """File for the real side's features (.safetensors), which another run may take as --real."""
     cache: bool = True

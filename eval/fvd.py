@@ -12,7 +12,7 @@ from configs.load import parse
 from configs.protocol import Protocol, load_protocol
 from configs.settings import FvdSettings
 from dit import __version__
-from eval import panel
+from eval import panel, report
 from eval.clips import Clip, choose_clips, find_sources, side_hash
 from eval.features import Features, extract, processes
 from eval.frechet import distance, distance_of_features, merge, statistics
@@ -23,6 +23,7 @@ from vae.weights import load_weights, read_settings, save_weights, write_text
 
 MOST_SAMPLES = 4096  # clips a side up to which the distance is computed from the features too
 METHODS_AGREE = 1e-6
+SHOWN = 5  # pairs in a report's picture
 POINTS = 8  # sizes from which the score of infinitely many clips is extrapolated
 
 
@@ -78,10 +79,30 @@ def fvd(settings: FvdSettings) -> dict:
     if processes()[0] == 0:
         if settings.save_real:
             save_side(Path(settings.save_real), real, protocol, weights)
+        if settings.report:
+            write_text(Path(settings.report), report.page(result, sheets(settings, protocol, result)))
         if settings.json:
             write_text(Path(settings.json), json.dumps(result, indent=2, ensure_ascii=False) + "\n")
         print(sentence(result))
     return result
+
+
+def sheets(settings: FvdSettings, protocol: Protocol, result: dict) -> dict[str, bytes]:
+    """Pictures of the generated clips nearest to a real one and farthest from any; none of saved features."""
+    if settings.real.endswith(".safetensors") or settings.fake.endswith(".safetensors"):
+        return {}
+    clips = {}
+    for which, stride in (("real", protocol.real_stride), ("fake", protocol.fake_stride)):
+        sources = find_sources(getattr(settings, which))
+        chosen, _ = choose_clips(sources, protocol, getattr(protocol, which), stride)
+        clips[which] = {clip.source.name: clip for clip in chosen}
+    near = result["nearest"]
+    titles = {
+        "Nearest to a real clip": near["pairs"][:SHOWN],
+        "Farthest from any real clip": near["farthest"][:SHOWN],
+    }
+    made = {title: report.pair_sheet(pairs, clips["fake"], clips["real"]) for title, pairs in titles.items()}
+    return {title: picture for title, picture in made.items() if picture}
 
 
 def side(settings: FvdSettings, protocol: Protocol, which: str, weights: str, network) -> Side:

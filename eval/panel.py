@@ -60,7 +60,7 @@ def floor(values_ND: Tensor, others_ND: Tensor | None, ddof: int) -> dict:
 def nearest(
     real_ND: Tensor, real_names: tuple[str, ...], fake_ND: Tensor, fake_names: tuple[str, ...]
 ) -> dict:
-    """The nearest real clip of every generated one, in feature space; the nearest pairs first.
+    """The nearest real clip of every generated one, in feature space: the nearest pairs and the farthest.
 
     `closer` is the share of generated clips that lie nearer to a real clip than 99 % of real clips do to
     another real one: about 1 % by chance, more where clips are remembered.
@@ -68,15 +68,16 @@ def nearest(
     apart, which = smallest(fake_ND, real_ND, same=False)
     among, _ = smallest(real_ND, real_ND, same=True)
     edge = among.quantile(0.01).item()
-    order = apart.argsort()[:MOST_PAIRS].tolist()
     pairs = [
-        {"fake": fake_names[k], "real": real_names[which[k]], "distance": apart[k].item()} for k in order
+        {"fake": fake_names[k], "real": real_names[which[k]], "distance": apart[k].item()}
+        for k in apart.argsort().tolist()
     ]
     return {
         "closer": (apart < edge).double().mean().item(),
         "median": apart.median().item(),
         "median_among_real": among.median().item(),
-        "pairs": pairs,
+        "pairs": pairs[:MOST_PAIRS],
+        "farthest": pairs[: -MOST_PAIRS - 1 : -1],
     }
 
 

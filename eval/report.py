@@ -1,0 +1,154 @@
+"""A score as one HTML page that opens offline: stamps, card, plots, classes, pictures, a line for a paper."""
+
+import base64
+import html
+import importlib
+import io
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from eval.clips import Clip, read_clip
+from vae.video import UnreadableVideo, contact_sheet, to_video
+
+STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:62em;padding:0 1em;color:#222}
+h1{font-size:1.6em}h2{font-size:1.15em;margin-top:2em}table{border-collapse:collapse}
+td,th{padding:.2em .8em .2em 0;text-align:left;vertical-align:top}th{font-weight:600}
+.stamp{background:#b00020;color:#fff;padding:.4em .8em;font-weight:600;margin:.3em 0}
+code{font-size:.9em;overflow-wrap:anywhere}img{max-width:100%}"""
+
+
+def published(protocol: str) -> tuple[tuple[str, float, str], ...]:
+    """Published values under a protocol: model, value, source."""
+    module = importlib.import_module(f"configs.protocols.{protocol.replace('-', '_')}")
+    return getattr(module, "PUBLISHED", ())
+
+
+def markdown(result: dict) -> str:
+    """The score as a Markdown table, with the published values of the same protocol, each with its source."""
+    about = result["protocol"]
+    ends = result["interval"]
+    spread = f" ({result['value'] + ends['low']:.2f} to {result['value'] + ends['high']:.2f})" if ends else ""
+    stamps = f" [{'; '.join(result['stamps'])}]" if result["stamps"] else ""
+    lines = [
+        f"| model | {result['metric'].upper()}, {about['name']} {result['protocol_sha256'][:12]} | source |",
+        "|---|---|---|",
+        f"| this | {result['value']:.2f}{spread}{stamps} | {result['real']['clips']} real, "
+        f"{result['fake']['clips']} generated clips |",
+    ]
+    return "\n".join(lines + [f"| {m} | {v:g} | {source} |" for m, v, source in published(about["name"])])
+
+
+def page(result: dict, pictures: dict[str, bytes]) -> str:
+    """The page, all of it inside; `pictures` are JPEGs by their titles."""
+    value, ends = result["value"], result["interval"]
+    spread = f", 95 % interval {value + ends['low']:.2f} to {value + ends['high']:.2f}" if ends else ""
+    name = result["metric"].upper() if not result["stamps"] else "Score"
+    title = f"{name} {value:.2f}{spread}"
+    parts = [f"<h1>{html.escape(title)}</h1>"]
+    parts += [f'<p class="stamp">{html.escape(stamp)}</p>' for stamp in result["stamps"]]
+    facts = [("protocol", result["protocol"]["name"]), ("its SHA-256", result["protocol_sha256"])]
+    facts += [("weights", result["weights"]), ("device", result["device"]), ("torch", result["torch"])]
+    if result["infinity"]:
+        facts.append(("with infinitely many clips", f"{result['infinity']['value']:.2f}"))
+    if result["panel"]:
+        chance, moved = result["panel"]["floor"], result["panel"]["motion"]
+        facts.append(("real against other real clips", f"{chance['value']:.2f} of {chance['clips']} clips"))
+        facts += [(f"real against itself, {how}", f"{moved[how]:.2f}") for how in moved]
+    near = result["nearest"]
+    facts.append(("generated nearer to real than 99 % of real", f"{near['closer']:.1%}"))
+    facts.append(("median distance to the nearest real clip", f"{near['median']:.3f}"))
+    facts.append(("of real clips to each other", f"{near['median_among_real']:.3f}"))
+    parts.append(rows(facts))
+    parts += ["<h2>For a paper</h2>", f"<pre>{html.escape(markdown(result))}</pre>"]
+    for kind, found in {"png": plots(result), "jpeg": pictures}.items():
+        for heading, data in found.items():
+            encoded = base64.b64encode(data).decode()
+            parts += [f"<h2>{html.escape(heading)}</h2>", f'<img src="data:image/{kind};base64,{encoded}">']
+    if result["classes"]:
+        worst = sorted(result["classes"].items(), key=lambda item: -item[1]["value"])
+        cells = [(kind, f"{row['value']:.2f}", str(row["clips"])) for kind, row in worst]
+        parts += ["<h2>By class, the farthest first</h2>", rows(cells, ("class", "distance", "clips"))]
+    for side in ("real", "fake"):
+        plain = {key: text for key, text in result[side].items() if key != "passed_over"}
+        parts += [f"<h2>The {side} side</h2>", rows(plain.items())]
+        passed = result[side].get("passed_over", {})
+        if passed:
+            parts += [f"<h2>Passed over on the {side} side</h2>", rows(passed.items())]
+    parts += ["<h2>The protocol</h2>", rows(result["protocol"].items())]
+    body = "\n".join(parts)
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{STYLE}</style></head><body>\n{body}\n</body></html>\n"
+    )
+
+
+def rows(cells: Iterable[tuple], head: tuple[str, ...] = ()) -> str:
+    """A table."""
+    lines = ["<tr>" + "".join(f"<th>{html.escape(str(c))}</th>" for c in head) + "</tr>"] if head else []
+    for first, *others in cells:
+        rest = "".join(f"<td><code>{html.escape(str(c))}</code></td>" for c in others)
+        lines.append(f"<tr><td>{html.escape(str(first))}</td>{rest}</tr>")
+    return f"<table>{''.join(lines)}</table>"
+
+
+def plots(result: dict) -> dict[str, bytes]:
+    """PNGs of what can be drawn: the line to infinitely many clips, and the panel beside the score."""
+    from matplotlib.figure import Figure
+
+    drawn = {}
+    if result["infinity"]:
+        line = result["infinity"]
+        figure = Figure(figsize=(6, 3.2), layout="constrained")
+        axes = figure.subplots()
+        inverse = [1 / size for size in line["sizes"]]
+        axes.plot(inverse, line["values"], "o")
+        ends = [0, max(inverse)]
+        axes.plot(ends, [line["value"] + line["slope"] * end for end in ends])
+        axes.set_xlabel("1 / number of clips")
+        axes.set_ylabel("score")
+        drawn["Over the number of clips"] = as_png(figure)
+    if result["panel"]:
+        bars = {"this score": result["value"], "other real clips": result["panel"]["floor"]["value"]}
+        bars |= result["panel"]["motion"]
+        figure = Figure(figsize=(6, 2.6), layout="constrained")
+        axes = figure.subplots()
+        axes.barh(list(bars), list(bars.values()))
+        axes.invert_yaxis()
+        axes.set_xlabel("distance to the real set")
+        drawn["Beside chance and motion"] = as_png(figure)
+    return drawn
+
+
+def as_png(figure) -> bytes:
+    """A figure's PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def pair_sheet(pairs: list[dict], fake: dict[str, Clip], real: dict[str, Clip]) -> bytes:
+    """A JPEG of generated clips, each above the real one nearest to it; empty where none can be read."""
+    from PIL import Image
+
+    videos, captions = [], []
+    for pair in pairs:
+        try:
+            both = [
+                to_video(read_clip(side[pair[which]])) for which, side in (("fake", fake), ("real", real))
+            ]
+        except (UnreadableVideo, KeyError):
+            continue
+        videos += both
+        captions += [
+            f"generated {pair['fake']}",
+            f"nearest real {pair['real']}, distance {pair['distance']:.3f}",
+        ]
+    if not videos:
+        return b""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "sheet.png"
+        contact_sheet(videos, captions, file, side=96)
+        buffer = io.BytesIO()
+        Image.open(file).convert("RGB").save(buffer, format="JPEG", quality=88)
+    return buffer.getvalue()
