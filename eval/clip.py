@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from einops import rearrange
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dit.text import clean
@@ -89,7 +90,7 @@ def load_clip(folder: Path, certify: bool = True) -> tuple[Clip, str]:
 
     Raises ValueError for a folder that holds none, and, unless told otherwise, for any but OpenAI's.
     """
-    from transformers import AutoTokenizer, CLIPModel
+    from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
     folder = Path(folder)
     files = [
@@ -104,9 +105,14 @@ def load_clip(folder: Path, certify: bool = True) -> tuple[Clip, str]:
             f"{files[-1]} is not OpenAI's published ViT-B/32: its SHA-256 is {weights[:12]}…, none of "
             f"{', '.join(f'{known[:12]}… ({name})' for known, name in CERTIFIED.items())}"
         )
-    safe = files[-1].suffix == ".safetensors"
     try:
-        model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=safe)
+        model = CLIPModel(CLIPConfig.from_json_file(folder / "config.json"))
+        if files[-1].suffix == ".safetensors":
+            tensors = load_file(files[-1])
+        else:
+            tensors = torch.load(files[-1], "cpu", weights_only=True)
+        # Older files hold the numbers of the positions too, which are no weights.
+        model.load_state_dict({k: v for k, v in tensors.items() if not k.endswith("position_ids")})
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(f"{folder} cannot be read as a CLIP model: {error}") from None

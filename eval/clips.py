@@ -1,12 +1,16 @@
 """The clips that a protocol scores: which videos of a folder and which frames, as names and seeds say."""
 
 import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from configs.protocol import Protocol
 from vae.manifest import NAME, load_manifest
@@ -98,13 +102,11 @@ def choose_clips(
         sources = sorted(
             sources, key=lambda source: (uniform("video", protocol.seed, source.name), source.name)
         )
-    for source in sources:
+    for source, have in counted(sources, count):
         if count and len(clips) == count:
             break
-        try:
-            have = frame_count(source)
-        except UnreadableVideo as error:
-            passed[source.name] = str(error)
+        if isinstance(have, UnreadableVideo):
+            passed[source.name] = str(have)
             continue
         span = ((protocol.frames or have) - 1) * stride + 1
         if have < span:
@@ -118,6 +120,26 @@ def choose_clips(
         }[protocol.start]
         clips.append(Clip(source, tuple(range(first, first + span, stride))))
     return sorted(clips, key=lambda clip: clip.source.name), passed
+
+
+def counted(sources: list[Source], count: int) -> Iterator[tuple[Source, int | UnreadableVideo]]:
+    """Every video with its number of frames, or what is wrong with it; as many as are wanted are probed at
+    once, by threads, since each is decoded whole where no manifest knows it."""
+
+    def number(source: Source) -> int | UnreadableVideo:
+        try:
+            return frame_count(source)
+        except UnreadableVideo as error:
+            return error
+
+    size = count or len(sources)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for first in range(0, len(sources), size):
+            part = sources[first : first + size]
+            found = pool.map(number, part)
+            unknown = not all(source.known or source.pictures for source in part)
+            bar = tqdm(found, "probing", len(part), unit="video", disable=not unknown, leave=False)
+            yield from zip(part, bar, strict=True)
 
 
 def frame_count(source: Source) -> int:

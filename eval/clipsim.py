@@ -16,7 +16,7 @@ from configs.settings import ClipsimSettings
 from dit import __version__
 from eval.clip import load_clip, preprocess, seeded_clip
 from eval.clips import Clip, Source, choose_clips, find_sources, side_hash
-from eval.features import Prepared, gathered, processes, read_ahead
+from eval.features import Prepared, gathered, own_device, processes, read_ahead
 from eval.weights import find_weights
 from vae.manifest import read_table
 from vae.seeds import generator
@@ -46,7 +46,7 @@ def clipsim(settings: ClipsimSettings) -> dict:
     network, weights = (
         (seeded_clip(), SMOKE) if settings.smoke else load_clip(find_weights("clip", settings.weights))
     )
-    network.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    network.to(own_device())
     rows = measure(pairs, network, settings.workers)
     for index, _, _, wrong in rows:
         if wrong:

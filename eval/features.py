@@ -20,6 +20,8 @@ from eval.clips import Clip, read_clip
 from eval.preprocess import prepare
 from vae.video import UnreadableVideo
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Features:
@@ -73,17 +75,22 @@ def processes() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
+def own_device() -> torch.device:
+    """This process's GPU where there is one, with exact fp32 products; else the CPU."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else CPU
+
+
 @torch.no_grad()
 def extract(
     clips: list[Clip], protocol: Protocol, network: nn.Module, batch: int, workers: int, what: str
 ) -> Features:
-    """Features of clips by a network on the device that it is on, in fp32 without TF32.
+    """Features of clips by a network, on the device that it is on.
 
     Clip k is in batch k // `batch` whatever the number of processes and workers: neither changes a bit.
     """
     rank, ranks = processes()
     device = next(network.buffers()).device
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     groups = [range(k, min(k + batch, len(clips))) for k in range(0, len(clips), batch)][rank::ranks]
     data = Prepared(
         clips, [index for group in groups for index in group], partial(prepare, protocol=protocol)

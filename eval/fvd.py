@@ -14,7 +14,7 @@ from configs.settings import FvdSettings
 from dit import __version__
 from eval import panel, report
 from eval.clips import Clip, choose_clips, find_sources, side_hash
-from eval.features import Features, extract, processes
+from eval.features import Features, extract, own_device, processes
 from eval.frechet import distance, distance_of_features, merge, statistics
 from eval.weights import SMOKE, folders, load_i3d
 from vae.seeds import generator
@@ -50,8 +50,7 @@ def fvd(settings: FvdSettings) -> dict:
     if settings.save_real and not settings.save_real.endswith(".safetensors"):
         raise ValueError(f"--save-real {settings.save_real}: give a name that ends in .safetensors")
     network, weights = load_i3d(protocol.eps, settings.weights, settings.smoke)
-    network.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    network.to(memory_format=torch.channels_last_3d)
+    network.to(own_device()).to(memory_format=torch.channels_last_3d)
     real = side(settings, protocol, "real", weights, network)
     fake = side(settings, protocol, "fake", weights, network)
     stamps = [SMOKE] * settings.smoke + real.facts.pop("stamps") + fake.facts.pop("stamps")

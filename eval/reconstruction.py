@@ -13,7 +13,7 @@ from configs.load import parse
 from configs.settings import ReconstructionSettings
 from dit import __version__
 from eval.clips import Clip, Source, find_sources, frame_count, read_clip
-from eval.features import gathered, processes
+from eval.features import gathered, own_device, processes
 from eval.lpips import SMALLEST, Lpips
 from eval.weights import certify_hash, find_weights
 from vae.quality import pooled_psnr, psnr, ssim
@@ -105,7 +105,7 @@ def reconstruction(settings: ReconstructionSettings) -> dict:
     if not pairs:
         raise ValueError(f"{settings.real} and {settings.fake} have no video of one name")
     lpips, weights = load_lpips(settings)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = own_device()
     if lpips:
         lpips.to(device)
     rank, ranks = processes()

@@ -13,7 +13,7 @@ import eval.clip
 import eval.clipsim
 from configs.settings import ClipsimSettings
 from dit.cli import run
-from eval.clip import load_clip, preprocess, seeded_clip
+from eval.clip import Bytes, Clip, load_clip, preprocess, seeded_clip
 from eval.clipsim import SMOKE, clipsim
 from vae.video import read_frames, write_video
 
@@ -40,8 +40,6 @@ def test_pictures_are_openai_s_to_the_bit(real_data):
 def test_tokens_are_openai_s(real_data, tmp_path):
     from transformers import CLIPTokenizer
 
-    from eval.clip import Clip
-
     vocabulary(real_data / "reference" / "bpe_simple_vocab_16e6.txt.gz", tmp_path)
     clip = Clip(torch.nn.Linear(1, 1), CLIPTokenizer.from_pretrained(tmp_path))
     known = json.loads((real_data / "reference" / "clip_tokens.json").read_text())
@@ -52,6 +50,25 @@ def test_tokens_are_openai_s(real_data, tmp_path):
     assert len(ids) == 77 and ids[0] == start and ids[-1] == end
     both = clip.tokens(["“A  CAT”&amp;amp;", '"a cat"&'])["input_ids"].tolist()
     assert both[0] == both[1]
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_a_folder_is_read_back_the_same(kind, real_data, tmp_path):
+    """From both kinds of weights file, with the numbers of positions that older ones hold."""
+    from transformers import CLIPTokenizer
+
+    made = seeded_clip().model
+    made.save_pretrained(tmp_path)
+    if kind == "bin":
+        tensors = made.state_dict() | {"text_model.embeddings.position_ids": torch.arange(77)[None]}
+        torch.save(tensors, tmp_path / "pytorch_model.bin")
+        (tmp_path / "model.safetensors").unlink()
+    vocabulary(real_data / "reference" / "bpe_simple_vocab_16e6.txt.gz", tmp_path)
+    CLIPTokenizer.from_pretrained(tmp_path).save_pretrained(tmp_path)
+    clip, weights = load_clip(tmp_path, certify=False)
+    pictures = torch.randn(2, 3, 224, 224)
+    again = Clip(made, Bytes()).of_pictures(pictures)
+    assert torch.equal(clip.of_pictures(pictures), again) and len(weights) == 64
 
 
 def test_a_square_and_tall_pictures_keep_their_middle():
