@@ -27,6 +27,10 @@ class Protocol:
     """Clips of the real side; 0 takes one of every video."""
     fake: int
     """Clips of the generated side."""
+    split: str = ""
+    """Which part of the data set the real videos are."""
+    list_sha256: str = ""
+    """SHA-256 of the sorted names of that part's videos, a line each, without folders and endings."""
     videos: Literal["first", "random"] = "random"
     """Which videos, where there are more than clips: the first by name, or a seeded choice."""
     start: Literal["first", "random", "middle"] = "random"

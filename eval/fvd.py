@@ -13,10 +13,11 @@ from configs.protocol import Protocol, load_protocol
 from configs.settings import FvdSettings
 from dit import __version__
 from eval import panel, report
-from eval.clips import Clip, choose_clips, find_sources, side_hash
+from eval.clips import Clip, Source, choose_clips, find_sources, side_hash
 from eval.features import Features, extract, own_device, processes
 from eval.frechet import distance, distance_of_features, merge, statistics
 from eval.weights import SMOKE, folders, load_i3d
+from vae.index import list_hash
 from vae.seeds import generator
 from vae.video import decoder
 from vae.weights import load_weights, read_settings, save_weights, write_text
@@ -115,10 +116,12 @@ def side(settings: FvdSettings, protocol: Protocol, which: str, weights: str, ne
     sources = find_sources(where)
     stride = protocol.real_stride if which == "real" else protocol.fake_stride
     clips, passed = choose_clips(sources, protocol, count, stride)
-    small = enough(settings, protocol, which, len(clips), passed)
+    small = listed(settings, protocol, sources) if which == "real" else []
+    small += enough(settings, protocol, which, len(clips), passed)
     found = featured(settings, protocol, clips, which, which == "real", weights, network)
     if found.facts["passed_over"]:
-        small = enough(settings, protocol, which, len(found.names), passed | found.facts["passed_over"])
+        small = [stamp for stamp in small if not stamp.startswith("small")]
+        small += enough(settings, protocol, which, len(found.names), passed | found.facts["passed_over"])
     facts = {"where": Path(where).name, "videos": len(sources), **found.facts}
     facts["passed_over"] = passed | found.facts["passed_over"]
     return dataclasses.replace(found, facts=facts | {"stamps": small})
@@ -169,6 +172,19 @@ def beside(settings: FvdSettings, protocol: Protocol, real: Side, weights: str, 
         "floor": panel.floor(real.values_ND, far, protocol.ddof),
         "motion": panel.motion(kept, real.values_ND, protocol, features),
     }
+
+
+def listed(settings: FvdSettings, protocol: Protocol, sources: list[Source]) -> list[str]:
+    """The stamp of real videos that are not the protocol's list; ValueError unless that is allowed."""
+    if protocol.list_sha256 in ("", list_hash([Path(source.name).name for source in sources])):
+        return []
+    if not settings.allow_small:
+        raise ValueError(
+            f"{settings.real} holds {len(sources)} videos, which are not those of {protocol.data} "
+            f"{protocol.split}: make a manifest of them with `dit data {protocol.data}`; with --allow-small "
+            "the score is stamped"
+        )
+    return [f"other videos than {protocol.data} {protocol.split}"]
 
 
 def enough(settings: FvdSettings, protocol: Protocol, which: str, have: int, passed: dict) -> list[str]:

@@ -22,7 +22,9 @@ from eval.frechet import distance_of_features
 from eval.fvd import at_infinity, fvd, interval, measured, sentence
 from eval.weights import SMOKE
 from tests.tiny_runs import environment
+from vae.index import list_hash
 from vae.manifest import Entry, save_manifest
+from vae.ucf101 import read_split
 from vae.video import probe, read_frames, to_video, write_video
 
 GOOGLE = load_protocol("fvd-google")
@@ -218,6 +220,23 @@ def test_few_clips_are_refused_or_stamped(folders, quick, capsys):
     assert result["stamps"] == [SMOKE, "small: 5 of 2048 real clips", "small: 5 of 2048 fake clips"]
     assert sentence(result).startswith("NOT FVD: SEEDED NETWORK\nsmall: 5 of 2048 real clips\n")
     assert "FVD" not in sentence(result).replace("NOT FVD: SEEDED", "").splitlines()[3]
+
+
+def test_real_videos_are_those_of_the_list(folders, quick, real_data, monkeypatch):
+    with pytest.raises(
+        ValueError, match=r"holds 5 videos, which are not those of ucf101 test1: make a manifest"
+    ):
+        fvd(settings(folders, protocol="ucf101-recon", allow_small=False))
+    stamps = fvd(settings(folders, protocol="ucf101-recon"))["stamps"]
+    assert stamps[:3] == [SMOKE, "other videos than ucf101 test1", "small: 5 of 3783 real clips"]
+    for name, split in (("ucf101-recon", "test1"), ("ucf101-zeroshot-10k", "all")):
+        protocol = load_protocol(name)
+        files = read_split(real_data / "ucf101_lists", split)
+        assert protocol.split == split
+        assert protocol.list_sha256 == list_hash([Path(file).stem for file in files])
+    own = replace(load_protocol("ucf101-recon"), list_sha256=list_hash([str(k) for k in range(5)]))
+    monkeypatch.setattr(eval.fvd, "load_protocol", lambda name: own)
+    assert fvd(settings(folders))["stamps"][1] == "small: 5 of 3783 real clips"
 
 
 def test_the_real_side_is_kept_under_what_made_it(folders, quick, tmp_path, monkeypatch):

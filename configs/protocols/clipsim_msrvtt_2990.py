@@ -9,7 +9,6 @@ from configs.protocol import Protocol
 
 PUBLISHED = (
     ("Video LDM", 0.2929, "as listed in comparisons, captions not published"),
-    ("Make-A-Video", 0.3049, "as listed in comparisons, over all captions"),
     ("VideoPoet, pretrained", 0.3049, "as listed in comparisons, captions not published"),
 )
 protocol = Protocol(
