@@ -21,7 +21,7 @@ from eval.weights import find_weights
 from vae.manifest import read_table
 from vae.seeds import generator
 from vae.video import decoder
-from vae.weights import write_text
+from vae.weights import check_writable, write_text
 
 SMOKE = "NOT CLIPSIM: seeded network"
 
@@ -38,6 +38,8 @@ def clipsim(settings: ClipsimSettings) -> dict:
         raise ValueError("--workers and --resamples must not be negative")
     if not settings.videos:
         raise ValueError("no --videos: a folder of videos, or a manifest")
+    if settings.json and processes()[0] == 0:
+        check_writable(Path(settings.json))
     sources = find_sources(settings.videos)
     clips, passed = choose_clips(sources, protocol, 0, protocol.fake_stride)
     pairs, without = pair(clips, settings)

@@ -20,7 +20,7 @@ from eval.weights import SMOKE, folders, load_i3d
 from vae.index import list_hash
 from vae.seeds import generator
 from vae.video import decoder
-from vae.weights import load_weights, read_settings, save_weights, write_text
+from vae.weights import check_writable, load_weights, read_settings, save_weights, write_text
 
 MOST_SAMPLES = 4096  # clips a side up to which the distance is computed from the features too
 METHODS_AGREE = 1e-6
@@ -50,11 +50,18 @@ def fvd(settings: FvdSettings) -> dict:
             raise ValueError(f"--{name} {getattr(settings, name)}: it must be at least {least}")
     if settings.save_real and not settings.save_real.endswith(".safetensors"):
         raise ValueError(f"--save-real {settings.save_real}: give a name that ends in .safetensors")
+    if settings.panel and settings.real.endswith(".safetensors"):
+        raise ValueError("--panel needs the real videos: give --real their folder, not saved features")
+    if processes()[0] == 0:
+        for file in filter(None, (settings.json, settings.report, settings.save_real)):
+            check_writable(Path(file))
     network, weights = load_i3d(protocol.eps, settings.weights, settings.smoke)
     network.to(own_device()).to(memory_format=torch.channels_last_3d)
     real = side(settings, protocol, "real", weights, network)
+    if settings.panel and len(real.names) < 4:
+        raise ValueError(f"--panel needs at least 4 real clips, not {len(real.names)}")
     fake = side(settings, protocol, "fake", weights, network)
-    stamps = [SMOKE] * settings.smoke + real.facts.pop("stamps") + fake.facts.pop("stamps")
+    stamps = [SMOKE] * settings.smoke + real.facts["stamps"] + fake.facts["stamps"]
     value, apart = measured(real.values_ND, fake.values_ND, protocol.ddof)
     sides = real.values_ND, real.names, fake.values_ND, fake.names
     result = {
@@ -111,7 +118,10 @@ def side(settings: FvdSettings, protocol: Protocol, which: str, weights: str, ne
     if not where:
         raise ValueError(f"no --{which}: a folder of videos, a manifest, or saved features")
     if where.endswith(".safetensors"):
-        return load_side(Path(where), protocol, weights)
+        found = load_side(Path(where), protocol, weights)
+        if found.facts["stamps"] and not settings.allow_small:
+            raise ValueError(f"{where}: {found.facts['stamps'][0]}; with --allow-small the score is stamped")
+        return found
     count = getattr(protocol, which)
     sources = find_sources(where)
     stride = protocol.real_stride if which == "real" else protocol.fake_stride
@@ -150,14 +160,7 @@ def featured(
 
 
 def beside(settings: FvdSettings, protocol: Protocol, real: Side, weights: str, network) -> dict:
-    """The panel: what real clips score against other real ones, and against themselves in other motion.
-
-    Raises ValueError where the real side is saved features, without the videos.
-    """
-    if settings.real.endswith(".safetensors"):
-        raise ValueError("--panel needs the real videos: give --real their folder, not saved features")
-    if len(real.names) < 4:
-        raise ValueError(f"--panel needs at least 4 real clips, not {len(real.names)}")
+    """The panel: what real clips score against other real ones, and against themselves in other motion."""
     sources, chosen = find_sources(settings.real), set(real.names)
     clips, _ = choose_clips(sources, protocol, protocol.real, protocol.real_stride)
     rest = [source for source in sources if source.name not in chosen]
@@ -216,10 +219,9 @@ def cache_file(protocol: Protocol, files: str, weights: str) -> Path:
 
 def save_side(file: Path, side: Side, protocol: Protocol, weights: str) -> None:
     """Writes features with the protocol and weights that made them."""
-    facts = {key: value for key, value in side.facts.items() if key not in ("stamps", "cached")}
     about = {
         "names": side.names,
-        "facts": facts,
+        "facts": side.facts,
         "protocol": dataclasses.asdict(protocol),
         "weights": weights,
     }
@@ -236,7 +238,7 @@ def load_side(file: Path, protocol: Protocol, weights: str) -> Side:
         raise ValueError(f"{file} was made under another protocol: {', '.join(other)} differ")
     if about["weights"] != weights:
         raise ValueError(f"{file} was made with other weights")
-    return Side(load_weights(file)[0]["features"], tuple(about["names"]), about["facts"] | {"stamps": []})
+    return Side(load_weights(file)[0]["features"], tuple(about["names"]), {"stamps": []} | about["facts"])
 
 
 def measured(real_ND: Tensor, fake_ND: Tensor, ddof: int) -> tuple[float, float | None]:

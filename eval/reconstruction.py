@@ -18,7 +18,7 @@ from eval.lpips import SMALLEST, Lpips
 from eval.weights import certify_hash, find_weights
 from vae.quality import pooled_psnr, psnr, ssim
 from vae.video import UnreadableVideo, decoder, to_video
-from vae.weights import write_text
+from vae.weights import check_writable, write_text
 
 MEASURES = {  # name -> what it is, as the score says
     "psnr": "dB, mean over frames of each frame's, at most 100",
@@ -101,6 +101,8 @@ def reconstruction(settings: ReconstructionSettings) -> dict:
         raise ValueError("give both --real and --fake: folders of videos, or manifests")
     if settings.workers < 0:
         raise ValueError("--workers must not be negative")
+    if settings.json and processes()[0] == 0:
+        check_writable(Path(settings.json))
     pairs, passed = pair_up(find_sources(settings.real), find_sources(settings.fake))
     if not pairs:
         raise ValueError(f"{settings.real} and {settings.fake} have no video of one name")

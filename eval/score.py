@@ -20,7 +20,7 @@ from eval.judge import Verdict, judge
 from vae.quality import psnr, ssim
 from vae.shapes import Scene, caption, draw, random_scene
 from vae.video import contact_sheet
-from vae.weights import tensors_hash, write_text
+from vae.weights import check_writable, tensors_hash, write_text
 
 PROTOCOL = "drawn-world-2"
 KEPT_DB = 30.0
@@ -119,14 +119,6 @@ def check(settings: EvalSettings) -> None:
     for file in (settings.json, settings.picture):
         if file:
             check_writable(Path(file))
-
-
-def check_writable(file: Path) -> None:
-    """Raises ValueError or OSError where a file cannot be written, before what it is for is measured."""
-    if file.is_dir():
-        raise ValueError(f"{file} is a folder: give a file in it")
-    write_text(file.with_name(f"{file.name}.part"), "")
-    file.with_name(f"{file.name}.part").unlink()
 
 
 def check_new_to(model: Model, seed: int) -> None:

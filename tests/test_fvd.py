@@ -267,6 +267,9 @@ def test_saved_features_are_the_real_side_and_only_under_their_protocol(
     first = fvd(settings(folders, save_real=str(saved)))
     again = fvd(settings((saved, folders[1])))
     assert again["value"] == first["value"] and again["real"] == first["real"]
+    assert again["stamps"] == first["stamps"] and "small: 5 of 2048 real clips" in again["stamps"]
+    with pytest.raises(ValueError, match="small: 5 of 2048 real clips; with --allow-small"):
+        fvd(settings((saved, folders[1]), allow_small=False))
     with pytest.raises(ValueError, match=r"made under another protocol: .*kernel"):
         fvd(settings((saved, folders[1]), protocol="fvd-videogpt"))
     monkeypatch.setattr(eval.fvd, "load_i3d", lambda eps, given, smoke: (Means(), "other weights"))
@@ -365,6 +368,7 @@ def test_two_methods_that_disagree_are_an_error(monkeypatch):
         ({"real": "nowhere"}, "nowhere: no such folder or manifest"),
         ({"fake": "tests"}, "tests holds no video, and no folder of frames"),
         ({"batch": 0}, "--batch 0"),
+        ({"json": "tests"}, "tests is a folder: give a file in it"),
         ({"protocol": "clipsim-msrvtt-2990"}, "is a protocol of clipsim, not of fvd"),
         ({"save_real": "real.npz"}, "give a name that ends in .safetensors"),
         ({"real": "nowhere.safetensors"}, r"nowhere\.safetensors: no such weights file"),

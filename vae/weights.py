@@ -35,6 +35,14 @@ def write_text(path: Path, text: str) -> None:
     write_whole(path, lambda temporary: temporary.write_text(text))
 
 
+def check_writable(file: Path) -> None:
+    """Raises ValueError or OSError where a file cannot be written, before what it is for is measured."""
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder: give a file in it")
+    write_text(file.with_name(f"{file.name}.part"), "")
+    file.with_name(f"{file.name}.part").unlink()
+
+
 def save_weights(path: Path, tensors: Mapping[str, Tensor], settings: dict, dtype: torch.dtype | None = None):
     """Saves tensors with their settings in the header; `dtype` converts the floating ones."""
     plain = {
