@@ -5,7 +5,9 @@ import os
 import statistics
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -102,9 +104,18 @@ def bench_distance(width: int, repeats: int) -> dict:
     return medians | {"ratio": medians["scipy"] / medians["ours"], "apart": apart}
 
 
-def bench_memory(clips: list[Clip], settings: BenchEvalSettings) -> int:
-    """Peak bytes of this process while it scores clips."""
-    network, protocol = seeded_network(), load_protocol("fvd-google")
+def bench_memory(folder: Path, count: int, settings: BenchEvalSettings) -> int:
+    """Peak bytes of a new process while it scores so many clips."""
+    make_clips(folder, count)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as new:
+        return new.submit(memory_of, folder, count, settings).result()
+
+
+def memory_of(folder: Path, count: int, settings: BenchEvalSettings) -> int:
+    """Peak bytes of this process while it scores the videos of a folder."""
+    protocol = replace(load_protocol("fvd-google"), real=count)
+    clips, _ = choose_clips(find_sources(folder), protocol, count, 1)
+    network = seeded_network()
     return peak_memory(
         lambda: extract(clips, protocol, network, settings.batch, settings.workers, f"{len(clips)} clips"),
         torch.device("cpu"),
@@ -133,7 +144,7 @@ def bench(settings: BenchEvalSettings) -> dict:
                 )
         if "memory" in settings.parts:
             few, many = (
-                bench_memory(make_clips(Path(folder) / str(count), count), settings)
+                bench_memory(Path(folder) / str(count), count, settings)
                 for count in (settings.few, settings.many)
             )
             result["memory"] = {settings.few: few, settings.many: many}
