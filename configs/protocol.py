@@ -19,7 +19,7 @@ class Protocol:
 
     name: str
     """Its name on the command line."""
-    metric: Literal["fvd", "clipsim"]
+    metric: Literal["fvd", "clipsim", "is"]
     """What is computed."""
     data: str
     """Data set of the real videos; `any` leaves it to the user, and the files' hash says which they were."""
@@ -59,9 +59,10 @@ class Protocol:
     """Side of the network's frames."""
     fit: Literal["squash", "crop"] = "squash"
     """Whether a frame is squashed to a square, or its shorter side resized and the middle cut out."""
-    kernel: Literal["bilinear", "bilinear-tf1", "bicubic-pillow"] = "bilinear"
-    """Kernel of that resize; bilinear has no antialiasing, and TensorFlow 1's no half-pixel centres."""
-    network: Literal["i3d", "clip-vit-base-patch32"] = "i3d"
+    kernel: Literal["bilinear", "bilinear-tf1", "bilinear-corners", "bicubic-pillow"] = "bilinear"
+    """Kernel of that resize; bilinear has no antialiasing, TensorFlow 1's no half-pixel centres, and
+    `corners` aligns the corners' pixels."""
+    network: Literal["i3d", "clip-vit-base-patch32", "c3d-ucf101"] = "i3d"
     """Feature network; its weights are certified."""
     eps: float = 1e-3
     """The network's batch norm adds this to the variance."""
@@ -71,6 +72,12 @@ class Protocol:
     """Number format of the network, without TF32."""
     ddof: Literal[0, 1] = 1
     """The covariance divides by the number of clips less this."""
+    splits: int = 1
+    """Parts of the clips, each of which has an Inception score; their mean is the score."""
+    shuffle: int = -1
+    """Seed of numpy's `RandomState` that shuffles the clips before they are parted; -1 leaves their order."""
+    added: float = 0.0
+    """What is added to a probability before its logarithm."""
 
     def canonical(self) -> str:
         """All of it as JSON with sorted keys and no spaces."""

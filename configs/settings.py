@@ -429,6 +429,34 @@ class ClipsimSettings:
 
 
 @dataclass(frozen=True)
+class InceptionSettings:
+    """Score how sure and how varied videos of UCF-101's classes are, by the Inception score of C3D."""
+
+    videos: str = ""
+    """Videos: a folder of them, a folder of folders of frames, or a manifest."""
+    protocol: str = "is-c3d-10k"
+    """Name of the protocol; `dit eval protocols` lists them."""
+    json: str = ""
+    """File for the score with its protocol, as JSON."""
+    weights: str = ""
+    """File with C3D's weights; without it, it is looked for as `dit eval weights` says."""
+    mean: str = ""
+    """File with C3D's mean, mean2.npz; without it, it is looked for likewise."""
+    uncertified: bool = False
+    """Score with weights that nothing certifies; the score is stamped."""
+    allow_small: bool = False
+    """Score fewer videos than the protocol says; the score is stamped."""
+    smoke: bool = False
+    """Run with a seeded network; the score is stamped: it is no Inception score."""
+    batch: int = 8
+    """Clips in one call of the network."""
+    workers: int = 2
+    """Processes that read videos while the network computes."""
+    resamples: int = 200
+    """Bootstrap samples of the confidence interval; 0 makes none."""
+
+
+@dataclass(frozen=True)
 class ReconstructionSettings:
     """Compare videos with their reconstructions frame by frame: PSNR of both kinds, SSIM, LPIPS."""
 
@@ -464,6 +492,8 @@ class WeightsSettings:
     """File with the weights of I3D, in place of the usual ones."""
     clip: str = ""
     """Folder with CLIP ViT-B/32, in place of the usual ones."""
+    c3d: str = ""
+    """File with C3D's weights, in place of the usual ones."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ VERBS = {  # words -> (module, what it does)
     "eval shapes": ("eval.score", "score a model on the drawn world with the exact judge"),
     "eval fvd": ("eval.fvd", "--real PATH --fake PATH --protocol NAME   Frechet video distance"),
     "eval clipsim": ("eval.clipsim", "--videos FOLDER --prompts FILE   how well videos show their prompts"),
+    "eval is": ("eval.inception", "--videos FOLDER   Inception score of videos of UCF-101's classes"),
     "eval reconstruction": ("eval.reconstruction", "--real PATH --fake PATH   PSNR, SSIM and LPIPS of pairs"),
     "eval compare": ("eval.compare", "A.json B.json …   scores of one protocol in a table"),
     "eval protocols": ("eval.protocols", "[NAME]   what a score means"),

@@ -1,53 +1,171 @@
-"""The Inception score of a classifier's probabilities (Salimans et al. 2016), as papers compute it."""
+"""`dit eval is`: the Inception score of videos by C3D (Salimans et al. 2016), under a named protocol."""
 
-from dataclasses import dataclass
+import dataclasses
+import json
+from pathlib import Path
 
 import numpy
 import torch
 from torch import Tensor
 
+from configs.load import parse
+from configs.protocol import Protocol, load_protocol, protocol_names
+from configs.settings import InceptionSettings
+from dit import __version__
+from eval.c3d import C3D
+from eval.clips import choose_clips, find_sources, side_hash
+from eval.features import extract, own_device, processes
+from eval.weights import load_c3d
+from vae.seeds import generator
+from vae.video import decoder
+from vae.weights import check_writable, write_text
 
-@dataclass(frozen=True)
-class Variant:
-    """How a set is parted: into so many splits, in its own order or one that numpy shuffles with a seed; what
-    is added to a probability before its logarithm."""
-
-    splits: int
-    shuffle: int | None = None
-    added: float = 0.0
-
-
-VARIANTS = {
-    "stylegan-v": Variant(splits=10, shuffle=42),
-    "tgan2": Variant(splits=1, added=1e-20),
-    "tgan2-10-splits": Variant(splits=10, added=1e-20),
-}
+SMOKE = "NOT IS: seeded network"
+UNCERTIFIED = "C3D is not certified: no checksum of its weights is published"
 
 
-def inception_score(probabilities_ND: Tensor, variant: Variant) -> tuple[float, float]:
+def inception_score(p_ND: Tensor, splits: int, shuffle: int = -1, added: float = 0.0) -> tuple[float, float]:
     """Mean and standard deviation over splits of exp(mean over clips of KL(p(y|x) || p(y))), in float64.
 
     The splits matter: the fewer clips in one, the lower its score. Raises ValueError for rows that are no
     probabilities, and for fewer clips than splits.
     """
-    p = probabilities_ND.double().cpu()
+    p = p_ND.double().cpu()
     if p.dim() != 2 or not torch.isfinite(p).all() or (p < 0).any() or (p.sum(1) - 1).abs().max() > 1e-4:
         raise ValueError("the Inception score takes rows of probabilities N D, each of sum 1")
-    if len(p) < variant.splits:
-        raise ValueError(f"{len(p)} clips do not make {variant.splits} splits")
-    if variant.shuffle is not None:
-        order = numpy.random.RandomState(variant.shuffle).permutation(len(p))
+    if len(p) < splits:
+        raise ValueError(f"{len(p)} clips do not make {splits} splits")
+    if shuffle >= 0:
+        order = numpy.random.RandomState(shuffle).permutation(len(p))
         p = p[torch.from_numpy(order)]
     scores = []
-    for split in range(variant.splits):
-        part = p[split * len(p) // variant.splits : (split + 1) * len(p) // variant.splits]
-        ratio = (part + variant.added).log() - (part.mean(0) + variant.added).log()
+    for split in range(splits):
+        part = p[split * len(p) // splits : (split + 1) * len(p) // splits]
+        ratio = (part + added).log() - (part.mean(0) + added).log()
         scores.append(torch.where(part > 0, part * ratio, 0.0).sum(1).mean().exp())
     values = torch.stack(scores)
     return values.mean().item(), values.std(correction=0).item()
 
 
-def over_runs(runs: list[Tensor], variant: Variant) -> tuple[float, float]:
-    """Mean and standard deviation of the score over independent sets, as TGANv2 reports ten sets of 2,048."""
-    values = torch.tensor([inception_score(run, variant)[0] for run in runs], dtype=torch.float64)
-    return values.mean().item(), values.std(correction=0).item()
+def of_protocol(p_ND: Tensor, protocol: Protocol) -> tuple[float, float]:
+    """The score under a protocol's splits."""
+    return inception_score(p_ND, protocol.splits, protocol.shuffle, protocol.added)
+
+
+def inception(settings: InceptionSettings) -> dict:
+    """The score with all that it depends on; written as JSON where that is asked for.
+
+    Raises ValueError for what makes no score: no weights, too few videos.
+    """
+    protocol = load_protocol(settings.protocol)
+    if protocol.metric != "is":
+        raise ValueError(f"{protocol.name} is a protocol of {protocol.metric}, not of is")
+    for name, least in {"batch": 1, "workers": 0, "resamples": 0}.items():
+        if getattr(settings, name) < least:
+            raise ValueError(f"--{name} {getattr(settings, name)}: it must be at least {least}")
+    if not settings.videos:
+        raise ValueError("no --videos: a folder of videos, or a manifest")
+    if settings.json and processes()[0] == 0:
+        check_writable(Path(settings.json))
+    sources = find_sources(settings.videos)
+    clips, passed = choose_clips(sources, protocol, protocol.fake, protocol.fake_stride)
+    small = enough(settings, len(clips), protocol, passed)
+    tensors, mean, weights = load_c3d(settings.weights, settings.mean, settings.smoke, settings.uncertified)
+    network = C3D(tensors, mean).eval().to(own_device())
+    made = extract(clips, protocol, network, settings.batch, settings.workers, "videos")
+    if made.passed:
+        passed |= made.passed
+        small = enough(settings, len(made.names), protocol, passed)
+    p = made.values_ND.double().softmax(dim=1)
+    value, deviation = of_protocol(p, protocol)
+    result = {
+        "metric": "is",
+        "value": value,
+        "deviation": deviation,
+        "stamps": [SMOKE if settings.smoke else UNCERTIFIED, *small],
+        "protocol": dataclasses.asdict(protocol),
+        "protocol_sha256": protocol.hash(),
+        "weights": weights,
+        "real": {},
+        "fake": {
+            "where": Path(settings.videos).name,
+            "videos": len(sources),
+            "clips": len(made.names),
+            "files_sha256": side_hash(clips),
+            "rgb_sha256": made.rgb,
+            "decoder": decoder(),
+            "passed_over": passed,
+        },
+        "interval": interval(p, protocol, settings.resamples),
+        "other_splits": others(p, protocol),
+        "torch": torch.__version__,
+        "device": next(network.buffers()).device.type,
+        "version": __version__,
+    }
+    if processes()[0] == 0:
+        if settings.json:
+            write_text(Path(settings.json), json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+        print(sentence(result))
+    return result
+
+
+def enough(settings: InceptionSettings, have: int, protocol: Protocol, passed: dict) -> list[str]:
+    """The stamp of fewer videos than the protocol says; ValueError unless that is allowed."""
+    if have >= protocol.fake:
+        return []
+    why = f"; passed over: {'; '.join(list(passed.values())[:2])}" if passed else ""
+    if have < protocol.splits or not settings.allow_small:
+        can = have >= protocol.splits
+        raise ValueError(
+            f"{settings.videos} gives {have} clips of {protocol.frames} frames, and {protocol.name} takes "
+            f"{protocol.fake}{': with --allow-small the score is stamped' if can else ''}{why}"
+        )
+    return [f"small: {have} of {protocol.fake} videos"]
+
+
+def interval(p_ND: Tensor, protocol: Protocol, resamples: int) -> dict | None:
+    """A 95 % interval by bootstrap over videos: the resamples' spread about their mean, around the score."""
+    if not resamples:
+        return None
+    random, count = generator(protocol.seed, "bootstrap"), len(p_ND)
+    drawn = [torch.randint(count, (count,), generator=random) for _ in range(resamples)]
+    values = torch.tensor([of_protocol(p_ND[rows], protocol)[0] for rows in drawn], dtype=torch.float64)
+    low, high = (values.quantile(q) - values.mean() for q in (0.025, 0.975))
+    return {"low": low.item(), "high": high.item(), "relative_to": "value", "resamples": resamples}
+
+
+def others(p_ND: Tensor, protocol: Protocol) -> dict[str, float]:
+    """What the same probabilities score in the splits of the other protocols of this metric."""
+    every = (load_protocol(name) for name in protocol_names())
+    same = [p for p in every if p.metric == "is" and p.name != protocol.name and p.splits <= len(p_ND)]
+    return {p.name: of_protocol(p_ND, p)[0] for p in same}
+
+
+def sentence(result: dict) -> str:
+    """A score as lines for the terminal."""
+    value, about = result["value"], result["protocol"]
+    smoke = SMOKE in result["stamps"]
+    line = f"{'score' if smoke else 'IS'} {value:.4f} +- {result['deviation']:.4f}"
+    line += f" over {about['splits']} split{'s' * (about['splits'] > 1)}"
+    if result["interval"]:
+        low, high = (value + result["interval"][end] for end in ("low", "high"))
+        line += f"  (95 % interval {low:.4f} to {high:.4f})"
+    stamps = [stamp.upper() if stamp == SMOKE else stamp for stamp in result["stamps"]]
+    side = result["fake"]
+    lines = [*stamps, line, f"{about['name']} ({result['protocol_sha256'][:12]}), {side['clips']} videos"]
+    lines += [f"in the splits of {name} {score:.4f}" for name, score in result["other_splits"].items()]
+    if side["passed_over"]:
+        first = next(iter(side["passed_over"].values()))
+        lines.append(f"{len(side['passed_over'])} videos passed over, such as {first}")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str]) -> None:
+    """The verb `dit eval is`."""
+    inception(parse(InceptionSettings, arguments, prog="dit eval is"))
+
+
+if __name__ == "__main__":
+    from dit.cli import run_module
+
+    run_module("eval is")

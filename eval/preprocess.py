@@ -67,7 +67,12 @@ def bilinear_tf1(frames_TCHW: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(wider, size, mode="bilinear", align_corners=True)[:, :, :-1, :-1]
 
 
-RESIZES = {"bilinear": bilinear, "bilinear-tf1": bilinear_tf1}
+def bilinear_corners(frames_TCHW: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear with the centres of the corners' pixels aligned, as Chainer's `resize_images`."""
+    return F.interpolate(frames_TCHW, size, mode="bilinear", align_corners=True)
+
+
+RESIZES = {"bilinear": bilinear, "bilinear-tf1": bilinear_tf1, "bilinear-corners": bilinear_corners}
 
 
 def bilinear_bytes(frames_TCHW: Tensor, size: tuple[int, int], rounding: str) -> Tensor:

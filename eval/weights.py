@@ -13,6 +13,7 @@ from torch import Tensor
 
 from configs.load import parse
 from configs.settings import WeightsSettings
+from eval.c3d import read_c3d, seeded_c3d
 from eval.i3d import I3D, SCOPE, seeded_tensors, table
 from vae.weights import tensors_hash
 
@@ -43,6 +44,15 @@ NETWORKS = {
         "DIT_CLIP",
         ("clip-vit-base-patch32", "models--openai--clip-vit-base-patch32/snapshots/*"),
         "the folder openai/clip-vit-base-patch32 of the Hugging Face hub, with pytorch_model.bin",
+    ),
+    "c3d": Network(
+        "the Inception score",
+        "DIT_C3D",
+        ("conv3d_deepnetA_ucf.npz",),
+        "conv3d_deepnetA_ucf.npz of TGANv2's release v1.0",
+    ),
+    "c3d-mean": Network(
+        "the Inception score", "DIT_C3D_MEAN", ("mean2.npz",), "mean2.npz of TGANv2's release v1.0"
     ),
 }
 LPIPS = {  # trunk -> torchvision's file, which is named after its SHA-256, and that of the heads
@@ -93,8 +103,8 @@ def find_weights(network: str, given: str = "") -> Path:
                 return found[-1]
     raise ValueError(
         f"{needed.purpose} needs the weights of {network}, and there are none: give --weights FILE, set "
-        f"{needed.variable}, or put {needed.files[0]} into {folders()[0]}. They are {needed.how}, and are "
-        "certified. --smoke runs with seeded weights, which give no score"
+        f"{needed.variable}, or put {needed.files[0]} into {folders()[0]}. They are {needed.how}. "
+        "--smoke runs with seeded weights, which give no score"
     )
 
 
@@ -208,6 +218,28 @@ def load_i3d(eps: float, given: str = "", smoke: bool = False) -> tuple[I3D, str
     return I3D(tensors, eps).eval(), tensors_hash(tensors)
 
 
+def load_c3d(given: str, mean: str, smoke: bool, uncertified: bool) -> tuple[dict[str, Tensor], Tensor, str]:
+    """C3D's tensors, its mean, and the hash of both; `smoke` takes seeded ones, whose hash says so.
+
+    Raises ValueError where there are none, or where the user did not say that they may be uncertified.
+    """
+    if smoke:
+        return *seeded_c3d(), "seeded"
+    tensors, cube = read_c3d(find_weights("c3d", given), find_weights("c3d-mean", mean))
+    if not uncertified:
+        raise ValueError(
+            "no checksum of C3D's weights is published, so that yours cannot be certified: --uncertified "
+            "scores with them, and stamps the score with that and their SHA-256"
+        )
+    return tensors, cube, tensors_hash(tensors | {"mean": cube})
+
+
+def certify_c3d(file: Path) -> str:
+    """Raises ValueError: there is nothing to certify C3D by."""
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    raise ValueError(f"no checksum of it is published; its SHA-256 is {digest}")
+
+
 def certify_i3d(file: Path) -> str:
     """What was found to be right of I3D; raises ValueError where something is not."""
     certified(read_tensors(file), file)
@@ -232,7 +264,7 @@ def certify_hash(name: str, file: Path) -> str:
     return digest
 
 
-CERTIFY = {"i3d": certify_i3d, "clip": certify_clip}
+CERTIFY = {"i3d": certify_i3d, "clip": certify_clip, "c3d": certify_c3d, "c3d-mean": certify_c3d}
 
 
 def report(settings: WeightsSettings) -> str:

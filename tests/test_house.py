@@ -265,6 +265,7 @@ def needs(path: Path) -> set[str]:
         ("eval/score.py", "score on the drawn world"),
         ("eval/fvd.py", "score FVD"),
         ("eval/clipsim.py", "score CLIPSIM"),
+        ("eval/inception.py", "score IS"),
         ("vae/train.py", "train"),
         ("dit/train.py", "train"),
         ("vae/index.py", "train on your own videos"),

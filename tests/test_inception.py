@@ -1,15 +1,21 @@
-"""Proves the Inception score: reference values of three variants, and closed forms."""
+"""Proves the Inception score: values of three variants, closed forms, C3D as TGANv2's code runs it."""
 
 import json
 import math
+import shutil
+from pathlib import Path
 
 import numpy
 import pytest
 import torch
 
-from eval.inception import VARIANTS, Variant, inception_score, over_runs
-
-ONE = Variant(splits=1)
+from configs.protocol import load_protocol
+from dit.cli import run
+from eval import c3d
+from eval.c3d import C3D, read_c3d, seeded_c3d
+from eval.inception import SMOKE, inception_score, of_protocol
+from eval.preprocess import prepare
+from vae.video import write_video
 
 
 def drawn(count: int, seed: int = 0) -> torch.Tensor:
@@ -20,38 +26,42 @@ def drawn(count: int, seed: int = 0) -> torch.Tensor:
 
 def test_reference_values(real_data):
     known = json.loads((real_data / "reference" / "inception_score.json").read_text())
-    names = {
-        "stylegan-v": "IS_styleganv_10splits_shuffle42",
-        "tgan2": "IS_tgan2_1split",
-        "tgan2-10-splits": "IS_tgan2_10splits_noshuffle",
+    p = drawn(2048)
+    scores = {
+        "IS_styleganv_10splits_shuffle42": of_protocol(p, load_protocol("is-stylegan-v-2048")),
+        "IS_tgan2_1split": of_protocol(p, load_protocol("is-c3d-10k-one-split")),
+        "IS_tgan2_10splits_noshuffle": inception_score(p, splits=10, added=1e-20),
     }
-    assert names.keys() == VARIANTS.keys()
-    for variant, name in names.items():
-        assert inception_score(drawn(2048), VARIANTS[variant]) == pytest.approx(
-            known[name], rel=1e-9, abs=1e-12
-        )
+    for name, score in scores.items():
+        assert score == pytest.approx(known[name], rel=1e-9, abs=1e-12), name
 
 
 def test_closed_forms():
-    assert inception_score(torch.full((30, 5), 0.2), ONE) == (pytest.approx(1), 0)
+    assert inception_score(torch.full((30, 5), 0.2), 1) == (pytest.approx(1), 0)
     for classes in (1, 4, 101):
         sure = torch.eye(classes).repeat(3, 1)
-        assert inception_score(sure, ONE)[0] == pytest.approx(classes, rel=1e-12)
+        assert inception_score(sure, 1)[0] == pytest.approx(classes, rel=1e-12)
     half = torch.tensor([[0.9, 0.1], [0.1, 0.9]])  # exp(KL) of a coin of 0.9 from a fair one
     wanted = math.exp(0.9 * math.log(1.8) + 0.1 * math.log(0.2))
-    assert inception_score(half, ONE)[0] == pytest.approx(wanted, rel=1e-6)
+    assert inception_score(half, 1)[0] == pytest.approx(wanted, rel=1e-6)
 
 
 def test_splits_are_parts_and_their_mean_and_deviation_is_given():
     p = drawn(50)
-    parts = [inception_score(p[k : k + 10], ONE)[0] for k in range(0, 50, 10)]
-    mean, deviation = inception_score(p, Variant(splits=5))
+    parts = [inception_score(p[k : k + 10], 1)[0] for k in range(0, 50, 10)]
+    mean, deviation = inception_score(p, 5)
     assert mean == pytest.approx(numpy.mean(parts), rel=1e-12)
     assert deviation == pytest.approx(numpy.std(parts), rel=1e-9)
-    assert inception_score(p, Variant(splits=5, shuffle=42))[0] != mean
-    runs = [drawn(40, seed) for seed in range(4)]
-    alone = [inception_score(run, ONE)[0] for run in runs]
-    assert over_runs(runs, ONE) == pytest.approx((numpy.mean(alone), numpy.std(alone)))
+    assert inception_score(p, 5, shuffle=42)[0] != mean
+
+
+def test_tgan2_reports_ten_sets_which_are_the_splits_of_their_union():
+    p = drawn(200)
+    order = torch.from_numpy(numpy.random.RandomState(42).permutation(200))
+    alone = [inception_score(rows, 1, added=1e-20)[0] for rows in p[order].split(20)]
+    protocol = load_protocol("is-tgan2-2048x10")
+    assert of_protocol(p, protocol) == pytest.approx((numpy.mean(alone), numpy.std(alone)), rel=1e-12)
+    assert protocol.fake == 10 * 2048
 
 
 @pytest.mark.parametrize(
@@ -65,6 +75,109 @@ def test_splits_are_parts_and_their_mean_and_deviation_is_given():
 )
 def test_what_is_no_probability_is_refused(rows, message):
     with pytest.raises(ValueError, match=message):
-        inception_score(rows, ONE)
+        inception_score(rows, 1)
     with pytest.raises(ValueError, match="4 clips do not make 10 splits"):
-        inception_score(torch.full((4, 2), 0.5), VARIANTS["stylegan-v"])
+        inception_score(torch.full((4, 2), 0.5), 10)
+
+
+@pytest.fixture(scope="module")
+def seeded() -> tuple:
+    """C3D's seeded weights and mean, drawn once: they are 78 million numbers."""
+    return seeded_c3d()
+
+
+@pytest.fixture(scope="module")
+def network(seeded) -> C3D:
+    """C3D with seeded weights."""
+    return C3D(*seeded).eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", ["64x64", "112x112", "128x160"])
+def test_c3d_is_that_of_tgan2_in_chainer(size, network):
+    """`c3d_seeded.json` holds what TGANv2's `c3d_ucf101.py` gave under Chainer 7.8.1 with `seeded_c3d`'s
+    weights and videos `RandomState(H + W).randint(0, 256, (2, 16, H, W, 3))`, as x / 127.5 - 1."""
+    wanted = torch.tensor(json.loads((Path(__file__).parent / "c3d_seeded.json").read_text())[size])
+    height, width = map(int, size.split("x"))
+    random = numpy.random.RandomState(height + width)
+    frames = torch.from_numpy(random.randint(0, 256, (2, 16, height, width, 3)).astype(numpy.uint8))
+    protocol = load_protocol("is-c3d-10k")
+    made = network(torch.stack([prepare(clip, protocol) for clip in frames]))
+    assert (made - wanted).norm() < 1e-5 * wanted.norm()
+    turned = network(torch.stack([prepare(clip.flip(-1), protocol) for clip in frames]))
+    assert (turned - wanted).norm() > 0.01 * wanted.norm()  # red is not blue
+
+
+def test_c3d_takes_its_own_clips_alone(network):
+    with pytest.raises(ValueError, match="B 3 16 112 112"):
+        network(torch.zeros(1, 3, 17, 112, 112))
+
+
+def test_weights_files_are_read_by_name_and_shape(tmp_path, monkeypatch):
+    shapes = {"conv1a/W": (2, 3), "conv1a/b": (2,)}
+    monkeypatch.setattr(c3d, "SHAPES", shapes)
+    good = {name: numpy.ones(shape, numpy.float32) for name, shape in shapes.items()}
+    weights, mean = tmp_path / "weights.npz", tmp_path / "mean.npz"
+    numpy.savez(mean, mean=numpy.full(c3d.MEAN, 7, numpy.float32).reshape(1, *c3d.MEAN))
+    numpy.savez(weights, **good, extra=numpy.zeros(1))
+    tensors, cube = read_c3d(weights, mean)
+    assert tensors.keys() == shapes.keys() and cube.shape == c3d.MEAN
+    numpy.savez(weights, **(good | {"conv1a/b": numpy.zeros(3)}))
+    with pytest.raises(ValueError, match=r"conv1a/b is \(3,\), not \(2,\)"):
+        read_c3d(weights, mean)
+    numpy.savez(weights, **{"conv1a/W": good["conv1a/W"]})
+    with pytest.raises(ValueError, match="it has no conv1a/b"):
+        read_c3d(weights, mean)
+    numpy.savez(weights, **good)
+    with pytest.raises(ValueError, match="is not the mean of C3D"):
+        read_c3d(weights, weights)
+    mean.write_bytes(b"no archive")
+    with pytest.raises(ValueError, match=r"is no .npz file of numbers"):
+        read_c3d(weights, mean)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    """Twelve short videos, and one that is too short."""
+    folder = tmp_path_factory.mktemp("videos")
+    for k in range(13):
+        random = torch.Generator().manual_seed(k)
+        frames = torch.rand(3, 1, 6, 8, generator=random).repeat(1, 16 if k else 9, 8, 8) * 2 - 1
+        write_video(folder / f"{k:02d}.mp4", frames, 8.0, {})
+    return folder
+
+
+def test_the_verb_scores_and_stamps(videos, seeded, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("eval.weights.seeded_c3d", lambda: seeded)
+    out = tmp_path / "is.json"
+    common = ["eval", "is", "--videos", str(videos), "--smoke", "--workers", "0", "--resamples", "20"]
+    assert run([*common, "--allow-small", "--json", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert SMOKE.upper() in told and "small: 12 of 10000 videos" in told
+    assert "in the splits of is-c3d-10k-one-split" in told and "00.mp4 has 9 frames" in told
+    score = json.loads(out.read_text())
+    assert score["value"] >= 1 and score["stamps"][0] == SMOKE and score["fake"]["clips"] == 12
+    assert score["interval"]["low"] < 0 < score["interval"]["high"]
+    assert run(common) == 1
+    assert "gives 12 clips of 16 frames, and is-c3d-10k takes 10000" in capsys.readouterr().err
+    few = tmp_path / "few"
+    few.mkdir()
+    shutil.copy(videos / "01.mp4", few)
+    assert run([*common[:3], str(few), *common[4:], "--allow-small"]) == 1
+    assert "gives 1 clips" in capsys.readouterr().err
+
+
+def test_without_weights_that_anything_certifies_there_is_no_score(
+    videos, seeded, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    call = ["eval", "is", "--videos", str(videos), "--allow-small", "--workers", "0"]
+    assert run(call) == 1
+    assert "conv3d_deepnetA_ucf.npz of TGANv2's release" in capsys.readouterr().err
+    monkeypatch.setattr("eval.weights.read_c3d", lambda *_: seeded)
+    monkeypatch.setattr("eval.weights.find_weights", lambda *_: tmp_path)
+    assert run(call) == 1
+    assert "--uncertified scores with them" in capsys.readouterr().err
+    assert run([*call, "--uncertified", "--resamples", "0"]) == 0
+    told = capsys.readouterr().out
+    assert "C3D is not certified" in told and "IS " in told
