@@ -6,6 +6,7 @@ import importlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 from configs.load import nearest
@@ -93,12 +94,31 @@ def protocol_names() -> list[str]:
     return sorted(file.stem.replace("_", "-") for file in FOLDER.glob("[!_]*.py"))
 
 
-def load_protocol(name: str) -> Protocol:
-    """A protocol by its name; raises ValueError naming the nearest one."""
+def protocol_module(name: str) -> ModuleType:
+    """The file of a protocol, whose docstring says what it follows; ValueError naming the nearest one."""
     if name not in protocol_names():
         close = nearest(name, protocol_names())
         raise ValueError(f"no protocol {name or '(none given)'}{close or ': ' + ', '.join(protocol_names())}")
-    return importlib.import_module(f"configs.protocols.{name.replace('-', '_')}").protocol
+    return importlib.import_module(f"configs.protocols.{name.replace('-', '_')}")
+
+
+def load_protocols(name: str) -> dict[str, Protocol]:
+    """The protocols of a name by their metrics: one file may say how several scores are computed."""
+    found = vars(protocol_module(name)).values()
+    return {p.metric: p for p in found if isinstance(p, Protocol) and p.name == name}
+
+
+def load_protocol(name: str, metric: str) -> Protocol:
+    """The protocol of a name and metric; raises ValueError where the name is another metric's."""
+    found = load_protocols(name)
+    if metric not in found:
+        raise ValueError(f"{name} is a protocol of {' and '.join(found)}, not of {metric}")
+    return found[metric]
+
+
+def published(name: str, metric: str) -> tuple[tuple[str, float, str], ...]:
+    """Published values under a protocol: model, value, source."""
+    return getattr(protocol_module(name), "PUBLISHED", {}).get(metric, ())
 
 
 def differences(one: dict, other: dict) -> list[str]:

@@ -412,7 +412,7 @@ class ClipsimSettings:
     """Videos: a folder of them, a folder of folders of frames, or a manifest."""
     prompts: str = ""
     """CSV or JSONL with `path` and `caption`; empty takes the record or the text beside each video."""
-    protocol: str = "clipsim-msrvtt-2990"
+    protocol: str = "msrvtt-2990"
     """Name of the protocol; `dit eval protocols` lists them."""
     json: str = ""
     """File for the score with its protocol and every video's, as JSON."""

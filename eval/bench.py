@@ -41,13 +41,13 @@ def make_clips(folder: Path, count: int) -> list[Clip]:
     """Clips of as many new videos."""
     for k in range(count):
         write_video(folder / f"{k:04d}.mp4", moving_noise(k), 25.0, {})
-    protocol = replace(load_protocol("fvd-google"), real=count)
+    protocol = replace(load_protocol("fvd-google", "fvd"), real=count)
     return choose_clips(find_sources(folder), protocol, count, 1)[0]
 
 
 def bench_job(clips: list[Clip], settings: BenchEvalSettings) -> dict:
     """Clips a second of the whole job and of the bare network on the same tensors, in turn, medians."""
-    protocol, network = load_protocol("fvd-google"), seeded_network()
+    protocol, network = load_protocol("fvd-google", "fvd"), seeded_network()
     tensors = torch.stack([prepare(read_clip(clip), protocol) for clip in clips])
     batches = [part.to(memory_format=torch.channels_last_3d) for part in tensors.split(settings.batch)]
 
@@ -113,7 +113,7 @@ def bench_memory(folder: Path, count: int, settings: BenchEvalSettings) -> int:
 
 def memory_of(folder: Path, count: int, settings: BenchEvalSettings) -> int:
     """Peak bytes of this process while it scores the videos of a folder."""
-    protocol = replace(load_protocol("fvd-google"), real=count)
+    protocol = replace(load_protocol("fvd-google", "fvd"), real=count)
     clips, _ = choose_clips(find_sources(folder), protocol, count, 1)
     network = seeded_network()
     return peak_memory(

@@ -31,9 +31,7 @@ def clipsim(settings: ClipsimSettings) -> dict:
 
     Raises ValueError for what makes no score: no weights, no prompts, too few videos.
     """
-    protocol = load_protocol(settings.protocol)
-    if protocol.metric != "clipsim":
-        raise ValueError(f"{protocol.name} is a protocol of {protocol.metric}, not of clipsim")
+    protocol = load_protocol(settings.protocol, "clipsim")
     if settings.workers < 0 or settings.resamples < 0:
         raise ValueError("--workers and --resamples must not be negative")
     if not settings.videos:

@@ -1,5 +1,6 @@
 """Features of many clips: workers decode while the network computes, processes share the batches."""
 
+import ctypes
 import hashlib
 import os
 import sys
@@ -81,6 +82,25 @@ def own_device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else CPU
 
 
+def rows_of(read: list, network: nn.Module) -> list[tuple[int, Tensor | None, int, str]]:
+    """Index, features, checksum and what is wrong, of one batch of prepared clips."""
+    good = [row for row in read if row[1] is not None]
+    wrong = [(index, None, 0, why) for index, clip, _, why in read if clip is None]
+    if not good:
+        return wrong
+    device = next(network.buffers()).device
+    inputs = torch.stack([rearrange(row[1], "c t h w -> t h w c") for row in good]).to(device)
+    values = network(rearrange(inputs, "b t h w c -> b c t h w")).float().cpu()
+    return [(row[0], value, row[2], "") for row, value in zip(good, values, strict=True)] + wrong
+
+
+def give_back() -> None:
+    """Returns freed memory to the system, where the C library can: else its gaps grow with every batch."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim:
+        trim(0)
+
+
 @torch.no_grad()
 def extract(
     clips: list[Clip], protocol: Protocol, network: nn.Module, batch: int, workers: int, what: str
@@ -90,7 +110,6 @@ def extract(
     Clip k is in batch k // `batch` whatever the number of processes and workers: neither changes a bit.
     """
     rank, ranks = processes()
-    device = next(network.buffers()).device
     groups = [range(k, min(k + batch, len(clips))) for k in range(0, len(clips), batch)][rank::ranks]
     data = Prepared(
         clips, [index for group in groups for index in group], partial(prepare, protocol=protocol)
@@ -99,15 +118,9 @@ def extract(
     rows = []
     with tqdm(total=len(data), desc=what, unit="clip", disable=rank > 0, file=sys.stderr) as bar:
         for group in groups:
-            read = [next(reading) for _ in group]
-            good = [row for row in read if row[1] is not None]
-            values = []
-            if good:
-                inputs = torch.stack([rearrange(row[1], "c t h w -> t h w c") for row in good]).to(device)
-                values = network(rearrange(inputs, "b t h w c -> b c t h w")).float().cpu()
-            rows += [(row[0], value, row[2], "") for row, value in zip(good, values, strict=True)]
-            rows += [(index, None, 0, wrong) for index, clip, _, wrong in read if clip is None]
-            bar.update(len(read))
+            rows += rows_of([next(reading) for _ in group], network)
+            give_back()
+            bar.update(len(group))
     rows = sorted(gathered(rows), key=lambda row: row[0])
     kept = [row for row in rows if row[1] is not None]
     passed = {clips[row[0]].source.name: row[3] for row in rows if row[1] is None}

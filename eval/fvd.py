@@ -42,9 +42,7 @@ def fvd(settings: FvdSettings) -> dict:
 
     Raises ValueError for what makes no score: no weights, too few clips, features of another protocol.
     """
-    protocol = load_protocol(settings.protocol)
-    if protocol.metric != "fvd":
-        raise ValueError(f"{protocol.name} is a protocol of {protocol.metric}, not of fvd")
+    protocol = load_protocol(settings.protocol, "fvd")
     for name, least in {"batch": 1, "workers": 0, "resamples": 0}.items():
         if getattr(settings, name) < least:
             raise ValueError(f"--{name} {getattr(settings, name)}: it must be at least {least}")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from configs.load import parse
-from configs.protocol import Protocol, load_protocol, protocol_names
+from configs.protocol import Protocol, load_protocol, load_protocols, protocol_names
 from configs.settings import InceptionSettings
 from dit import __version__
 from eval.c3d import C3D
@@ -57,9 +57,7 @@ def inception(settings: InceptionSettings) -> dict:
 
     Raises ValueError for what makes no score: no weights, too few videos.
     """
-    protocol = load_protocol(settings.protocol)
-    if protocol.metric != "is":
-        raise ValueError(f"{protocol.name} is a protocol of {protocol.metric}, not of is")
+    protocol = load_protocol(settings.protocol, "is")
     for name, least in {"batch": 1, "workers": 0, "resamples": 0}.items():
         if getattr(settings, name) < least:
             raise ValueError(f"--{name} {getattr(settings, name)}: it must be at least {least}")
@@ -136,8 +134,8 @@ def interval(p_ND: Tensor, protocol: Protocol, resamples: int) -> dict | None:
 
 def others(p_ND: Tensor, protocol: Protocol) -> dict[str, float]:
     """What the same probabilities score in the splits of the other protocols of this metric."""
-    every = (load_protocol(name) for name in protocol_names())
-    same = [p for p in every if p.metric == "is" and p.name != protocol.name and p.splits <= len(p_ND)]
+    every = (load_protocols(name).get("is") for name in protocol_names())
+    same = [p for p in every if p and p.name != protocol.name and p.splits <= len(p_ND)]
     return {p.name: of_protocol(p_ND, p)[0] for p in same}
 
 

@@ -1,21 +1,21 @@
 """`dit eval protocols`: what every score's protocol says."""
 
 import dataclasses
-import importlib
 
 from configs.load import parse
-from configs.protocol import load_protocol, protocol_names
+from configs.protocol import load_protocols, protocol_module, protocol_names
 from configs.settings import ProtocolsSettings
 
 
 def card(name: str) -> str:
     """A protocol whole: what it follows, every field, its hash."""
-    protocol = load_protocol(name)
-    about = importlib.import_module(f"configs.protocols.{name.replace('-', '_')}").__doc__
-    fields = dataclasses.asdict(protocol)
-    width = max(map(len, fields))
-    lines = [f"  {key.ljust(width)}  {value}" for key, value in fields.items()]
-    return "\n".join([about.strip(), "", *lines, "", f"SHA-256 {protocol.hash()}"])
+    lines = [protocol_module(name).__doc__.strip()]
+    for protocol in load_protocols(name).values():
+        fields = dataclasses.asdict(protocol)
+        width = max(map(len, fields))
+        lines += ["", *(f"  {key.ljust(width)}  {value}" for key, value in fields.items())]
+        lines += ["", f"SHA-256 {protocol.hash()}"]
+    return "\n".join(lines)
 
 
 def listing() -> str:
@@ -23,8 +23,8 @@ def listing() -> str:
     rows = []
     width = max(map(len, protocol_names()))
     for name in protocol_names():
-        module = importlib.import_module(f"configs.protocols.{name.replace('-', '_')}")
-        rows.append(f"{name.ljust(width)}  {module.__doc__.strip().splitlines()[0]}")
+        first = protocol_module(name).__doc__.strip().splitlines()[0]
+        rows.append(f"{name.ljust(width)}  {first}")
     return "\n".join(rows)
 
 

@@ -2,12 +2,12 @@
 
 import base64
 import html
-import importlib
 import io
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from configs.protocol import published
 from eval.clips import Clip, read_clip
 from vae.video import UnreadableVideo, contact_sheet, to_video
 
@@ -16,12 +16,6 @@ h1{font-size:1.6em}h2{font-size:1.15em;margin-top:2em}table{border-collapse:coll
 td,th{padding:.2em .8em .2em 0;text-align:left;vertical-align:top}th{font-weight:600}
 .stamp{background:#b00020;color:#fff;padding:.4em .8em;font-weight:600;margin:.3em 0}
 code{font-size:.9em;overflow-wrap:anywhere}img{max-width:100%}"""
-
-
-def published(protocol: str) -> tuple[tuple[str, float, str], ...]:
-    """Published values under a protocol: model, value, source."""
-    module = importlib.import_module(f"configs.protocols.{protocol.replace('-', '_')}")
-    return getattr(module, "PUBLISHED", ())
 
 
 def markdown(result: dict) -> str:
@@ -36,7 +30,8 @@ def markdown(result: dict) -> str:
         f"| this | {result['value']:.2f}{spread}{stamps} | {result['real']['clips']} real, "
         f"{result['fake']['clips']} generated clips |",
     ]
-    return "\n".join(lines + [f"| {m} | {v:g} | {source} |" for m, v, source in published(about["name"])])
+    rows = published(about["name"], about["metric"])
+    return "\n".join(lines + [f"| {model} | {value:g} | {source} |" for model, value, source in rows])
 
 
 def page(result: dict, pictures: dict[str, bytes]) -> str:

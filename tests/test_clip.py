@@ -170,7 +170,7 @@ def test_only_openai_s_weights_are_certified(tmp_path, videos, monkeypatch, caps
         ({"videos": "nowhere"}, "nowhere: no such folder"),
         ({"protocol": "fvd-google"}, "fvd-google is a protocol of fvd, not of clipsim"),
         ({"prompts": "nowhere.csv"}, r"nowhere\.csv: give a CSV or JSONL"),
-        ({"allow_small": False}, "gives 2 videos with prompts, and clipsim-msrvtt-2990 takes 2990"),
+        ({"allow_small": False}, "gives 2 videos with prompts, and msrvtt-2990 takes 2990"),
     ],
 )
 def test_wrong_settings_are_told(videos, changes, message):

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import eval.fvd
-from configs.protocol import differences, load_protocol, protocol_names
+from configs.protocol import differences, load_protocol, load_protocols, protocol_names
 from configs.settings import FvdSettings
 from dit.cli import run
 from eval.clips import choose_clips, find_sources, read_clip
@@ -27,7 +27,7 @@ from vae.manifest import Entry, save_manifest
 from vae.ucf101 import read_split
 from vae.video import probe, read_frames, to_video, write_video
 
-GOOGLE = load_protocol("fvd-google")
+GOOGLE = load_protocol("fvd-google", "fvd")
 
 
 def video(seed: int, frames: int = 16) -> torch.Tensor:
@@ -230,12 +230,12 @@ def test_real_videos_are_those_of_the_list(folders, quick, real_data, monkeypatc
     stamps = fvd(settings(folders, protocol="ucf101-recon"))["stamps"]
     assert stamps[:3] == [SMOKE, "other videos than ucf101 test1", "small: 5 of 3783 real clips"]
     for name, split in (("ucf101-recon", "test1"), ("ucf101-zeroshot-10k", "all")):
-        protocol = load_protocol(name)
+        protocol = load_protocol(name, "fvd")
         files = read_split(real_data / "ucf101_lists", split)
         assert protocol.split == split
         assert protocol.list_sha256 == list_hash([Path(file).stem for file in files])
-    own = replace(load_protocol("ucf101-recon"), list_sha256=list_hash([str(k) for k in range(5)]))
-    monkeypatch.setattr(eval.fvd, "load_protocol", lambda name: own)
+    own = replace(load_protocol("ucf101-recon", "fvd"), list_sha256=list_hash([str(k) for k in range(5)]))
+    monkeypatch.setattr(eval.fvd, "load_protocol", lambda *_: own)
     assert fvd(settings(folders))["stamps"][1] == "small: 5 of 3783 real clips"
 
 
@@ -304,9 +304,14 @@ def test_only_scores_of_one_protocol_stand_side_by_side(folders, quick, tmp_path
 
 
 def test_protocols_are_told_apart_by_their_hash():
-    protocols = [load_protocol(name) for name in protocol_names()]
-    assert [protocol.name for protocol in protocols] == protocol_names()
-    assert len({protocol.hash() for protocol in protocols}) == len(protocols) >= 6
+    found = {name: load_protocols(name) for name in protocol_names()}
+    for name, by_metric in found.items():
+        assert by_metric and {(p.name, p.metric) for p in by_metric.values()} == {
+            (name, m) for m in by_metric
+        }
+    assert set(found["msrvtt-2990"]) == set(found["msrvtt-all-captions"]) == {"fvd", "clipsim"}
+    protocols = [protocol for by_metric in found.values() for protocol in by_metric.values()]
+    assert len({protocol.hash() for protocol in protocols}) == len(protocols) >= 15
     for protocol in protocols:
         for name, value in vars(protocol).items():
             changed = value + 1 if isinstance(value, int | float) else value + "x"
@@ -314,7 +319,7 @@ def test_protocols_are_told_apart_by_their_hash():
             assert other.hash() != protocol.hash()
             assert [line.split(":")[0] for line in differences(vars(protocol), vars(other))] == [name]
     with pytest.raises(ValueError, match=r"no protocol fvd-googel; did you mean fvd-google\?"):
-        load_protocol("fvd-googel")
+        load_protocol("fvd-googel", "fvd")
 
 
 def test_protocols_are_shown(capsys):
@@ -322,7 +327,7 @@ def test_protocols_are_shown(capsys):
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == protocol_names()
     assert run(["eval", "protocols", "fvd-latte-2048-stride3"]) == 0
     shown = capsys.readouterr().out
-    assert "real_stride      3" in shown and load_protocol("fvd-latte-2048-stride3").hash() in shown
+    assert "real_stride      3" in shown and load_protocol("fvd-latte-2048-stride3", "fvd").hash() in shown
 
 
 def normal(count: int, seed: int, width: int = 20) -> torch.Tensor:
@@ -369,7 +374,7 @@ def test_two_methods_that_disagree_are_an_error(monkeypatch):
         ({"fake": "tests"}, "tests holds no video, and no folder of frames"),
         ({"batch": 0}, "--batch 0"),
         ({"json": "tests"}, "tests is a folder: give a file in it"),
-        ({"protocol": "clipsim-msrvtt-2990"}, "is a protocol of clipsim, not of fvd"),
+        ({"protocol": "is-c3d-10k"}, "is-c3d-10k is a protocol of is, not of fvd"),
         ({"save_real": "real.npz"}, "give a name that ends in .safetensors"),
         ({"real": "nowhere.safetensors"}, r"nowhere\.safetensors: no such weights file"),
     ],

@@ -54,7 +54,7 @@ def test_features_are_those_of_the_graph_and_its_ports(real_data):
         starts = [37] if "A_" not in which else [20]
         clips = made.setdefault(which, windows(real_data / "clips", which, starts))
         name, changes = PROTOCOLS[fit]
-        protocol = replace(load_protocol(name), **changes)
+        protocol = replace(load_protocol(name, "fvd"), **changes)
         inputs = torch.stack([prepare(clip, protocol) for clip in clips])
         ours = networks[NETWORKS[network]](inputs.to(memory_format=torch.channels_last_3d))
         wanted = torch.from_numpy(known[key][starts])

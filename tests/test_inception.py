@@ -28,8 +28,8 @@ def test_reference_values(real_data):
     known = json.loads((real_data / "reference" / "inception_score.json").read_text())
     p = drawn(2048)
     scores = {
-        "IS_styleganv_10splits_shuffle42": of_protocol(p, load_protocol("is-stylegan-v-2048")),
-        "IS_tgan2_1split": of_protocol(p, load_protocol("is-c3d-10k-one-split")),
+        "IS_styleganv_10splits_shuffle42": of_protocol(p, load_protocol("is-stylegan-v-2048", "is")),
+        "IS_tgan2_1split": of_protocol(p, load_protocol("is-c3d-10k-one-split", "is")),
         "IS_tgan2_10splits_noshuffle": inception_score(p, splits=10, added=1e-20),
     }
     for name, score in scores.items():
@@ -59,7 +59,7 @@ def test_tgan2_reports_ten_sets_which_are_the_splits_of_their_union():
     p = drawn(200)
     order = torch.from_numpy(numpy.random.RandomState(42).permutation(200))
     alone = [inception_score(rows, 1, added=1e-20)[0] for rows in p[order].split(20)]
-    protocol = load_protocol("is-tgan2-2048x10")
+    protocol = load_protocol("is-tgan2-2048x10", "is")
     assert of_protocol(p, protocol) == pytest.approx((numpy.mean(alone), numpy.std(alone)), rel=1e-12)
     assert protocol.fake == 10 * 2048
 
@@ -101,7 +101,7 @@ def test_c3d_is_that_of_tgan2_in_chainer(size, network):
     height, width = map(int, size.split("x"))
     random = numpy.random.RandomState(height + width)
     frames = torch.from_numpy(random.randint(0, 256, (2, 16, height, width, 3)).astype(numpy.uint8))
-    protocol = load_protocol("is-c3d-10k")
+    protocol = load_protocol("is-c3d-10k", "is")
     made = network(torch.stack([prepare(clip, protocol) for clip in frames]))
     assert (made - wanted).norm() < 1e-5 * wanted.norm()
     turned = network(torch.stack([prepare(clip.flip(-1), protocol) for clip in frames]))

@@ -7,7 +7,7 @@ here one draw is made from the seed.
 
 from configs.protocol import Protocol
 
-PUBLISHED = (("Latte, measured again by its authors", 168, "Vchitect/Latte, issue 123"),)
+PUBLISHED = {"fvd": (("Latte, measured again by its authors", 168, "Vchitect/Latte, issue 123"),)}
 protocol = Protocol(
     name="fvd-latte-2048-stride3",
     metric="fvd",
