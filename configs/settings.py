@@ -458,7 +458,7 @@ class InceptionSettings:
 
 @dataclass(frozen=True)
 class ReconstructionSettings:
-    """Compare videos with their reconstructions frame by frame: PSNR of both kinds, SSIM, LPIPS."""
+    """Compare videos with reconstructions: PSNR of both kinds, SSIM and LPIPS of frames, FVD of clips."""
 
     real: str = ""
     """Original videos: a folder of them, a folder of folders of frames, or a manifest."""
@@ -466,6 +466,14 @@ class ReconstructionSettings:
     """Reconstructions of the same names, sizes and numbers of frames."""
     json: str = ""
     """File for the scores and every video's, as JSON."""
+    protocol: str = ""
+    """Protocol of the FVD between the two sides, such as ucf101-recon; empty leaves FVD out."""
+    weights: str = ""
+    """File with the weights of I3D; without it, they are looked for as `dit eval weights` says."""
+    allow_small: bool = False
+    """FVD of fewer or other clips than the protocol says; it is stamped."""
+    smoke: bool = False
+    """FVD with a seeded network in place of certified weights; it is stamped: it is not FVD."""
     lpips: Literal["alex", "vgg", "squeeze", "none"] = "alex"
     """Trunk of LPIPS; `none` leaves it out, and so do weights that are not there."""
     lpips_trunk: str = ""

@@ -10,10 +10,11 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from configs.load import parse
-from configs.settings import ReconstructionSettings
+from configs.settings import FvdSettings, ReconstructionSettings
 from dit import __version__
 from eval.clips import Clip, Source, find_sources, frame_count, read_clip
 from eval.features import gathered, own_device, processes
+from eval.fvd import fvd
 from eval.lpips import SMALLEST, Lpips
 from eval.weights import certify_hash, find_weights
 from vae.quality import pooled_psnr, psnr, ssim
@@ -107,6 +108,7 @@ def reconstruction(settings: ReconstructionSettings) -> dict:
     if not pairs:
         raise ValueError(f"{settings.real} and {settings.fake} have no video of one name")
     lpips, weights = load_lpips(settings)
+    between = fvd(fvd_settings(settings)) if settings.protocol else None  # what may fail for its weights
     device = own_device()
     if lpips:
         lpips.to(device)
@@ -137,6 +139,7 @@ def reconstruction(settings: ReconstructionSettings) -> dict:
         "metric": "reconstruction",
         "scores": {name: sum(values[name] for _, values in kept) / len(kept) for name in names},
         "measures": {name: MEASURES[name] for name in names},
+        "fvd": between,
         "lpips": {"trunk": settings.lpips, "weights": weights},
         "videos": len(kept),
         "passed_over": passed,
@@ -151,6 +154,19 @@ def reconstruction(settings: ReconstructionSettings) -> dict:
     return result
 
 
+def fvd_settings(settings: ReconstructionSettings) -> FvdSettings:
+    """The same two sides, for FVD."""
+    return FvdSettings(
+        real=settings.real,
+        fake=settings.fake,
+        protocol=settings.protocol,
+        weights=settings.weights,
+        allow_small=settings.allow_small,
+        smoke=settings.smoke,
+        workers=settings.workers,
+    )
+
+
 def table(result: dict) -> str:
     """The scores as lines, each with what it is."""
     lines = [
@@ -160,6 +176,8 @@ def table(result: dict) -> str:
     lines.append(f"{result['videos']} videos, means over them")
     if "lpips" not in result["scores"]:
         lines.append(f"LPIPS {result['lpips']['weights']}")
+    if not result["fvd"]:
+        lines.append("FVD left out: --protocol ucf101-recon, or another, adds it")
     if result["passed_over"]:
         name, why = next(iter(result["passed_over"].items()))
         lines.append(f"{len(result['passed_over'])} videos passed over, such as {name}: {why}")

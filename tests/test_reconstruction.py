@@ -13,6 +13,7 @@ from configs.settings import ReconstructionSettings
 from dit.cli import run
 from eval.lpips import Lpips
 from eval.reconstruction import reconstruction
+from tests.test_fvd import folders, quick  # noqa: F401
 from vae.quality import pooled_psnr, psnr, ssim
 from vae.video import probe, read_frames, to_video, write_video
 
@@ -52,6 +53,33 @@ def test_scores_are_means_over_videos_of_what_each_measure_says(sides, tmp_path,
     assert json.loads(file.read_text()) == result
     assert "dB, of the squared error of all frames together" in capsys.readouterr().out
     assert reconstruction(settings((sides[0], sides[0])))["scores"]["ssim"] == pytest.approx(1)
+
+
+def test_fvd_between_the_sides_is_that_of_its_own_verb(folders, quick, tmp_path, capsys):  # noqa: F811
+    file = tmp_path / "scores.json"
+    words = ["--protocol", "fvd-google", "--smoke", "--allow-small", "--workers", "0"]
+    words += ["--real", str(folders[0]), "--fake", str(folders[1])]
+    assert run(["eval", "reconstruction", *words, "--lpips", "none", "--json", str(file)]) == 0
+    between = json.loads(file.read_text())["fvd"]
+    assert run(["eval", "fvd", *words, "--json", str(file)]) == 0
+    alone = json.loads(file.read_text())
+    assert between["value"] == alone["value"] > 0 and between["stamps"] == alone["stamps"] != []
+    told = capsys.readouterr().out
+    assert told.count(f"distance {alone['value']:.2f}") == 2 and "FVD left out" not in told
+    words[-1] = words[-3]  # the originals beside themselves
+    assert run(["eval", "reconstruction", *words, "--lpips", "none", "--json", str(file)]) == 0
+    assert json.loads(file.read_text())["fvd"]["value"] == pytest.approx(0, abs=1e-9)
+
+
+def test_fvd_that_cannot_be_is_told_before_anything_is_compared(sides, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(eval.weights, "folders", lambda: [tmp_path])
+    monkeypatch.delenv("DIT_I3D", raising=False)
+    words = ["--real", str(sides[0]), "--fake", str(sides[1]), "--lpips", "none"]
+    assert run(["eval", "reconstruction", *words]) == 0
+    assert "FVD left out: --protocol ucf101-recon" in capsys.readouterr().out
+    assert run(["eval", "reconstruction", *words, "--protocol", "ucf101-recon"]) == 1
+    told = capsys.readouterr()
+    assert "FVD needs the weights of i3d, and there are none" in told.err and "psnr" not in told.out
 
 
 def test_pairs_that_do_not_fit_are_named(sides, tmp_path, capsys):

@@ -2,10 +2,10 @@
 
 CLIPSIM (Wu et al. 2021, GODIVA) by CLIP ViT-B/32: mean over videos of the mean over all their frames of the
 cosine of frame and caption, not scaled: not times 100, without CLIP's logit scale. Video LDM, Show-1,
-ModelScope and VideoPoet draw a caption a video; their choices are not published, so ours is one of many. FVD: a clip of
-16 consecutive frames of every video, at a random place, squashed to 224 x 224. Known to differ: papers take
-2,048 or 2,990 real clips and steps of 1 to 3 frames and do not say which, so no published FVD is put beside a
-score.
+ModelScope and VideoPoet draw a caption a video; their choices are not published, so ours is one of many.
+FVD: a clip of 16 consecutive frames of every video, at a random place, squashed to 224 x 224. Known to
+differ: papers take 2,048 or 2,990 real clips and steps of 1 to 3 frames and do not say which, so no
+published FVD is put beside a score.
 """
 
 from configs.protocol import Protocol
