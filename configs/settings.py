@@ -485,6 +485,68 @@ class ReconstructionSettings:
 
 
 @dataclass(frozen=True)
+class RunEvalSettings:
+    """Sample a data set's prompts with a model, then score the videos; the same command goes on."""
+
+    job: Positional[str] = ""
+    """What to sample and score: ucf101-zeroshot, ucf101-class, msrvtt or msrvtt-all-captions."""
+    model: str = "builtin"
+    """Model folder: ours, any text-to-video pipeline of diffusers, or `builtin`."""
+    real: str = ""
+    """Manifest of the real videos, as `dit data ucf101` and `dit data msrvtt` write it; or their folder."""
+    annotations: str = ""
+    """Folder with MSR-VTT's annotation files; without it, prompts are the manifest's captions."""
+    out: str = ""
+    """Folder for videos and scores; empty is scores/JOB."""
+    metrics: tuple[Literal["fvd", "clipsim", "is"], ...] = ()
+    """What to score; empty is all of the job's."""
+    sample_only: bool = False
+    """Make the videos and leave scoring for later, with the same command without this."""
+    count: int = 0
+    """Videos to make; 0 is the protocol's number, and fewer need --allow-small."""
+    prompts: Literal["job", "sentences", "names"] = "job"
+    """Prompts of UCF-101's classes: sentences of ours, or bare names; `job` is the job's own choice."""
+    seed: int = 0
+    """Seed of the first video; the next ones count up."""
+    frames: int = 0
+    """Frames of a video; 0 takes the model's own number."""
+    height: int = 0
+    """Height in pixels; 0 takes the model's own."""
+    width: int = 0
+    """Width in pixels; 0 takes the model's own."""
+    fps: float = 0.0
+    """Frames a second of the files; 0 takes the model's own, or 8 where it has none."""
+    steps: int = 0
+    """Solver steps; 0 takes the model's own."""
+    guidance: float = -1.0
+    """Classifier-free guidance scale, 1 is none; -1 takes the model's own."""
+    solver: Literal["model", "euler", "heun", "multistep"] = "model"
+    """ODE solver of a model of ours; `model` takes its own."""
+    batch: int = 1
+    """Videos in one packed call of a model of ours; others make one at a time."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Number format of the model; `auto` is bf16 on a GPU and fp32 on a CPU."""
+    i3d: str = ""
+    """File with the weights of I3D; without it, they are looked for as `dit eval weights` says."""
+    clip: str = ""
+    """Folder with CLIP ViT-B/32; likewise."""
+    c3d: str = ""
+    """File with C3D's weights; likewise."""
+    c3d_mean: str = ""
+    """File with C3D's mean; likewise."""
+    uncertified: bool = False
+    """Score with weights of C3D that nothing certifies; the score is stamped."""
+    allow_small: bool = False
+    """Score fewer or other videos than the protocol says; scores are stamped."""
+    smoke: bool = False
+    """Score with seeded networks in place of certified weights; scores are stamped: they are none."""
+    panel: bool = False
+    """Put beside FVD what real clips score against other real ones, and with their motion changed."""
+    workers: int = 2
+    """Processes that read videos while a network computes."""
+
+
+@dataclass(frozen=True)
 class CompareSettings:
     """Scores side by side; those of other protocols are refused."""
 

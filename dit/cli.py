@@ -17,6 +17,7 @@ VERBS = {  # words -> (module, what it does)
     "eval clipsim": ("eval.clipsim", "--videos FOLDER --prompts FILE   how well videos show their prompts"),
     "eval is": ("eval.inception", "--videos FOLDER   Inception score of videos of UCF-101's classes"),
     "eval reconstruction": ("eval.reconstruction", "--real PATH --fake PATH   PSNR, SSIM and LPIPS of pairs"),
+    "eval run": ("eval.run", "JOB --model FOLDER   sample UCF-101's or MSR-VTT's prompts, then score"),
     "eval compare": ("eval.compare", "A.json B.json …   scores of one protocol in a table"),
     "eval protocols": ("eval.protocols", "[NAME]   what a score means"),
     "eval weights": ("eval.weights", "which networks scores need, and whether yours are the right ones"),

@@ -56,14 +56,42 @@ def sample(settings: SampleSettings, record: dict | None = None) -> list[Path]:
     """
     prompts = read_prompts(settings)
     check(settings)
+    model, settings = load_with_settings(settings)
+    if record:
+        check_same_model(settings, record, model)
+    check(settings)
+    sampler = sampler_of(settings)
+    counted = range(settings.seed, settings.seed + settings.number)
+    pairs = [(prompt, seed) for prompt in prompts for seed in counted]
+    jobs = make_jobs(settings, record.get("pack", pairs) if record else pairs, len(pairs), model)
+    files, shown = [], []
+    groups = [jobs[k : k + settings.batch] for k in range(0, len(jobs), settings.batch)]
+    with tqdm(total=len(groups) * sampler.steps, desc=f"sampling {len(jobs)}", unit="step") as progress:
+        for group in groups:
+            requests = [job.request for job in group]
+            made = generate_videos(model, requests, sampler, lambda *_: progress.update())
+            facts = records(model, group, settings)
+            for place, (job, video) in enumerate(zip(group, made, strict=True)):
+                if record and place != record.get("place", 0):
+                    continue
+                files.append(write(job, video, facts[place], settings.fps))
+                shown.append(shown_frames(video))
+    if len(files) > 1:
+        sheet = files[0].parent / "contact-sheet.png"
+        videos = (to_video(frames) for frames in shown)
+        contact_sheet(videos, [job.request.prompt for job in jobs], sheet, SHEET_FRAMES)
+        files.append(sheet)
+    return files
+
+
+def load_with_settings(settings: SampleSettings) -> tuple[Model, SampleSettings]:
+    """The model that the settings name, and the settings with what they left to it."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     half = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
     model = load_model(settings.model, device, torch.bfloat16 if half else torch.float32)
-    if record:
-        check_same_model(settings, record, model)
     if "smoothed" in model.settings:  # a checkpoint's, not a finished model's
         print(f"dit sample: {settings.model} at step {model.settings['step']}", file=sys.stderr)
-    settings = replace(
+    return model, replace(
         settings,
         frames=settings.frames or model.size[0],
         height=settings.height or model.size[1],
@@ -74,33 +102,18 @@ def sample(settings: SampleSettings, record: dict | None = None) -> list[Path]:
         guidance=model.sampler.guidance if settings.guidance == -1.0 else settings.guidance,
         precision="bf16" if half else "fp32",
     )
-    check(settings)
-    sampler = SamplerConfig(settings.steps, settings.solver, settings.guidance, settings.seed)
-    counted = range(settings.seed, settings.seed + settings.number)
-    pairs = [(prompt, seed) for prompt in prompts for seed in counted]
-    jobs = make_jobs(settings, record.get("pack", pairs) if record else pairs, len(pairs), model)
-    files, shown = [], []
-    evaluations = 2 * sampler.steps - 1 if sampler.solver == "heun" else sampler.steps
-    groups = [jobs[k : k + settings.batch] for k in range(0, len(jobs), settings.batch)]
-    with tqdm(total=len(groups) * sampler.steps, desc=f"sampling {len(jobs)}", unit="step") as progress:
-        for group in groups:
-            made = generate_videos(
-                model, [job.request for job in group], sampler, lambda *_: progress.update()
-            )
-            pack = [(job.request.prompt, job.request.seed) for job in group]
-            for place, (job, video) in enumerate(zip(group, made, strict=True)):
-                if record and place != record.get("place", 0):
-                    continue
-                facts = truth(job, settings, sampler, model, evaluations)
-                facts |= {"pack": pack, "place": place} if len(pack) > 1 else {}
-                files.append(write(job, video, facts, settings.fps))
-                shown.append(shown_frames(video))
-    if len(files) > 1:
-        sheet = files[0].parent / "contact-sheet.png"
-        videos = (to_video(frames) for frames in shown)
-        contact_sheet(videos, [job.request.prompt for job in jobs], sheet, SHEET_FRAMES)
-        files.append(sheet)
-    return files
+
+
+def sampler_of(settings: SampleSettings) -> SamplerConfig:
+    """The sampler of whole settings."""
+    return SamplerConfig(settings.steps, settings.solver, settings.guidance, settings.seed)
+
+
+def records(model: Model, group: list[Job], settings: SampleSettings) -> list[dict]:
+    """The records of the videos of one packed call; the settings are whole."""
+    pack = [(job.request.prompt, job.request.seed) for job in group]
+    own = [truth(job, settings, model) for job in group]
+    return [facts | ({"pack": pack, "place": k} if len(pack) > 1 else {}) for k, facts in enumerate(own)]
 
 
 def shown_frames(video_CTHW: Tensor) -> Tensor:
@@ -196,8 +209,10 @@ def file_words(prompt: str) -> str:
     return f"{short or 'untitled'}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}"
 
 
-def truth(job: Job, settings: SampleSettings, sampler: SamplerConfig, model: Model, evaluations: int) -> dict:
+def truth(job: Job, settings: SampleSettings, model: Model) -> dict:
     """All that makes this video: it is written inside the file and beside it."""
+    sampler = sampler_of(settings)
+    evaluations = 2 * sampler.steps - 1 if sampler.solver == "heun" else sampler.steps
     prompt, seed = job.request.prompt, job.request.seed
     one = replace(settings, prompts=(prompt,), prompts_file="", again="", number=1, seed=seed)
     record = {

@@ -6,6 +6,7 @@ import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -50,7 +51,20 @@ class Prepared(Dataset):
             frames = read_clip(self.clips[index])
         except UnreadableVideo as error:
             return index, None, 0, str(error)
-        return index, self.make(frames), zlib.crc32(frames.numpy().tobytes()), ""
+        with one_thread():
+            made = self.make(frames)
+        return index, made, zlib.crc32(frames.numpy().tobytes()), ""
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """As in a worker process: a resize shared by several threads differs in its last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def read_ahead(data: Prepared, workers: int, ahead: int) -> Iterator[tuple[int, Tensor | None, int, str]]:

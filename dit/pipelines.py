@@ -1,0 +1,108 @@
+"""The door to other people's text-to-video models: any pipeline of diffusers, from its folder."""
+
+import hashlib
+import inspect
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from dit.text import read_json
+from vae.weights import file_hash
+
+OURS = "WanPipeline"  # what this project samples itself
+WORDS = {  # our settings -> what pipelines call them
+    "steps": ("num_inference_steps",),
+    "guidance": ("guidance_scale",),
+    "frames": ("num_frames", "video_length"),
+}
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A pipeline that turns a prompt into a video, and what it is: its folder, class, weights by hash."""
+
+    call: object
+    takes: frozenset[str]
+    weights: str
+    facts: dict
+
+
+def is_foreign(folder: str) -> bool:
+    """Whether a folder holds a pipeline that this project does not sample itself: another than Wan 2.1's."""
+    file = Path(folder) / "model_index.json"
+    if not file.is_file():
+        return False
+    index, autoencoder = read_json(file), Path(folder) / "vae" / "config.json"
+    newer = autoencoder.is_file() and read_json(autoencoder).get("is_residual", False)
+    return index.get("_class_name") != OURS or bool((index.get("transformer_2") or [None])[0]) or newer
+
+
+def folder_hash(folder: Path) -> str:
+    """SHA-256 over the names and hashes of all weights files of a folder."""
+    files = sorted(folder.rglob("*.safetensors"))
+    if not files:
+        raise ValueError(f"{folder} holds no *.safetensors, and other weights are not read")
+    lines = [f"{file.relative_to(folder).as_posix()} {file_hash(file)}\n" for file in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def load_pipeline(folder: str, device: torch.device, dtype: torch.dtype) -> Pipeline:
+    """The pipeline of a folder, from safetensors only; no code of the folder is run.
+
+    Raises ValueError where diffusers cannot load it, or where it takes no prompt.
+    """
+    import diffusers
+
+    path = Path(folder)
+    weights = folder_hash(path)
+    try:
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of its own words
+            pipeline = diffusers.DiffusionPipeline.from_pretrained(
+                path, torch_dtype=dtype, use_safetensors=True, local_files_only=True
+            )
+    except (ValueError, OSError, TypeError, AttributeError, KeyError, ImportError) as error:
+        raise ValueError(f"{folder}: diffusers cannot load it: {error}") from None
+    pipeline.set_progress_bar_config(disable=True)
+    takes = frozenset(inspect.signature(pipeline.__call__).parameters)
+    needed = {"prompt", "generator", "output_type", "num_inference_steps"}
+    if not needed <= takes:
+        raise ValueError(f"{folder}: {type(pipeline).__name__} makes no video of a prompt")
+    facts = {"folder": path.name, "class": type(pipeline).__name__, "diffusers": diffusers.__version__}
+    return Pipeline(pipeline.to(device), takes, weights, facts)
+
+
+def arguments(pipeline: Pipeline, settings: dict[str, float]) -> dict:
+    """Settings in the pipeline's own words; raises ValueError for one that it does not take."""
+    found = {}
+    for name, value in settings.items():
+        theirs = next((word for word in WORDS.get(name, (name,)) if word in pipeline.takes), "")
+        if not theirs:
+            raise ValueError(f"{pipeline.facts['class']} takes no {name}: leave it to the model")
+        found[theirs] = value
+    return found
+
+
+@torch.no_grad()
+def generate_with(pipeline: Pipeline, prompt: str, seed: int, settings: dict) -> Tensor:
+    """One video C T H W in [-1, 1] of a prompt; the noise is drawn on the CPU, the same on every device.
+
+    Raises ValueError where the pipeline gives no video, or one with values that are no numbers.
+    """
+    noise = torch.Generator().manual_seed(seed)
+    made = pipeline.call(prompt=prompt, generator=noise, output_type="np", **arguments(pipeline, settings))
+    frames = getattr(made, "frames", None)
+    if frames is None:
+        raise ValueError(f"{pipeline.facts['class']} makes no video: its output has no frames")
+    video_THWC = torch.from_numpy(numpy.asarray(frames[0])).float()
+    if video_THWC.dim() != 4 or video_THWC.shape[-1] != 3:
+        raise ValueError(
+            f"{pipeline.facts['class']} gave frames of shape {tuple(video_THWC.shape)}, not T H W 3"
+        )
+    if not torch.isfinite(video_THWC).all():
+        raise ValueError(f"{pipeline.facts['class']} gave values that are no numbers for {prompt!r}")
+    return rearrange(video_THWC * 2 - 1, "t h w c -> c t h w").contiguous()
