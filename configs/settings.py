@@ -578,7 +578,7 @@ class ProtocolsSettings:
 class BenchEvalSettings:
     """Time scoring: the whole job beside its bare network, the distance beside scipy's, memory over clips."""
 
-    clips: int = 32
+    clips: int = 96
     """Clips of the job that is timed."""
     batch: int = 8
     """Clips in one call of the network."""

@@ -18,7 +18,7 @@ from configs.protocol import load_protocol
 from configs.settings import BenchEvalSettings
 from dit.bench import peak_memory, race
 from eval.clips import Clip, choose_clips, find_sources, read_clip
-from eval.features import extract
+from eval.features import CPU, extract, in_order, keep_memory
 from eval.frechet import distance
 from eval.frechet import statistics as statistics_of
 from eval.i3d import I3D, seeded_tensors
@@ -48,13 +48,16 @@ def make_clips(folder: Path, count: int) -> list[Clip]:
 def bench_job(clips: list[Clip], settings: BenchEvalSettings) -> dict:
     """Clips a second of the whole job and of the bare network on the same tensors, in turn, medians."""
     protocol, network = load_protocol("fvd-google", "fvd"), seeded_network()
-    tensors = torch.stack([prepare(read_clip(clip), protocol) for clip in clips])
-    batches = [part.to(memory_format=torch.channels_last_3d) for part in tensors.split(settings.batch)]
+    keep_memory()
+    tensors = [prepare(read_clip(clip), protocol)[None] for clip in clips]
 
     @torch.no_grad()
+    def compute(tensor: Tensor) -> Tensor:
+        return network(tensor)
+
     def bare() -> None:
-        for batch in batches:
-            network(batch)
+        for _ in in_order(compute, tensors, CPU):
+            pass
 
     def whole() -> None:
         extract(clips, protocol, network, settings.batch, settings.workers, "job")

@@ -16,7 +16,7 @@ from configs.settings import ClipsimSettings
 from dit import __version__
 from eval.clip import load_clip, preprocess, seeded_clip
 from eval.clips import Clip, Source, choose_clips, find_sources, side_hash
-from eval.features import Prepared, gathered, own_device, processes, read_ahead
+from eval.features import Prepared, gathered, in_order, own_device, processes, read_ahead
 from eval.weights import find_weights
 from vae.manifest import read_table
 from vae.seeds import generator
@@ -147,14 +147,15 @@ def measure(pairs: list[tuple[Clip, str]], network, workers: int) -> list[tuple[
     rank, ranks = processes()
     mine = list(range(rank, len(pairs), ranks))
     data = Prepared([clip for clip, _ in pairs], mine, preprocess)
-    rows = []
-    reading = read_ahead(data, workers, 2)
-    for index, pictures, checksum, wrong in tqdm(
-        reading, "videos", len(mine), unit="video", disable=rank > 0, file=sys.stderr
-    ):
+
+    def compute(row: tuple[int, Tensor | None, int, str]) -> tuple[int, float, int, str]:
+        index, pictures, checksum, wrong = row
         value = network.similarity(pictures, pairs[index][1]) if pictures is not None else 0.0
-        rows.append((index, value, checksum, wrong))
-    return sorted(gathered(rows))
+        return index, value, checksum, wrong
+
+    made = in_order(compute, read_ahead(data, workers, 2), next(network.parameters()).device)
+    bar = tqdm(made, "videos", len(mine), unit="video", disable=rank > 0, file=sys.stderr)
+    return sorted(gathered(list(bar)))
 
 
 def interval(values_N: Tensor, seed: int, resamples: int) -> dict | None:

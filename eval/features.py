@@ -5,8 +5,9 @@ import hashlib
 import os
 import sys
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,6 +24,7 @@ from eval.preprocess import prepare
 from vae.video import UnreadableVideo
 
 CPU = torch.device("cpu")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of malloc.h
 
 
 @dataclass(frozen=True)
@@ -51,20 +53,57 @@ class Prepared(Dataset):
             frames = read_clip(self.clips[index])
         except UnreadableVideo as error:
             return index, None, 0, str(error)
-        with one_thread():
+        before = torch.get_num_threads()
+        torch.set_num_threads(
+            1
+        )  # as in a worker process: shared by several, a resize differs in its last bits
+        try:
             made = self.make(frames)
-        return index, made, zlib.crc32(frames.numpy().tobytes()), ""
+        finally:
+            torch.set_num_threads(before)
+        return index, made, zlib.crc32(frames.contiguous().numpy()), ""
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """As in a worker process: a resize shared by several threads differs in its last bits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+class Placed(Prepared):
+    """The same, but each clip is written to its place among slots of shared memory, in turn.
+
+    Nothing is allocated, sent or stacked: so many clips in a row are the network's input as they lie.
+    """
+
+    def __init__(
+        self, clips: list[Clip], indices: list[int], make: Callable[[Tensor], Tensor], slots: Tensor
+    ):
+        super().__init__(clips, indices, make)
+        self.slots_NTHWC = slots
+
+    def __getitem__(self, which: int) -> tuple[int, bool, int, str]:
+        index, clip, checksum, wrong = super().__getitem__(which)
+        if clip is not None:
+            self.slots_NTHWC[which % len(self.slots_NTHWC)] = rearrange(clip, "c t h w -> t h w c")
+        return index, clip is not None, checksum, wrong
+
+
+def in_order(compute: Callable, items: Iterable, device: torch.device) -> Iterator:
+    """What `compute` makes of each item; on a CPU by as many threads as PyTorch has, each alone with its item.
+
+    Sums are added up in an order that depends on how many threads share them: of one each, a result is the
+    same to the bit on any number of threads, workers and processes. It is also faster, as no thread waits for
+    another that a worker has pushed aside.
+    """
+    if device.type != "cpu":
+        yield from map(compute, items)
+        return
+    threads, waiting = torch.get_num_threads(), deque()
     try:
-        yield
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for item in items:
+                waiting.append(pool.submit(compute, item))
+                if len(waiting) > threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(threads)  # MKL's are those of the last thread that set them
 
 
 def read_ahead(data: Prepared, workers: int, ahead: int) -> Iterator[tuple[int, Tensor | None, int, str]]:
@@ -96,45 +135,58 @@ def own_device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else CPU
 
 
-def rows_of(read: list, network: nn.Module) -> list[tuple[int, Tensor | None, int, str]]:
-    """Index, features, checksum and what is wrong, of one batch of prepared clips."""
-    good = [row for row in read if row[1] is not None]
-    wrong = [(index, None, 0, why) for index, clip, _, why in read if clip is None]
-    if not good:
-        return wrong
-    device = next(network.buffers()).device
-    inputs = torch.stack([rearrange(row[1], "c t h w -> t h w c") for row in good]).to(device)
-    values = network(rearrange(inputs, "b t h w c -> b c t h w")).float().cpu()
-    return [(row[0], value, row[2], "") for row, value in zip(good, values, strict=True)] + wrong
+def keep_memory() -> None:
+    """Has the C library keep what is freed, where it can: a network asks for the same again, clip after clip.
+
+    By default every large piece goes back to the system and comes anew, page by page, which takes up to a
+    third of the time on a CPU; and the smaller ones leave gaps that grow with the number of clips.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
+        libc.mallopt(M_ARENA_MAX, 1)  # a thread's own memory could not hold such pieces
 
 
-def give_back() -> None:
-    """Returns freed memory to the system, where the C library can: else its gaps grow with every batch."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if trim:
-        trim(0)
-
-
-@torch.no_grad()
 def extract(
     clips: list[Clip], protocol: Protocol, network: nn.Module, batch: int, workers: int, what: str
 ) -> Features:
     """Features of clips by a network, on the device that it is on.
 
-    Clip k is in batch k // `batch` whatever the number of processes and workers: neither changes a bit.
+    A clip's features are the same to the bit for any number of workers and processes, and on a CPU, where every
+    clip is computed alone, for any batch.
     """
+    keep_memory()
     rank, ranks = processes()
-    groups = [range(k, min(k + batch, len(clips))) for k in range(0, len(clips), batch)][rank::ranks]
-    data = Prepared(
-        clips, [index for group in groups for index in group], partial(prepare, protocol=protocol)
-    )
-    reading = read_ahead(data, workers, max(2, batch // max(1, workers)))
+    device = next(network.buffers()).device
+    size = 1 if device.type == "cpu" else batch
+    groups = [range(k, min(k + size, len(clips))) for k in range(0, len(clips), size)][rank::ranks]
+    ahead = max(2, batch // max(1, workers))
+    in_use = torch.get_num_threads() + 2  # groups
+    slots = size * (in_use + -(-max(1, workers) * ahead // size))
+    place = torch.zeros(slots, protocol.frames, protocol.size, protocol.size, 3).share_memory_()
+    own = [index for group in groups for index in group]
+    reading = read_ahead(Placed(clips, own, partial(prepare, protocol=protocol), place), workers, ahead)
+
+    def batches() -> Iterator[tuple[list, Tensor]]:
+        for number, group in enumerate(groups):
+            first = number * size % slots
+            yield [next(reading) for _ in group], place[first : first + size]
+
+    @torch.no_grad()
+    def compute(batch: tuple[list, Tensor]) -> list[tuple[int, Tensor | None, int, str]]:
+        read, clips_BTHWC = batch
+        values = network(rearrange(clips_BTHWC.to(device), "b t h w c -> b c t h w")).float().cpu()
+        return [
+            (index, value.clone() if good else None, checksum, wrong)
+            for (index, good, checksum, wrong), value in zip(read, values, strict=False)
+        ]
+
     rows = []
-    with tqdm(total=len(data), desc=what, unit="clip", disable=rank > 0, file=sys.stderr) as bar:
-        for group in groups:
-            rows += rows_of([next(reading) for _ in group], network)
-            give_back()
-            bar.update(len(group))
+    with tqdm(total=len(own), desc=what, unit="clip", disable=rank > 0, file=sys.stderr) as bar:
+        for made in in_order(compute, batches(), device):
+            rows += made
+            bar.update(len(made))
     rows = sorted(gathered(rows), key=lambda row: row[0])
     kept = [row for row in rows if row[1] is not None]
     passed = {clips[row[0]].source.name: row[3] for row in rows if row[1] is None}

@@ -65,9 +65,17 @@ class Unit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         padding = same_padding(x.shape[2:], self.weight.shape[2:], self.stride)
-        if padding[::2] == padding[1::2]:
-            return F.conv3d(x, self.weight, self.bias, self.stride, padding[::2][::-1]).relu_()
-        return F.conv3d(F.pad(x, padding), self.weight, self.bias, self.stride).relu_()
+        if padding[::2] != padding[1::2]:
+            x, padding = F.pad(x, padding), (0,) * 6
+        return conv3d(x, self.weight, self.bias, self.stride, padding[::2][::-1]).relu_()
+
+
+def conv3d(x: Tensor, weight: Tensor, bias: Tensor, stride: tuple, padding: tuple) -> Tensor:
+    """A convolution; on a CPU by oneDNN, which PyTorch leaves for slower code of its own where a single thread
+    computes a single clip."""
+    if x.is_cpu and torch.backends.mkldnn.is_available():
+        return torch.mkldnn_convolution(x, weight, bias, padding, stride, (1, 1, 1), 1)
+    return F.conv3d(x, weight, bias, stride, padding)
 
 
 class Mixed(nn.Module):

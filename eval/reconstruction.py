@@ -13,7 +13,7 @@ from configs.load import parse
 from configs.settings import FvdSettings, ReconstructionSettings
 from dit import __version__
 from eval.clips import Clip, Source, find_sources, frame_count, read_clip
-from eval.features import gathered, own_device, processes
+from eval.features import gathered, in_order, own_device, processes
 from eval.fvd import fvd
 from eval.lpips import SMALLEST, Lpips
 from eval.weights import certify_hash, find_weights
@@ -114,22 +114,23 @@ def reconstruction(settings: ReconstructionSettings) -> dict:
         lpips.to(device)
     rank, ranks = processes()
     data = Pairs(pairs, list(range(rank, len(pairs), ranks)))
-    reading, rows = DataLoader(data, batch_size=None, num_workers=settings.workers), []
-    for index, original, other, wrong in tqdm(
-        reading, "videos", len(data), unit="video", disable=rank > 0, file=sys.stderr
-    ):
-        values = {}
-        if original is not None:
-            small = min(original.shape[2:]) < 11
-            if small:
-                wrong = f"{pairs[index][0].path} has sides below 11 pixels, which SSIM needs"
-            else:
-                values = {"psnr": psnr(original, other), "pooled_psnr": pooled_psnr(original, other)}
-                values["ssim"] = ssim(original, other)
-                if lpips and min(original.shape[2:]) >= SMALLEST:
-                    values["lpips"] = lpips_of(lpips, original.to(device), other.to(device))
-        rows.append((index, values, wrong))
-    rows = sorted(gathered(rows), key=lambda row: row[0])
+
+    def compute(row: tuple[int, Tensor | None, Tensor | None, str]) -> tuple[int, dict, str]:
+        index, original, other, wrong = row
+        if original is None:
+            return index, {}, wrong
+        if min(original.shape[2:]) < 11:
+            return index, {}, f"{pairs[index][0].path} has sides below 11 pixels, which SSIM needs"
+        values = {"psnr": psnr(original, other), "pooled_psnr": pooled_psnr(original, other)}
+        values["ssim"] = ssim(original, other)
+        if lpips and min(original.shape[2:]) >= SMALLEST:
+            values["lpips"] = lpips_of(lpips, original.to(device), other.to(device))
+        return index, values, ""
+
+    reading = DataLoader(data, batch_size=None, num_workers=settings.workers)
+    made = in_order(compute, reading, device)
+    bar = tqdm(made, "videos", len(data), unit="video", disable=rank > 0, file=sys.stderr)
+    rows = sorted(gathered(list(bar)), key=lambda row: row[0])
     passed |= {pairs[index][0].name: wrong for index, _, wrong in rows if wrong}
     kept = [(index, values) for index, values, wrong in rows if not wrong]
     if not kept:

@@ -303,7 +303,7 @@ def test_what_is_wrong_is_told_before_a_video_is_made(model, tmp_path, monkeypat
 def test_values_that_are_no_numbers_are_named(model, tmp_path, monkeypatch):
     plain = eval.run.generate_videos
     monkeypatch.setattr(eval.run, "generate_videos", lambda *a: [v * torch.nan for v in plain(*a)])
-    with pytest.raises(ValueError, match="gave values that are no numbers for .*, seed 0"):
+    with pytest.raises(ValueError, match=r"gave values that are no numbers for .*, seed 0"):
         run(settings(model, tmp_path))
 
 

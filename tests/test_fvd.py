@@ -97,6 +97,22 @@ eval.fvd.main(sys.argv[1:])
 """
 
 
+def launched(words: list, processes: int, variables: dict[str, str]) -> list[tuple[str, str]]:
+    """Output and errors of as many processes of a command; what torchrun does, without its own start."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = []
+    for rank in range(processes):
+        shared = {"WORLD_SIZE": processes, "RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        own = variables | {name: str(value) for name, value in shared.items()}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen([sys.executable, *map(str, words)], env=own, **pipes))
+    ended = [process.communicate(timeout=600) for process in started]
+    assert [process.returncode for process in started] == [0] * processes, ended
+    return ended
+
+
 def test_one_two_and_three_processes_give_the_same_bits(folders, quick, tmp_path):
     (tmp_path / "several.py").write_text(SEVERAL)
     scores = [fvd(settings(folders, cache=False, batch=2))]
@@ -106,21 +122,29 @@ def test_one_two_and_three_processes_give_the_same_bits(folders, quick, tmp_path
     words += ["--no-cache", "--batch", "2", "--workers", "0", "--resamples", "20"]
     for processes in (2, 3):
         file = tmp_path / f"{processes}.json"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        started = []
-        for rank in range(processes):  # what torchrun does, without its own start
-            shared = {"WORLD_SIZE": processes, "RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            start = [sys.executable, tmp_path / "several.py", *words, "--json", file]
-            variables = environment() | {name: str(value) for name, value in shared.items()}
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-            started.append(subprocess.Popen([str(word) for word in start], env=variables, **pipes))
-        ended = [process.communicate(timeout=600) for process in started]
-        assert [process.returncode for process in started] == [0] * processes, ended
+        ended = launched([tmp_path / "several.py", *words, "--json", file], processes, environment())
         assert [out.count("NOT FVD: SEEDED NETWORK") for out, _ in ended] == [1] + [0] * (processes - 1)
         scores.append(json.loads(file.read_text()))
     assert scores[0] == scores[1] == scores[2]
+
+
+def test_threads_processes_and_batches_do_not_move_i3d(folders, tmp_path):
+    """A launcher gives each of its processes one thread, which rounds other sums than several do."""
+    real, fake = (side / "class1" for side in folders)
+    plain = settings((real, fake), cache=False, batch=2, resamples=0)
+    base = fvd(plain)["value"]
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        assert fvd(plain)["value"] == pytest.approx(base, rel=1e-9)
+    finally:
+        torch.set_num_threads(before)
+    file = tmp_path / "two.json"
+    words = ["--real", real, "--fake", fake, "--protocol", "fvd-google", "--smoke", "--allow-small"]
+    words += ["--no-cache", "--batch", 2, "--workers", 0, "--resamples", 0, "--json", file]
+    launched(["-m", "eval.fvd", *words], 2, environment() | {"OMP_NUM_THREADS": "1"})
+    assert json.loads(file.read_text())["value"] == pytest.approx(base, rel=1e-9)
+    assert fvd(replace(plain, batch=1))["value"] == base
 
 
 def test_a_folder_of_frames_is_the_video_and_a_manifest_is_the_folder(folders, quick, tmp_path):

@@ -219,7 +219,7 @@ def read_frames(path: str | Path, indices: Sequence[int], known: Probe | None = 
     distinct = sorted(set(indices))
     read = {"decord": read_with_decord, "sequential": read_in_sequence}[known.reader]
     frames = read(path, distinct, known)
-    return frames[[distinct.index(index) for index in indices]]
+    return frames if distinct == list(indices) else frames[[distinct.index(index) for index in indices]]
 
 
 def read_with_decord(path: Path, indices: list[int], known: Probe) -> Tensor:
@@ -238,7 +238,7 @@ def read_with_decord(path: Path, indices: list[int], known: Probe) -> Tensor:
     except (decord.DECORDError, RuntimeError, AssertionError):
         return read_in_sequence(path, indices, known)
     wanted = array("I", known.checksums)
-    if [zlib.crc32(frame.tobytes()) for frame in frames] != [wanted[index] for index in indices]:
+    if [zlib.crc32(frame) for frame in frames] != [wanted[index] for index in indices]:
         return read_in_sequence(path, indices, known)
     return torch.from_numpy(frames)
 
