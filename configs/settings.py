@@ -395,7 +395,7 @@ class FvdSettings:
     smoke: bool = False
     """Run with a seeded network in place of certified weights; the score is stamped: it is not FVD."""
     batch: int = 8
-    """Clips in one call of the network."""
+    """Clips in one call of the network on a GPU; a CPU computes each alone."""
     workers: int = 2
     """Processes that read videos while the network computes."""
     resamples: int = 200
@@ -449,7 +449,7 @@ class InceptionSettings:
     smoke: bool = False
     """Run with a seeded network; the score is stamped: it is no Inception score."""
     batch: int = 8
-    """Clips in one call of the network."""
+    """Clips in one call of the network on a GPU; a CPU computes each alone."""
     workers: int = 2
     """Processes that read videos while the network computes."""
     resamples: int = 200
@@ -581,7 +581,7 @@ class BenchEvalSettings:
     clips: int = 96
     """Clips of the job that is timed."""
     batch: int = 8
-    """Clips in one call of the network."""
+    """Clips in one call of the network on a GPU; a CPU computes each alone."""
     workers: int = 2
     """Processes that read videos while the network computes."""
     repeats: int = 3

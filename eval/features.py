@@ -84,7 +84,7 @@ class Placed(Prepared):
 
 
 def in_order(compute: Callable, items: Iterable, device: torch.device) -> Iterator:
-    """What `compute` makes of each item; on a CPU by as many threads as PyTorch has, each alone with its item.
+    """What `compute` makes of each item; on a CPU by as many threads as PyTorch has, each alone with one.
 
     Sums are added up in an order that depends on how many threads share them: of one each, a result is the
     same to the bit on any number of threads, workers and processes. It is also faster, as no thread waits for
@@ -153,8 +153,8 @@ def extract(
 ) -> Features:
     """Features of clips by a network, on the device that it is on.
 
-    A clip's features are the same to the bit for any number of workers and processes, and on a CPU, where every
-    clip is computed alone, for any batch.
+    A clip's features are the same to the bit for any number of workers and processes, and on a CPU, where
+    every clip is computed alone, for any batch.
     """
     keep_memory()
     rank, ranks = processes()

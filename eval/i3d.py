@@ -71,8 +71,7 @@ class Unit(nn.Module):
 
 
 def conv3d(x: Tensor, weight: Tensor, bias: Tensor, stride: tuple, padding: tuple) -> Tensor:
-    """A convolution; on a CPU by oneDNN, which PyTorch leaves for slower code of its own where a single thread
-    computes a single clip."""
+    """A convolution; on a CPU by oneDNN, which PyTorch leaves for slower code where one thread has one clip."""
     if x.is_cpu and torch.backends.mkldnn.is_available():
         return torch.mkldnn_convolution(x, weight, bias, padding, stride, (1, 1, 1), 1)
     return F.conv3d(x, weight, bias, stride, padding)
