@@ -43,6 +43,8 @@ FEATURES = {  # what one wants to do -> distributions that it needs
     "score FVD": (*BASE, "pyarrow", "google-crc32c"),
     "score IS": (*BASE, "pyarrow", "google-crc32c"),
     "score CLIPSIM": (*BASE, "pyarrow", "google-crc32c", "transformers", "ftfy"),
+    "sample and score a data set": (*BASE, "pyarrow", "google-crc32c", "transformers", "ftfy"),
+    "other pipelines of diffusers": (*BASE, "diffusers", "transformers"),
     "train": TRAINING,
     "train on your own videos": (*TRAINING, "pyarrow"),
     "GIFs": (*BASE, "imageio"),

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vae.model import conv3d
+
 CLASSES = 101
 FRAMES, SIZE = 16, 112
 CONVOLUTIONS = {  # name -> channels in and out; all are 3x3x3 with padding 1
@@ -49,7 +51,7 @@ class C3D(nn.Module):
             raise ValueError(f"C3D takes clips of B 3 16 112 112, not {tuple(video_BCTHW.shape)}")
         x = video_BCTHW.flip(1) * 128 + self.shift
         for name in CONVOLUTIONS:
-            x = F.conv3d(x, *self.of(name), padding=1).relu_()
+            x = conv3d(x, *self.of(name), (1, 1, 1), (1, 1, 1)).relu_()
             if name in POOLS:
                 x = F.max_pool3d(x, POOLS[name], ceil_mode=True)
         x = x.flatten(1)

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from vae.model import conv3d
+
 TABLE = Path(__file__).parent / "i3d_tensors.json"
 SCOPE = "RGB/inception_i3d/"
 TF_EPS = 1e-3  # the graph's batch norm; ports of VideoGPT, DIGAN, TATS and cd-fvd have 1e-5
@@ -68,13 +70,6 @@ class Unit(nn.Module):
         if padding[::2] != padding[1::2]:
             x, padding = F.pad(x, padding), (0,) * 6
         return conv3d(x, self.weight, self.bias, self.stride, padding[::2][::-1]).relu_()
-
-
-def conv3d(x: Tensor, weight: Tensor, bias: Tensor, stride: tuple, padding: tuple) -> Tensor:
-    """A convolution; on a CPU by oneDNN, which PyTorch leaves for slower code where one thread has one clip."""
-    if x.is_cpu and torch.backends.mkldnn.is_available():
-        return torch.mkldnn_convolution(x, weight, bias, padding, stride, (1, 1, 1), 1)
-    return F.conv3d(x, weight, bias, stride, padding)
 
 
 class Mixed(nn.Module):

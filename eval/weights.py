@@ -101,10 +101,11 @@ def find_weights(network: str, given: str = "") -> Path:
         for name in needed.files:
             if found := sorted(folder.glob(name)):
                 return found[-1]
+    smoke = "" if needed.purpose == "LPIPS" else ". --smoke runs with seeded weights, which give no score"
     raise ValueError(
-        f"{needed.purpose} needs the weights of {network}, and there are none: give --weights FILE, set "
-        f"{needed.variable}, or put {needed.files[0]} into {folders()[0]}. They are {needed.how}. "
-        "--smoke runs with seeded weights, which give no score"
+        f"{needed.purpose} needs the weights of {network}, and there are none: name the file on the command "
+        f"line, set {needed.variable}, or put {needed.files[0]} into {folders()[0]}. They are "
+        f"{needed.how}{smoke}"
     )
 
 

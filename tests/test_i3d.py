@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 
 from configs.protocol import load_protocol
+from eval.frechet import distance_of_features
 from eval.i3d import I3D, Unit, max_pool, same_padding, seeded_tensors, table
 from eval.preprocess import prepare
+from eval.weights import find_weights, load_i3d
 from vae.video import read_frames
 
 PROTOCOLS = {  # how the reference values name what our protocols do
@@ -103,3 +105,44 @@ def test_what_is_no_clip_is_refused():
             network(torch.zeros(shape))
     with pytest.raises(ValueError, match="at least 9 frames, not 8"):
         network(torch.zeros(1, 3, 8, 224, 224))
+
+
+@pytest.fixture(scope="module")
+def true_network() -> I3D:
+    """I3D with DeepMind's weights, where they are."""
+    try:
+        find_weights("i3d")
+    except ValueError:
+        pytest.skip("needs DeepMind's weights of I3D: `dit eval weights` says where")
+    return load_i3d(1e-3, "", smoke=False)[0]
+
+
+GOLD = {  # frames -> FVD of black to white clips, as published for StyleGAN-V's network
+    30: 151.25648496845326,
+    10: 569.230,
+    11: 486.358,
+    12: 551.961,
+    13: 146.366,
+    14: 172.855,
+    15: 133.703,
+    16: 152.918,
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("frames", GOLD)
+def test_true_weights_give_black_and_white_their_published_distance(true_network, frames):
+    """JunyaoHu/common_metrics_on_video_quality: equal clips have no spread, so that means alone are apart."""
+    black, white = (true_network(torch.full((1, 3, frames, 224, 224), level)) for level in (-1.0, 1.0))
+    assert (black - white).double().square().sum().item() == pytest.approx(GOLD[frames], rel=2e-3)
+
+
+@torch.no_grad()
+def test_true_weights_give_noise_its_published_distance(true_network):
+    """universome/fvd-comparison: the TensorFlow graph gives 10.13808536529541 for two sets of 128 clips."""
+    sides = []
+    for seed in (1, 2):
+        random = numpy.random.RandomState(seed)
+        clips = random.rand(128, 16, 224, 224, 3).astype(numpy.float32)
+        sides.append(torch.cat([true_network(torch.from_numpy(c)[None].movedim(-1, 1)) for c in clips]))
+    assert distance_of_features(*sides, ddof=1) == pytest.approx(10.13808536529541, rel=1e-5)

@@ -23,21 +23,26 @@ State = dict  # module -> the last frames it saw; what a chunk must know of the 
 
 
 def convolve(layer: nn.Conv3d, x: Tensor) -> Tensor:
-    """The convolution of a layer, on a CPU always oneDNN's.
+    """The convolution of a layer.
 
-    PyTorch leaves that for a ten times slower loop where batch x channels x frames x rows are at most 20480.
-    Autocast does not know this call: what it would do to another convolution is done here.
+    Autocast does not know oneDNN's call: what it would do to another convolution is done here.
     """
-    if x.device.type == "cpu":
-        weight, bias = layer.weight, layer.bias
-        if torch.is_autocast_enabled("cpu"):
-            dtype = torch.get_autocast_dtype("cpu")
-            x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
-        if x.dtype == weight.dtype and onednn_takes(x.dtype):
-            return torch.mkldnn_convolution(
-                x, weight, bias, layer.padding, layer.stride, layer.dilation, layer.groups
-            )
-    return F.conv3d(x, layer.weight, layer.bias, layer.stride, layer.padding)
+    weight, bias = layer.weight, layer.bias
+    if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+        x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
+    return conv3d(x, weight, bias, layer.stride, layer.padding)
+
+
+def conv3d(x: Tensor, weight: Tensor, bias: Tensor, stride: tuple, padding: tuple) -> Tensor:
+    """A 3D convolution, on a CPU always oneDNN's.
+
+    PyTorch leaves that for up to ten times slower loops where batch x channels x frames x rows are at most
+    20480, and of 1 x 1 x 1 kernels on a single thread, which also add up in another order.
+    """
+    if x.device.type == "cpu" and x.dtype == weight.dtype and onednn_takes(x.dtype):
+        return torch.mkldnn_convolution(x, weight, bias, padding, stride, (1, 1, 1), 1)
+    return F.conv3d(x, weight, bias, stride, padding)
 
 
 @lru_cache
