@@ -2,9 +2,10 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -102,12 +103,14 @@ def choose_clips(
         sources = sorted(
             sources, key=lambda source: (uniform("video", protocol.seed, source.name), source.name)
         )
-    for source, have in counted(sources, count):
+    for source, found in probed(sources, count):
         if count and len(clips) == count:
             break
-        if isinstance(have, UnreadableVideo):
-            passed[source.name] = str(have)
+        if isinstance(found, UnreadableVideo):
+            passed[source.name] = str(found)
             continue
+        source = replace(source, known=found)
+        have = frame_count(source)
         span = ((protocol.frames or have) - 1) * stride + 1
         if have < span:
             passed[source.name] = f"{source.path} has {have} frames, and a clip takes {span}"
@@ -122,13 +125,13 @@ def choose_clips(
     return sorted(clips, key=lambda clip: clip.source.name), passed
 
 
-def counted(sources: list[Source], count: int) -> Iterator[tuple[Source, int | UnreadableVideo]]:
-    """Every video with its number of frames, or what is wrong with it; as many as are wanted are probed at
-    once, by threads, since each is decoded whole where no manifest knows it."""
+def probed(sources: list[Source], count: int) -> Iterator[tuple[Source, Probe | UnreadableVideo | None]]:
+    """Every video with what it holds, or what is wrong with it, or nothing of pictures; as many as are wanted
+    are probed at once, by threads, since each is decoded whole where no manifest knows it."""
 
-    def number(source: Source) -> int | UnreadableVideo:
+    def look(source: Source) -> Probe | UnreadableVideo | None:
         try:
-            return frame_count(source)
+            return None if source.pictures else source.known or probe(source.path)
         except UnreadableVideo as error:
             return error
 
@@ -136,7 +139,7 @@ def counted(sources: list[Source], count: int) -> Iterator[tuple[Source, int | U
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for first in range(0, len(sources), size):
             part = sources[first : first + size]
-            found = pool.map(number, part)
+            found = pool.map(look, part)
             unknown = not all(source.known or source.pictures for source in part)
             bar = tqdm(found, "probing", len(part), unit="video", disable=not unknown, leave=False)
             yield from zip(part, bar, strict=True)
@@ -157,6 +160,13 @@ def read_clip(clip: Clip) -> Tensor:
     if len({frame.shape for frame in frames}) > 1:
         raise UnreadableVideo(f"{clip.source.path} holds frames of several sizes")
     return torch.cat(frames)
+
+
+def rates_and_sizes(clips: list[Clip]) -> dict[str, dict[str, int]]:
+    """How many clips are of videos of each rate, in frames a second, and size; pictures have no rate."""
+    known = [clip.source.known for clip in clips if clip.source.known]
+    counts = {"rates": [f"{p.fps:g}" for p in known], "sizes": [f"{p.width}x{p.height}" for p in known]}
+    return {name: dict(sorted(Counter(values).items())) for name, values in counts.items()}
 
 
 def side_hash(clips: list[Clip]) -> str:

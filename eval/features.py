@@ -24,6 +24,7 @@ from eval.preprocess import prepare
 from vae.video import UnreadableVideo
 
 CPU = torch.device("cpu")
+RESERVE = 224 << 20  # bytes that a thread takes at most for a clip of I3D or C3D, with gaps
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of malloc.h
 
 
@@ -138,6 +139,8 @@ def own_device() -> torch.device:
 def keep_memory() -> None:
     """Has the C library keep what is freed, where it can: a network asks for the same again, clip after clip.
 
+    What all threads may need at once is taken at the start, so that no number of clips takes more.
+
     By default every large piece goes back to the system and comes anew, page by page, which takes up to a
     third of the time on a CPU; and the smaller ones leave gaps that grow with the number of clips.
     """
@@ -146,6 +149,8 @@ def keep_memory() -> None:
         libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
         libc.mallopt(M_ARENA_MAX, 1)  # a thread's own memory could not hold such pieces
+        reserve = [torch.full((RESERVE,), 1, dtype=torch.uint8) for _ in range(torch.get_num_threads())]
+        del reserve
 
 
 def extract(
@@ -177,10 +182,15 @@ def extract(
     def compute(batch: tuple[list, Tensor]) -> list[tuple[int, Tensor | None, int, str]]:
         read, clips_BTHWC = batch
         values = network(rearrange(clips_BTHWC.to(device), "b t h w c -> b c t h w")).float().cpu()
-        return [
-            (index, value.clone() if good else None, checksum, wrong)
-            for (index, good, checksum, wrong), value in zip(read, values, strict=False)
-        ]
+        made = []
+        for (index, good, checksum, wrong), value in zip(read, values, strict=False):
+            if good and not torch.isfinite(value).all():
+                good, wrong = (
+                    False,
+                    f"{clips[index].source.path}: the network gives values that are no numbers",
+                )
+            made.append((index, value.clone() if good else None, checksum, wrong))
+        return made
 
     rows = []
     with tqdm(total=len(own), desc=what, unit="clip", disable=rank > 0, file=sys.stderr) as bar:

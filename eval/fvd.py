@@ -13,7 +13,7 @@ from configs.protocol import Protocol, load_protocol
 from configs.settings import FvdSettings
 from dit import __version__
 from eval import panel, report
-from eval.clips import Clip, Source, choose_clips, find_sources, side_hash
+from eval.clips import Clip, Source, choose_clips, find_sources, rates_and_sizes, side_hash
 from eval.features import Features, extract, own_device, processes
 from eval.frechet import distance, distance_of_features, merge, statistics
 from eval.weights import SMOKE, folders, load_i3d
@@ -149,6 +149,7 @@ def featured(
         "files_sha256": files,
         "rgb_sha256": made.rgb,
         "decoder": decoder(),
+        **rates_and_sizes([clip for clip in clips if clip.source.name not in made.passed]),
         "passed_over": made.passed,
     }
     result = Side(made.values_ND, made.names, facts)
@@ -333,6 +334,10 @@ def sentence(result: dict) -> str:
         f"{about['name']} ({result['protocol_sha256'][:12]}), {counts}, {about['network']} "
         f"on {result['device']}"
     )
+    rates = [list(result[which].get("rates", {})) for which in ("real", "fake")]
+    if all(rates) and rates[0] != rates[1]:
+        real, fake = (f"{' and '.join(some[:3])}{' and others' if some[3:] else ''}" for some in rates)
+        lines.append(f"note: real videos have {real} frames a second, generated ones {fake}")
     if result["panel"]:
         chance, moved = result["panel"]["floor"], result["panel"]["motion"]
         counts = " and ".join(map(str, chance["clips"]))

@@ -146,6 +146,34 @@ def test_threads_processes_and_batches_do_not_move_i3d(folders, tmp_path):
     assert fvd(replace(plain, batch=1))["value"] == base
 
 
+def test_other_rates_are_noted(folders, quick, tmp_path, capsys):
+    fvd(settings(folders, cache=False))
+    assert "frames a second" not in capsys.readouterr().out
+    for k in range(3):
+        write_video(tmp_path / "fast" / f"{k}.mp4", video(k), 25.0 if k else 24.0, {})
+    result = fvd(settings((folders[0], tmp_path / "fast"), cache=False))
+    assert result["fake"]["rates"] == {"24": 1, "25": 2} and result["real"]["sizes"] == {"40x32": 5}
+    said = "note: real videos have 8 frames a second, generated ones 24 and 25"
+    assert said in capsys.readouterr().out
+
+
+def test_features_that_are_no_numbers_are_passed_over(folders, quick, monkeypatch):
+    whole = Means.forward
+    dark = []
+
+    def broken(self, x):
+        values = whole(self, x)
+        dark.append(x.mean().item())
+        return torch.where(x.mean(dim=(1, 2, 3, 4))[:, None] < -0.05, torch.nan, values)
+
+    monkeypatch.setattr(Means, "forward", broken)
+    result = fvd(settings(folders, cache=False))
+    lost = {**result["real"]["passed_over"], **result["fake"]["passed_over"]}
+    assert len(lost) == sum(mean < -0.05 for mean in dark) > 0
+    assert all("the network gives values that are no numbers" in why for why in lost.values())
+    assert torch.isfinite(torch.tensor(result["value"]))
+
+
 def test_a_folder_of_frames_is_the_video_and_a_manifest_is_the_folder(folders, quick, tmp_path):
     base = fvd(settings(folders, cache=False))
     frames = tmp_path / "frames"
