@@ -96,10 +96,15 @@ def protocol_names() -> list[str]:
 
 def protocol_module(name: str) -> ModuleType:
     """The file of a protocol, whose docstring says what it follows; ValueError naming the nearest one."""
-    if name not in protocol_names():
-        close = nearest(name, protocol_names())
-        raise ValueError(f"no protocol {name or '(none given)'}{close or ': ' + ', '.join(protocol_names())}")
+    check_name(name, protocol_names())
     return importlib.import_module(f"configs.protocols.{name.replace('-', '_')}")
+
+
+def check_name(name: str, names: list[str]) -> None:
+    """Raises ValueError naming the nearest protocol, or all of them."""
+    if name not in names:
+        close = nearest(name, names)
+        raise ValueError(f"no protocol {name or '(none given)'}{close or ': ' + ', '.join(names)}")
 
 
 def load_protocols(name: str) -> dict[str, Protocol]:
@@ -110,6 +115,8 @@ def load_protocols(name: str) -> dict[str, Protocol]:
 
 def load_protocol(name: str, metric: str) -> Protocol:
     """The protocol of a name and metric; raises ValueError where the name is another metric's."""
+    if name not in protocol_names():
+        check_name(name, [other for other in protocol_names() if metric in load_protocols(other)])
     found = load_protocols(name)
     if metric not in found:
         raise ValueError(f"{name} is a protocol of {' and '.join(found)}, not of {metric}")

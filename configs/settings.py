@@ -371,6 +371,26 @@ class BenchSettings:
 
 
 @dataclass(frozen=True)
+class BenchVaeSettings:
+    """Time and memory of encoding and decoding, beside diffusers' Wan autoencoder with the same weights."""
+
+    shapes: tuple[Literal["tiny", "small", "wan"], ...] = ("tiny", "small")
+    """Which autoencoders: the built-in one's shape, a third of Wan's width, Wan 2.1's."""
+    precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
+    """Number formats of weights and compute."""
+    frames: int = 17
+    """Frames of the clip, 1 + 4k."""
+    size: int = 192
+    """Its height and width in pixels."""
+    repeats: int = 3
+    """Measurements of each side, of which the median counts."""
+    threads: int = 0
+    """Threads on a CPU; 0 is all, measured by the wall clock, and one in CPU seconds."""
+    json: str = ""
+    """File for all figures; empty writes none."""
+
+
+@dataclass(frozen=True)
 class FvdSettings:
     """Score generated videos against real ones by the Frechet video distance, under a named protocol."""
 

@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+from collections.abc import Iterable
 
 VERBS = {  # words -> (module, what it does)
     "sample": ("dit.sample", "PROMPT…   videos from text, or from text and an image"),
@@ -21,6 +22,7 @@ VERBS = {  # words -> (module, what it does)
     "eval compare": ("eval.compare", "A.json B.json …   scores of one protocol in a table"),
     "eval protocols": ("eval.protocols", "[NAME]   what a score means"),
     "eval weights": ("eval.weights", "which networks scores need, and whether yours are the right ones"),
+    "bench vae": ("dit.bench_vae", "time and memory of encoding and decoding, beside diffusers"),
     "bench eval": ("eval.bench", "time scoring, beside its bare network and scipy's square root"),
     "bench": ("dit.bench", "time training and sampling, beside diffusers"),
     "doctor": ("dit.doctor", "what is installed, what works here, and what is missing"),
@@ -33,10 +35,11 @@ dit VERB --help lists every setting of a verb; --debug with any verb shows the t
 To start: dit sample "a red circle moves left\""""
 
 
-def usage() -> str:
-    """The verbs, a line each."""
+def usage(verbs: Iterable[str] = ()) -> str:
+    """The verbs, a line each; or some of them."""
     width = max(map(len, VERBS)) + 2
-    return USAGE.format(verbs="\n".join(f"  dit {verb:{width}}{text}" for verb, (_, text) in VERBS.items()))
+    shown = {verb: VERBS[verb] for verb in verbs or VERBS}
+    return USAGE.format(verbs="\n".join(f"  dit {verb:{width}}{text}" for verb, (_, text) in shown.items()))
 
 
 def run(words: list[str]) -> int:
@@ -56,6 +59,9 @@ def run(words: list[str]) -> int:
         if words[:count] == verb.split():
             return guarded(module, verb, words[count:], debug)
     groups = [verb for verb in VERBS if verb.startswith(words[0] + " ")]
+    if groups and words[1:] in (["-h"], ["--help"], ["help"]):
+        print(usage(groups))
+        return 0
     if groups:
         print(f"dit {words[0]}: which? " + ", ".join(f"dit {verb}" for verb in groups), file=sys.stderr)
     else:

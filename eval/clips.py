@@ -18,6 +18,8 @@ from vae.manifest import NAME, load_manifest
 from vae.seeds import uniform
 from vae.video import IMAGES, VIDEOS, Probe, UnreadableVideo, probe, read_frames, read_image
 
+SHOWN = 3  # reasons in a line
+
 
 @dataclass(frozen=True)
 class Source:
@@ -46,6 +48,8 @@ def find_sources(where: str | Path) -> list[Source]:
     path = Path(where)
     if not path.exists():
         raise ValueError(f"{where}: no such folder or manifest")
+    if path.suffix.lower() in VIDEOS | IMAGES and path.is_file():
+        raise ValueError(f"{where} is one file: give its folder")
     if path.is_file() or (path / NAME).is_file():
         entries, home = load_manifest(path), (path if path.is_dir() else path.parent)
         found = [
@@ -162,11 +166,25 @@ def read_clip(clip: Clip) -> Tensor:
     return torch.cat(frames)
 
 
+def clips_of(count: int) -> str:
+    """A number of clips in words."""
+    return f"{count} clip{'' if count == 1 else 's'}"
+
+
+def passed_lines(passed: dict[str, str]) -> list[str]:
+    """What was passed over, in a line with the first reasons; none where nothing was."""
+    if not passed:
+        return []
+    more = f"; and {len(passed) - SHOWN} more, all in --json" if len(passed) > SHOWN else ""
+    return [f"{len(passed)} passed over: {'; '.join(list(passed.values())[:SHOWN])}{more}"]
+
+
 def rates_and_sizes(clips: list[Clip]) -> dict[str, dict[str, int]]:
     """How many clips are of videos of each rate, in frames a second, and size; pictures have no rate."""
     known = [clip.source.known for clip in clips if clip.source.known]
+    known.sort(key=lambda p: (p.fps, p.width, p.height))
     counts = {"rates": [f"{p.fps:g}" for p in known], "sizes": [f"{p.width}x{p.height}" for p in known]}
-    return {name: dict(sorted(Counter(values).items())) for name, values in counts.items()}
+    return {name: dict(Counter(values)) for name, values in counts.items()}
 
 
 def side_hash(clips: list[Clip]) -> str:

@@ -15,9 +15,9 @@ from configs.protocol import load_protocol
 from configs.settings import ClipsimSettings
 from dit import __version__
 from eval.clip import load_clip, preprocess, seeded_clip
-from eval.clips import Clip, Source, choose_clips, find_sources, side_hash
+from eval.clips import Clip, Source, choose_clips, find_sources, passed_lines, side_hash
 from eval.features import Prepared, gathered, in_order, own_device, processes, read_ahead
-from eval.weights import find_weights
+from eval.weights import check_one, find_weights
 from vae.manifest import read_table
 from vae.seeds import generator
 from vae.video import decoder
@@ -43,6 +43,7 @@ def clipsim(settings: ClipsimSettings) -> dict:
     pairs, without = pair(clips, settings)
     passed |= {name: f"{name} has no prompt" for name in without}
     stamps = [SMOKE] * settings.smoke + enough(settings, len(pairs), protocol, passed)
+    check_one(settings.smoke, settings.weights)
     network, weights = (
         (seeded_clip(), SMOKE) if settings.smoke else load_clip(find_weights("clip", settings.weights))
     )
@@ -159,15 +160,15 @@ def measure(pairs: list[tuple[Clip, str]], network, workers: int) -> list[tuple[
 
 
 def interval(values_N: Tensor, seed: int, resamples: int) -> dict | None:
-    """A 95 % interval of the mean, by bootstrap over videos, relative to it."""
+    """A 95 % interval of the mean, by bootstrap over videos."""
     if not resamples:
         return None
     random, count = generator(seed, "bootstrap"), len(values_N)
     means = torch.stack(
         [values_N[torch.randint(count, (count,), generator=random)].mean() for _ in range(resamples)]
     )
-    low, high = (means.quantile(q) - values_N.mean() for q in (0.025, 0.975))
-    return {"low": low.item(), "high": high.item(), "relative_to": "value", "resamples": resamples}
+    low, high = (means.quantile(q) for q in (0.025, 0.975))
+    return {"low": low.item(), "high": high.item(), "resamples": resamples}
 
 
 def sentence(result: dict) -> str:
@@ -175,14 +176,11 @@ def sentence(result: dict) -> str:
     value, about, side = result["value"], result["protocol"], result["fake"]
     line = f"{'similarity' if SMOKE in result['stamps'] else 'CLIPSIM'} {value:.4f}"
     if result["interval"]:
-        low, high = (value + result["interval"][end] for end in ("low", "high"))
+        low, high = (result["interval"][end] for end in ("low", "high"))
         line += f"  (95 % interval {low:.4f} to {high:.4f})"
     stamps = [stamp.upper() if stamp == SMOKE else stamp for stamp in result["stamps"]]
     lines = [*stamps, line, f"{about['name']} ({result['protocol_sha256'][:12]}), {side['clips']} videos"]
-    if side["passed_over"]:
-        first = next(iter(side["passed_over"].values()))
-        lines.append(f"{len(side['passed_over'])} videos passed over, such as {first}")
-    return "\n".join(lines)
+    return "\n".join(lines + passed_lines(side["passed_over"]))
 
 
 def main(arguments: list[str]) -> None:

@@ -38,7 +38,7 @@ def compare(files: list[str]) -> str:
     rows = [("score", scores[0]["metric"], "95 % interval", "clips", "stamps")]
     for file, score in zip(files, scores, strict=True):
         ends = score.get("interval")
-        spread = f"{score['value'] + ends['low']:.2f} to {score['value'] + ends['high']:.2f}" if ends else ""
+        spread = f"{ends['low']:.2f} to {ends['high']:.2f}" if ends else ""
         clips = str(score.get("fake", {}).get("clips", ""))
         rows.append((file, f"{score['value']:.2f}", spread, clips, "; ".join(score["stamps"])))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

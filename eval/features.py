@@ -24,7 +24,7 @@ from eval.preprocess import prepare
 from vae.video import UnreadableVideo
 
 CPU = torch.device("cpu")
-RESERVE = 224 << 20  # bytes that a thread takes at most for a clip of I3D or C3D, with gaps
+RESERVE = 288 << 20  # bytes that a thread takes at most for a clip of I3D or C3D, with gaps
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of malloc.h
 
 

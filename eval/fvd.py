@@ -7,15 +7,25 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from configs.load import parse
 from configs.protocol import Protocol, load_protocol
 from configs.settings import FvdSettings
 from dit import __version__
 from eval import panel, report
-from eval.clips import Clip, Source, choose_clips, find_sources, rates_and_sizes, side_hash
+from eval.clips import (
+    Clip,
+    Source,
+    choose_clips,
+    clips_of,
+    find_sources,
+    passed_lines,
+    rates_and_sizes,
+    side_hash,
+)
 from eval.features import Features, extract, own_device, processes
-from eval.frechet import distance, distance_of_features, merge, statistics
+from eval.frechet import distance, distance_of_features, merge, quickest_distance, statistics
 from eval.weights import SMOKE, folders, load_i3d
 from vae.index import list_hash
 from vae.seeds import generator
@@ -72,7 +82,7 @@ def fvd(settings: FvdSettings) -> dict:
         "real": real.facts,
         "fake": fake.facts,
         "methods_apart": apart,
-        "interval": interval(real.values_ND, fake.values_ND, protocol, settings.resamples),
+        "interval": interval(value, real.values_ND, fake.values_ND, protocol, settings.resamples),
         "infinity": at_infinity(real.values_ND, fake.values_ND, protocol),
         "panel": beside(settings, protocol, real, weights, network) if settings.panel else None,
         "nearest": panel.nearest(*sides),
@@ -102,10 +112,9 @@ def sheets(settings: FvdSettings, protocol: Protocol, result: dict) -> dict[str,
         chosen, _ = choose_clips(sources, protocol, getattr(protocol, which), stride)
         clips[which] = {clip.source.name: clip for clip in chosen}
     near = result["nearest"]
-    titles = {
-        "Nearest to a real clip": near["pairs"][:SHOWN],
-        "Farthest from any real clip": near["farthest"][:SHOWN],
-    }
+    nearest = near["pairs"][:SHOWN]
+    farthest = [pair for pair in near["farthest"][:SHOWN] if pair not in nearest]
+    titles = {"Nearest to a real clip": nearest, "Farthest from any real clip": farthest}
     made = {title: report.pair_sheet(pairs, clips["fake"], clips["real"]) for title, pairs in titles.items()}
     return {title: picture for title, picture in made.items() if picture}
 
@@ -198,14 +207,15 @@ def enough(settings: FvdSettings, protocol: Protocol, which: str, have: int, pas
     where = getattr(settings, which)
     if have < 2:
         raise ValueError(
-            f"{where} gives {have} clips of {protocol.frames} frames, and FVD needs at least 2{why}"
+            f"{where} gives {clips_of(have)} of {protocol.frames} frames, and FVD needs at least 2{why}"
         )
     if not settings.allow_small:
         raise ValueError(
-            f"{where} gives {have} clips, and {protocol.name} takes {wanted}: with --allow-small the score "
-            f"is stamped{why}"
+            f"{where} gives {clips_of(have)}, and {protocol.name} takes {wanted}: with --allow-small "
+            f"the score is stamped{why}"
         )
-    return [f"small: {have} of {wanted} {which} clips"]
+    called = "generated" if which == "fake" else which
+    return [f"small: {have} of {wanted} {called} clips"]
 
 
 def cache_file(protocol: Protocol, files: str, weights: str) -> Path:
@@ -266,7 +276,9 @@ def statistics_of(features_ND: Tensor, chunk: int = 512):
     return total
 
 
-def interval(real_ND: Tensor, fake_ND: Tensor, protocol: Protocol, resamples: int) -> dict | None:
+def interval(
+    value: float, real_ND: Tensor, fake_ND: Tensor, protocol: Protocol, resamples: int
+) -> dict | None:
     """A 95 % interval of the score at this number of clips, by bootstrap over videos of both sides.
 
     A resample has fewer distinct clips, so that its distance is larger: their spread about their own mean is
@@ -275,14 +287,14 @@ def interval(real_ND: Tensor, fake_ND: Tensor, protocol: Protocol, resamples: in
     if not resamples:
         return None
     random, values = generator(protocol.seed, "bootstrap"), []
-    for _ in range(resamples):
+    for _ in tqdm(range(resamples), "bootstrap", leave=False, disable=processes()[0] > 0):
         drawn = [
             side[torch.randint(len(side), (len(side),), generator=random)] for side in (real_ND, fake_ND)
         ]
-        values.append(distance(*map(statistics, drawn), protocol.ddof))
+        values.append(quickest_distance(*drawn, protocol.ddof))
     spread = torch.tensor(values, dtype=torch.float64)
     low, high = (spread.quantile(q) - spread.mean() for q in (0.025, 0.975))
-    return {"low": low.item(), "high": high.item(), "relative_to": "value", "resamples": resamples}
+    return {"low": max(0.0, value + low.item()), "high": value + high.item(), "resamples": resamples}
 
 
 def at_infinity(real_ND: Tensor, fake_ND: Tensor, protocol: Protocol) -> dict | None:
@@ -303,7 +315,7 @@ def at_infinity(real_ND: Tensor, fake_ND: Tensor, protocol: Protocol) -> dict | 
             for side, order in zip((real_ND, fake_ND), orders, strict=True)
         ]
         inverse.append(1 / min(map(len, drawn)))
-        values.append(distance(*map(statistics, drawn), protocol.ddof))
+        values.append(quickest_distance(*drawn, protocol.ddof))
     x, y = (torch.tensor(v, dtype=torch.float64) for v in (inverse, values))
     slope = ((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()
     start = y.mean() - slope * x.mean()
@@ -324,7 +336,7 @@ def sentence(result: dict) -> str:
     value, about = result["value"], result["protocol"]
     line = f"{'FVD' if SMOKE not in result['stamps'] else 'distance'} {value:.2f}"
     if result["interval"]:
-        low, high = (value + result["interval"][end] for end in ("low", "high"))
+        low, high = (result["interval"][end] for end in ("low", "high"))
         line += f"  (95 % interval {low:.2f} to {high:.2f})"
     lines.append(line)
     if result["infinity"]:
@@ -336,8 +348,11 @@ def sentence(result: dict) -> str:
     )
     rates = [list(result[which].get("rates", {})) for which in ("real", "fake")]
     if all(rates) and rates[0] != rates[1]:
-        real, fake = (f"{' and '.join(some[:3])}{' and others' if some[3:] else ''}" for some in rates)
-        lines.append(f"note: real videos have {real} frames a second, generated ones {fake}")
+        real, fake = (", ".join(some[:3]) + (" and others" if some[3:] else "") for some in rates)
+        lines.append(
+            f"note: real videos have {real} frames a second, generated ones {fake}; a protocol counts "
+            "frames, so that another speed is another motion"
+        )
     if result["panel"]:
         chance, moved = result["panel"]["floor"], result["panel"]["motion"]
         counts = " and ".join(map(str, chance["clips"]))
@@ -345,12 +360,11 @@ def sentence(result: dict) -> str:
         lines.append("real against itself " + ", ".join(f"{how} {moved[how]:.2f}" for how in moved))
     near = result["nearest"]
     lines.append(
-        f"{near['closer']:.1%} of the generated clips lie nearer to a real one than 99 % of the real do"
+        f"copies: {near['closer']:.1%} of the generated clips are nearer to a real one than real ones are "
+        f"(1 % by chance), {near['same']} have the features of a real one"
     )
-    for which in ("real", "fake"):
-        passed = result[which].get("passed_over", {})
-        if passed:
-            lines.append(f"{which}: {len(passed)} videos passed over, such as {next(iter(passed.values()))}")
+    for which, called in (("real", "real"), ("fake", "generated")):
+        lines += [f"{called}: {line}" for line in passed_lines(result[which].get("passed_over", {}))]
     return "\n".join(lines)
 
 

@@ -13,7 +13,7 @@ from configs.protocol import Protocol, load_protocol, load_protocols, protocol_n
 from configs.settings import InceptionSettings
 from dit import __version__
 from eval.c3d import C3D
-from eval.clips import choose_clips, find_sources, side_hash
+from eval.clips import choose_clips, clips_of, find_sources, passed_lines, side_hash
 from eval.features import extract, own_device, processes
 from eval.weights import load_c3d
 from vae.seeds import generator
@@ -115,8 +115,8 @@ def enough(settings: InceptionSettings, have: int, protocol: Protocol, passed: d
     if have < protocol.splits or not settings.allow_small:
         can = have >= protocol.splits
         raise ValueError(
-            f"{settings.videos} gives {have} clips of {protocol.frames} frames, and {protocol.name} takes "
-            f"{protocol.fake}{': with --allow-small the score is stamped' if can else ''}{why}"
+            f"{settings.videos} gives {clips_of(have)} of {protocol.frames} frames, and {protocol.name} "
+            f"takes {protocol.fake}{': with --allow-small the score is stamped' if can else ''}{why}"
         )
     return [f"small: {have} of {protocol.fake} videos"]
 
@@ -129,7 +129,8 @@ def interval(p_ND: Tensor, protocol: Protocol, resamples: int) -> dict | None:
     drawn = [torch.randint(count, (count,), generator=random) for _ in range(resamples)]
     values = torch.tensor([of_protocol(p_ND[rows], protocol)[0] for rows in drawn], dtype=torch.float64)
     low, high = (values.quantile(q) - values.mean() for q in (0.025, 0.975))
-    return {"low": low.item(), "high": high.item(), "relative_to": "value", "resamples": resamples}
+    value = of_protocol(p_ND, protocol)[0]
+    return {"low": max(1.0, value + low.item()), "high": value + high.item(), "resamples": resamples}
 
 
 def others(p_ND: Tensor, protocol: Protocol) -> dict[str, float]:
@@ -146,16 +147,13 @@ def sentence(result: dict) -> str:
     line = f"{'score' if smoke else 'IS'} {value:.4f} +- {result['deviation']:.4f}"
     line += f" over {about['splits']} split{'s' * (about['splits'] > 1)}"
     if result["interval"]:
-        low, high = (value + result["interval"][end] for end in ("low", "high"))
+        low, high = (result["interval"][end] for end in ("low", "high"))
         line += f"  (95 % interval {low:.4f} to {high:.4f})"
     stamps = [stamp.upper() if stamp == SMOKE else stamp for stamp in result["stamps"]]
     side = result["fake"]
     lines = [*stamps, line, f"{about['name']} ({result['protocol_sha256'][:12]}), {side['clips']} videos"]
     lines += [f"in the splits of {name} {score:.4f}" for name, score in result["other_splits"].items()]
-    if side["passed_over"]:
-        first = next(iter(side["passed_over"].values()))
-        lines.append(f"{len(side['passed_over'])} videos passed over, such as {first}")
-    return "\n".join(lines)
+    return "\n".join(lines + passed_lines(side["passed_over"]))
 
 
 def main(arguments: list[str]) -> None:

@@ -12,6 +12,7 @@ from eval.frechet import distance_of_features
 from vae.seeds import shuffled
 
 MOST_PAIRS = 20
+SAME = 1e-4  # of the usual distance between two real clips: nearer are copies
 MOST_SAMPLES = 4096  # rows of distances held at once
 
 
@@ -63,7 +64,8 @@ def nearest(
     """The nearest real clip of every generated one, in feature space: the nearest pairs and the farthest.
 
     `closer` is the share of generated clips that lie nearer to a real clip than 99 % of real clips do to
-    another real one: about 1 % by chance, more where clips are remembered.
+    another real one: about 1 % by chance, more where clips are remembered. `same` are those whose features
+    are a real one's.
     """
     apart, which = smallest(fake_ND, real_ND, same=False)
     among, _ = smallest(real_ND, real_ND, same=True)
@@ -74,6 +76,7 @@ def nearest(
     ]
     return {
         "closer": (apart < edge).double().mean().item(),
+        "same": int((apart <= SAME * among.median()).sum()),
         "median": apart.median().item(),
         "median_among_real": among.median().item(),
         "pairs": pairs[:MOST_PAIRS],

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from configs.protocol import published
 from eval.clips import Clip, read_clip
+from eval.weights import SMOKE
 from vae.video import UnreadableVideo, contact_sheet, to_video
 
 STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:62em;padding:0 1em;color:#222}
@@ -22,7 +23,7 @@ def markdown(result: dict) -> str:
     """The score as a Markdown table, with the published values of the same protocol, each with its source."""
     about = result["protocol"]
     ends = result["interval"]
-    spread = f" ({result['value'] + ends['low']:.2f} to {result['value'] + ends['high']:.2f})" if ends else ""
+    spread = f" ({ends['low']:.2f} to {ends['high']:.2f})" if ends else ""
     stamps = f" [{'; '.join(result['stamps'])}]" if result["stamps"] else ""
     lines = [
         f"| model | {result['metric'].upper()}, {about['name']} {result['protocol_sha256'][:12]} | source |",
@@ -37,21 +38,25 @@ def markdown(result: dict) -> str:
 def page(result: dict, pictures: dict[str, bytes]) -> str:
     """The page, all of it inside; `pictures` are JPEGs by their titles."""
     value, ends = result["value"], result["interval"]
-    spread = f", 95 % interval {value + ends['low']:.2f} to {value + ends['high']:.2f}" if ends else ""
-    name = result["metric"].upper() if not result["stamps"] else "Score"
+    spread = f", 95 % interval {ends['low']:.2f} to {ends['high']:.2f}" if ends else ""
+    smoke = SMOKE in result["stamps"]
+    name = f"{SMOKE}: distance" if smoke else result["metric"].upper()
     title = f"{name} {value:.2f}{spread}"
     parts = [f"<h1>{html.escape(title)}</h1>"]
     parts += [f'<p class="stamp">{html.escape(stamp)}</p>' for stamp in result["stamps"]]
     facts = [("protocol", result["protocol"]["name"]), ("its SHA-256", result["protocol_sha256"])]
     facts += [("weights", result["weights"]), ("device", result["device"]), ("torch", result["torch"])]
-    if result["infinity"]:
-        facts.append(("with infinitely many clips", f"{result['infinity']['value']:.2f}"))
+    endless = f"{result['infinity']['value']:.2f}" if result["infinity"] else "too few clips to say"
+    facts.append(("with infinitely many clips", endless))
     if result["panel"]:
         chance, moved = result["panel"]["floor"], result["panel"]["motion"]
-        facts.append(("real against other real clips", f"{chance['value']:.2f} of {chance['clips']} clips"))
+        facts.append(
+            ("real against other real clips", f"{chance['value']:.2f}, of {plain(chance['clips'])} clips")
+        )
         facts += [(f"real against itself, {how}", f"{moved[how]:.2f}") for how in moved]
     near = result["nearest"]
-    facts.append(("generated nearer to real than 99 % of real", f"{near['closer']:.1%}"))
+    facts.append(("generated nearer to a real clip than 99 % of real ones are", f"{near['closer']:.1%}"))
+    facts.append(("generated with the features of a real clip", str(near["same"])))
     facts.append(("median distance to the nearest real clip", f"{near['median']:.3f}"))
     facts.append(("of real clips to each other", f"{near['median_among_real']:.3f}"))
     parts.append(rows(facts))
@@ -62,11 +67,11 @@ def page(result: dict, pictures: dict[str, bytes]) -> str:
             parts += [f"<h2>{html.escape(heading)}</h2>", f'<img src="data:image/{kind};base64,{encoded}">']
     if result["classes"]:
         worst = sorted(result["classes"].items(), key=lambda item: -item[1]["value"])
-        cells = [(kind, f"{row['value']:.2f}", str(row["clips"])) for kind, row in worst]
+        cells = [(kind, f"{row['value']:.2f}", plain(row["clips"])) for kind, row in worst]
         parts += ["<h2>By class, the farthest first</h2>", rows(cells, ("class", "distance", "clips"))]
     for side in ("real", "fake"):
-        plain = {key: text for key, text in result[side].items() if key != "passed_over"}
-        parts += [f"<h2>The {side} side</h2>", rows(plain.items())]
+        facts = [(key, plain(value)) for key, value in result[side].items() if key != "passed_over"]
+        parts += [f"<h2>The {side} side</h2>", rows(facts)]
         passed = result[side].get("passed_over", {})
         if passed:
             parts += [f"<h2>Passed over on the {side} side</h2>", rows(passed.items())]
@@ -76,6 +81,13 @@ def page(result: dict, pictures: dict[str, bytes]) -> str:
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{STYLE}</style></head><body>\n{body}\n</body></html>\n"
     )
+
+
+def plain(value) -> str:
+    """A list or a dict in words; anything else as it is."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {count}" for key, count in value.items()) or "-"
+    return (", ".join(map(str, value)) or "-") if isinstance(value, list | tuple) else str(value)
 
 
 def rows(cells: Iterable[tuple], head: tuple[str, ...] = ()) -> str:

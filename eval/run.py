@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from configs.load import nearest, parse
 from configs.protocol import Protocol, load_protocol
 from configs.settings import ClipsimSettings, FvdSettings, InceptionSettings, RunEvalSettings, SampleSettings
 from dit import __version__
+from dit.denoiser import model_folder
 from dit.generate import Request, generate_videos, latent_shape
 from dit.pipelines import generate_with, is_foreign, load_pipeline
 from dit.sample import LABEL, Job, check, load_with_settings, records, sampler_of, write
@@ -76,11 +77,13 @@ def run(settings: RunEvalSettings) -> dict:
     protocols = wanted(settings)
     out = Path(settings.out or f"scores/{settings.job}")
     rank, _ = processes()
-    if rank == 0:
-        check_writable(out / "scores.json")
+    if not model_folder(settings.model).exists():
+        raise ValueError(f"{settings.model}: no such model folder")
     samples = plan(settings, protocols)
     if not settings.sample_only:
         check_scoring(settings, protocols)
+    if rank == 0:
+        check_writable(out / "scores.json")
     device = own_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -110,7 +113,13 @@ def least_frames(protocols: dict[str, Protocol]) -> int:
 
 
 def check_scoring(settings: RunEvalSettings, protocols: dict[str, Protocol]) -> None:
-    """Raises ValueError where scoring would, once the videos are made: for weights, or for the real side."""
+    """Raises ValueError where scoring would, once the videos are made: for the real side, or for weights."""
+    if "fvd" in protocols:
+        if not settings.real:
+            raise ValueError("no --real: FVD needs the real videos; --metrics leaves it out")
+        listed(
+            fvd_settings(settings, protocols["fvd"], Path()), protocols["fvd"], find_sources(settings.real)
+        )
     try:
         if "fvd" in protocols:
             load_i3d(protocols["fvd"].eps, settings.i3d, settings.smoke)
@@ -120,12 +129,6 @@ def check_scoring(settings: RunEvalSettings, protocols: dict[str, Protocol]) -> 
             load_clip(find_weights("clip", settings.clip))
     except ValueError as error:
         raise ValueError(f"{error}; --metrics leaves a score out, --sample-only all of them") from None
-    if "fvd" in protocols:
-        if not settings.real:
-            raise ValueError("no --real: FVD needs the real videos; --metrics leaves it out")
-        listed(
-            fvd_settings(settings, protocols["fvd"], Path()), protocols["fvd"], find_sources(settings.real)
-        )
 
 
 def plan(settings: RunEvalSettings, protocols: dict[str, Protocol]) -> list[Sample]:
@@ -138,7 +141,10 @@ def plan(settings: RunEvalSettings, protocols: dict[str, Protocol]) -> list[Samp
                 "--allow-small the score is stamped"
             )
         if count < (least := max(2, protocol.splits)):
-            raise ValueError(f"--count {count}: {protocol.name} needs at least {least} for its {metric}")
+            raise ValueError(
+                f"--count {count}: {protocol.name} needs at least {least} videos for its {metric}; --metrics "
+                "leaves it out"
+            )
     if settings.job.startswith("ucf101"):
         return [sample for sample, _ in zip(ucf101_samples(settings, count), range(count), strict=False)]
     return msrvtt_samples(settings)[:count]
@@ -160,10 +166,12 @@ def msrvtt_samples(settings: RunEvalSettings) -> list[Sample]:
     """A video of one drawn caption of each real one, or of every caption; ValueError without captions."""
     if settings.annotations:
         captions = read_annotations(Path(settings.annotations), "test")
-    elif settings.real:
+    elif settings.real and (Path(settings.real).is_file() or (Path(settings.real) / NAME).is_file()):
         captions = {entry.path.stem: list(entry.captions) for entry in load_manifest(settings.real)}
     else:
-        raise ValueError("no prompts: give --annotations FOLDER, or --real with a manifest that has captions")
+        raise ValueError(
+            "no prompts: give --annotations FOLDER, or --real with a manifest by `dit data msrvtt`"
+        )
     without = sorted(name for name, lines in captions.items() if not any(line.strip() for line in lines))
     if without:
         raise ValueError(f"{settings.annotations or settings.real}: no caption for {few(without)}")
@@ -254,12 +262,16 @@ def make_all(samples: list[Sample], maker: Maker, folder: Path, least: int, mode
     todo = [k for k, found in enumerate(there) if not all(found)]
     have = sum(map(sum, there))
     if rank == 0:
-        print(f"{len(samples)} videos, {have} are there", file=sys.stderr)
+        kinds = {sample.name.split("/")[0] for sample in samples if "/" in sample.name}
+        of = f" of {len(kinds)} classes" if kinds else ""
+        print(f"{len(samples)} videos{of}, {have} are there", file=sys.stderr)
     if dist.is_initialized():
         dist.barrier()  # all have looked before one writes
     mine = todo[rank::ranks]
     missing = sum(not found for k in mine for found in there[k])
-    with tqdm(total=missing, desc="sampling", unit="video", disable=rank > 0, smoothing=0.05) as bar:
+    with tqdm(
+        total=missing, desc="sampling", unit="video", disable=rank > 0 or not missing, smoothing=0.05
+    ) as bar:
         for k in mine:
             for sample, record, found, video in zip(
                 groups[k], facts[k], there[k], maker.videos(groups[k]), strict=True
@@ -283,6 +295,16 @@ def check_video(sample: Sample, video_CTHW: Tensor, least: int, model: str) -> N
         raise ValueError(f"{model} gave values that are no numbers for {sample.prompt!r}, seed {sample.seed}")
 
 
+def changed(before: dict, record: dict, within: str = "") -> Iterator[tuple[str, object, object]]:
+    """Names and both values of what differs, those of nested dicts as `sample.steps`."""
+    for name, now in record.items():
+        was = before.get(name)
+        if isinstance(now, dict) and isinstance(was, dict):
+            yield from changed(was, now, f"{within}{name}.")
+        elif was != now:
+            yield within + name, was, now
+
+
 def made_before(folder: Path, sample: Sample, record: dict) -> bool:
     """Whether a video is there; raises ValueError where it was made otherwise."""
     file = folder / f"{sample.name}.mp4"
@@ -294,11 +316,15 @@ def made_before(folder: Path, sample: Sample, record: dict) -> bool:
     except ValueError:
         return False
     record = json.loads(json.dumps(record))
-    other = [name for name in record if name not in UNSURE and before.get(name) != record[name]]
+    other = [
+        f"{name} was {was!r}, and is {now!r}"
+        for name, was, now in changed(before, record)
+        if name not in UNSURE
+    ]
     if other:
         raise ValueError(
-            f"{file} was made otherwise: {', '.join(other)} differ; give another --out, or the settings "
-            "that made it"
+            f"{file} was made otherwise: {'; '.join(other[:3])}: give another --out, or the settings that "
+            "made it"
         )
     return True
 
@@ -361,7 +387,8 @@ def scored(settings: RunEvalSettings, protocols: dict[str, Protocol], out: Path)
             "version": __version__,
         }
         write_text(out / "scores.json", json.dumps(about, indent=2, ensure_ascii=False) + "\n")
-        print(out / "scores.json")
+        made = [name for name in ("scores.json", "fvd.html", "contact-sheet.png") if (out / name).is_file()]
+        print(f"{out}: {', '.join(made)}")
     return scores
 
 

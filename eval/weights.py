@@ -36,8 +36,8 @@ NETWORKS = {
         "FVD",
         "DIT_I3D",
         ("i3d_torchscript.pt", "i3d_pretrained_400.pt", "rgb_scratch.pt", "i3d.safetensors"),
-        "the TF-Hub module i3d-kinetics-400/1, DeepMind's rgb_scratch checkpoint, or a port of either; any "
-        "file that holds its tensors will do",
+        "the TF-Hub module i3d-kinetics-400/1, DeepMind's checkpoint data/checkpoints/rgb_scratch of "
+        "github.com/google-deepmind/kinetics-i3d, or a port of either; any file with its tensors will do",
     ),
     "clip": Network(
         "CLIPSIM",
@@ -49,10 +49,13 @@ NETWORKS = {
         "the Inception score",
         "DIT_C3D",
         ("conv3d_deepnetA_ucf.npz",),
-        "conv3d_deepnetA_ucf.npz of TGANv2's release v1.0",
+        "conv3d_deepnetA_ucf.npz of TGANv2's release v1.0 (github.com/pfnet-research/tgan2)",
     ),
     "c3d-mean": Network(
-        "the Inception score", "DIT_C3D_MEAN", ("mean2.npz",), "mean2.npz of TGANv2's release v1.0"
+        "the Inception score",
+        "DIT_C3D_MEAN",
+        ("mean2.npz",),
+        "mean2.npz of TGANv2's release v1.0 (github.com/pfnet-research/tgan2)",
     ),
 }
 LPIPS = {  # trunk -> torchvision's file, which is named after its SHA-256, and that of the heads
@@ -72,10 +75,14 @@ LPIPS = {  # trunk -> torchvision's file, which is named after its SHA-256, and 
 for trunk, (file, heads) in LPIPS.items():
     variable, begins = f"DIT_LPIPS_{trunk.upper()}", file.removesuffix(".pth").split("-")[-1]
     NETWORKS[f"lpips-{trunk}-trunk"] = Network(
-        "LPIPS", f"{variable}_TRUNK", (file,), f"torchvision's {file}", begins
+        "LPIPS", f"{variable}_TRUNK", (file,), f"torchvision's {file} (download.pytorch.org/models)", begins
     )
     NETWORKS[f"lpips-{trunk}-heads"] = Network(
-        "LPIPS", f"{variable}_HEADS", (f"lpips-{trunk}.pth",), f"v0.1/{trunk}.pth of the lpips package", heads
+        "LPIPS",
+        f"{variable}_HEADS",
+        (f"lpips-{trunk}.pth",),
+        f"lpips/weights/v0.1/{trunk}.pth of github.com/richzhang/PerceptualSimilarity, or the lpips package",
+        heads,
     )
 
 
@@ -207,11 +214,18 @@ def certified(tensors: dict[str, numpy.ndarray], source: str | Path) -> dict[str
     return found
 
 
+def check_one(smoke: bool, given: str) -> None:
+    """Raises ValueError where both seeded weights and a file of weights are asked for."""
+    if smoke and given:
+        raise ValueError(f"--smoke takes seeded weights, and {given} are others: give one of the two")
+
+
 def load_i3d(eps: float, given: str = "", smoke: bool = False) -> tuple[I3D, str]:
     """The network of FVD and its weights' hash; `smoke` takes seeded weights, whose hash says so.
 
     Raises ValueError where there are no weights, or others.
     """
+    check_one(smoke, given)
     if smoke:
         return I3D(seeded_tensors(), eps).eval(), SMOKE
     file = find_weights("i3d", given)
@@ -224,6 +238,7 @@ def load_c3d(given: str, mean: str, smoke: bool, uncertified: bool) -> tuple[dic
 
     Raises ValueError where there are none, or where the user did not say that they may be uncertified.
     """
+    check_one(smoke, given or mean)
     if smoke:
         return *seeded_c3d(), "seeded"
     tensors, cube = read_c3d(find_weights("c3d", given), find_weights("c3d-mean", mean))

@@ -15,8 +15,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from configs.settings import BenchSettings, OptimizerConfig, TransformerConfig, TransformerRun
-from dit import bench, doctor
+from configs.settings import (
+    AutoencoderConfig,
+    BenchSettings,
+    OptimizerConfig,
+    TransformerConfig,
+    TransformerRun,
+)
+from dit import bench, bench_vae, doctor
+from dit.cli import run
 from dit.flops import count_flops, step_flops, text_flops, training_flops
 from dit.model import PATCH, make_layout, norm_and_rotate
 
@@ -272,3 +279,32 @@ def test_doctor_asks_every_gpu_for_itself(monkeypatch):
 def test_doctor_takes_no_settings():
     with pytest.raises(ValueError, match="takes no settings"):
         doctor.main(["--fix"])
+
+
+def test_bench_vae_compares_equal_work(monkeypatch, tmp_path, capsys):
+    tiny = AutoencoderConfig(4, 4, 4, (1, 1, 1, 1), 1, latent_mean=(0.5,) * 4, latent_std=(2.0,) * 4)
+    monkeypatch.setattr(bench_vae, "SHAPES", {"tiny": tiny})
+    file = tmp_path / "vae.json"
+    words = ["bench", "vae", "--shapes", "tiny", "--frames", "9", "--size", "32", "--repeats", "1"]
+    assert run([*words, "--json", str(file)]) == 0
+    rows = json.loads(file.read_text())["rows"]
+    assert [row["what"] for row in rows] == [
+        f"tiny {way}, {precision}" for precision in ("fp32", "bf16") for way in ("encode", "decode")
+    ]
+    assert all(row["apart"] < (1e-5 if "fp32" in row["what"] else 0.05) for row in rows)
+    for row in rows:  # a stream keeps less than the whole, and its own parts at least
+        assert 0 < row["stream_memory"] <= row["memory"] and row["other_memory"] > 0
+        assert min(row["ours"], row["stream"], row["other"]) > 0
+    assert "tiny decode, bf16" in capsys.readouterr().out
+    assert run([*words[:4], "--frames", "8"]) == 1
+    assert "8 frames do not fit 1 + 4k" in capsys.readouterr().err
+
+
+def test_the_peak_is_what_a_call_holds_at_once():
+    def call():
+        one = torch.ones(1 << 20)
+        del one
+        two = torch.ones(1 << 20), torch.ones(1 << 19)
+        del two
+
+    assert bench_vae.peak_allocated(call, torch.device("cpu")) == 4 * 3 * (1 << 19)

@@ -86,14 +86,10 @@ def test_a_video_that_is_there_is_not_made_again(model, tmp_path, monkeypatch, c
     assert files_of(tmp_path) == whole
     kept = [name for name in stamps if (tmp_path / "videos" / name).stat().st_mtime_ns == stamps[name]]
     assert kept == list(whole)[:3]
-    assert "5 videos, 3 are there" in capsys.readouterr().err
-    with pytest.raises(
-        ValueError, match=r"00000\.mp4 was made otherwise: sample, sampler, evaluations differ"
-    ):
+    assert "5 videos of 5 classes, 3 are there" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"00000\.mp4 was made otherwise: sample\.steps was 2, and is 3; "):
         run(settings(model, tmp_path, steps=3))
-    with pytest.raises(
-        ValueError, match=r"00000\.mp4 was made otherwise: seed, sample, sampler, pack differ"
-    ):
+    with pytest.raises(ValueError, match=r"00000\.mp4 was made otherwise: seed was 0, and is 1; "):
         run(settings(model, tmp_path, seed=1))
     assert files_of(tmp_path) == whole
     again = tmp_path / "again.mp4"  # and a video of it is made again from itself
@@ -110,7 +106,7 @@ def test_any_number_of_processes_makes_the_same_videos(model, tmp_path):
     for metrics in range(2):  # the second time nothing is made
         done = launch("eval.run", *words, processes=2)
         assert done.returncode == 0, done.stderr
-        assert f"5 videos, {5 * metrics} are there" in done.stderr
+        assert f"5 videos of 5 classes, {5 * metrics} are there" in done.stderr
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two") != {}
 
 
@@ -240,7 +236,7 @@ def test_any_pipeline_of_diffusers_is_sampled(tmp_path, monkeypatch):
         assert record["model"]["class"] == "CogVideoXPipeline"
     monkeypatch.setattr(eval.run, "generate_with", lambda *_: 1 / 0)
     run(settings(tmp_path / "cog", tmp_path, **changes))
-    with pytest.raises(ValueError, match="made otherwise: sample differ"):
+    with pytest.raises(ValueError, match=r"made otherwise: sample\.guidance was 3.0, and is 4.0"):
         run(settings(tmp_path / "cog", tmp_path, **changes | {"guidance": 4.0}))
     for wrong, message in (({"batch": 2}, "takes no --solver and no --batch"),):
         with pytest.raises(ValueError, match=message):
@@ -276,25 +272,32 @@ def test_a_wan_pipeline_of_another_kind_goes_through_diffusers(tmp_path):
         ({"job": ""}, "no job .none given.: ucf101-zeroshot, ucf101-class"),
         ({"metrics": ("clipsim",)}, "--metrics clipsim: ucf101-zeroshot is scored by fvd and is"),
         (
-            {"sample_only": False, "real": "tests", "allow_small": False},
+            {"sample_only": False, "real": "REAL", "allow_small": False},
             "--count 5: ucf101-zeroshot-10k takes 10000 videos for its fvd",
         ),
         (
-            {"sample_only": False, "real": "tests", "count": 1},
-            "--count 1: ucf101-zeroshot-10k needs at least 2 for its fvd",
+            {"sample_only": False, "real": "REAL", "count": 1},
+            "--count 1: ucf101-zeroshot-10k needs at least 2 videos for its fvd",
         ),
-        ({"sample_only": False, "metrics": ("is",)}, "--count 5: is-c3d-10k needs at least 10 for its is"),
+        (
+            {"sample_only": False, "metrics": ("is",)},
+            "--count 5: is-c3d-10k needs at least 10 videos for its is",
+        ),
         ({"frames": 9}, "makes 9 frames, and a score takes 16: give --frames 17"),
         ({"frames": 18}, "18"),
         ({"model": "nowhere"}, "nowhere: no such model folder"),
         ({"job": "msrvtt"}, "no prompts: give --annotations FOLDER"),
         ({"sample_only": False}, "no --real: FVD needs the real videos"),
-        ({"sample_only": False, "smoke": False}, r"needs the weights of i3d.*; --metrics leaves a score out"),
+        (
+            {"sample_only": False, "smoke": False, "real": "REAL"},
+            r"needs the weights of i3d.*; --metrics leaves a",
+        ),
     ],
 )
-def test_what_is_wrong_is_told_before_a_video_is_made(model, tmp_path, monkeypatch, changes, message):
+def test_what_is_wrong_is_told_before_a_video_is_made(model, real, tmp_path, monkeypatch, changes, message):
     monkeypatch.setattr(eval.weights, "folders", lambda: [tmp_path])
     monkeypatch.delenv("DIT_I3D", raising=False)
+    changes = changes | ({"real": str(real)} if changes.get("real") else {})
     with pytest.raises(ValueError, match=message):
         run(replace(settings(model, tmp_path), **changes))
     assert not list(tmp_path.rglob("*.mp4"))

@@ -125,7 +125,10 @@ def test_weights_are_looked_for_in_order(trusted, tmp_path, monkeypatch, capsys)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     monkeypatch.delenv("DIT_I3D", raising=False)
-    with pytest.raises(ValueError, match="FVD needs the weights of i3d, and there are none: give --weights"):
+    with pytest.raises(
+        ValueError,
+        match="FVD needs the weights of i3d, and there are none: name the file on the command line",
+    ):
         find_weights("i3d")
     (tmp_path / "cache" / "dit-lab").mkdir(parents=True)
     usual = write("safetensors", trusted, tmp_path / "cache" / "dit-lab")

@@ -153,7 +153,7 @@ def test_other_rates_are_noted(folders, quick, tmp_path, capsys):
         write_video(tmp_path / "fast" / f"{k}.mp4", video(k), 25.0 if k else 24.0, {})
     result = fvd(settings((folders[0], tmp_path / "fast"), cache=False))
     assert result["fake"]["rates"] == {"24": 1, "25": 2} and result["real"]["sizes"] == {"40x32": 5}
-    said = "note: real videos have 8 frames a second, generated ones 24 and 25"
+    said = "note: real videos have 8 frames a second, generated ones 24, 25; a protocol counts frames"
     assert said in capsys.readouterr().out
 
 
@@ -242,7 +242,7 @@ def test_what_cannot_be_scored_is_passed_over_and_named(folders, quick, tmp_path
     passed = result["real"]["passed_over"]
     assert set(passed) == {"short", "broken"}
     assert "has 15 frames, and a clip takes 16" in passed["short"]
-    assert "real: 2 videos passed over" in capsys.readouterr().out
+    assert "real: 2 passed over: " in capsys.readouterr().out
     for k in range(16):
         mixed.mkdir(exist_ok=True)
         Image.new("RGB", (40 + (k == 9), 32)).save(tmp_path / "real" / "frames" / f"{k}.png")
@@ -268,7 +268,7 @@ def test_few_clips_are_refused_or_stamped(folders, quick, capsys):
     told = capsys.readouterr().err
     assert "gives 5 clips, and fvd-google takes 2048: with --allow-small the score is stamped" in told
     result = fvd(settings(folders))
-    assert result["stamps"] == [SMOKE, "small: 5 of 2048 real clips", "small: 5 of 2048 fake clips"]
+    assert result["stamps"] == [SMOKE, "small: 5 of 2048 real clips", "small: 5 of 2048 generated clips"]
     assert sentence(result).startswith("NOT FVD: SEEDED NETWORK\nsmall: 5 of 2048 real clips\n")
     assert "FVD" not in sentence(result).replace("NOT FVD: SEEDED", "").splitlines()[3]
 
@@ -387,13 +387,15 @@ def normal(count: int, seed: int, width: int = 20) -> torch.Tensor:
 
 def test_the_interval_covers_what_other_sets_give():
     """It is as wide as the middle 95 % of the distances of 100 pairs of fresh sets."""
-    result = interval(normal(100, 1), normal(100, 2) + 1, GOOGLE, 200)
+    result = interval(100.0, normal(100, 1), normal(100, 2) + 1, GOOGLE, 200)
     width = result["high"] - result["low"]
     fresh = [measured(normal(100, 10 + k), normal(100, 500 + k) + 1, 1)[0] for k in range(100)]
     others = torch.tensor(fresh, dtype=torch.float64)
     assert 0.7 < width / (others.quantile(0.975) - others.quantile(0.025)) < 1.4
-    assert interval(normal(100, 1), normal(100, 2) + 1, GOOGLE, 200) == result  # seeded
-    assert interval(normal(9, 1), normal(9, 2), GOOGLE, 0) is None
+    assert interval(100.0, normal(100, 1), normal(100, 2) + 1, GOOGLE, 200) == result  # seeded
+    assert result["low"] < 100 < result["high"]
+    assert interval(0.0, normal(100, 1), normal(100, 2), GOOGLE, 200)["low"] == 0  # no distance is less
+    assert interval(1.0, normal(9, 1), normal(9, 2), GOOGLE, 0) is None
 
 
 def test_at_infinity_equal_sets_are_at_zero():

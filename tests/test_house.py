@@ -28,7 +28,7 @@ DOORS = {  # dependency -> the only files that may import it
     "av": {VIDEO},
     "torchcodec": {VIDEO},
     "xformers": {"dit/attention.py"},
-    "diffusers": {"dit/bench.py", "dit/pipelines.py"},
+    "diffusers": {"dit/bench.py", "dit/bench_vae.py", "dit/pipelines.py"},
     "transformers": {"dit/text.py", "eval/clip.py"},
     "accelerate": {"dit/train.py", "vae/train.py"},
     "tyro": {"configs/load.py", "configs/settings.py"},
@@ -275,6 +275,7 @@ def needs(path: Path) -> set[str]:
         ("vae/msrvtt.py", "train on your own videos"),
         ("dit/export.py", "export to diffusers"),
         ("dit/bench.py", "compare with diffusers"),
+        ("dit/bench_vae.py", "compare with diffusers"),
         *((name_of(path), "tests") for path in TESTS),
     ],
 )
