@@ -258,6 +258,8 @@ class SampleSettings:
     """Videos in one packed call; more is faster on a GPU and may change the last digits. It is recorded."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Number format of the transformer; `auto` is bf16 on a GPU and fp32 on a CPU."""
+    decode_memory: float = 0.0
+    """GiB that decoding may take beside the video: larger frames are decoded in tiles; 0 sets no limit."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from dit.model import PATCH, grid_of, make_layout, patchify, unpatchify
 from samplers.guidance import guide
 from samplers.path import size_shift
 from samplers.solvers import SOLVERS, time_grid
+from vae import tiles
 from vae.model import check_video_size, round_to
 from vae.seeds import generator
 
@@ -101,8 +102,18 @@ def generate(
 
 @torch.no_grad()
 def generate_videos(
-    model: Model, requests: list[Request], sampler: SamplerConfig, on_step: Callable | None = None
+    model: Model,
+    requests: list[Request],
+    sampler: SamplerConfig,
+    on_step: Callable | None = None,
+    decode_memory: float = 0.0,
 ) -> list[Tensor]:
-    """Videos C T H W in [-1, 1], fp32 on the CPU, of each request."""
+    """Videos C T H W in [-1, 1], fp32 on the CPU, of each request; `decode_memory` (GiB, 0: no limit) makes
+    the decoder take large frames in tiles."""
     latents = generate(model.denoiser, requests, model.flow, sampler, on_step)
-    return [model.autoencoder.decode(z[None])[0].cpu() for z in latents]
+    budget, videos = int(decode_memory * 2**30), []
+    for z in latents:
+        tile = tiles.tile_for(model.autoencoder, *z.shape[2:], budget) if budget else 0
+        video = tiles.decode(model.autoencoder, z[None], tile) if tile else model.autoencoder.decode(z[None])
+        videos.append(video[0].cpu())
+    return videos

@@ -69,7 +69,9 @@ def sample(settings: SampleSettings, record: dict | None = None) -> list[Path]:
     with tqdm(total=len(groups) * sampler.steps, desc=f"sampling {len(jobs)}", unit="step") as progress:
         for group in groups:
             requests = [job.request for job in group]
-            made = generate_videos(model, requests, sampler, lambda *_: progress.update())
+            made = generate_videos(
+                model, requests, sampler, lambda *_: progress.update(), settings.decode_memory
+            )
             facts = records(model, group, settings)
             for place, (job, video) in enumerate(zip(group, made, strict=True)):
                 if record and place != record.get("place", 0):
@@ -146,6 +148,10 @@ def check(settings: SampleSettings) -> None:
         raise ValueError(f"--fps {settings.fps}: it must be positive")
     if settings.guidance < 0 and settings.guidance != default.guidance:
         raise ValueError(f"--guidance {settings.guidance}: it must not be negative, and 1 is none")
+    if settings.decode_memory < 0:
+        raise ValueError(
+            f"--decode-memory {settings.decode_memory:g}: it must not be negative; 0 is no limit"
+        )
     if settings.image and settings.frames == 1:
         raise ValueError("--frames 1 with --image leaves nothing to make: the image is the first frame")
     latent_shape(settings.frames or 1, settings.height or 16, settings.width or 16, 1)

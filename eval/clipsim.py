@@ -98,7 +98,9 @@ def pair(clips: list[Clip], settings: ClipsimSettings) -> tuple[list[tuple[Clip,
         found = [(clip, beside(clip.source)) for clip in clips]
         return [(c, p) for c, p in found if p], [c.source.name for c, p in found if not p]
     table = Path(settings.prompts)
-    if not table.is_file() or table.suffix.lower() not in (".csv", ".jsonl"):
+    if not table.is_file():
+        raise ValueError(f"{table}: no such file")
+    if table.suffix.lower() not in (".csv", ".jsonl"):
         raise ValueError(f"{table}: give a CSV or JSONL file with `path` and `caption`")
     by_name = {clip.source.name: clip for clip in clips}
     rows = [(Path(path).with_suffix("").as_posix(), caption) for path, caption in read_table(table)]
@@ -137,7 +139,7 @@ def enough(settings: ClipsimSettings, have: int, protocol, passed: dict) -> list
     if not have or not settings.allow_small:
         raise ValueError(
             f"{settings.videos} gives {have} videos with prompts, and {protocol.name} takes {protocol.fake}"
-            + (": with --allow-small the score is stamped" if have else "")
+            + (": with --allow-small the score is stamped" if have else "; --prompts takes a table of them")
             + why
         )
     return [f"small: {have} of {protocol.fake} videos"]

@@ -18,7 +18,10 @@ def read_score(file: str) -> dict:
     except ValueError as error:
         raise ValueError(f"{file} is not JSON ({error})") from None
     if not isinstance(score, dict) or not {"metric", "value", "protocol", "stamps", "weights"} <= set(score):
-        raise ValueError(f"{file} is no score of `dit eval`: it has no metric, value, protocol and weights")
+        near = "; its scores lie beside it" if isinstance(score, dict) and "scores" in score else ""
+        raise ValueError(
+            f"{file} is no score of `dit eval`: it has no metric, value, protocol and weights{near}"
+        )
     return score
 
 

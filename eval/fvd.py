@@ -129,12 +129,7 @@ def side(settings: FvdSettings, protocol: Protocol, which: str, weights: str, ne
         if found.facts["stamps"] and not settings.allow_small:
             raise ValueError(f"{where}: {found.facts['stamps'][0]}; with --allow-small the score is stamped")
         return found
-    count = getattr(protocol, which)
-    sources = find_sources(where)
-    stride = protocol.real_stride if which == "real" else protocol.fake_stride
-    clips, passed = choose_clips(sources, protocol, count, stride)
-    small = listed(settings, protocol, sources) if which == "real" else []
-    small += enough(settings, protocol, which, len(clips), passed)
+    sources, clips, passed, small = chosen(settings, protocol, which)
     found = featured(settings, protocol, clips, which, which == "real", weights, network)
     if found.facts["passed_over"]:
         small = [stamp for stamp in small if not stamp.startswith("small")]
@@ -142,6 +137,20 @@ def side(settings: FvdSettings, protocol: Protocol, which: str, weights: str, ne
     facts = {"where": Path(where).name, "videos": len(sources), **found.facts}
     facts["passed_over"] = passed | found.facts["passed_over"]
     return dataclasses.replace(found, facts=facts | {"stamps": small})
+
+
+def chosen(
+    settings: FvdSettings, protocol: Protocol, which: str
+) -> tuple[list[Source], list[Clip], dict[str, str], list[str]]:
+    """One side's videos, its clips, what was passed over, and the stamps of what is not as the protocol says.
+
+    Raises ValueError where that makes no score.
+    """
+    sources = find_sources(getattr(settings, which))
+    stride = protocol.real_stride if which == "real" else protocol.fake_stride
+    clips, passed = choose_clips(sources, protocol, getattr(protocol, which), stride)
+    small = listed(settings, protocol, sources) if which == "real" else []
+    return sources, clips, passed, small + enough(settings, protocol, which, len(clips), passed)
 
 
 def featured(

@@ -116,7 +116,9 @@ def enough(settings: InceptionSettings, have: int, protocol: Protocol, passed: d
         can = have >= protocol.splits
         raise ValueError(
             f"{settings.videos} gives {clips_of(have)} of {protocol.frames} frames, and {protocol.name} "
-            f"takes {protocol.fake}{': with --allow-small the score is stamped' if can else ''}{why}"
+            f"takes {protocol.fake}"
+            + (": with --allow-small the score is stamped" if can else f", and at least {protocol.splits}")
+            + why
         )
     return [f"small: {have} of {protocol.fake} videos"]
 

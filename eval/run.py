@@ -21,10 +21,9 @@ from dit.generate import Request, generate_videos, latent_shape
 from dit.pipelines import generate_with, is_foreign, load_pipeline
 from dit.sample import LABEL, Job, check, load_with_settings, records, sampler_of, write
 from eval.clip import load_clip
-from eval.clips import find_sources
 from eval.clipsim import clipsim
 from eval.features import own_device, processes
-from eval.fvd import fvd, listed
+from eval.fvd import chosen, fvd
 from eval.inception import inception
 from eval.weights import find_weights, load_c3d, load_i3d
 from vae.index import few, probe_all
@@ -117,9 +116,7 @@ def check_scoring(settings: RunEvalSettings, protocols: dict[str, Protocol]) -> 
     if "fvd" in protocols:
         if not settings.real:
             raise ValueError("no --real: FVD needs the real videos; --metrics leaves it out")
-        listed(
-            fvd_settings(settings, protocols["fvd"], Path()), protocols["fvd"], find_sources(settings.real)
-        )
+        chosen(fvd_settings(settings, protocols["fvd"], Path()), protocols["fvd"], "real")
     try:
         if "fvd" in protocols:
             load_i3d(protocols["fvd"].eps, settings.i3d, settings.smoke)

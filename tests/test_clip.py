@@ -169,7 +169,8 @@ def test_only_openai_s_weights_are_certified(tmp_path, videos, monkeypatch, caps
         ({"videos": ""}, "no --videos"),
         ({"videos": "nowhere"}, "nowhere: no such folder"),
         ({"protocol": "fvd-google"}, "fvd-google is a protocol of fvd, not of clipsim"),
-        ({"prompts": "nowhere.csv"}, r"nowhere\.csv: give a CSV or JSONL"),
+        ({"prompts": "nowhere.csv"}, r"nowhere\.csv: no such file"),
+        ({"prompts": "README.md"}, r"README\.md: give a CSV or JSONL"),
         ({"allow_small": False}, "gives 2 videos with prompts, and msrvtt-2990 takes 2990"),
     ],
 )

@@ -32,7 +32,9 @@ def other(hint, value):
     if typing.get_origin(hint) is typing.Literal:
         return next(choice for choice in inner if choice != value)
     if isinstance(value, tuple):
-        return (*(other(inner[0], item) for item in value), *value[:1]) or ("first", "second")
+        literal = typing.get_origin(inner[0]) is typing.Literal
+        some = typing.get_args(inner[0])[:2] if literal else ("first", "second")
+        return (*(other(inner[0], item) for item in value), *value[:1]) or some
     if isinstance(value, bool):
         return not value
     return value + "x" if isinstance(value, str) else value + 1

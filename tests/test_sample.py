@@ -34,6 +34,7 @@ from dit.denoiser import (
 from dit.export import FORMATS
 from dit.generate import Request, generate, generate_videos, latent_shape
 from dit.sample import file_words, frames_hash, make_jobs, sample, shown_frames, sidecar
+from vae import tiles
 from vae.model import Autoencoder
 from vae.video import contact_sheet, read_frames, read_metadata, resize_and_crop, to_video, write_video
 from vae.weights import file_hash, load_weights, save_weights
@@ -178,6 +179,25 @@ def test_other_weights_are_refused(folder, tmp_path, capsys):
     assert "other weights" in told(capsys, "--again", out, "--model", other)
     (other / TRANSFORMER).write_bytes((folder / TRANSFORMER).read_bytes())  # the autoencoder counts too
     assert "other weights" in told(capsys, "--again", out, "--model", other)
+
+
+def test_decoding_in_tiles_gives_the_same_video(folder, tmp_path, monkeypatch, capsys):
+    words = ["sample", "a cat", "--model", str(folder), "--height", "208", "--width", "224", "--frames", "5"]
+    assert run([*words, "--out", str(tmp_path / "whole.mp4")]) == 0
+    calls, plain = [], tiles.decode
+    monkeypatch.setattr(tiles, "decode", lambda *a: calls.append(a[2]) or plain(*a))
+    tiled = ["--decode-memory", "0.02", "--out", str(tmp_path / "tiled.mp4")]
+    assert run([*words, *tiled]) == 0
+    assert calls and 0 < calls[0] < 26
+    one, other = (
+        read_frames(tmp_path / f"{name}.mp4", range(5)).float().flatten() for name in ("whole", "tiled")
+    )
+    assert (one - other).abs().max() <= 2  # of 255, after a lossy codec
+    assert run(["sample", "--again", str(tmp_path / "tiled.mp4")]) == 0
+    assert run([*words, "--decode-memory", "0.0001"]) == 1
+    assert "holds no tile: the smallest takes" in capsys.readouterr().err
+    assert run([*words, "--decode-memory=-1"]) == 1
+    assert "--decode-memory -1: it must not be negative" in capsys.readouterr().err
 
 
 def test_again_takes_no_setting_of_another_video(folder, tmp_path, capsys):

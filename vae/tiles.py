@@ -1,0 +1,203 @@
+"""Large frames in tiles: the autoencoder's convolutions on one part at a time, equal to the whole frame.
+
+Attention looks at whole frames, but only where they are smallest: that part is never cut. The rest are
+convolutions, and a tile with as much around it as they see (its halo) comes out as it would within the frame.
+A smaller halo is faster, and blended seams remain, which `seam` measures.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vae.model import Autoencoder, Downsample, ResidualBlock, State, time_chunks
+
+SIDE = 8  # pixels of a latent
+COPIES = 10.0  # of the widest activations that are held at once, as measured
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Part of a frame, in latents: what it is of the frame, and with its halo."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+    outer: tuple[int, int, int, int]
+
+
+def decoder_halo(model: Autoencoder) -> int:
+    """How far in latents the decoder's convolutions see beyond a tile, from the mid block on."""
+    seen, side = 0.0, 1.0
+    for block in model.decoder.up_blocks:
+        seen += 2 * len(block.resnets) * side
+        if block.upsamplers is not None:
+            side /= 2
+            seen += side
+    return -int(-(seen + side) // 1)
+
+
+def encoder_halo(model: Autoencoder) -> int:
+    """How far in latents the encoder's convolutions see beyond a tile, up to the mid block."""
+    seen, side = 1.0, 1.0
+    for layer in model.encoder.down_blocks:
+        if isinstance(layer, ResidualBlock):
+            seen += 2 * side
+        elif isinstance(layer, Downsample):
+            seen += side
+            side *= 2
+    return -int(-seen // SIDE)
+
+
+def cut(height: int, width: int, tile: int, halo: int) -> list[Tile]:
+    """Tiles of at most `tile` latents a side that cover a frame of H x W latents, each with its halo."""
+    spans = []
+    for length in (height, width):
+        count = -(-length // tile)
+        edges = [round(k * length / count) for k in range(count + 1)]
+        spans.append([(a, b, max(0, a - halo), min(length, b + halo)) for a, b in pairwise(edges)])
+    return [Tile(a, b, c, d, (oa, ob, oc, od)) for a, b, oa, ob in spans[0] for c, d, oc, od in spans[1]]
+
+
+def ramp(start: int, end: int, outer_start: int, outer_end: int, halo: int, like: Tensor) -> Tensor:
+    """Weights along one side of a tile: 1 inside, rising over the halo where there is a neighbour."""
+    places = torch.arange(outer_start, outer_end, device=like.device, dtype=like.dtype) + 0.5
+    weight = torch.ones_like(places)
+    if outer_start < start:
+        weight = torch.minimum(weight, (places - outer_start) / (2 * halo))
+    if outer_end > end:
+        weight = torch.minimum(weight, (outer_end - places) / (2 * halo))
+    return weight
+
+
+def paste(canvas: Tensor, weights: Tensor, part: Tensor, tile: Tile, scale: int, blend: int) -> None:
+    """Adds a tile's frames to those of the canvas: its own part, or with `blend` all of it, by a ramp."""
+    top, bottom, left, right = (
+        scale * v for v in (tile.outer if blend else (tile.top, tile.bottom, tile.left, tile.right))
+    )
+    oa, _, oc, _ = (scale * v for v in tile.outer)
+    inner = part[..., top - oa : bottom - oa, left - oc : right - oc]
+    weight = torch.ones(bottom - top, right - left, device=part.device, dtype=part.dtype)
+    if blend:
+        rows = ramp(scale * tile.top, scale * tile.bottom, top, bottom, scale * blend, part)
+        columns = ramp(scale * tile.left, scale * tile.right, left, right, scale * blend, part)
+        weight = rows[:, None] * columns
+    canvas[..., top:bottom, left:right] += inner * weight
+    weights[..., top:bottom, left:right] += weight
+
+
+def halos(exact: int, asked: int) -> tuple[int, int]:
+    """The halo to take, and over how many latents it is blended: none where it is all that is seen."""
+    halo = exact if asked < 0 else min(asked, exact)
+    return halo, 0 if halo == exact else halo
+
+
+def decode(model: Autoencoder, latents_BCTHW: Tensor, tile: int, halo: int = -1) -> Tensor:
+    """As `Autoencoder.decode`, in tiles of at most `tile` latents a side, one after the other.
+
+    Beside the video it holds one tile's stream. `halo` is in latents; -1 takes all that the convolutions see,
+    and the result is that of the whole frame. A smaller one is blended. Raises ValueError for a tile below 1.
+    """
+    check_tile(tile)
+    halo, blend = halos(decoder_halo(model), halo)
+    decoder, dtype = model.decoder, model.post_quant_conv.weight.dtype
+    state: State = {}
+    uncut = []
+    for frame in latents_BCTHW.split(1, dim=2):
+        raw = (frame * model.latent_std + model.latent_mean).to(dtype)
+        x = model.post_quant_conv(raw.contiguous(memory_format=torch.channels_last_3d))
+        x = decoder.conv_in(x, state)
+        for layer in decoder.mid_block.layers():
+            x = layer(x, state)
+        uncut.append(x)
+    batch, _, count, height, width = latents_BCTHW.shape
+    video = latents_BCTHW.new_zeros(
+        batch, 3, 1 + 4 * (count - 1), SIDE * height, SIDE * width, dtype=torch.float32
+    )
+    weights = torch.zeros_like(video[0, 0, 0])
+    for part in cut(height, width, tile, halo):
+        a, b, c, d = part.outer
+        state, first = {}, 0
+        of_tile = torch.zeros_like(weights)
+        for x in uncut:
+            y = x[..., a:b, c:d].contiguous(memory_format=torch.channels_last_3d)
+            for layer in (layer for block in decoder.up_blocks for layer in block.layers()):
+                y = layer(y, state)
+            y = decoder.conv_out(F.silu(decoder.norm_out(y)), state).float()
+            of_tile.zero_()
+            paste(video[:, :, first : first + y.shape[2]], of_tile, y, part, SIDE, blend)
+            first += y.shape[2]
+        weights += of_tile
+    return video.div_(weights).clamp_(-1.0, 1.0)
+
+
+def encode(model: Autoencoder, video_BCTHW: Tensor, tile: int, halo: int = -1) -> Tensor:
+    """As `Autoencoder.encode`, in tiles of at most `tile` latents a side; `halo` as for decoding."""
+    check_tile(tile)
+    halo, blend = halos(encoder_halo(model), halo)
+    encoder, dtype = model.encoder, model.quant_conv.weight.dtype
+    chunks = time_chunks(video_BCTHW)
+    height, width = (side // SIDE for side in video_BCTHW.shape[3:])
+    uncut: list[Tensor] = []
+    weights = torch.zeros(height, width, device=video_BCTHW.device, dtype=dtype)
+    for part in cut(height, width, tile, halo):
+        a, b, c, d = (SIDE * side for side in part.outer)
+        state: State = {}
+        of_tile = torch.zeros_like(weights)
+        for index, chunk in enumerate(chunks):
+            y = chunk[..., a:b, c:d].to(dtype).contiguous(memory_format=torch.channels_last_3d)
+            y = encoder.conv_in(y, state)
+            for layer in encoder.down_blocks:
+                y = layer(y, state)
+            if index == len(uncut):
+                uncut.append(y.new_zeros(*y.shape[:3], height, width))
+            of_tile.zero_()
+            paste(uncut[index], of_tile, y, part, 1, blend)
+        weights += of_tile
+    state, latents = {}, []
+    for x in uncut:
+        x = (x / weights).contiguous(memory_format=torch.channels_last_3d)
+        for layer in encoder.mid_block.layers():
+            x = layer(x, state)
+        x = encoder.conv_out(F.silu(encoder.norm_out(x)), state)
+        latents.append(model.normalise(model.quant_conv(x).chunk(2, dim=1)[0].float()))
+    return torch.cat(latents, dim=2)
+
+
+def check_tile(tile: int) -> None:
+    """Raises ValueError for a tile that holds nothing."""
+    if tile < 1:
+        raise ValueError(f"tile {tile}: it must be at least 1 latent")
+
+
+def decode_bytes(model: Autoencoder, height: int, width: int) -> int:
+    """Estimate of what decoding one latent frame of H x W latents, halo included, holds at once."""
+    config = model.config
+    widest = config.decoder_base_width * config.width_multipliers[0]
+    widest = max(widest, config.decoder_base_width * config.width_multipliers[1] // 2)
+    pixels = 4 * height * width * SIDE * SIDE
+    return int(COPIES * pixels * widest * model.post_quant_conv.weight.element_size())
+
+
+def tile_for(model: Autoencoder, height: int, width: int, budget: int) -> int:
+    """The largest tile, in latents, whose decoding fits a budget of bytes; 0 where the whole frame does.
+
+    Raises ValueError where not even the smallest does, naming what it takes.
+    """
+    if decode_bytes(model, height, width) <= budget:
+        return 0
+    halo = decoder_halo(model)
+    for tile in range(max(height, width) - 1, 0, -1):
+        sides = (min(length, tile + 2 * halo) for length in (height, width))
+        if decode_bytes(model, *sides) <= budget:
+            return tile
+    least = decode_bytes(model, *(min(length, 1 + 2 * halo) for length in (height, width)))
+    raise ValueError(f"a budget of {budget >> 20} MiB holds no tile: the smallest takes {least >> 20} MiB")
+
+
+def seam(whole_BCTHW: Tensor, tiled_BCTHW: Tensor) -> float:
+    """The largest difference of a tiled result from the untiled one."""
+    return (whole_BCTHW - tiled_BCTHW).abs().max().item()
