@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from configs.settings import AutoencoderConfig
 
-CHUNK_PIXELS = 1 << 18  # of one clip that `encode` looks at together
+CHUNK_PIXELS = 1 << 16  # of one clip that `encode` looks at together
 State = dict  # module -> the last frames it saw; what a chunk must know of the chunks before it
 
 
@@ -55,10 +55,18 @@ def onednn_takes(dtype: torch.dtype) -> bool:
     )
 
 
+def activate(x: Tensor) -> Tensor:
+    """SiLU, in place where no gradient needs what it is given."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
 class CausalConv3d(nn.Conv3d):
     """A 3D convolution that sees only the past: `kernel - 1` frames of zeros, or of the chunk before."""
 
-    def forward(self, x: Tensor, state: State | None = None) -> Tensor:
+    def forward(self, x: Tensor, state: State | None = None, norm: nn.Module | None = None) -> Tensor:
+        """The convolution of x, or of x normalised and activated, which is held no longer than needed."""
+        if norm is not None:
+            x = activate(norm(x))
         past = self.kernel_size[0] - 1
         if past:
             if state is None or self not in state:
@@ -100,9 +108,9 @@ class ResidualBlock(nn.Module):
         return [self.conv1, self.conv2]
 
     def forward(self, x: Tensor, state: State | None = None) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)), state)
-        h = self.conv2(F.silu(self.norm2(h)), state)
-        return self.conv_shortcut(x) + h
+        h = self.conv2(self.conv1(x, state, self.norm1), state, self.norm2)
+        x = self.conv_shortcut(x)
+        return x + h if torch.is_grad_enabled() else h.add_(x)
 
 
 class FrameAttention(nn.Module):
@@ -217,7 +225,7 @@ class Coder(nn.Module):
                 x = checkpoint(layer, x, use_reentrant=False)
             else:
                 x = layer(x, state)
-        return self.conv_out(F.silu(self.norm_out(x)), state)
+        return self.conv_out(x, state, self.norm_out)
 
 
 class Encoder(Coder):

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vae.model import Autoencoder, Downsample, ResidualBlock, State, time_chunks
@@ -126,7 +125,7 @@ def decode(model: Autoencoder, latents_BCTHW: Tensor, tile: int, halo: int = -1)
             y = x[..., a:b, c:d].contiguous(memory_format=torch.channels_last_3d)
             for layer in (layer for block in decoder.up_blocks for layer in block.layers()):
                 y = layer(y, state)
-            y = decoder.conv_out(F.silu(decoder.norm_out(y)), state).float()
+            y = decoder.conv_out(y, state, decoder.norm_out).float()
             of_tile.zero_()
             paste(video[:, :, first : first + y.shape[2]], of_tile, y, part, SIDE, blend)
             first += y.shape[2]
@@ -162,7 +161,7 @@ def encode(model: Autoencoder, video_BCTHW: Tensor, tile: int, halo: int = -1) -
         x = (x / weights).contiguous(memory_format=torch.channels_last_3d)
         for layer in encoder.mid_block.layers():
             x = layer(x, state)
-        x = encoder.conv_out(F.silu(encoder.norm_out(x)), state)
+        x = encoder.conv_out(x, state, encoder.norm_out)
         latents.append(model.normalise(model.quant_conv(x).chunk(2, dim=1)[0].float()))
     return torch.cat(latents, dim=2)
 
