@@ -86,9 +86,13 @@ class ChannelNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(channels, *[1] * spatial_dims))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.movedim(1, -1)
-        x = F.rms_norm(x, x.shape[-1:], self.gamma.flatten().to(x.dtype), eps=1e-12)
-        return x.movedim(-1, 1)
+        x, gamma = x.movedim(1, -1), self.gamma.flatten().to(x.dtype)
+        if torch.is_grad_enabled() or x.ndim < 5:
+            return F.rms_norm(x, x.shape[-1:], gamma, eps=1e-12).movedim(-1, 1)
+        normed = torch.empty_like(x)
+        for t in range(x.shape[1]):  # its squares, in fp32, are of a frame at a time
+            normed[:, t] = F.rms_norm(x[:, t], x.shape[-1:], gamma, eps=1e-12)
+        return normed.movedim(-1, 1)
 
 
 class ResidualBlock(nn.Module):
