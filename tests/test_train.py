@@ -189,13 +189,14 @@ FORBIDDEN = {"torch.load", "torch.save", "pickle", "np.load", "numpy.load", "job
 def pickles(source: str) -> list[str]:
     """What could load a pickle in a source: a name of those forbidden, or weights in any format they come.
 
-    `torch.load` with `weights_only=True` builds tensors alone.
+    `torch.load` with `weights_only=True` builds tensors alone, `numpy.load` with `allow_pickle=False` arrays.
     """
     found, tree = [], ast.parse(source)
     only = {
         node.func
         for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and "weights_only=True" in map(ast.unparse, node.keywords)
+        if isinstance(node, ast.Call)
+        and {"weights_only=True", "allow_pickle=False"} & set(map(ast.unparse, node.keywords))
     }
     for node in ast.walk(tree):
         if node in only:
@@ -225,6 +226,9 @@ def test_no_code_loads_a_pickle():
         ("x = torch.load(file)", 1),
         ("x = torch.load(file, weights_only=False)", 1),
         ("x = torch.load(file, weights_only=True)", 0),
+        ("x = numpy.load(file)", 1),
+        ("x = numpy.load(file, allow_pickle=True)", 1),
+        ("x = numpy.load(file, allow_pickle=False)", 0),
         ("T5EncoderModel.from_pretrained(folder)", 1),
         ("kinds[kind].from_pretrained(folder, use_safetensors=False)", 1),
         ("T5EncoderModel.from_pretrained(folder, use_safetensors=True)", 0),
