@@ -355,17 +355,17 @@ def fvd_settings(settings: RunEvalSettings, protocol: Protocol, out: Path) -> Fv
 
 def scored(settings: RunEvalSettings, protocols: dict[str, Protocol], out: Path) -> dict:
     """Every score, each in a file of its own, and all of them in one."""
-    manifest = out / "videos" / NAME
+    videos = str(out / "videos")  # whose manifest lists the plan's
     every = {"allow_small": settings.allow_small, "smoke": settings.smoke, "workers": settings.workers}
     scores = {}
     for metric, protocol in protocols.items():
         own = {
-            "videos": str(manifest),
+            "videos": videos,
             "protocol": protocol.name,
             "json": str(out / f"{metric}.json"),
         } | every
         if metric == "fvd":
-            scores[metric] = fvd(replace(fvd_settings(settings, protocol, out), fake=str(manifest)))
+            scores[metric] = fvd(replace(fvd_settings(settings, protocol, out), fake=videos))
         elif metric == "clipsim":
             scores[metric] = clipsim(ClipsimSettings(weights=settings.clip, **own))
         else:
