@@ -48,7 +48,7 @@ def make_clips(folder: Path, count: int) -> list[Clip]:
 def bench_job(clips: list[Clip], settings: BenchEvalSettings) -> dict:
     """Clips a second of the whole job and of the bare network on the same tensors, in turn, medians."""
     protocol, network = load_protocol("fvd-google", "fvd"), seeded_network()
-    keep_memory()
+    keep_memory(torch.get_num_threads())
     tensors = [prepare(read_clip(clip), protocol)[None] for clip in clips]
 
     @torch.no_grad()

@@ -2,6 +2,8 @@
 
 import ctypes
 import hashlib
+import math
+import mmap
 import os
 import sys
 import zlib
@@ -24,6 +26,7 @@ from eval.preprocess import prepare
 from vae.video import UnreadableVideo
 
 CPU = torch.device("cpu")
+FORKS = sys.platform == "linux"  # whether workers are
 RESERVE = 288 << 20  # bytes that a thread takes at most for a clip of I3D or C3D, with gaps
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of malloc.h
 
@@ -110,8 +113,22 @@ def in_order(compute: Callable, items: Iterable, device: torch.device) -> Iterat
 def read_ahead(data: Prepared, workers: int, ahead: int) -> Iterator[tuple[int, Tensor | None, int, str]]:
     """The rows in their order, each of some worker processes preparing so many before they are asked for."""
     return iter(
-        DataLoader(data, batch_size=None, num_workers=workers, prefetch_factor=ahead if workers else None)
+        DataLoader(
+            data,
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=ahead if workers else None,
+            multiprocessing_context="fork" if workers and FORKS else None,
+        )
     )
+
+
+def shared(*shape: int) -> Tensor:
+    """Memory (fp32) that this process and its workers share; where they are forks, not in /dev/shm, which
+    containers keep small."""
+    if not FORKS:
+        return torch.zeros(shape).share_memory_()
+    return torch.frombuffer(mmap.mmap(-1, 4 * math.prod(shape)), dtype=torch.float32).view(shape)
 
 
 def gathered(rows: list) -> list:
@@ -136,7 +153,7 @@ def own_device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else CPU
 
 
-def keep_memory() -> None:
+def keep_memory(threads: int) -> None:
     """Has the C library keep what is freed, where it can: a network asks for the same again, clip after clip.
 
     What all threads may need at once is taken at the start, so that no number of clips takes more.
@@ -149,7 +166,7 @@ def keep_memory() -> None:
         libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
         libc.mallopt(M_ARENA_MAX, 1)  # a thread's own memory could not hold such pieces
-        reserve = [torch.full((RESERVE,), 1, dtype=torch.uint8) for _ in range(torch.get_num_threads())]
+        reserve = [torch.full((RESERVE,), 1, dtype=torch.uint8) for _ in range(threads)]
         del reserve
 
 
@@ -161,15 +178,16 @@ def extract(
     A clip's features are the same to the bit for any number of workers and processes, and on a CPU, where
     every clip is computed alone, for any batch.
     """
-    keep_memory()
     rank, ranks = processes()
     device = next(network.buffers()).device
     size = 1 if device.type == "cpu" else batch
     groups = [range(k, min(k + size, len(clips))) for k in range(0, len(clips), size)][rank::ranks]
+    if device.type == "cpu":
+        keep_memory(min(torch.get_num_threads(), len(groups)))
     ahead = max(2, batch // max(1, workers))
-    in_use = torch.get_num_threads() + 2  # groups
+    in_use = 2 + (torch.get_num_threads() if device.type == "cpu" else 0)  # groups
     slots = size * (in_use + -(-max(1, workers) * ahead // size))
-    place = torch.zeros(slots, protocol.frames, protocol.size, protocol.size, 3).share_memory_()
+    place = shared(slots, protocol.frames, protocol.size, protocol.size, 3)
     own = [index for group in groups for index in group]
     reading = read_ahead(Placed(clips, own, partial(prepare, protocol=protocol), place), workers, ahead)
 
