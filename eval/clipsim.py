@@ -1,6 +1,5 @@
 """`dit eval clipsim`: how well videos show their prompts, by CLIP, under a named protocol."""
 
-import dataclasses
 import json
 import sys
 import zlib
@@ -13,15 +12,15 @@ from tqdm import tqdm
 from configs.load import parse
 from configs.protocol import load_protocol
 from configs.settings import ClipsimSettings
-from dit import __version__
 from eval.clip import load_clip, preprocess, seeded_clip
 from eval.clips import Clip, Source, choose_clips, find_sources, passed_lines, side_hash
 from eval.features import Prepared, gathered, in_order, own_device, processes, read_ahead
+from eval.result import publish, scored
 from eval.weights import check_one, find_weights
 from vae.manifest import read_table
 from vae.seeds import generator
 from vae.video import decoder
-from vae.weights import check_writable, write_text
+from vae.weights import check_writable
 
 SMOKE = "NOT CLIPSIM: seeded network"
 
@@ -56,13 +55,7 @@ def clipsim(settings: ClipsimSettings) -> dict:
     if len(kept) < len(rows):
         stamps = [SMOKE] * settings.smoke + enough(settings, len(kept), protocol, passed)
     values = torch.tensor([row[1] for row in kept], dtype=torch.float64)
-    result = {
-        "metric": "clipsim",
-        "value": values.mean().item(),
-        "stamps": stamps,
-        "protocol": dataclasses.asdict(protocol),
-        "protocol_sha256": protocol.hash(),
-        "weights": weights,
+    parts = {
         "real": {},
         "fake": {
             "where": Path(settings.videos).name,
@@ -78,14 +71,10 @@ def clipsim(settings: ClipsimSettings) -> dict:
             {"video": pairs[row[0]][0].source.name, "prompt": pairs[row[0]][1], "value": row[1]}
             for row in kept
         ],
-        "torch": torch.__version__,
-        "device": next(network.parameters()).device.type,
-        "version": __version__,
     }
-    if processes()[0] == 0:
-        if settings.json:
-            write_text(Path(settings.json), json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-        print(sentence(result))
+    device = next(network.parameters()).device
+    result = scored(protocol, values.mean().item(), stamps, weights, device, parts)
+    publish(result, settings.json, sentence(result))
     return result
 
 

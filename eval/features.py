@@ -23,6 +23,7 @@ from tqdm import tqdm
 from configs.protocol import Protocol
 from eval.clips import Clip, read_clip
 from eval.preprocess import prepare
+from vae.run import PATIENCE
 from vae.video import UnreadableVideo
 
 CPU = torch.device("cpu")
@@ -143,7 +144,7 @@ def gathered(rows: list) -> list:
 def processes() -> tuple[int, int]:
     """Rank and number of the processes that share the work; joins them where a launcher started several."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", timeout=PATIENCE)  # one may wait for another's whole share
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 

@@ -1,7 +1,6 @@
 """`dit eval fvd`: the Frechet video distance of generated videos to real ones, under a named protocol."""
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from tqdm import tqdm
 from configs.load import parse
 from configs.protocol import Protocol, load_protocol
 from configs.settings import FvdSettings
-from dit import __version__
 from eval import panel, report
 from eval.clips import (
     Clip,
@@ -26,6 +24,7 @@ from eval.clips import (
 )
 from eval.features import Features, extract, own_device, processes
 from eval.frechet import distance, distance_of_features, merge, quickest_distance, statistics
+from eval.result import publish, scored
 from eval.weights import SMOKE, folders, load_i3d
 from vae.index import list_hash
 from vae.seeds import generator
@@ -72,13 +71,7 @@ def fvd(settings: FvdSettings) -> dict:
     stamps = [SMOKE] * settings.smoke + real.facts["stamps"] + fake.facts["stamps"]
     value, apart = measured(real.values_ND, fake.values_ND, protocol.ddof)
     sides = real.values_ND, real.names, fake.values_ND, fake.names
-    result = {
-        "metric": protocol.metric,
-        "value": value,
-        "stamps": stamps,
-        "protocol": dataclasses.asdict(protocol),
-        "protocol_sha256": protocol.hash(),
-        "weights": weights,
+    parts = {
         "real": real.facts,
         "fake": fake.facts,
         "methods_apart": apart,
@@ -87,18 +80,14 @@ def fvd(settings: FvdSettings) -> dict:
         "panel": beside(settings, protocol, real, weights, network) if settings.panel else None,
         "nearest": panel.nearest(*sides),
         "classes": panel.classes(*sides, protocol.ddof),
-        "torch": torch.__version__,
-        "device": next(network.buffers()).device.type,
-        "version": __version__,
     }
+    result = scored(protocol, value, stamps, weights, next(network.buffers()).device, parts)
     if processes()[0] == 0:
         if settings.save_real:
             save_side(Path(settings.save_real), real, protocol, weights)
         if settings.report:
             write_text(Path(settings.report), report.page(result, sheets(settings, protocol, result)))
-        if settings.json:
-            write_text(Path(settings.json), json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-        print(sentence(result))
+    publish(result, settings.json, sentence(result))
     return result
 
 

@@ -1,7 +1,5 @@
 """`dit eval is`: the Inception score of videos by C3D (Salimans et al. 2016), under a named protocol."""
 
-import dataclasses
-import json
 from pathlib import Path
 
 import numpy
@@ -11,14 +9,14 @@ from torch import Tensor
 from configs.load import parse
 from configs.protocol import Protocol, load_protocol, load_protocols, protocol_names
 from configs.settings import InceptionSettings
-from dit import __version__
 from eval.c3d import C3D
 from eval.clips import choose_clips, clips_of, find_sources, passed_lines, side_hash
 from eval.features import extract, own_device, processes
+from eval.result import publish, scored
 from eval.weights import load_c3d
 from vae.seeds import generator
 from vae.video import decoder
-from vae.weights import check_writable, write_text
+from vae.weights import check_writable
 
 SMOKE = "NOT IS: seeded network"
 UNCERTIFIED = "C3D is not certified: no checksum of its weights is published"
@@ -76,14 +74,8 @@ def inception(settings: InceptionSettings) -> dict:
         small = enough(settings, len(made.names), protocol, passed)
     p = made.values_ND.double().softmax(dim=1)
     value, deviation = of_protocol(p, protocol)
-    result = {
-        "metric": "is",
-        "value": value,
+    parts = {
         "deviation": deviation,
-        "stamps": [SMOKE if settings.smoke else UNCERTIFIED, *small],
-        "protocol": dataclasses.asdict(protocol),
-        "protocol_sha256": protocol.hash(),
-        "weights": weights,
         "real": {},
         "fake": {
             "where": Path(settings.videos).name,
@@ -96,14 +88,10 @@ def inception(settings: InceptionSettings) -> dict:
         },
         "interval": interval(p, protocol, settings.resamples),
         "other_splits": others(p, protocol),
-        "torch": torch.__version__,
-        "device": next(network.buffers()).device.type,
-        "version": __version__,
     }
-    if processes()[0] == 0:
-        if settings.json:
-            write_text(Path(settings.json), json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-        print(sentence(result))
+    stamps = [SMOKE if settings.smoke else UNCERTIFIED, *small]
+    result = scored(protocol, value, stamps, weights, next(network.buffers()).device, parts)
+    publish(result, settings.json, sentence(result))
     return result
 
 

@@ -1,6 +1,5 @@
 """`dit eval reconstruction`: how near reconstructed videos are to their originals, frame by frame."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -16,10 +15,11 @@ from eval.clips import Clip, Source, find_sources, frame_count, read_clip
 from eval.features import gathered, in_order, own_device, processes
 from eval.fvd import fvd
 from eval.lpips import SMALLEST, Lpips
+from eval.result import publish
 from eval.weights import certify_hash, find_weights
 from vae.quality import pooled_psnr, psnr, ssim
 from vae.video import UnreadableVideo, decoder, to_video
-from vae.weights import check_writable, write_text
+from vae.weights import check_writable
 
 MEASURES = {  # name -> what it is, as the score says
     "psnr": "dB, mean over frames of each frame's, at most 100",
@@ -148,10 +148,7 @@ def reconstruction(settings: ReconstructionSettings) -> dict:
         "decoder": decoder(),
         "version": __version__,
     }
-    if rank == 0:
-        if settings.json:
-            write_text(Path(settings.json), json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-        print(table(result))
+    publish(result, settings.json, table(result))
     return result
 
 

@@ -256,7 +256,7 @@ def make_all(samples: list[Sample], maker: Maker, folder: Path, least: int, mode
         [made_before(folder, *pair) for pair in zip(g, f, strict=True)]
         for g, f in zip(groups, facts, strict=True)
     ]
-    todo = [k for k, found in enumerate(there) if not all(found)]
+    unmade = [k for k, found in enumerate(there) if not all(found)]
     have = sum(map(sum, there))
     if rank == 0:
         kinds = {sample.name.split("/")[0] for sample in samples if "/" in sample.name}
@@ -264,7 +264,7 @@ def make_all(samples: list[Sample], maker: Maker, folder: Path, least: int, mode
         print(f"{len(samples)} videos{of}, {have} are there", file=sys.stderr)
     if dist.is_initialized():
         dist.barrier()  # all have looked before one writes
-    mine = todo[rank::ranks]
+    mine = unmade[rank::ranks]
     missing = sum(not found for k in mine for found in there[k])
     with tqdm(
         total=missing, desc="sampling", unit="video", disable=rank > 0 or not missing, smoothing=0.05

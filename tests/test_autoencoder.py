@@ -1,16 +1,18 @@
 """Proves that the autoencoder equals diffusers' `AutoencoderKLWan`, streams, and owns its statistics."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
-from torch.profiler import profile
 
 import vae.model
 from configs.settings import AutoencoderConfig
+from dit.bench_vae import peak_allocated
 from vae.model import Autoencoder, ChannelNorm, check_video_size
 
+CPU = torch.device("cpu")
 SMALL = AutoencoderConfig(
     base_width=8,
     decoder_base_width=8,
@@ -191,23 +193,11 @@ def test_memory_is_constant_in_the_number_of_frames(way):
     state, kept, peaks = {}, [], []
     for index in range(9):
         x = chunk(index == 0)
-        with profile(profile_memory=True) as measured:
-            step(x, state)
-        peaks.append(peak_bytes(measured))
+        peaks.append(peak_allocated(partial(step, x, state), CPU))
         kept.append(state_bytes(state))
     assert kept[2] == kept[8] > 0
     early, late = min(peaks[2:5]), min(peaks[6:])  # of three: threads free their buffers in any order
     assert kept[8] < late < 1.1 * early
-
-
-def peak_bytes(measured: profile) -> int:
-    """The most memory in use at once since the profile began."""
-    events = [event for event in measured.profiler.kineto_results.events() if event.name() == "[memory]"]
-    used = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        used += event.nbytes()
-        peak = max(peak, used)
-    return peak
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 Attention looks at whole frames, but only where they are smallest: that part is never cut. The rest are
 convolutions, and a tile with as much around it as they see (its halo) comes out as it would within the frame.
-A smaller halo is faster, and blended seams remain, which `seam` measures.
+A smaller halo is faster and blended, and seams remain.
 """
 
 from dataclasses import dataclass
@@ -195,8 +195,3 @@ def tile_for(model: Autoencoder, height: int, width: int, budget: int) -> int:
             return tile
     least = decode_bytes(model, *(min(length, 1 + 2 * halo) for length in (height, width)))
     raise ValueError(f"a budget of {budget >> 20} MiB holds no tile: the smallest takes {least >> 20} MiB")
-
-
-def seam(whole_BCTHW: Tensor, tiled_BCTHW: Tensor) -> float:
-    """The largest difference of a tiled result from the untiled one."""
-    return (whole_BCTHW - tiled_BCTHW).abs().max().item()
