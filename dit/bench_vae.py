@@ -13,8 +13,8 @@ from torch.profiler import ProfilerActivity, profile
 from configs.load import parse
 from configs.settings import AutoencoderConfig, BenchVaeSettings
 from dit.bench import DTYPES, instructions, make_clock, race
-from dit.diffusers_format import autoencoder_settings
-from vae.model import Autoencoder, check_video_size, time_chunks
+from vae.diffusers_folder import autoencoder_settings
+from vae.model import Autoencoder, compression_of, time_chunks
 from vae.weights import write_text
 
 SHAPES = {
@@ -146,7 +146,8 @@ def line(row: Row) -> str:
 
 def bench_vae(settings: BenchVaeSettings) -> dict:
     """Measures and prints every shape and number format that is asked for."""
-    check_video_size(settings.frames, settings.size, settings.size)
+    for name in settings.shapes:
+        compression_of(SHAPES[name]).check(settings.frames, settings.size, settings.size)
     if settings.repeats < 1 or settings.threads < 0:
         raise ValueError("--repeats must be at least 1, and --threads not negative")
     if importlib.util.find_spec("diffusers") is None:

@@ -9,15 +9,15 @@ from torch import Tensor, nn
 from configs.load import from_json, to_json
 from configs.settings import FlowConfig, SamplerConfig, TextConfig, TransformerConfig
 from dit.attention import BACKENDS, choose_attention
-from dit.model import Layout, Transformer
-from dit.text import encoder_hash, make_encoder, read_json
+from dit.model import PATCH, Layout, Transformer
+from dit.text import encoder_hash, make_encoder
+from vae.diffusers_folder import load_wan, naming
+from vae.load import BUILTIN, load_autoencoder
+from vae.load import WEIGHTS as AUTOENCODER
 from vae.model import Autoencoder, round_to
 from vae.run import checkpoints
-from vae.train import WEIGHTS as AUTOENCODER
-from vae.train import load_autoencoder as load_our_autoencoder
-from vae.weights import file_hash, load_weights, read_settings
+from vae.weights import file_hash, load_weights, read_json, read_settings
 
-BUILTIN = Path(__file__).parent / "builtin"
 TRANSFORMER = "transformer.safetensors"
 AVERAGE = "average.safetensors"
 OURS = "dit.json"  # in an exported folder: the defaults of sampling, and how its text was trained
@@ -116,10 +116,12 @@ def load_our_model(folder: Path) -> Model:
     )
     denoiser.load_trained_state({name: tensor.float() for name, tensor in tensors.items()})
     data, home = settings["data"], folder.parent if file == folder / AVERAGE else folder
-    side = round_to(data["size"], 16)  # clips of files have that area, not that side
+    autoencoder = load_autoencoder(home)
+    multiple = PATCH[1] * autoencoder.compression.side
+    side = round_to(data["size"], multiple)  # clips of files have that area, not that side
     return Model(
         denoiser=denoiser,
-        autoencoder=load_autoencoder(home),
+        autoencoder=autoencoder,
         sampler=from_json(SamplerConfig, settings["sampler"]),
         flow=from_json(FlowConfig, settings["flow"]),
         weights="+".join([file_hash(file), file_hash(home / AUTOENCODER), *text_hash(denoiser)]),
@@ -144,7 +146,7 @@ def load_diffusers_model(folder: Path) -> Model:
     flow, size, fps = FlowConfig(shift=shift, shift_tokens=0), (81, 480, 832), 16.0
     if (folder / OURS).is_file():
         settings = read_json(folder / OURS)
-        with diffusers_format.naming(folder / OURS):
+        with naming(folder / OURS):
             text = from_json(TextConfig, settings["text"])
             sampler = from_json(SamplerConfig, settings["sampler"])
             flow, size, fps = (
@@ -160,7 +162,7 @@ def load_diffusers_model(folder: Path) -> Model:
     ]
     return Model(
         denoiser=denoiser,
-        autoencoder=diffusers_format.load_autoencoder(folder / "vae"),
+        autoencoder=load_wan(folder / "vae"),
         sampler=sampler,
         flow=flow,
         weights="+".join([*map(file_hash, files), *text_hash(denoiser)]),
@@ -180,18 +182,3 @@ def text_hash(denoiser: Denoiser) -> list[str]:
     """The hash of a frozen text encoder; one that was trained with the transformer lies in its file."""
     config = denoiser.text.config
     return [encoder_hash(config)] if config.folder else []
-
-
-def load_autoencoder(source: str | Path) -> Autoencoder:
-    """An autoencoder from a weights file of ours or its folder, `builtin`, or a diffusers folder."""
-    path = model_folder(str(source))
-    if path.is_file():
-        return load_our_autoencoder(path)
-    if (path / AUTOENCODER).is_file():
-        return load_our_autoencoder(path / AUTOENCODER)
-    from dit import diffusers_format
-
-    for folder in (path / "vae", path):
-        if (folder / "config.json").is_file():
-            return diffusers_format.load_autoencoder(folder)
-    raise ValueError(f"{source}: no autoencoder there; it is a weights file, or a folder with {AUTOENCODER}")

@@ -8,10 +8,13 @@ import torch
 
 from configs.load import parse, to_json
 from configs.settings import ExportSettings
-from dit.denoiser import AUTOENCODER, OURS, TRANSFORMER, Model, load_autoencoder, load_model
-from dit.diffusers_format import write_json, write_pipeline
+from dit.denoiser import OURS, TRANSFORMER, Model, load_model
+from dit.diffusers_format import write_pipeline
 from dit.generate import latent_shape, shift_for
 from dit.model import grid_of
+from vae.diffusers_folder import write_json
+from vae.load import WEIGHTS as AUTOENCODER
+from vae.load import load_autoencoder
 from vae.model import Autoencoder
 from vae.weights import save_weights
 
@@ -37,7 +40,7 @@ def export(settings: ExportSettings) -> Path:
 
 def same_latents(before: Autoencoder, source: str) -> Autoencoder:
     """The autoencoder of `source`; raises ValueError unless its latents are those of the one before."""
-    other = load_autoencoder(source).eval().requires_grad_(False)
+    other = load_autoencoder(source)
     one, two = before.state_dict(), other.state_dict()
     encoder = [name for name in one if name.startswith(("encoder.", "quant_conv."))]
     if before.config != other.config or any(not torch.equal(one[name], two[name]) for name in encoder):
@@ -68,7 +71,7 @@ FORMATS = {"diffusers": write_diffusers, "half": write_half}
 
 def own_shift(model: Model) -> float:
     """The shift of the times at the size the model was trained on."""
-    shape = latent_shape(*model.size, model.autoencoder.config.latent_channels)
+    shape = latent_shape(model.autoencoder, *model.size)
     return shift_for(torch.Size(grid_of(torch.empty(shape, device="meta"))).numel(), model.flow)
 
 

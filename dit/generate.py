@@ -13,7 +13,7 @@ from samplers.guidance import guide
 from samplers.path import size_shift
 from samplers.solvers import SOLVERS, time_grid
 from vae import tiles
-from vae.model import check_video_size, round_to
+from vae.model import Autoencoder, round_to
 from vae.seeds import generator
 
 
@@ -33,15 +33,14 @@ def shift_for(tokens: int, flow: FlowConfig) -> float:
     return flow.shift * size_shift(tokens, flow.shift_tokens) if flow.shift_tokens else flow.shift
 
 
-def latent_shape(frames: int, height: int, width: int, channels: int) -> tuple[int, int, int, int]:
+def latent_shape(autoencoder: Autoencoder, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
     """C T H W of the latents of a video; raises ValueError naming the nearest sides where they do not fit."""
-    side = 8 * PATCH[1]
+    side = autoencoder.compression.side * PATCH[1]
     for name, value in {"height": height, "width": width}.items():
         if value < side or value % side:
             nearest = round_to(value, side)
             raise ValueError(f"{name} {value} is no positive multiple of {side}: use {nearest}")
-    check_video_size(frames, height, width)
-    return channels, 1 + (frames - 1) // 4, height // 8, width // 8
+    return autoencoder.channels, *autoencoder.compression.latent_size(frames, height, width)
 
 
 def given_tokens(grid: tuple[int, int, int], frames: int) -> Tensor:

@@ -11,8 +11,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from dit.text import read_json
-from vae.weights import file_hash
+from vae.weights import file_hash, read_json
 
 OURS = "WanPipeline"  # what this project samples itself
 WORDS = {  # our settings -> what pipelines call them

@@ -19,7 +19,6 @@ from configs.settings import SamplerConfig, SampleSettings
 from dit import __version__
 from dit.denoiser import Model, load_model
 from dit.generate import Request, generate_videos, latent_shape
-from dit.text import read_json
 from vae.video import (
     contact_sheet,
     read_frames,
@@ -31,7 +30,7 @@ from vae.video import (
     write_png_frames,
     write_video,
 )
-from vae.weights import write_text
+from vae.weights import read_json, write_text
 
 LABEL = "AI-generated video"
 FORMATS = (".mp4", ".gif", ".png")
@@ -59,7 +58,6 @@ def sample(settings: SampleSettings, record: dict | None = None) -> list[Path]:
     model, settings = load_with_settings(settings)
     if record:
         check_same_model(settings, record, model)
-    check(settings)
     sampler = sampler_of(settings)
     counted = range(settings.seed, settings.seed + settings.number)
     pairs = [(prompt, seed) for prompt in prompts for seed in counted]
@@ -154,7 +152,6 @@ def check(settings: SampleSettings) -> None:
         )
     if settings.image and settings.frames == 1:
         raise ValueError("--frames 1 with --image leaves nothing to make: the image is the first frame")
-    latent_shape(settings.frames or 1, settings.height or 16, settings.width or 16, 1)
 
 
 def check_same_model(settings: SampleSettings, record: dict, model: Model) -> None:
@@ -175,8 +172,7 @@ def check_same_model(settings: SampleSettings, record: dict, model: Model) -> No
 
 def make_jobs(settings: SampleSettings, pairs: list[tuple[str, int]], videos: int, model: Model) -> list[Job]:
     """The videos of pairs of prompt and seed, of which so many are kept."""
-    channels = model.autoencoder.config.latent_channels
-    shape = latent_shape(settings.frames, settings.height, settings.width, channels)
+    shape = latent_shape(model.autoencoder, settings.frames, settings.height, settings.width)
     image = given = None
     if settings.image:
         image = resize_and_crop(read_frames(settings.image, [0]), settings.height, settings.width)

@@ -6,7 +6,6 @@ vocabulary file, and the weights of `T5EncoderModel` (gated-gelu, T5 1.1) under 
 
 import hashlib
 import html
-import json
 import math
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from configs.settings import TextConfig
+from vae.weights import read_json
 
 PADDING, END, FIRST_BYTE = 0, 1, 3
 VOCABULARY = 384
@@ -173,17 +173,6 @@ def clean(prompt: str) -> str:
     import ftfy
 
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(prompt))).split())
-
-
-def read_json(file: Path) -> dict:
-    """The object in a JSON file; raises ValueError naming the file where there is none."""
-    try:
-        values = json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{file} holds {values!r}, which is no set of settings")
-    return values
 
 
 def encoder_folder(config: TextConfig) -> Path:

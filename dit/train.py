@@ -14,14 +14,16 @@ from torch import Tensor
 from configs.load import from_json, parse_run, to_json
 from configs.settings import FlowConfig, TextConfig, TransformerRun
 from dit.attention import BACKENDS, choose_attention
-from dit.denoiser import OURS, TRANSFORMER, Denoiser, find_weights, load_autoencoder, model_folder
+from dit.denoiser import OURS, TRANSFORMER, Denoiser, find_weights, model_folder
 from dit.generate import Request, generate, given_tokens, shift_for
-from dit.model import Layout, grid_of, make_layout, patchify
-from dit.text import encoder_hash, encoder_width, read_json
+from dit.model import PATCH, Layout, grid_of, make_layout, patchify
+from dit.text import encoder_hash, encoder_width
 from samplers.path import interpolate, logit_normal_times, shift_times, velocity
 from vae.cache import cache_key, encode_clips, read_clips
 from vae.data import SHAPES, Clip, batches, files_hash, open_data
-from vae.model import Autoencoder, check_video_size, round_to
+from vae.load import WEIGHTS as AUTOENCODER
+from vae.load import load_autoencoder
+from vae.model import Autoencoder, round_to
 from vae.optimizer import learning_rate, make_optimizer, update_average
 from vae.run import (
     PATIENCE,
@@ -44,8 +46,7 @@ from vae.run import (
     smooth,
 )
 from vae.seeds import generator, uniform
-from vae.train import WEIGHTS as AUTOENCODER
-from vae.weights import fill, load_weights, save_weights
+from vae.weights import fill, load_weights, read_json, save_weights
 
 HELD_OUT = 32
 VALIDATION_TIMES = (0.125, 0.375, 0.625, 0.875)
@@ -80,7 +81,7 @@ def train(config: TransformerRun, held: ExitStack) -> Path:
     check_fit(config, autoencoder)
     if config.init and not started_before and (note := check_text(config.text, model_folder(config.init))):
         accelerator.print(note, file=sys.stderr)
-    data, held_out = open_data(config.data, loop.seed, HELD_OUT)
+    data, held_out = open_data(config.data, loop.seed, HELD_OUT, autoencoder.compression)
     torch.manual_seed(loop.seed)
     model = Denoiser(config.model, config.text)
     if config.init and not started_before:
@@ -217,14 +218,13 @@ def check_fit(config: TransformerRun, autoencoder: Autoencoder) -> None:
     for name in ("prompt_dropout", "first_frame"):
         if not 0 <= getattr(flow, name) <= 1:
             raise ValueError(f"flow.{name} = {getattr(flow, name)}: it must be from 0 to 1")
-    if model.latent_channels != autoencoder.config.latent_channels:
-        channels = autoencoder.config.latent_channels
+    if model.latent_channels != autoencoder.channels:
         raise ValueError(
-            f"model.latent_channels = {model.latent_channels}, but the autoencoder has {channels}"
+            f"model.latent_channels = {model.latent_channels}, but the autoencoder has {autoencoder.channels}"
         )
-    check_video_size(data.frames, 16, 16)
-    if data.source == SHAPES and data.size % 16:
-        raise ValueError(f"data.size = {data.size} is no multiple of 16: use {round_to(data.size, 16)}")
+    side = PATCH[1] * autoencoder.compression.side
+    if data.source == SHAPES and data.size % side:
+        raise ValueError(f"data.size = {data.size} is no multiple of {side}: use {round_to(data.size, side)}")
 
 
 def check_text(config: TextConfig, folder: Path) -> str:

@@ -25,8 +25,9 @@ from eval.clips import (
 from eval.features import Features, extract, own_device, processes
 from eval.frechet import distance, distance_of_features, merge, quickest_distance, statistics
 from eval.result import publish, scored
-from eval.weights import SMOKE, folders, load_i3d
+from eval.weights import SMOKE, load_i3d
 from vae.index import list_hash
+from vae.networks import folders
 from vae.seeds import generator
 from vae.video import decoder
 from vae.weights import check_writable, load_weights, read_settings, save_weights, write_text

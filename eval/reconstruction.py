@@ -3,7 +3,6 @@
 import sys
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -14,9 +13,8 @@ from dit import __version__
 from eval.clips import Clip, Source, find_sources, frame_count, read_clip
 from eval.features import gathered, in_order, own_device, processes
 from eval.fvd import fvd
-from eval.lpips import SMALLEST, Lpips
 from eval.result import publish
-from eval.weights import certify_hash, find_weights
+from vae.lpips import SMALLEST, load_lpips, lpips_of
 from vae.quality import pooled_psnr, psnr, ssim
 from vae.video import UnreadableVideo, decoder, to_video
 from vae.weights import check_writable
@@ -27,7 +25,6 @@ MEASURES = {  # name -> what it is, as the score says
     "ssim": "Gaussian 11x11 of sigma 1.5, valid crop, population covariance, mean over channels",
     "lpips": "version 0.1, mean over frames",
 }
-FRAMES_AT_ONCE = 8
 
 
 class Pairs(Dataset):
@@ -53,44 +50,12 @@ class Pairs(Dataset):
         return index, *map(to_video, sides), ""
 
 
-def load_lpips(settings: ReconstructionSettings) -> tuple[Lpips | None, str]:
-    """LPIPS with certified weights and their hashes; or nothing, and why.
-
-    Raises ValueError for weights that are named or found and are not the published ones.
-    """
-    if settings.lpips == "none":
-        return None, "left out"
-    files = []
-    for part, given in (("trunk", settings.lpips_trunk), ("heads", settings.lpips_heads)):
-        try:
-            files.append(find_weights(f"lpips-{settings.lpips}-{part}", given))
-        except ValueError as error:
-            if given:
-                raise
-            return None, f"left out: {error}"
-    trunk, heads = (
-        certify_hash(f"lpips-{settings.lpips}-{part}", file)
-        for part, file in zip(("trunk", "heads"), files, strict=True)
-    )
-    model = Lpips(settings.lpips).eval()
-    model.load_trunk(torch.load(files[0], "cpu", weights_only=True))
-    model.load_heads(torch.load(files[1], "cpu", weights_only=True))
-    return model, f"{trunk}+{heads}"
-
-
 def pair_up(real: list[Source], fake: list[Source]) -> tuple[list[tuple[Source, Source]], dict[str, str]]:
     """The pairs of one name, sorted, and the videos of either side that have none, with the reason."""
     originals, others = ({source.name: source for source in side} for side in (real, fake))
     passed = {name: "has no reconstruction" for name in originals.keys() - others.keys()}
     passed |= {name: "has no original" for name in others.keys() - originals.keys()}
     return [(originals[name], others[name]) for name in sorted(originals.keys() & others.keys())], passed
-
-
-@torch.no_grad()
-def lpips_of(model: Lpips, original_CTHW: Tensor, other_CTHW: Tensor) -> float:
-    """The mean over frames."""
-    sides = [video.movedim(0, 1).split(FRAMES_AT_ONCE) for video in (original_CTHW, other_CTHW)]
-    return torch.cat([model(*frames) for frames in zip(*sides, strict=True)]).double().mean().item()
 
 
 def reconstruction(settings: ReconstructionSettings) -> dict:
@@ -107,7 +72,7 @@ def reconstruction(settings: ReconstructionSettings) -> dict:
     pairs, passed = pair_up(find_sources(settings.real), find_sources(settings.fake))
     if not pairs:
         raise ValueError(f"{settings.real} and {settings.fake} have no video of one name")
-    lpips, weights = load_lpips(settings)
+    lpips, weights = load_lpips(settings.lpips, settings.lpips_trunk, settings.lpips_heads)
     between = fvd(fvd_settings(settings)) if settings.protocol else None  # what may fail for its weights
     device = own_device()
     if lpips:

@@ -25,10 +25,11 @@ from eval.clipsim import clipsim
 from eval.features import own_device, processes
 from eval.fvd import chosen, fvd
 from eval.inception import inception
-from eval.weights import find_weights, load_c3d, load_i3d
+from eval.weights import load_c3d, load_i3d
 from vae.index import few, probe_all
 from vae.manifest import NAME, load_manifest, save_manifest
 from vae.msrvtt import number, read_annotations
+from vae.networks import find_weights
 from vae.seeds import uniform
 from vae.ucf101 import words
 from vae.ucf101_prompts import PROMPTS
@@ -203,7 +204,7 @@ def own_maker(settings: RunEvalSettings) -> Maker:
         SampleSettings(**{name: getattr(settings, name) for name in sorted(shared)}, out="")
     )
     check(whole)
-    shape = latent_shape(whole.frames, whole.height, whole.width, model.autoencoder.config.latent_channels)
+    shape = latent_shape(model.autoencoder, whole.frames, whole.height, whole.width)
 
     def jobs(group: list[Sample]) -> list[Job]:
         return [Job(Request(s.prompt, shape, s.seed), Path(f"{s.name}.mp4"), None) for s in group]

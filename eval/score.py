@@ -184,7 +184,7 @@ def drawn(model: Model, scene: Scene) -> Tensor:
 
 def make_request(model: Model, case: Case, given: bool) -> Request:
     """The request for a case's video, with the scene's own first frame where that is given."""
-    shape = latent_shape(*model.size, model.autoencoder.config.latent_channels)
+    shape = latent_shape(model.autoencoder, *model.size)
     if not given:
         return Request(case.prompt, shape, case.seed)
     frame_BCTHW = drawn(model, case.scene)[None, :, :1].to(model.autoencoder.latent_mean.device)

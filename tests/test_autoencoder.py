@@ -10,7 +10,8 @@ from torch import Tensor
 import vae.model
 from configs.settings import AutoencoderConfig
 from dit.bench_vae import peak_allocated
-from vae.model import Autoencoder, ChannelNorm, check_video_size
+from vae.diffusers_folder import autoencoder_config, autoencoder_settings
+from vae.model import Autoencoder, ChannelNorm, Compression
 
 CPU = torch.device("cpu")
 SMALL = AutoencoderConfig(
@@ -35,6 +36,7 @@ CONFIGS = {
         latent_std=(1.0,) * 16,
     ),
     "time halved first": replace(SMALL, time_downsample=(True, True, False)),
+    "patches": replace(SMALL, patch=2),
 }
 
 
@@ -57,15 +59,9 @@ def diffusers_twin(model: Autoencoder):
     """diffusers' autoencoder with the same weights."""
     from diffusers import AutoencoderKLWan
 
-    config = model.config
-    twin = AutoencoderKLWan(
-        base_dim=config.base_width,
-        decoder_base_dim=config.decoder_base_width,
-        z_dim=config.latent_channels,
-        dim_mult=list(config.width_multipliers),
-        num_res_blocks=config.residual_blocks,
-        temperal_downsample=list(config.time_downsample),
-    )
+    settings = autoencoder_settings(model.config)
+    assert autoencoder_config(settings) == model.config
+    twin = AutoencoderKLWan(**{name: value for name, value in settings.items() if name[0] != "_"})
     twin.load_state_dict(model.state_dict())  # strict: the same names and shapes
     return twin
 
@@ -92,11 +88,16 @@ def test_equals_diffusers(name):
     model = randomised(CONFIGS[name])
     twin = diffusers_twin(model)
     for frames, height, width, batch in ((1, 24, 40, 2), (5, 40, 24, 1), (9, 16, 16, 2), (17, 24, 40, 1)):
-        video = random_video(frames, height, width, batch)
+        video = random_video(frames, height * model.config.patch, width * model.config.patch, batch)
+        assert model.compression.latent_size(*video.shape[2:]) == (1 + frames // 4, height // 8, width // 8)
         posterior = twin.encode(video).latent_dist
         mean, log_variance = model.encode_moments(video)
         assert_close(mean, posterior.mean)
         assert_close(log_variance, posterior.logvar)
+        own_mean, own_log_variance = model.posterior(video)  # of the normalised latents
+        std = model.latent_std
+        assert_close(own_mean, (posterior.mean - model.latent_mean) / std)
+        assert_close(own_log_variance, (posterior.var / std**2).log())
 
         latents = torch.randn_like(mean)
         theirs = twin.decode(latents).sample
@@ -296,15 +297,15 @@ def test_autocast_reaches_every_convolution(monkeypatch):
 def test_sizes_that_do_not_fit_name_the_nearest_that_do():
     for frames in range(1, 40):
         if frames % 4 == 1:
-            check_video_size(frames, 8, 8)
+            Compression().check(frames, 8, 8)
             continue
         with pytest.raises(ValueError, match=f"^{frames} frames .* use ") as raised:
-            check_video_size(frames, 8, 8)
+            Compression().check(frames, 8, 8)
         named = int(str(raised.value).split()[-1])
         assert named % 4 == 1 and abs(named - frames) == min(abs(f - frames) for f in range(1, 50, 4))
     for height, width, nearest in ((20, 40, "16x40|24x40"), (65, 63, "64x64"), (3, 8, "8x8")):
         with pytest.raises(ValueError, match=f"{height}x{width} .* use ({nearest})$"):
-            check_video_size(1, height, width)
+            Compression().check(1, height, width)
 
     model = Autoencoder(SMALL)
     for way in (model.encode, model.encode_moments, lambda video: list(model.encode_stream([video]))):

@@ -21,20 +21,18 @@ from configs.settings import (
 from dit.cli import run as run_command
 from dit.denoiser import AUTOENCODER, TRANSFORMER, Denoiser, load_model
 from dit.diffusers_format import (
-    autoencoder_settings,
     check_pipeline,
     from_diffusers,
-    load_autoencoder,
     load_transformer,
     to_diffusers,
     transformer_config,
     transformer_settings,
-    write_folder,
 )
 from dit.generate import Request, generate, generate_videos
 from samplers.path import size_shift
 from tests.test_model import TINY, random_transformer, reference
 from tests.test_text import random_encoder, tiny_umt5
+from vae.diffusers_folder import autoencoder_settings, load_wan, write_folder
 from vae.model import Autoencoder
 from vae.seeds import generator
 from vae.video import read_metadata
@@ -253,7 +251,7 @@ def test_a_wan_pipeline_samples_the_same_here(tmp_path: Path):
     video = torch.rand(1, 3, 9, 32, 48) * 2 - 1
     with torch.no_grad():
         wanted = pipeline.vae.encode(video).latent_dist.mean
-        autoencoder = load_autoencoder(tmp_path / "wan" / "vae")
+        autoencoder = load_wan(tmp_path / "wan" / "vae")
         assert_close(autoencoder.encode_moments(video)[0], wanted)
 
 
@@ -295,7 +293,7 @@ def test_an_autoencoder_s_folder_of_other_sizes_is_named(tmp_path: Path):
     )
     change(folder / "config.json", base_dim=4)
     with pytest.raises(ValueError, match=r"vae: config\.json does not fit the weights"):
-        load_autoencoder(folder)
+        load_wan(folder)
 
 
 def test_a_video_of_a_pipeline_is_made_again_by_the_same_pipeline_only(tmp_path: Path, capsys):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import eval.run
+import vae.networks
 from configs.settings import RunEvalSettings
 from dit.cli import run as run_command
 from dit.pipelines import generate_with, load_pipeline
@@ -295,7 +296,7 @@ def test_a_wan_pipeline_of_another_kind_goes_through_diffusers(tmp_path):
     ],
 )
 def test_what_is_wrong_is_told_before_a_video_is_made(model, real, tmp_path, monkeypatch, changes, message):
-    monkeypatch.setattr(eval.weights, "folders", lambda: [tmp_path])
+    monkeypatch.setattr(vae.networks, "folders", lambda: [tmp_path])
     monkeypatch.delenv("DIT_I3D", raising=False)
     changes = changes | ({"real": str(real)} if changes.get("real") else {})
     with pytest.raises(ValueError, match=message):

@@ -9,7 +9,8 @@ from configs.protocol import load_protocol
 from eval.frechet import distance_of_features
 from eval.i3d import I3D, Unit, max_pool, same_padding, seeded_tensors, table
 from eval.preprocess import prepare
-from eval.weights import find_weights, load_i3d
+from eval.weights import load_i3d
+from vae.networks import find_weights
 from vae.video import read_frames
 
 PROTOCOLS = {  # how the reference values name what our protocols do

@@ -8,9 +8,7 @@ import numpy
 import pytest
 import torch
 
-from configs.settings import ReconstructionSettings
-from eval.lpips import TRUNKS, Lpips
-from eval.reconstruction import load_lpips
+from vae.lpips import TRUNKS, Lpips, load_lpips
 from vae.video import read_frames, to_video
 
 
@@ -99,7 +97,7 @@ def test_wrong_weights_and_pictures_are_told():
 
 def test_true_weights_give_black_and_white_their_published_distance():
     """JunyaoHu/common_metrics_on_video_quality: 0.8140090703964233 of 64 x 64 pictures, AlexNet."""
-    model, why = load_lpips(ReconstructionSettings(lpips="alex"))
+    model, why = load_lpips("alex")
     if model is None:
         pytest.skip(f"LPIPS {why}")
     black, white = (torch.full((1, 3, 64, 64), level) for level in (-1.0, 1.0))

@@ -18,7 +18,7 @@ from tests.tiny_runs import MODEL
 from vae.cache import encode_clips, read_clips
 from vae.data import VideoFiles, batches, clip_indices, files_hash, open_data
 from vae.manifest import find_captions, load_manifest
-from vae.model import Autoencoder
+from vae.model import Autoencoder, Compression
 from vae.run import Log, live_line, name_skipped
 from vae.video import decoder, ffmpeg, frame_times, probe, to_frames, to_video, write_video
 
@@ -161,7 +161,7 @@ def test_a_manifest_of_an_older_version_loads(folder, capsys):
 def test_training_clips_are_the_right_frames_at_the_wanted_rate(folder):
     run(folder)
     config = DataConfig(source=str(folder), frames=5, size=32, fps=4.0)
-    data = VideoFiles(config, 0, load_manifest(folder))
+    data = VideoFiles(config, 0, load_manifest(folder), Compression())
     seen = set()
     for draw in range(12):
         clip = data[draw]
@@ -176,7 +176,7 @@ def test_training_clips_are_the_right_frames_at_the_wanted_rate(folder):
         else:  # six frames at 25 a second last too short for five at 4 a second; an image is one frame
             assert clip.video.shape[1] == 1
     assert seen == {"long.mp4", "short.mp4", "still.png"}
-    again = VideoFiles(config, 0, load_manifest(folder))
+    again = VideoFiles(config, 0, load_manifest(folder), Compression())
     assert torch.equal(data[5].video, again[5].video) and data[5].source == again[5].source
 
 
@@ -185,7 +185,7 @@ def harmed(folder) -> VideoFiles:
     run(folder)
     (folder / "long.mp4").write_bytes(b"changed after it was indexed")
     config = DataConfig(source=str(folder), frames=5, size=32, fps=8.0)
-    return VideoFiles(config, 0, load_manifest(folder))
+    return VideoFiles(config, 0, load_manifest(folder), Compression())
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -219,7 +219,7 @@ def test_with_nothing_readable_one_sentence_says_why(folder, workers):
 
 def test_held_out_files_that_go_bad_do_not_stop_training(folder, capsys):
     run(folder)
-    data, held_out = open_data(DataConfig(source=str(folder), frames=5, size=32), 0, 4)
+    data, held_out = open_data(DataConfig(source=str(folder), frames=5, size=32), 0, 4, Compression())
     assert len(held_out) == 1
     held_out.entries[0].path.unlink()
     sources = {held_out[draw].source for draw in range(3)}
@@ -264,7 +264,7 @@ def test_a_clip_of_a_file_of_variable_rate_plays_at_true_speed(tmp_path, suffix,
     (entry,) = load_manifest(tmp_path)
     assert frame_times(entry) == pytest.approx(UNEVEN, abs=1e-3)
     config = DataConfig(source=str(tmp_path), frames=17, size=32, fps=fps)
-    data, starts = VideoFiles(config, 0, [entry]), set()
+    data, starts = VideoFiles(config, 0, [entry], Compression()), set()
     for draw in range(12):
         levels = to_frames(data[draw].video)[:, 8, 8].float().mean(-1)
         shown = ((levels - 20) / 5).round().int().tolist()
@@ -287,11 +287,14 @@ def test_a_file_of_constant_rate_has_no_times_whatever_its_clock(tmp_path, suffi
 def test_times_count_in_the_hash_of_the_files_and_constant_rates_leave_it_as_it_was(folder):
     run(folder)
     config = DataConfig(source=str(folder))
-    data = VideoFiles(config, 0, load_manifest(folder))
+    data = VideoFiles(config, 0, load_manifest(folder), Compression())
     before = files_hash(data)
     assert before == hashlib.sha256(repr(data.entries).encode()).hexdigest()
     assert "times=" not in repr(data.entries)
-    assert files_hash(VideoFiles(config, 0, [replace(e, times=b"1234") for e in data.entries])) != before
+    assert (
+        files_hash(VideoFiles(config, 0, [replace(e, times=b"1234") for e in data.entries], Compression()))
+        != before
+    )
 
 
 def test_real_clips_make_a_manifest(real_clips, tmp_path, capsys):

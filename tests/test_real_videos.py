@@ -22,6 +22,7 @@ from tests.tiny_runs import (
 )
 from vae.data import VideoFiles
 from vae.manifest import load_manifest
+from vae.model import Compression
 from vae.video import IMAGES, VIDEOS, read_frames
 
 CLIPS = (  # that are trained on: the traps among the clips of the folder
@@ -74,7 +75,7 @@ def test_every_clip_of_the_folder_is_indexed_and_trained_on(real_clips, tmp_path
     entries = load_manifest(tmp_path / "all.parquet")
     found = {file.name for file in real_clips.iterdir() if file.suffix in IMAGES | VIDEOS}
     assert {*CLIPS} <= found and {entry.path.name for entry in entries} == found - {"decord_corrupted.mp4"}
-    files = VideoFiles(DataConfig(source=str(tmp_path), frames=5, size=32), 0, entries)
+    files = VideoFiles(DataConfig(source=str(tmp_path), frames=5, size=32), 0, entries, Compression())
     clips = [files[draw] for draw in range(len(entries))]
     assert {Path(clip.source).name for clip in clips} == {entry.path.name for entry in entries}
     assert all(clip.skipped == {} and clip.video.std() > 0.01 for clip in clips)

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-import eval.weights
+import vae.networks
 from configs.settings import ReconstructionSettings
 from dit.cli import run
-from eval.lpips import Lpips
 from eval.reconstruction import reconstruction
 from tests.test_fvd import folders, quick  # noqa: F401
+from vae.lpips import Lpips
 from vae.quality import pooled_psnr, psnr, ssim
 from vae.video import probe, read_frames, to_video, write_video
 
@@ -72,7 +72,7 @@ def test_fvd_between_the_sides_is_that_of_its_own_verb(folders, quick, tmp_path,
 
 
 def test_fvd_that_cannot_be_is_told_before_anything_is_compared(sides, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(eval.weights, "folders", lambda: [tmp_path])
+    monkeypatch.setattr(vae.networks, "folders", lambda: [tmp_path])
     monkeypatch.delenv("DIT_I3D", raising=False)
     words = ["--real", str(sides[0]), "--fake", str(sides[1]), "--lpips", "none"]
     assert run(["eval", "reconstruction", *words]) == 0
@@ -119,7 +119,7 @@ def test_lpips_needs_certified_weights_or_says_that_it_is_left_out(sides, tmp_pa
         reconstruction(settings(sides, **given))
     for name in ("lpips-alex-trunk", "lpips-alex-heads"):
         monkeypatch.setitem(
-            eval.weights.NETWORKS, name, replace(eval.weights.NETWORKS[name], sha256="")
+            vae.networks.NETWORKS, name, replace(vae.networks.NETWORKS[name], sha256="")
         )  # now any is right
     result = reconstruction(settings(sides, **given))
     with torch.no_grad():

@@ -18,7 +18,7 @@ import dit.train
 from configs.load import from_json, to_json
 from configs.settings import FlowConfig, OptimizerConfig, TextConfig, TransformerRun
 from dit.denoiser import AVERAGE, TRANSFORMER, Denoiser, load_model
-from dit.diffusers_format import to_diffusers, transformer_settings, write_folder
+from dit.diffusers_format import to_diffusers, transformer_settings
 from dit.generate import generate
 from dit.train import check_first_loss, check_text, drop_prompts, encode, make_batch, train, validation_set
 from samplers.path import logit_normal_times, shift_times
@@ -39,7 +39,9 @@ from tests.tiny_runs import (
 )
 from vae.cache import cache_key, encode_clips, read_clips
 from vae.data import Clip, batches, open_data
-from vae.model import Autoencoder
+from vae.diffusers_folder import write_folder
+from vae.load import load_autoencoder
+from vae.model import Autoencoder, Compression
 from vae.optimizer import update_average
 from vae.seeds import generator
 from vae.weights import load_weights, read_settings, save_weights
@@ -50,7 +52,7 @@ def autoencoder(tmp_path_factory) -> Path:
     """Random weights of an autoencoder that knows its latents' statistics."""
     torch.manual_seed(0)
     model = Autoencoder(MODEL).eval().requires_grad_(False)
-    data, _ = open_data(transformer_run("", "").data, 3, 1)
+    data, _ = open_data(transformer_run("", "").data, 3, 1, Compression())
     means = model.encode_moments(torch.stack([data[draw].video for draw in range(32)]))[0]
     flat = means.transpose(0, 1).flatten(1)
     known = replace(MODEL, latent_mean=tuple(flat.mean(1).tolist()), latent_std=tuple(flat.std(1).tolist()))
@@ -434,7 +436,7 @@ def test_prompt_dropout_is_a_function_of_seed_and_draw_and_new_in_every_epoch():
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_the_ranks_share_the_batches_of_one_process(ranks):
-    data, _ = open_data(transformer_run("", "").data, 0, 1)
+    data, _ = open_data(transformer_run("", "").data, 0, 1, Compression())
     whole = [[clip.source for clip in clips] for clips in batches(data, 4, 2, 4, 0, 1, 0)]
     parts = [list(batches(data, 4, 2, 4, rank, ranks, 0)) for rank in range(ranks)]
     assert whole == [[f"scene {draw}" for draw in range(8, 12)], [f"scene {draw}" for draw in range(12, 16)]]
@@ -445,9 +447,9 @@ def test_the_ranks_share_the_batches_of_one_process(ranks):
 
 def test_cached_latents_are_the_encoder_s_and_go_stale_with_it(autoencoder, tmp_path, monkeypatch):
     monkeypatch.setattr("vae.cache.SHARD", 2)
-    model = dit.train.load_autoencoder(autoencoder)
+    model = load_autoencoder(autoencoder)
     config = transformer_run("", "")
-    data, _ = open_data(config.data, 0, 1)
+    data, _ = open_data(config.data, 0, 1, Compression())
     key = cache_key(data, to_json(config.data), model, 0)
     for rank in (1, 0):  # two processes, of which one writes shards 0 and 2, the other 1
         encode_clips(data, model, 5, tmp_path, key, rank, 2)
@@ -481,8 +483,8 @@ def test_the_first_loss_is_near_two_and_says_so(whole):
 
 def test_validation_has_one_noise_for_ever_and_is_the_same_on_any_number_of_processes(autoencoder):
     config = transformer_run("", autoencoder)
-    model = dit.train.load_autoencoder(autoencoder)
-    _, held_out = open_data(config.data, 0, 4)
+    model = load_autoencoder(autoencoder)
+    _, held_out = open_data(config.data, 0, 4, Compression())
     whole = validation_set(held_out, model, config, 0, 1)
     again = validation_set(held_out, model, config, 0, 1)
     assert all(torch.equal(one[1].tokens, two[1].tokens) for one, two in zip(whole, again, strict=True))
@@ -515,7 +517,7 @@ def test_each_picture_has_its_clip_s_shape_and_its_own_seed(
     monkeypatch.setattr(
         "vae.video.contact_sheet", lambda videos, captions, _: sheets.append((videos, captions))
     )
-    model = dit.train.load_autoencoder(autoencoder)
+    model = load_autoencoder(autoencoder)
     dit.train.show_samples(random_denoiser(config), model, config, held_out, Accelerator(cpu=True), tmp_path)
     ((videos, captions),) = sheets
     wanted = [sizes[0]] * 3 if prompts else sizes

@@ -32,14 +32,16 @@ from tests.tiny_runs import (
     write_config,
 )
 from vae.data import Clip
+from vae.load import load_autoencoder
 from vae.manifest import Entry, save_manifest
+from vae.model import Compression
 from vae.optimizer import learning_rate, make_optimizer, update_average
 from vae.quality import psnr
 from vae.shapes import draw, random_scene
 from vae.video import probe, write_video
 from vae.weights import load_weights, read_settings
 
-load_autoencoder, train = vae.train.load_autoencoder, vae.train.train
+train = vae.train.train
 
 
 @pytest.fixture(scope="module")
@@ -266,8 +268,8 @@ def test_it_learns_and_the_statistics_normalise_its_latents(tmp_path):
     weights = train(replace(config, optimizer=optimizer))
     log = rows(config.out)
     assert log[-2]["error"] < 0.6 * log[0]["error"]
-    autoencoder = vae.train.load_autoencoder(weights)
-    data, _ = vae.train.open_data(config.data, config.train.seed, 1)
+    autoencoder = load_autoencoder(weights)
+    data, _ = vae.train.open_data(config.data, config.train.seed, 1, Compression())
     videos = torch.stack([data[draw].video for draw in range(64)])
     mean, log_variance = autoencoder.encode_moments(videos)
     sample = mean + torch.exp(0.5 * log_variance) * torch.randn(mean.shape)
@@ -418,7 +420,7 @@ def test_evaluation_measures_a_known_error_and_shows_originals_above_reconstruct
 
 def test_statistics_are_measured_in_chunks_as_of_the_whole_clip(tmp_path, monkeypatch):
     config, measured = autoencoder_run(tmp_path), []
-    data, _ = vae.train.open_data(replace(config.data, frames=17), 0, 1)
+    data, _ = vae.train.open_data(replace(config.data, frames=17), 0, 1, Compression())
     model = vae.train.Autoencoder(config.model)
     for pixels in (1 << 18, 1):
         monkeypatch.setattr(vae.model, "CHUNK_PIXELS", pixels)

@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from configs.settings import DataConfig
-from vae.model import check_video_size, round_to
+from vae.model import Compression, round_to
 from vae.seeds import generator, shuffled
 from vae.shapes import caption, random_scene
 from vae.shapes import draw as draw_scene
 
 SHAPES = "shapes"
+PATCH = 2  # latents along each side of a patch of dit/model.py
 ROUNDED = 1e-4  # seconds by which the times of frames, and sums of them, may be off
 
 
@@ -65,8 +66,8 @@ class VideoFiles(Dataset):
     `skipped`; with nothing readable left NothingReadable is raised.
     """
 
-    def __init__(self, config: DataConfig, seed: int, entries: list):
-        self.config, self.seed, self.entries = config, seed, entries
+    def __init__(self, config: DataConfig, seed: int, entries: list, compression: Compression):
+        self.config, self.seed, self.entries, self.compression = config, seed, entries, compression
         self.skipped: dict[str, str] = {}
 
     def __len__(self) -> int:
@@ -96,8 +97,9 @@ class VideoFiles(Dataset):
         from vae.video import frame_times, read_frames, resize_and_crop, to_video
 
         random = generator(self.seed, "clip", draw)
-        indices = clip_indices(entry.frames, entry.fps, self.config, random, frame_times(entry))
-        height, width = fitted_size(entry.height, entry.width, self.config.size)
+        times, compression = frame_times(entry), self.compression
+        indices = clip_indices(entry.frames, entry.fps, self.config, random, times, compression.time)
+        height, width = fitted_size(entry.height, entry.width, self.config.size, PATCH * compression.side)
         frames = resize_and_crop(read_frames(entry.path, indices, entry), height, width)
         captions = entry.captions or ("",)
         which = torch.randint(len(captions), (), generator=random).item()
@@ -110,8 +112,8 @@ class HeldOutFiles(VideoFiles):
     Where none of them can be read, clips of `training` stand in for theirs, and it says so.
     """
 
-    def __init__(self, config: DataConfig, seed: int, entries: list, training: VideoFiles):
-        super().__init__(config, seed, entries)
+    def __init__(self, entries: list, training: VideoFiles):
+        super().__init__(training.config, training.seed, entries, training.compression)
         self.training = training
 
     def __getitem__(self, draw: int) -> Clip:
@@ -128,9 +130,14 @@ class HeldOutFiles(VideoFiles):
 
 
 def clip_indices(
-    frames: int, fps: float, config: DataConfig, random: torch.Generator, times: Sequence[float] = ()
+    frames: int,
+    fps: float,
+    config: DataConfig,
+    random: torch.Generator,
+    times: Sequence[float] = (),
+    step: int = 4,
 ) -> list[int]:
-    """Indices of the longest valid clip (1 + 4k frames, at most `config.frames`) from a random start.
+    """Indices of the longest valid clip (1 + `step` * k frames, at most `config.frames`) from a random start.
 
     Of a file of constant rate the frames nearest in time; where its frames' `times` in seconds are given, the
     frame that a player shows at each wanted time.
@@ -139,7 +146,7 @@ def clip_indices(
     if times:
         last, stride = times[-1] + ROUNDED, 1 / config.fps
     available = int(last / stride) + 1
-    length = 1 + 4 * ((min(available, config.frames) - 1) // 4)
+    length = 1 + step * ((min(available, config.frames) - 1) // step)
     slack = last - (length - 1) * stride
     start = torch.rand((), generator=random).item() * slack
     places = [start + k * stride for k in range(length)]
@@ -148,18 +155,21 @@ def clip_indices(
     return [min(frames - 1, round(place)) for place in places]
 
 
-def fitted_size(height: int, width: int, size: int) -> tuple[int, int]:
-    """Height and width of area near `size` squared, in multiples of 16, near the given aspect ratio."""
+def fitted_size(height: int, width: int, size: int, multiple: int) -> tuple[int, int]:
+    """Height and width of area near `size` squared, in multiples, near the given aspect ratio."""
     scale = size / (height * width) ** 0.5
-    return round_to(height * scale, 16), round_to(width * scale, 16)
+    return round_to(height * scale, multiple), round_to(width * scale, multiple)
 
 
-def open_data(config: DataConfig, seed: int, validation: int) -> tuple[Dataset, Dataset]:
+def open_data(
+    config: DataConfig, seed: int, validation: int, compression: Compression
+) -> tuple[Dataset, Dataset]:
     """Training and held-out data; of files the last `validation` in a seeded order are held out.
 
-    Raises ValueError where the source is not there, or for numbers that make no clip.
+    Clips fit an autoencoder of this compression, and their latents a transformer's patches. Raises ValueError
+    where the source is not there, or for numbers that make no clip.
     """
-    check_data(config)
+    check_data(config, compression)
     if config.source == SHAPES:
         return DrawnWorld(config, seed), DrawnWorld(config, seed + 1)
     from vae.manifest import load_manifest
@@ -168,18 +178,19 @@ def open_data(config: DataConfig, seed: int, validation: int) -> tuple[Dataset, 
     order = shuffled(len(entries), seed, "held out")
     held = set(order[: min(validation, len(entries) // 4)]) or {order[0]}
     kept = [entry for k, entry in enumerate(entries) if k not in held or len(entries) == 1]
-    data = VideoFiles(config, seed, kept)
-    return data, HeldOutFiles(config, seed, [entries[k] for k in sorted(held)], data)
+    data = VideoFiles(config, seed, kept, compression)
+    return data, HeldOutFiles([entries[k] for k in sorted(held)], data)
 
 
-def check_data(config: DataConfig) -> None:
+def check_data(config: DataConfig, compression: Compression) -> None:
     """Raises ValueError for numbers that make no clip."""
+    least = PATCH * compression.side
     if not 0 < config.fps < math.inf:
         raise ValueError(f"data.fps = {config.fps}: it must be above 0")
-    if config.size < 16:
-        raise ValueError(f"data.size = {config.size}: it must be at least 16")
-    side = config.size if config.source == SHAPES else 16
-    check_video_size(config.frames, side, side)
+    if config.size < least:
+        raise ValueError(f"data.size = {config.size}: it must be at least {least}")
+    side = config.size if config.source == SHAPES else least
+    compression.check(config.frames, side, side)
 
 
 def files_hash(*data: Dataset) -> str:

@@ -1,12 +1,14 @@
 """The causal video autoencoder: pixels to normalised latents and back, weight-compatible with Wan 2.1's.
 
 Legend: B batch, C channels, T frames, H height, W width. Videos are RGB in [-1, 1]; 1 + 4k frames become
-1 + k latent frames, each 8 times smaller in height and width, and an image is a video of one frame.
+1 + k latent frames, each 8 times smaller in height and width (times `patch`), and an image is a video of one
+frame.
 Architecture: Wan 2.1 (arXiv 2503.20314, section 4.1); module names follow `AutoencoderKLWan` of diffusers,
 so that state dicts go both ways unchanged.
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
@@ -20,6 +22,36 @@ from configs.settings import AutoencoderConfig
 
 CHUNK_PIXELS = 1 << 16  # of one clip that `encode` looks at together
 State = dict  # module -> the last frames it saw; what a chunk must know of the chunks before it
+
+
+@dataclass(frozen=True)
+class Compression:
+    """What a latent stands for: `side` x `side` pixels of `time` frames, of the first frame alone.
+
+    So 1 + time * k frames become 1 + k latent frames, and an image is a video of one frame. An autoencoder of
+    single frames has a `time` of 1, and takes any number of them.
+    """
+
+    time: int = 4
+    side: int = 8
+
+    def nearest_frames(self, frames: int) -> int:
+        """The valid number of frames nearest to `frames`."""
+        return 1 + self.time * max(0, round((frames - 1) / self.time))
+
+    def check(self, frames: int, height: int, width: int) -> None:
+        """Raises ValueError naming the nearest valid size where a video's does not fit."""
+        if frames < 1 or (frames - 1) % self.time:
+            rule = f"1 + {self.time}k" if self.time > 1 else "at least 1"
+            raise ValueError(f"{frames} frames do not fit {rule}: use {self.nearest_frames(frames)}")
+        if min(height, width) < self.side or height % self.side or width % self.side:
+            nearest = f"{round_to(height, self.side)}x{round_to(width, self.side)}"
+            raise ValueError(f"{height}x{width} does not divide by {self.side}: use {nearest}")
+
+    def latent_size(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """T' H' W' of the latents of a video; raises ValueError where its size does not fit."""
+        self.check(frames, height, width)
+        return 1 + (frames - 1) // self.time, height // self.side, width // self.side
 
 
 def convolve(layer: nn.Conv3d, x: Tensor) -> Tensor:
@@ -238,7 +270,7 @@ class Encoder(Coder):
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
         widths = [config.base_width * m for m in (1, *config.width_multipliers)]
-        self.conv_in = CausalConv3d(3, widths[0], 3, padding=(0, 1, 1))
+        self.conv_in = CausalConv3d(3 * config.patch**2, widths[0], 3, padding=(0, 1, 1))
         blocks = []
         for level, (width, out_width) in enumerate(pairwise(widths)):
             blocks.append(ResidualBlock(width, out_width))
@@ -271,7 +303,7 @@ class Decoder(Coder):
             upsample = Upsample(out_width, time_upsample[level]) if level < len(time_upsample) else None
             self.up_blocks.append(UpBlock(width, out_width, config.residual_blocks, upsample))
         self.norm_out = ChannelNorm(widths[-1], 3)
-        self.conv_out = CausalConv3d(widths[-1], 3, 3, padding=(0, 1, 1))
+        self.conv_out = CausalConv3d(widths[-1], 3 * config.patch**2, 3, padding=(0, 1, 1))
 
     def layers(self) -> list[nn.Module]:
         """The layers between the first and the last convolution."""
@@ -282,7 +314,8 @@ class Autoencoder(nn.Module):
     """Causal video autoencoder; the only owner of its latent statistics.
 
     `encode` gives latents of zero mean and unit variance per channel, `decode` takes them; nobody else
-    scales.
+    scales. Every autoencoder here, of whatever origin, has `compression`, `channels`, `latent_mean`,
+    `latent_std`, `encode`, `posterior` and `decode`.
     """
 
     def __init__(self, config: AutoencoderConfig):
@@ -342,36 +375,59 @@ class Autoencoder(nn.Module):
             column = torch.tensor(values, device=like.device).view(1, -1, 1, 1, 1)
             self.register_buffer(name, column, persistent=False)
 
+    @property
+    def compression(self) -> Compression:
+        """Frames and pixels that a latent stands for."""
+        return compression_of(self.config)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the latents."""
+        return self.config.latent_channels
+
     def checkpoint_activations(self, on: bool) -> None:
         """Trades compute for memory in training: each block's activations are computed again in backward."""
         self.encoder.checkpointing = self.decoder.checkpointing = on
 
     def encode_moments(self, video_BCTHW: Tensor, state: State | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the posterior, not normalised, each B C' T' H/8 W/8.
+        """Mean and log-variance of the posterior, not normalised, each B C' T' H' W'.
 
         Raises ValueError for sizes or frame counts that do not fit the compression.
         """
         if state is None:
-            check_video_size(*video_BCTHW.shape[2:])
-        x = video_BCTHW.contiguous(memory_format=torch.channels_last_3d)
+            self.compression.check(*video_BCTHW.shape[2:])
+        x = space_to_depth(video_BCTHW, self.config.patch).contiguous(memory_format=torch.channels_last_3d)
         mean, log_variance = self.quant_conv(self.encoder(x, state)).chunk(2, dim=1)
         return mean, log_variance.clamp(-30.0, 20.0)
 
     def decode_raw(self, latents_BCTHW: Tensor, state: State | None = None) -> Tensor:
         """Video of not normalised latents, not clamped: the decoder as the training loss sees it."""
         x = latents_BCTHW.contiguous(memory_format=torch.channels_last_3d)
-        return self.decoder(self.post_quant_conv(x), state)
+        return depth_to_space(self.decoder(self.post_quant_conv(x), state), self.config.patch)
 
     def normalise(self, latents_BCTHW: Tensor) -> Tensor:
         """Brings raw latents to zero mean and unit variance per channel."""
         return (latents_BCTHW - self.latent_mean) / self.latent_std
 
+    def posterior(self, video_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the normalised latents' posterior, each B C' T' H' W', fp32.
+
+        The latents that training draws are mean + exp(log-variance / 2) * noise.
+        """
+        state: State = {}
+        self.compression.check(*video_BCTHW.shape[2:])
+        dtype = self.quant_conv.weight.dtype
+        chunks = [self.encode_moments(chunk.to(dtype), state) for chunk in time_chunks(video_BCTHW)]
+        mean, log_variance = (torch.cat(part, dim=2).float() for part in zip(*chunks, strict=True))
+        return self.normalise(mean), log_variance - 2 * self.latent_std.log()
+
     def encode(self, video_BCTHW: Tensor) -> Tensor:
-        """Normalised latents (the posterior's mean), B C' 1+k H/8 W/8, of 1+4k frames."""
+        """Normalised latents (the posterior's mean), B C' 1+k H' W', of 1+4k frames."""
+        self.compression.check(*video_BCTHW.shape[2:])
         return torch.cat(list(self.encode_stream(time_chunks(video_BCTHW))), dim=2)
 
     def decode(self, latents_BCTHW: Tensor) -> Tensor:
-        """Video in [-1, 1], B C 1+4k 8H 8W, of normalised latents of 1+k frames."""
+        """Video in [-1, 1], B C 1+4k H W, of normalised latents of 1+k frames."""
         return torch.cat(list(self.decode_stream([latents_BCTHW])), dim=2)
 
     def encode_stream(self, chunks_BCTHW: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -382,7 +438,7 @@ class Autoencoder(nn.Module):
         state: State = {}
         dtype = self.quant_conv.weight.dtype
         for index, video in enumerate(chunks_BCTHW):
-            check_video_size(1, *video.shape[3:])
+            self.compression.check(1, *video.shape[3:])
             if video.shape[2] % 4 != (1 if index == 0 else 0):
                 wanted = "1 + 4k" if index == 0 else "4k"
                 raise ValueError(f"chunk {index} has {video.shape[2]} frames; it must have {wanted}")
@@ -402,16 +458,31 @@ class Autoencoder(nn.Module):
 
 
 def time_chunks(video_BCTHW: Tensor) -> list[Tensor]:
-    """A clip of 1 + 4k frames in chunks that are encoded in turn; raises ValueError for a wrong size."""
-    check_video_size(*video_BCTHW.shape[2:])
+    """A clip of 1 + 4k frames in chunks that are encoded in turn."""
     frames = 4 * max(1, CHUNK_PIXELS // (4 * video_BCTHW.shape[3] * video_BCTHW.shape[4]))
     first, rest = video_BCTHW[:, :, : 1 + frames], video_BCTHW[:, :, 1 + frames :]
     return [chunk for chunk in (first, *rest.split(frames, dim=2)) if chunk.shape[2]]
 
 
+def space_to_depth(video_BCTHW: Tensor, patch: int) -> Tensor:
+    """Every `patch` x `patch` pixels as channels of one; their order is that of diffusers' Wan."""
+    return rearrange(video_BCTHW, "b c t (h p) (w q) -> b (c q p) t h w", p=patch, q=patch)
+
+
+def depth_to_space(video_BCTHW: Tensor, patch: int) -> Tensor:
+    """The inverse of `space_to_depth`."""
+    return rearrange(video_BCTHW, "b (c q p) t h w -> b c t (h p) (w q)", p=patch, q=patch)
+
+
+def compression_of(config: AutoencoderConfig) -> Compression:
+    """The compression of an autoencoder of these settings."""
+    levels = len(config.width_multipliers) - 1
+    return Compression(2 ** sum(config.time_downsample), config.patch * 2**levels)
+
+
 def check_shape(config: AutoencoderConfig) -> None:
     """Raises ValueError for settings that make no autoencoder."""
-    for name, least in {"base_width": 1, "decoder_base_width": 2, "latent_channels": 1}.items():
+    for name, least in {"base_width": 1, "decoder_base_width": 2, "latent_channels": 1, "patch": 1}.items():
         if (value := getattr(config, name)) < least:
             raise ValueError(f"model.{name} = {value}: it must be at least {least}")
     widths, halved = config.width_multipliers, config.time_downsample
@@ -421,20 +492,6 @@ def check_shape(config: AutoencoderConfig) -> None:
         raise ValueError(f"model.width_multipliers = {widths}: it must be four numbers of at least 1")
     if not len(config.latent_mean) == len(config.latent_std) == config.latent_channels:
         raise ValueError(f"model.latent_mean and latent_std must have {config.latent_channels} numbers each")
-
-
-def check_video_size(frames: int, height: int, width: int) -> None:
-    """Raises ValueError naming the nearest valid size unless frames are 1 + 4k, sides multiples of 8."""
-    if frames < 1 or frames % 4 != 1:
-        raise ValueError(f"{frames} frames do not fit 1 + 4k: use {nearest_frames(frames)}")
-    if min(height, width) < 8 or height % 8 or width % 8:
-        nearest = f"{round_to(height, 8)}x{round_to(width, 8)}"
-        raise ValueError(f"{height}x{width} does not divide by 8: use {nearest}")
-
-
-def nearest_frames(frames: int) -> int:
-    """The valid frame count 1 + 4k nearest to `frames`."""
-    return 1 + 4 * max(0, round((frames - 1) / 4))
 
 
 def round_to(size: int, multiple: int) -> int:

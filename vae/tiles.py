@@ -11,9 +11,16 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from vae.model import Autoencoder, Downsample, ResidualBlock, State, time_chunks
+from vae.model import (
+    Autoencoder,
+    Downsample,
+    ResidualBlock,
+    State,
+    depth_to_space,
+    space_to_depth,
+    time_chunks,
+)
 
-SIDE = 8  # pixels of a latent
 COPIES = 10.0  # of the widest activations that are held at once, as measured
 
 
@@ -48,7 +55,7 @@ def encoder_halo(model: Autoencoder) -> int:
         elif isinstance(layer, Downsample):
             seen += side
             side *= 2
-    return -int(-seen // SIDE)
+    return -int(-seen // side)
 
 
 def cut(height: int, width: int, tile: int, halo: int) -> list[Tile]:
@@ -113,9 +120,9 @@ def decode(model: Autoencoder, latents_BCTHW: Tensor, tile: int, halo: int = -1)
             x = layer(x, state)
         uncut.append(x)
     batch, _, count, height, width = latents_BCTHW.shape
-    video = latents_BCTHW.new_zeros(
-        batch, 3, 1 + 4 * (count - 1), SIDE * height, SIDE * width, dtype=torch.float32
-    )
+    pixels, patch = model.compression.side, model.config.patch
+    frames = 1 + model.compression.time * (count - 1)
+    video = latents_BCTHW.new_zeros(batch, 3, frames, pixels * height, pixels * width, dtype=torch.float32)
     weights = torch.zeros_like(video[0, 0, 0])
     for part in cut(height, width, tile, halo):
         a, b, c, d = part.outer
@@ -125,9 +132,9 @@ def decode(model: Autoencoder, latents_BCTHW: Tensor, tile: int, halo: int = -1)
             y = x[..., a:b, c:d].contiguous(memory_format=torch.channels_last_3d)
             for layer in (layer for block in decoder.up_blocks for layer in block.layers()):
                 y = layer(y, state)
-            y = decoder.conv_out(y, state, decoder.norm_out).float()
+            y = depth_to_space(decoder.conv_out(y, state, decoder.norm_out), patch).float()
             of_tile.zero_()
-            paste(video[:, :, first : first + y.shape[2]], of_tile, y, part, SIDE, blend)
+            paste(video[:, :, first : first + y.shape[2]], of_tile, y, part, pixels, blend)
             first += y.shape[2]
         weights += of_tile
     return video.div_(weights).clamp_(-1.0, 1.0)
@@ -136,19 +143,21 @@ def decode(model: Autoencoder, latents_BCTHW: Tensor, tile: int, halo: int = -1)
 def encode(model: Autoencoder, video_BCTHW: Tensor, tile: int, halo: int = -1) -> Tensor:
     """As `Autoencoder.encode`, in tiles of at most `tile` latents a side; `halo` as for decoding."""
     check_tile(tile)
+    model.compression.check(*video_BCTHW.shape[2:])
     halo, blend = halos(encoder_halo(model), halo)
     encoder, dtype = model.encoder, model.quant_conv.weight.dtype
     chunks = time_chunks(video_BCTHW)
-    height, width = (side // SIDE for side in video_BCTHW.shape[3:])
+    pixels, patch = model.compression.side, model.config.patch
+    height, width = (side // pixels for side in video_BCTHW.shape[3:])
     uncut: list[Tensor] = []
     weights = torch.zeros(height, width, device=video_BCTHW.device, dtype=dtype)
     for part in cut(height, width, tile, halo):
-        a, b, c, d = (SIDE * side for side in part.outer)
+        a, b, c, d = (pixels * side for side in part.outer)
         state: State = {}
         of_tile = torch.zeros_like(weights)
         for index, chunk in enumerate(chunks):
-            y = chunk[..., a:b, c:d].to(dtype).contiguous(memory_format=torch.channels_last_3d)
-            y = encoder.conv_in(y, state)
+            y = space_to_depth(chunk[..., a:b, c:d].to(dtype), patch)
+            y = encoder.conv_in(y.contiguous(memory_format=torch.channels_last_3d), state)
             for layer in encoder.down_blocks:
                 y = layer(y, state)
             if index == len(uncut):
@@ -177,8 +186,8 @@ def decode_bytes(model: Autoencoder, height: int, width: int) -> int:
     config = model.config
     widest = config.decoder_base_width * config.width_multipliers[0]
     widest = max(widest, config.decoder_base_width * config.width_multipliers[1] // 2)
-    pixels = 4 * height * width * SIDE * SIDE
-    return int(COPIES * pixels * widest * model.post_quant_conv.weight.element_size())
+    places = 4 * height * width * (model.compression.side // config.patch) ** 2
+    return int(COPIES * places * widest * model.post_quant_conv.weight.element_size())
 
 
 def tile_for(model: Autoencoder, height: int, width: int, budget: int) -> int:

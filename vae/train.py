@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from configs.load import parse_run, to_json
-from configs.settings import AutoencoderConfig, AutoencoderRun
+from configs.settings import AutoencoderRun
 from vae.data import Clip, batches, files_hash, open_data
-from vae.model import Autoencoder, check_video_size, time_chunks
+from vae.load import WEIGHTS, unmeasured
+from vae.model import Autoencoder, compression_of, time_chunks
 from vae.optimizer import learning_rate, make_optimizer, update_average
 from vae.quality import psnr, ssim
 from vae.run import (
@@ -46,7 +47,6 @@ ERRORS = {
 }
 PANELS = {"error": "reconstruction error", "kl": "KL, nats per number", "psnr": "held-out PSNR, dB"}
 SHOWN = 6
-WEIGHTS = "autoencoder.safetensors"
 
 
 @holding
@@ -63,8 +63,9 @@ def train(config: AutoencoderRun, held: ExitStack) -> Path:
     device, rank, ranks = accelerator.device, accelerator.process_index, accelerator.num_processes
     main = accelerator.is_main_process
     check_loop(loop, config.optimizer, ranks)
-    check_video_size(config.crop_frames, config.crop, config.crop)
-    data, held_out = open_data(config.data, loop.seed, HELD_OUT)
+    compression = compression_of(config.model)
+    compression.check(config.crop_frames, config.crop, config.crop)
+    data, held_out = open_data(config.data, loop.seed, HELD_OUT, compression)
     torch.manual_seed(loop.seed)
     model = Autoencoder(unmeasured(config.model))
     if started_before := checkpoints(out):
@@ -123,7 +124,7 @@ def train(config: AutoencoderRun, held: ExitStack) -> Path:
             video = torch.stack(
                 [crop(clip.video, config, draw) for clip, draw in zip(clips, draws, strict=True)]
             )
-            shape = latent_shape(video.shape, config.model)
+            shape = config.model.latent_channels, *compression.latent_size(*video.shape[2:])
             noise = torch.stack(
                 [torch.randn(shape, generator=generator(loop.seed, "posterior", draw)) for draw in draws]
             )
@@ -183,12 +184,6 @@ def train(config: AutoencoderRun, held: ExitStack) -> Path:
     return out / WEIGHTS
 
 
-def unmeasured(config: AutoencoderConfig) -> AutoencoderConfig:
-    """The shape of an autoencoder whose latents' statistics are not known yet."""
-    channels = max(0, config.latent_channels)
-    return replace(config, latent_mean=(0.0,) * channels, latent_std=(1.0,) * channels)
-
-
 def start_from(model: Autoencoder, config: AutoencoderRun) -> dict:
     """Loads the weights of `init`; gives the model's settings, which are those of `init` with its encoder."""
     tensors, settings = load_weights(Path(config.init))
@@ -212,12 +207,6 @@ class Trainee(torch.nn.Module):
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     """KL of the posterior from the standard normal, nats per number (Kingma & Welling 2014, appendix B)."""
     return 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
-
-
-def latent_shape(video_shape: tuple[int, ...], config: AutoencoderConfig) -> tuple[int, ...]:
-    """C T H W of one clip's latents."""
-    _, _, t, h, w = video_shape
-    return config.latent_channels, 1 + (t - 1) // 4, h // 8, w // 8
 
 
 def crop(video_CTHW: Tensor, config: AutoencoderRun, draw: int) -> Tensor:
@@ -299,25 +288,6 @@ def finish(
         latent_std=tuple(round(v, 6) for v in (second - first**2).sqrt().tolist()),
     )
     save_weights(path, average.state_dict(), settings | {"model": to_json(model)})
-
-
-def load_autoencoder(path: Path, device: str | torch.device = "cpu") -> Autoencoder:
-    """An autoencoder from its weights file, fp32, for inference.
-
-    Raises ValueError for other weights, and for a checkpoint's, whose latents have no statistics yet.
-    """
-    from configs.load import from_json
-
-    tensors, settings = load_weights(path)
-    config = from_json(AutoencoderConfig, settings["model"])
-    if "smoothed" in settings and config == unmeasured(config):
-        raise ValueError(
-            f"{path} is of a checkpoint, and its latents' statistics are measured when its run ends: "
-            f"finish that, with --train.steps {settings['step']} to end here"
-        )
-    autoencoder = Autoencoder(config)
-    fill(autoencoder, tensors, path)
-    return autoencoder.to(device).eval().requires_grad_(False)
 
 
 def main(arguments: list[str]) -> None:

@@ -35,6 +35,17 @@ def write_text(path: Path, text: str) -> None:
     write_whole(path, lambda temporary: temporary.write_text(text))
 
 
+def read_json(file: Path) -> dict:
+    """The object in a JSON file; raises ValueError naming the file where there is none."""
+    try:
+        values = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} holds {values!r}, which is no set of settings")
+    return values
+
+
 def check_writable(file: Path) -> None:
     """Raises ValueError or OSError where a file cannot be written, before what it is for is measured."""
     if file.is_dir():

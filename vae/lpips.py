@@ -7,9 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vae.networks import certify_hash, find_weights
+
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 EPS = 1e-10
 SMALLEST = 32  # a side below which a trunk runs out of pixels
+FRAMES_AT_ONCE = 8
 
 
 class Fire(nn.Module):
@@ -125,3 +128,36 @@ def fitting(tensors: Mapping[str, Tensor], name: str, shape: torch.Size) -> Tens
     if tensors[name].shape != shape:
         raise ValueError(f"{name} is {tuple(tensors[name].shape)}, not {tuple(shape)}")
     return tensors[name]
+
+
+def load_lpips(name: str, trunk: str = "", heads: str = "") -> tuple[Lpips | None, str]:
+    """LPIPS of a trunk by its name with certified weights and their hashes; or nothing, and why.
+
+    `trunk` and `heads` are files; empty ones are looked for in the usual places, and `none` is no LPIPS.
+    Raises ValueError for weights that are given or found and are not the published ones.
+    """
+    if name == "none":
+        return None, "left out"
+    files = []
+    for part, given in (("trunk", trunk), ("heads", heads)):
+        try:
+            files.append(find_weights(f"lpips-{name}-{part}", given))
+        except ValueError as error:
+            if given:
+                raise
+            return None, f"left out: {error}"
+    hashes = [
+        certify_hash(f"lpips-{name}-{part}", file)
+        for part, file in zip(("trunk", "heads"), files, strict=True)
+    ]
+    model = Lpips(name).eval().requires_grad_(False)
+    model.load_trunk(torch.load(files[0], "cpu", weights_only=True))
+    model.load_heads(torch.load(files[1], "cpu", weights_only=True))
+    return model, "+".join(hashes)
+
+
+@torch.no_grad()
+def lpips_of(model: Lpips, original_CTHW: Tensor, other_CTHW: Tensor) -> float:
+    """The mean over frames."""
+    sides = [video.movedim(0, 1).split(FRAMES_AT_ONCE) for video in (original_CTHW, other_CTHW)]
+    return torch.cat([model(*frames) for frames in zip(*sides, strict=True)]).double().mean().item()

@@ -1,0 +1,118 @@
+"""diffusers' model folders: `config.json` beside safetensors; and Wan 2.1's autoencoder in one, both ways."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from configs.settings import AutoencoderConfig
+from vae.model import Autoencoder, compression_of
+from vae.weights import read_json
+
+
+def read_folder(folder: Path) -> tuple[dict, dict[str, Tensor]]:
+    """`config.json` and all tensors of one model folder, sharded or not; raises ValueError without them."""
+    settings = folder / "config.json"
+    files = sorted(folder.glob("*.safetensors"))
+    if not settings.is_file() or not files:
+        raise ValueError(f"{folder} is not a diffusers model folder: it needs config.json and *.safetensors")
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        with naming(file):
+            tensors |= load_file(file)
+    return read_json(settings), tensors
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turns what a damaged file or folder raises into a ValueError that names it."""
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"{path}: {error} is missing") from None
+    except (ValueError, TypeError, SafetensorError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def write_folder(folder: Path, settings: dict, tensors: dict[str, Tensor]) -> None:
+    """Writes one model's `config.json` and weights; the inverse of `read_folder`."""
+    write_json(folder / "config.json", settings)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(tensors, folder / "diffusion_pytorch_model.safetensors", {"format": "pt"})
+
+
+def write_json(path: Path, values: dict) -> None:
+    """Writes a JSON file, and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def check_tensors(found: Mapping[str, Tensor], known: Mapping[str, Tensor], what: str) -> None:
+    """Raises ValueError unless a state dict has exactly the known names and their shapes."""
+    extra, missing = sorted(set(found) - set(known)), sorted(set(known) - set(found))
+    if extra:
+        raise ValueError(f"not a {what}: no place for {', '.join(extra[:3])}{' …' if extra[3:] else ''}")
+    if missing:
+        raise ValueError(f"not a whole {what}: {', '.join(missing[:3])}{' …' if missing[3:] else ''} missing")
+    for name, tensor in found.items():
+        if tensor.shape != known[name].shape:
+            sizes = f"{tuple(tensor.shape)}, not {tuple(known[name].shape)}"
+            raise ValueError(f"config.json does not fit the weights: {name} is {sizes}")
+
+
+def autoencoder_settings(config: AutoencoderConfig) -> dict:
+    """Our settings as the `config.json` of `AutoencoderKLWan`."""
+    return {
+        "_class_name": "AutoencoderKLWan",
+        "in_channels": 3 * config.patch**2,
+        "out_channels": 3 * config.patch**2,
+        "patch_size": config.patch if config.patch > 1 else None,
+        "is_residual": False,
+        "base_dim": config.base_width,
+        "decoder_base_dim": config.decoder_base_width,
+        "z_dim": config.latent_channels,
+        "dim_mult": list(config.width_multipliers),
+        "num_res_blocks": config.residual_blocks,
+        "attn_scales": [],
+        "temperal_downsample": list(config.time_downsample),
+        "dropout": 0.0,
+        "latents_mean": list(config.latent_mean),
+        "latents_std": list(config.latent_std),
+        "scale_factor_temporal": compression_of(config).time,
+        "scale_factor_spatial": compression_of(config).side,
+    }
+
+
+def autoencoder_config(settings: dict) -> AutoencoderConfig:
+    """Our settings from a `config.json`; raises ValueError naming what this architecture does not have."""
+    if settings.get("is_residual"):
+        raise ValueError("the Wan 2.2 TI2V autoencoder (residual) is not supported, only Wan 2.1's")
+    patch = settings.get("patch_size") or 1
+    for key in ("in_channels", "out_channels"):
+        if settings.get(key, 3) != 3 * patch**2:
+            raise ValueError(f"{key} is {settings[key]}, but patches of {patch} have {3 * patch**2} channels")
+    return AutoencoderConfig(
+        base_width=settings["base_dim"],
+        decoder_base_width=settings.get("decoder_base_dim") or settings["base_dim"],
+        latent_channels=settings["z_dim"],
+        width_multipliers=tuple(settings["dim_mult"]),
+        residual_blocks=settings["num_res_blocks"],
+        time_downsample=tuple(settings["temperal_downsample"]),
+        latent_mean=tuple(settings["latents_mean"]),
+        latent_std=tuple(settings["latents_std"]),
+        patch=patch,
+    )
+
+
+def load_wan(folder: Path) -> Autoencoder:
+    """An autoencoder from a diffusers Wan pipeline's `vae` folder; raises ValueError naming it."""
+    settings, tensors = read_folder(folder)
+    with naming(folder):
+        model = Autoencoder(autoencoder_config(settings))
+        check_tensors(tensors, model.state_dict(), "Wan 2.1 autoencoder")
+    model.load_state_dict(tensors)
+    return model
