@@ -87,13 +87,45 @@ class LoopConfig:
 
 
 @dataclass(frozen=True)
+class PerceptualConfig:
+    """The perceptual loss on frames: the distance of their features in a frozen network."""
+
+    network: str = "none"
+    """`alex`, `vgg` or `squeeze` for LPIPS of that trunk; or torchvision's file of one, or an autoencoder."""
+    weight: float = 1.0
+    """Its weight beside the reconstruction error."""
+    trunk: str = ""
+    """File with the trunk's weights for LPIPS; without it, it is looked for in the usual places."""
+    heads: str = ""
+    """File with LPIPS' own weights; likewise."""
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """The discriminator of the second stage: patches in space and time, hinge loss."""
+
+    weight: float = 0.0
+    """Weight of its judgement in the autoencoder's loss; 0 trains without one."""
+    start: int = 0
+    """Step from which it learns and counts."""
+    adaptive: bool = True
+    """Multiply the weight by the ratio of both losses' gradients at the last layer, of the step before."""
+    width: int = 64
+    """Channels of its first layer, a multiple of 8."""
+    depth: int = 3
+    """Convolutions that halve height and width."""
+    learning_rate: float = 1e-4
+    """Peak learning rate; the rest of its optimizer is the autoencoder's, counted from its start."""
+
+
+@dataclass(frozen=True)
 class AutoencoderRun:
     """A training run of the autoencoder."""
 
     out: str = "runs/autoencoder"
     """Folder of the run; the same command in it goes on where it stopped."""
     init: str = ""
-    """Weights file to start from; empty starts from random weights."""
+    """Weights file, run or diffusers folder to start from; empty starts from random weights."""
     data: DataConfig = field(default_factory=DataConfig)
     """The clips."""
     model: AutoencoderConfig = field(default_factory=AutoencoderConfig)
@@ -103,11 +135,21 @@ class AutoencoderRun:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """The optimizer."""
     crop: int = 64
-    """Side in pixels of the random square crop that is trained on, a multiple of 8."""
+    """Side in pixels of the random square crop that is trained on; a smaller side of a clip stays whole."""
     crop_frames: int = 17
-    """Frames of the random crop in time that is trained on, 1 + 4k."""
+    """Most frames of the random crop in time that is trained on, 1 + 4k; a shorter clip stays whole."""
+    images: float = 0.0
+    """Share of samples of which a single frame is trained on, beside the images of the data."""
+    chunk: int = 0
+    """Latent frames that are trained on at a time, the gradient cut between them; 0 takes whole clips."""
     error: Literal["l1", "l2"] = "l1"
     """Reconstruction error. L1 does not see an object until it knows where that is; L2 finds it first."""
+    learned_variance: bool = False
+    """Train on the likelihood of the error, whose scale is learned too."""
+    perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
+    """The perceptual loss."""
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    """The discriminator."""
     kl_weight: float = 1e-6
     """Weight of the KL divergence, per latent number, beside the reconstruction error, per pixel number."""
     train_encoder: bool = True

@@ -257,11 +257,32 @@ class Coder(nn.Module):
     def forward(self, x: Tensor, state: State | None = None) -> Tensor:
         x = self.conv_in(x, state)
         for layer in self.layers():
-            if self.checkpointing and state is None and torch.is_grad_enabled():
-                x = checkpoint(layer, x, use_reentrant=False)
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpointed(layer, x, state)
             else:
                 x = layer(x, state)
         return self.conv_out(x, state, self.norm_out)
+
+
+def checkpointed(layer: nn.Module, x: Tensor, state: State | None) -> Tensor:
+    """A layer whose activations are computed again in the backward pass, from the state that it met before.
+
+    No gradient goes through the state that it leaves.
+    """
+    before = {module: state[module] for module in layer.modules() if module in state} if state else {}
+    after: State = {}
+
+    def run(x: Tensor) -> Tensor:
+        met = dict(before) if state is not None else None
+        y = layer(x, met)
+        after.update(met or {})
+        return y
+
+    y = checkpoint(run, x, use_reentrant=False)
+    if state is not None:
+        cut = {module: past.detach() if isinstance(past, Tensor) else past for module, past in after.items()}
+        state.update(cut)
+    return y
 
 
 class Encoder(Coder):
