@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from configs.autoencoder_sizes import SMALL, TINY, WAN
 from configs.load import parse
 from configs.settings import AutoencoderConfig, BenchVaeSettings
 from dit.bench import DTYPES, instructions, make_clock, race
@@ -17,13 +18,7 @@ from vae.diffusers_folder import autoencoder_settings
 from vae.model import Autoencoder, compression_of, time_chunks
 from vae.weights import write_text
 
-SHAPES = {
-    "tiny": AutoencoderConfig(  # the built-in one's
-        base_width=16, decoder_base_width=16, width_multipliers=(1, 2, 3, 3), residual_blocks=1
-    ),
-    "small": AutoencoderConfig(base_width=32, decoder_base_width=32),
-    "wan": AutoencoderConfig(),
-}
+SHAPES = {"tiny": TINY, "small": SMALL, "wan": WAN}
 
 
 @dataclass(frozen=True)
