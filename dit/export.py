@@ -12,7 +12,7 @@ from dit.denoiser import OURS, TRANSFORMER, Model, load_model
 from dit.diffusers_format import write_pipeline
 from dit.generate import latent_shape, shift_for
 from dit.model import grid_of
-from vae.diffusers_folder import write_json
+from vae.diffusers_folder import autoencoder_settings, write_folder, write_json
 from vae.load import WEIGHTS as AUTOENCODER
 from vae.load import load_autoencoder
 from vae.model import Autoencoder
@@ -24,14 +24,18 @@ def export(settings: ExportSettings) -> Path:
     out = Path(settings.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out {out} is already there: give the name of a new folder")
-    model = load_model(settings.model, torch.device("cpu"), torch.float32)
-    if settings.autoencoder:
-        model = replace(model, autoencoder=same_latents(model.autoencoder, settings.autoencoder))
+    if Path(settings.model).is_file():
+        write, model = write_autoencoder, load_autoencoder(settings.model)
+    else:
+        write = FORMATS[settings.format]
+        model = load_model(settings.model, torch.device("cpu"), torch.float32)
+        if settings.autoencoder:
+            model = replace(model, autoencoder=same_latents(model.autoencoder, settings.autoencoder))
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        FORMATS[settings.format](model, temporary)
+        write(model, temporary)
         temporary.replace(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -48,6 +52,11 @@ def same_latents(before: Autoencoder, source: str) -> Autoencoder:
             f"--autoencoder {source} has other latents than the model's own: train only its decoder"
         )
     return other
+
+
+def write_autoencoder(model: Autoencoder, folder: Path) -> None:
+    """The folder of an `AutoencoderKLWan`."""
+    write_folder(folder, autoencoder_settings(model.config), model.state_dict())
 
 
 def write_diffusers(model: Model, folder: Path) -> None:

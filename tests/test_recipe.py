@@ -13,6 +13,7 @@ import vae.networks
 import vae.train
 from configs.settings import AutoencoderRun, DiscriminatorConfig, OptimizerConfig, PerceptualConfig
 from dit.bench_vae import peak_allocated
+from dit.cli import run as run_command
 from tests.test_autoencoder import SMALL, randomised
 from tests.tiny_runs import (
     assert_same_run,
@@ -436,3 +437,25 @@ def test_every_clip_of_a_batch_counts_alike(tmp_path):
     each = [learn(one, *group, 0.5, config, False, accelerator())["error"] for group in groups]
     alone = [learn(one, *group, 1.0, config, False, accelerator())["error"] for group in groups]
     assert sum(each).item() == pytest.approx((sum(alone) / 2).item())
+
+
+def test_a_trained_autoencoder_becomes_a_folder_that_diffusers_loads(network, tmp_path):
+    from diffusers import AutoencoderKLWan
+
+    assert run_command(["export", str(network), "--out", str(tmp_path / "vae")]) == 0
+    ours, theirs = load_autoencoder(network), AutoencoderKLWan.from_pretrained(tmp_path / "vae")
+    video = torch.rand(1, 3, 5, 16, 16) * 2 - 1
+    mean, std = (
+        torch.tensor(getattr(theirs.config, f"latents_{part}")).view(1, -1, 1, 1, 1)
+        for part in ("mean", "std")
+    )
+    expected = (theirs.encode(video).latent_dist.mean - mean) / std
+    assert torch.allclose(ours.encode(video), expected, atol=1e-5)
+
+
+def test_bf16_trains_near_fp32(network, whole, tmp_path):
+    config = full_run(tmp_path / "run", network, steps=3, precision="bf16")
+    train(config)
+    for half, full in zip(rows(config.out)[:3], rows(whole)[:3], strict=True):
+        for name in half.keys() & {"loss", "error", "perceptual", "discriminator"}:
+            assert half[name] == pytest.approx(full[name], rel=0.05), name
