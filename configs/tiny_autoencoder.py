@@ -8,13 +8,13 @@ from configs.settings import AutoencoderRun, DataConfig, LoopConfig, OptimizerCo
 
 config = AutoencoderRun(
     out="runs/tiny-autoencoder",
-    data=DataConfig(source="clips", frames=17, size=96, workers=1),
+    data=DataConfig(source="clips", frames=17, size=96),
     model=TINY,
     crop=64,
     crop_frames=9,
     images=0.25,
     error="l2",
     kl_weight=1e-5,
-    train=LoopConfig(steps=1500, batch=4, log_every=20, save_every=100, show_every=100, precision="fp32"),
-    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=100, decay_steps=1500, ema_decay=0.99),
+    train=LoopConfig(steps=1000, batch=4, log_every=20, save_every=100, show_every=100, precision="fp32"),
+    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=100, decay_steps=1000, ema_decay=0.99),
 )

@@ -330,10 +330,8 @@ def learn(
     states: tuple[State | None, State | None] = ({}, {}) if config.chunk else (None, None)
     total = Counter()
     for video, noise in in_chunks(video_BCTHW, noise_BCTHW, config.chunk, model.compression.time):
-        frames, latents = (
-            share * video.shape[2] / video_BCTHW.shape[2],
-            share * noise.shape[2] / noise_BCTHW.shape[2],
-        )
+        frames = share * video.shape[2] / video_BCTHW.shape[2]
+        latents = share * noise.shape[2] / noise_BCTHW.shape[2]
         with accelerator.autocast():
             mean, log_variance = model.encode_moments(video, states[0])
             made = model.decode_raw(mean + torch.exp(0.5 * log_variance) * noise, states[1])
@@ -356,10 +354,10 @@ def learn(
                 for name, way in {"error_gradient": pull, "adversarial_gradient": push}.items():
                     total[name] += torch.autograd.grad(made, last, way.type_as(made), retain_graph=True)[0]
             pull, loss = pull + loudness * push, loss + loudness * terms["adversarial"]
-        ends = {made: pull.type_as(made)} | (
-            {latents * config.kl_weight * kl: None} if kl.requires_grad else {}
-        )
-        torch.autograd.backward(list(ends), list(ends.values()))
+        ends = [(made, pull.type_as(made))]
+        if kl.requires_grad:
+            ends.append((latents * config.kl_weight * kl, None))
+        torch.autograd.backward(*zip(*ends, strict=True))
         for state in states if config.chunk else ():
             state.update({layer: past.detach() for layer, past in state.items() if isinstance(past, Tensor)})
         for name, term in terms.items():
