@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from configs.load import parse
+from configs.load import parse, to_json
 from configs.protocol import Protocol, load_protocol
 from configs.settings import CompareVaeSettings, FvdSettings
 from dit import __version__
@@ -180,7 +180,7 @@ def compare(settings: CompareVaeSettings) -> dict:
         )
     result = {
         "metric": "autoencoders",
-        "settings": asdict(settings),
+        "settings": to_json(settings),
         "clips": choice.facts | {"count": len(kept), "rule": rule(common, settings, frames, height, width)},
         "measures": {name: MEASURES[name] for name in entries[0]["scores"]},
         "autoencoders": entries,
