@@ -273,7 +273,9 @@ def measured(real_ND: Tensor, fake_ND: Tensor, ddof: int) -> tuple[float, float 
     if max(len(real_ND), len(fake_ND)) > MOST_SAMPLES:
         return by_covariance, None
     value = distance_of_features(real_ND, fake_ND, ddof)
-    scale = max(abs(value), 0.01 * pair[0].covariance(ddof).trace().item())
+    # With fewer clips than features, eigenvalues that are zero come as 1e-16, and their roots count as 1e-8.
+    share = 0.01 if min(len(real_ND), len(fake_ND)) > real_ND.shape[1] else 1.0
+    scale = max(abs(value), share * pair[0].covariance(ddof).trace().item())
     apart = abs(value - by_covariance) / scale
     if not apart < METHODS_AGREE:
         raise ValueError(f"two methods disagree: {value} from features, {by_covariance} from covariances")
