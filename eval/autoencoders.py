@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import math
 import sys
 import threading
@@ -61,8 +62,8 @@ SSIM_SIDE = 11
 
 @dataclass(frozen=True)
 class Candidate:
-    """An autoencoder that is compared, and what keeps a second thread waiting where it is not ours: some keep
-    what they saw of a clip in themselves."""
+    """An autoencoder that is compared, and what keeps other threads waiting where it is not ours: some keep
+    what they saw of a clip in themselves, and some draw noise from the one generator that all share."""
 
     name: str
     source: str
@@ -237,13 +238,11 @@ def open_candidates(sources: tuple[str, ...]) -> list[Candidate]:
             twice = source if source == found[place] else f"{found[place]} and {source} are one, which"
             raise ValueError(f"{twice} is given twice: every autoencoder once")
         found[place] = source
-    candidates = []
+    candidates, one_at_a_time = [], threading.Lock()
     for name, source in zip(short_names(sources), sources, strict=True):
         model = load_autoencoder(source)
         ours = isinstance(model, Autoencoder)  # which keeps a clip's state outside itself
-        candidates.append(
-            Candidate(name, source, model, contextlib.nullcontext() if ours else threading.Lock())
-        )
+        candidates.append(Candidate(name, source, model, contextlib.nullcontext() if ours else one_at_a_time))
     return candidates
 
 
@@ -261,18 +260,27 @@ def fitting(candidates: list[Candidate], settings: CompareVaeSettings) -> tuple[
     """What all of them take: 1 + time * k frames and sides in multiples; and the frames, height and width of
     the clips, the nearest to those asked for."""
     each = [candidate.model.compression for candidate in candidates]
-    common = Compression(math.lcm(*(c.time for c in each)), math.lcm(*(c.side for c in each)))
-    sides = [round_to(side, common.side) for side in (settings.height, settings.width)]
-    sides = [
-        side if side >= SSIM_SIDE else side + common.side * -(-SSIM_SIDE // common.side) for side in sides
-    ]
+    side = math.lcm(*(compression.side for compression in each))
+    step = next(k for k in itertools.count(1) if all(takes(compression, 1 + k, side) for compression in each))
+    common = Compression(step, side)
+    least = side * math.ceil(SSIM_SIDE / side)
+    sides = [max(least, round_to(asked, side)) for asked in (settings.height, settings.width)]
     return common, common.nearest_frames(settings.frames), *sides
+
+
+def takes(compression: Compression, frames: int, side: int) -> bool:
+    """Whether an autoencoder takes so many frames of a square."""
+    try:
+        compression.check(frames, side, side)
+    except ValueError:
+        return False
+    return True
 
 
 def rule(common: Compression, settings: CompareVaeSettings, frames: int, height: int, width: int) -> str:
     """Which clips all autoencoders take, and what became of the size that was asked for."""
-    takes = f"1 + {common.time}k frames" if common.time > 1 else "any number of frames"
-    line = f"all take {takes}, sides in multiples of {common.side}"
+    frame_rule = f"1 + {common.time}k frames" if common.time > 1 else "any number of frames"
+    line = f"all take {frame_rule}, sides in multiples of {common.side}"
     asked = settings.frames, settings.height, settings.width
     if asked == (frames, height, width):
         return line
