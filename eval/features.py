@@ -157,17 +157,6 @@ def own_device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else CPU
 
 
-def mapped(
-    compute: Callable, data: Dataset, workers: int, device: torch.device, what: str, unit: str
-) -> list[tuple]:
-    """The rows that `compute` makes of what processes share of a data set, all of them, by their first
-    number; worker processes read, and a bar shows the progress of the first process."""
-    reading = DataLoader(data, batch_size=None, num_workers=workers)
-    made = in_order(compute, reading, device)
-    bar = tqdm(made, what, len(data), unit=unit, disable=processes()[0] > 0, file=sys.stderr)
-    return sorted(gathered(list(bar)), key=lambda row: row[0])
-
-
 def keep_memory(threads: int) -> None:
     """Has the C library keep what is freed, where it can: a network asks for the same again, clip after clip.
 
@@ -183,6 +172,17 @@ def keep_memory(threads: int) -> None:
         libc.mallopt(M_ARENA_MAX, 1)  # a thread's own memory could not hold such pieces
         reserve = [torch.full((RESERVE,), 1, dtype=torch.uint8) for _ in range(threads)]
         del reserve
+
+
+def mapped(
+    compute: Callable, data: Dataset, workers: int, device: torch.device, what: str, unit: str
+) -> list[tuple]:
+    """The rows that `compute` makes of what processes share of a data set, all of them, by their first
+    number; worker processes read, and a bar shows the progress of the first process."""
+    reading = DataLoader(data, batch_size=None, num_workers=workers)
+    made = in_order(compute, reading, device)
+    bar = tqdm(made, what, len(data), unit=unit, disable=processes()[0] > 0, file=sys.stderr)
+    return sorted(gathered(list(bar)), key=lambda row: row[0])
 
 
 def extract(
