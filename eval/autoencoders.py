@@ -484,7 +484,8 @@ def costs(
 ) -> tuple[dict, list[dict]]:
     """Seconds that a second of video takes each to encode and decode, measured in turn, medians; and most
     bytes that PyTorch holds meanwhile beyond weights and input. How it was measured comes first."""
-    frames, before = common.nearest_frames(round(settings.fps)), torch.get_num_threads()
+    before = torch.get_num_threads()
+    frames = max(1 + common.time, common.nearest_frames(round(settings.fps)))  # an image is no video
     threads = settings.threads or before
     clock, clock_name = make_clock(device, threads)
     torch.set_num_threads(threads)

@@ -213,6 +213,7 @@ def test_the_table_says_what_the_json_says(tiny, known, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("2 clips of 5 frames, 32x32, of shapes; all take 1 + 4k frames, sides in mult")
     assert lines[1].split() == ["identity", "tiny", "builtin"]
+    assert result["cost"]["frames"] == 5  # and not 1, which is nearer to 2
     entries = result["autoencoders"]
     wanted = {
         "PSNR, mean of frames' (dB)": [e["scores"]["psnr"] for e in entries],
