@@ -535,7 +535,7 @@ class CompareVaeSettings:
     amplify: float = 8.0
     """How many times larger the picture shows differences."""
     save: str = ""
-    """Folder for all originals and reconstructions, as folders of PNG frames."""
+    """New folder for all originals and reconstructions, as folders of PNG frames."""
     protocol: str = ""
     """Protocol of the FVD of reconstructions, such as ucf101-recon; empty leaves it out."""
     weights: str = ""

@@ -224,6 +224,8 @@ def check(settings: CompareVaeSettings) -> None:
         if not 0 < getattr(settings, name) < math.inf:
             raise ValueError(f"--{name} {getattr(settings, name)}: it must be above 0")
     check_one(settings.smoke, settings.weights)
+    if settings.save and Path(settings.save).exists() and any(Path(settings.save).iterdir()):
+        raise ValueError(f"{settings.save} is not empty: give --save a new folder")
     if processes()[0] == 0:
         for file in filter(None, (settings.json, settings.picture)):
             check_writable(Path(file))

@@ -366,6 +366,7 @@ def test_wrong_settings_are_told(tiny, videos, tmp_path, capsys):
         ("builtin", *shapes, "--height", "8"): "--height 8: it must be at least 11",
         ("builtin", *shapes, "--fps", "0"): "--fps 0.0: it must be above 0",
         ("builtin", *shapes, "--json", str(tmp_path)): "is a folder: give a file in it",
+        ("builtin", *shapes, "--save", str(tmp_path)): "is not empty: give --save a new folder",
         ("builtin", *shapes, "--smoke", "--weights", "x"): "--smoke takes seeded weights",
     }.items():
         assert run(["vae", "compare", *words]) == 1
