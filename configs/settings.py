@@ -551,6 +551,60 @@ class ReconstructionSettings:
 
 
 @dataclass(frozen=True)
+class CompareVaeSettings:
+    """Compare autoencoders on the same clips: quality, latents, compression, time and memory."""
+
+    autoencoders: Positional[tuple[str, ...]] = ()
+    """Autoencoders: `builtin`, weights files, runs of `dit vae train`, folders of diffusers."""
+    data: str = ""
+    """Videos: a folder of them, a folder of folders of frames, a manifest; or `shapes`, the drawn world."""
+    count: int = 0
+    """Clips, one a video; 0 takes the protocol's number, or all videos, or 32 scenes of the drawn world."""
+    frames: int = 17
+    """Frames of a clip; the nearest number that all autoencoders take is taken."""
+    height: int = 128
+    """Height of the clips in pixels, which are scaled to cover it and cut about the centre; likewise."""
+    width: int = 128
+    """Width in pixels; likewise."""
+    stride: int = 1
+    """Step between two frames of a clip."""
+    seed: int = 0
+    """Seed of the choice of videos, of where in them clips begin, and of the scenes."""
+    json: str = ""
+    """File for all figures, every clip's too, as JSON."""
+    picture: str = ""
+    """PNG for the same frames through each autoencoder, with amplified differences."""
+    amplify: float = 8.0
+    """How many times larger the picture shows differences."""
+    save: str = ""
+    """New folder for all originals and reconstructions, as folders of PNG frames."""
+    protocol: str = ""
+    """Protocol of the FVD of reconstructions, such as ucf101-recon; empty leaves it out."""
+    weights: str = ""
+    """File with the weights of I3D; without it, they are looked for as `dit eval weights` says."""
+    allow_small: bool = False
+    """FVD of fewer or other clips than the protocol says; it is stamped."""
+    smoke: bool = False
+    """FVD with a seeded network in place of certified weights; it is stamped: it is not FVD."""
+    resamples: int = 200
+    """Bootstrap samples of FVD's confidence interval; 0 makes none."""
+    lpips: Literal["alex", "vgg", "squeeze", "none"] = "alex"
+    """Trunk of LPIPS; `none` leaves it out, and so do weights that are not there."""
+    lpips_trunk: str = ""
+    """File with the trunk's weights, torchvision's; without it, it is looked for in the usual places."""
+    lpips_heads: str = ""
+    """File with LPIPS' own weights of version 0.1; without it, it is looked for in the usual places."""
+    fps: float = 24.0
+    """Frames in the second of video whose time and memory are measured."""
+    repeats: int = 3
+    """Measurements of time, of which the median counts; 0 leaves time and memory out."""
+    threads: int = 1
+    """Threads of a CPU that is timed; one is measured in CPU seconds, 0 is all, by the wall clock."""
+    workers: int = 2
+    """Processes that read videos."""
+
+
+@dataclass(frozen=True)
 class RunEvalSettings:
     """Sample a data set's prompts with a model, then score the videos; the same command goes on."""
 

@@ -41,6 +41,7 @@ FEATURES = {  # what one wants to do -> distributions that it needs
     "sample (built-in model, own checkpoints)": BASE,
     "score on the drawn world": BASE,
     "score FVD": (*BASE, "pyarrow", "google-crc32c"),
+    "compare autoencoders": (*BASE, "pyarrow", "google-crc32c"),
     "score IS": (*BASE, "pyarrow", "google-crc32c"),
     "score CLIPSIM": (*BASE, "pyarrow", "google-crc32c", "transformers", "ftfy"),
     "sample and score a data set": (*BASE, "pyarrow", "google-crc32c", "transformers", "ftfy"),

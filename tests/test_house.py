@@ -266,6 +266,7 @@ def needs(path: Path) -> set[str]:
         ("eval/fvd.py", "score FVD"),
         ("eval/clipsim.py", "score CLIPSIM"),
         ("eval/inception.py", "score IS"),
+        ("eval/autoencoders.py", "compare autoencoders"),
         ("eval/run.py", "sample and score a data set"),
         ("dit/pipelines.py", "other pipelines of diffusers"),
         ("vae/train.py", "train"),
