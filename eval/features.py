@@ -4,7 +4,6 @@ import ctypes
 import hashlib
 import math
 import mmap
-import os
 import sys
 import zlib
 from collections import deque
