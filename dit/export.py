@@ -27,6 +27,10 @@ def export(settings: ExportSettings) -> Path:
     model = load_model(settings.model, torch.device("cpu"), torch.float32)
     if settings.autoencoder:
         model = replace(model, autoencoder=same_latents(model.autoencoder, settings.autoencoder))
+    if not isinstance(model.autoencoder, Autoencoder):
+        raise ValueError(
+            f"the autoencoder of {settings.model} is no Wan 2.1's, and no pipeline here has another"
+        )
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

@@ -28,7 +28,7 @@ DOORS = {  # dependency -> the only files that may import it
     "av": {VIDEO},
     "torchcodec": {VIDEO},
     "xformers": {"dit/attention.py"},
-    "diffusers": {"dit/bench.py", "dit/bench_vae.py", "dit/pipelines.py"},
+    "diffusers": {"dit/bench.py", "dit/bench_vae.py", "dit/pipelines.py", "vae/others.py"},
     "transformers": {"dit/text.py", "eval/clip.py"},
     "accelerate": {"dit/train.py", "vae/train.py"},
     "tyro": {"configs/load.py", "configs/settings.py"},

@@ -14,7 +14,7 @@ from configs.load import parse_run, to_json
 from configs.settings import AutoencoderRun
 from vae.data import Clip, batches, files_hash, open_data
 from vae.load import WEIGHTS, unmeasured
-from vae.model import Autoencoder, compression_of, time_chunks
+from vae.model import Autoencoder, compression_of
 from vae.optimizer import learning_rate, make_optimizer, update_average
 from vae.quality import psnr, ssim
 from vae.run import (
@@ -38,6 +38,7 @@ from vae.run import (
     smooth,
 )
 from vae.seeds import generator
+from vae.statistics import latent_sums, statistics_of
 from vae.weights import fill, load_weights, read_settings, save_weights, write_whole
 
 HELD_OUT = 16
@@ -272,20 +273,11 @@ def finish(
     if not config.train_encoder:
         save_weights(path, average.state_dict(), settings)
         return
-    sums = []
-    for draw in range(clips):
-        video, state = data[draw].video[None].to(average.latent_mean.device), {}
-        chunks = [average.encode_moments(chunk, state) for chunk in time_chunks(video)]
-        mean, log_variance = (torch.cat(part, dim=2) for part in zip(*chunks, strict=True))
-        second = mean**2 + log_variance.exp()
-        sums.append(
-            torch.stack([mean.double().mean(dim=(0, 2, 3, 4)), second.double().mean(dim=(0, 2, 3, 4))])
-        )
-    first, second = torch.stack(sums).mean(0)
+    found = statistics_of([latent_sums(average, data[draw].video) for draw in range(clips)])
     model = replace(
         config.model,
-        latent_mean=tuple(round(v, 6) for v in first.tolist()),
-        latent_std=tuple(round(v, 6) for v in (second - first**2).sqrt().tolist()),
+        latent_mean=tuple(round(v, 6) for v in found.mean),
+        latent_std=tuple(round(v, 6) for v in found.std),
     )
     save_weights(path, average.state_dict(), settings | {"model": to_json(model)})
 
