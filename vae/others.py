@@ -164,7 +164,7 @@ def load_other(folder: Path) -> OtherAutoencoder:
     settings, tensors = read_folder(folder)
     name = settings.get("_class_name")
     if name not in CLASSES:
-        raise ValueError(f"{folder} holds {name}; the autoencoders that work are {', '.join(CLASSES)}")
+        raise ValueError(f"{folder} holds {name}, which is not supported; what is: {', '.join(CLASSES)}")
     with naming(folder / "config.json"):
         try:
             model = getattr(diffusers, name).from_config(settings)
