@@ -3,7 +3,7 @@
 A folder has `config.json` and safetensors, as `save_pretrained` writes them; nothing else in it is read.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -94,11 +94,9 @@ class OtherAutoencoder(nn.Module):
         """
         self.compression.check(*video_BCTHW.shape[2:])
         video = video_BCTHW.to(self.model.dtype)
-        if not self.frame_wise:
-            mean, log_variance = self.moments(video)
-        else:
-            parts = [self.moments(frames) for frames in few_frames(video, video.shape[3] * video.shape[4])]
-            mean, log_variance = (joined(part, len(video)) for part in zip(*parts, strict=True))
+        pixels = video.shape[3] * video.shape[4]
+        parts = [self.moments(part) for part in self.parts(video, pixels)]
+        mean, log_variance = (self.joined(part, len(video)) for part in zip(*parts, strict=True))
         mean, log_variance = (mean.float() - self.latent_mean) / self.latent_std, log_variance.float()
         return mean, log_variance - 2 * self.latent_std.log() if self.drawn else log_variance
 
@@ -115,35 +113,38 @@ class OtherAutoencoder(nn.Module):
         """Video in [-1, 1], B C T H W, fp32, of normalised latents; raises ValueError where there is none."""
         self.compression.check_latents(latents_BCTHW.shape[2])
         raw = (latents_BCTHW * self.latent_std + self.latent_mean).to(self.model.dtype)
-        if self.frame_wise:
-            pixels = raw.shape[3] * raw.shape[4] * self.compression.side**2
-            parts = [self.model.decode(frames, return_dict=False)[0] for frames in few_frames(raw, pixels)]
-            video = joined(parts, len(raw))
-        else:
-            with same_noise(raw):
-                video = self.model.decode(raw, *self.decoding_time(raw), return_dict=False)[0]
-        return video.float().clamp(-1.0, 1.0)
+        pixels = raw.shape[3] * raw.shape[4] * self.compression.side**2
+        parts = [self.decode_part(part) for part in self.parts(raw, pixels)]
+        return self.joined(parts, len(raw)).float().clamp(-1.0, 1.0)
 
-    def decoding_time(self, raw: Tensor) -> tuple[Tensor, ...]:
-        """The time that LTX's newer decoders ask for: 0, of latents without noise, as in its pipeline."""
-        asked = getattr(self.model.config, "timestep_conditioning", False)
-        return (raw.new_zeros(len(raw)),) if asked else ()
+    def decode_part(self, raw: Tensor) -> Tensor:
+        """What the model's own `decode` gives of a clip or frames; with noise in its layers, always the same.
+
+        LTX's newer decoders ask for a time: 0, of latents without noise, as in its pipeline.
+        """
+        timed = getattr(self.model.config, "timestep_conditioning", False)
+        with same_noise(raw):
+            return self.model.decode(raw, *[raw.new_zeros(len(raw))] * timed, return_dict=False)[0]
+
+    def parts(self, x_BCTHW: Tensor, pixels: int) -> tuple[Tensor, ...]:
+        """What the model is given together: one clip, or as many frames of `pixels` as `FRAME_PIXELS` holds.
+
+        HunyuanVideo 1.5's mask is right for one clip alone.
+        """
+        if not self.frame_wise:
+            return x_BCTHW.split(1)
+        return rearrange(x_BCTHW, "b c t h w -> (b t) c h w").split(max(1, FRAME_PIXELS // pixels))
+
+    def joined(self, parts: Sequence[Tensor], batch: int) -> Tensor:
+        """The inverse of `parts`."""
+        x = torch.cat(list(parts))
+        return rearrange(x, "(b t) c h w -> b c t h w", b=batch) if self.frame_wise else x
 
 
 def channels_of(model: nn.Module) -> int:
     """Channels of a model's latents."""
     config = model.config
     return config.z_dim if hasattr(config, "z_dim") else config.latent_channels
-
-
-def few_frames(x_BCTHW: Tensor, pixels: int) -> tuple[Tensor, ...]:
-    """The frames of a batch of videos as images, as many together as fit `FRAME_PIXELS`."""
-    return rearrange(x_BCTHW, "b c t h w -> (b t) c h w").split(max(1, FRAME_PIXELS // pixels))
-
-
-def joined(parts: tuple[Tensor, ...] | list[Tensor], batch: int) -> Tensor:
-    """The inverse of `few_frames`."""
-    return rearrange(torch.cat(tuple(parts)), "(b t) c h w -> b c t h w", b=batch)
 
 
 @contextmanager
@@ -165,6 +166,8 @@ def load_other(folder: Path) -> OtherAutoencoder:
     name = settings.get("_class_name")
     if name not in CLASSES:
         raise ValueError(f"{folder} holds {name}, which is not supported; what is: {', '.join(CLASSES)}")
+    if name == "AutoencoderTiny":
+        settings.pop("block_out_channels", None)  # it writes this itself, and then warns of it
     with naming(folder / "config.json"):
         try:
             model = getattr(diffusers, name).from_config(settings)

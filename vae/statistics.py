@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from vae.weights import file_hash, read_json, write_text
 
 FILE = "latent_statistics.json"
 VERSION = 1  # of that file
+FLAT = 1e-6  # std, in units of the mean or 1, of a channel that varies by rounding alone
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def listed(values) -> list[float]:
 def checked(statistics: Statistics) -> Statistics:
     """The same statistics; raises ValueError where they cannot scale latents."""
     for channel, (mean, std) in enumerate(zip(statistics.mean, statistics.std, strict=True)):
-        if not (abs(mean) < float("inf") and 0 < std < float("inf")):
+        if not (abs(mean) < math.inf and FLAT * max(1.0, abs(mean)) < std < math.inf):
             raise ValueError(
                 f"latent channel {channel} has the mean {mean:g} and the std {std:g}: not usable"
             )
