@@ -12,7 +12,7 @@ from dit.attention import BACKENDS, choose_attention
 from dit.model import PATCH, Layout, Transformer
 from dit.text import encoder_hash, make_encoder
 from vae.diffusers_folder import naming
-from vae.load import BUILTIN, autoencoder_hash, load_autoencoder
+from vae.load import BUILTIN, load_autoencoder, stored_hash
 from vae.model import Autoencoder, round_to
 from vae.run import checkpoints
 from vae.weights import file_hash, load_weights, read_json, read_settings
@@ -123,7 +123,7 @@ def load_our_model(folder: Path) -> Model:
         autoencoder=autoencoder,
         sampler=from_json(SamplerConfig, settings["sampler"]),
         flow=from_json(FlowConfig, settings["flow"]),
-        weights="+".join([file_hash(file), autoencoder_hash(home), *text_hash(denoiser)]),
+        weights="+".join([file_hash(file), stored_hash(home), *text_hash(denoiser)]),
         size=(data["frames"], side, side),
         fps=data["fps"],
         settings=settings,

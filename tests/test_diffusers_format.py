@@ -269,6 +269,15 @@ def test_a_wan_pipeline_samples_the_same_here(tmp_path: Path, version: str):
         assert_close(model.autoencoder.decode(theirs), wanted)
 
 
+def test_a_pipeline_s_autoencoder_has_the_channels_that_its_transformer_takes(tmp_path: Path):
+    write_run(tmp_path / "run")
+    assert run_command(["export", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
+    five = replace(AUTOENCODER_CONFIG, latent_channels=5, latent_mean=(0.0,) * 5, latent_std=(1.0,) * 5)
+    write_folder(tmp_path / "out" / "vae", autoencoder_settings(five), Autoencoder(five).state_dict())
+    with pytest.raises(ValueError, match="takes 4 latent channels, but the autoencoder has 5"):
+        load_model(str(tmp_path / "out"), CPU, torch.float32)
+
+
 def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-8])
 

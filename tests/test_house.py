@@ -268,6 +268,8 @@ def needs(path: Path) -> set[str]:
         ("eval/inception.py", "score IS"),
         ("eval/run.py", "sample and score a data set"),
         ("dit/pipelines.py", "other pipelines of diffusers"),
+        ("vae/stats.py", "other autoencoders of diffusers"),
+        ("vae/others.py", "other autoencoders of diffusers"),
         ("vae/train.py", "train"),
         ("dit/train.py", "train"),
         ("vae/index.py", "train on your own videos"),

@@ -25,7 +25,8 @@ from tests.tiny_runs import (
     transformer_run,
 )
 from vae.data import DrawnWorld
-from vae.load import autoencoder_hash, load_autoencoder, load_folder, say_unmeasured
+from vae.diffusers_folder import autoencoder_settings, write_folder
+from vae.load import load_autoencoder, load_folder, say_unmeasured, stored_hash
 from vae.model import Autoencoder
 from vae.others import CLASSES
 from vae.statistics import FILE
@@ -287,6 +288,21 @@ def test_cogvideox_makes_no_clip_of_an_even_number_of_latent_frames(tmp_path: Pa
         load_autoencoder(tmp_path).decode(latents)
 
 
+@pytest.mark.parametrize("name", ["KL", "CogVideoX"])
+def test_streams_give_what_the_whole_clip_does(tmp_path: Path, monkeypatch, name: str):
+    monkeypatch.setattr("vae.others.FRAME_PIXELS", 3 * 2 * 4)
+    saved(tmp_path, CASES[name])
+    model = load_autoencoder(tmp_path)
+    video = video_of(CASES[name], 9)
+    latents = model.encode(video)
+    parts = list(model.encode_stream(video.split(5, dim=2)))
+    assert [part.shape[2] for part in parts] == ([3, 2, 3, 1] if name == "KL" else [3])
+    assert_close(torch.cat(parts, dim=2), latents)
+    parts = list(model.decode_stream(latents.split(4, dim=2)))
+    assert [part.shape[2] for part in parts] == ([3, 1, 3, 1, 1] if name == "KL" else [9])
+    assert_close(torch.cat(parts, dim=2), model.decode(latents))
+
+
 def test_frames_are_taken_few_at_a_time(tmp_path: Path, monkeypatch):
     saved(tmp_path, CASES["KL"])
     model = load_autoencoder(tmp_path)
@@ -434,6 +450,11 @@ def test_our_own_weights_carry_theirs_and_change_only_when_asked(tmp_path: Path,
     with pytest.raises(ValueError, match="a model's own copy"):
         stats(StatsSettings("builtin", "shapes", replace=True))
 
+    write_folder(tmp_path / "wan", autoencoder_settings(MODEL), Autoencoder(MODEL).state_dict())
+    found = stats(replace(settings, autoencoder=str(tmp_path / "wan"), replace=True))
+    assert load_autoencoder(tmp_path / "wan").config.latent_std == found.std
+    assert load_autoencoder(tmp_path / "wan", as_shipped=True).config == MODEL
+
 
 @pytest.mark.parametrize(
     "words, change",
@@ -539,18 +560,18 @@ def test_a_model_is_trained_on_their_latents_and_carries_its_own_copy(tmp_path: 
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
     model = load_model(str(tmp_path / "run"), torch.device("cpu"), torch.float32)
-    assert autoencoder_hash(tmp_path / "run") in model.weights
+    assert stored_hash(tmp_path / "run") in model.weights
     shape = latent_shape(model.autoencoder, 5, 32, 32)
     assert shape == (4, 5, 4, 4)
     (video,) = generate_videos(model, [Request("a red circle", shape, 0)], model.sampler)
     assert video.shape == (3, 5, 32, 32) and video.abs().max() <= 1
     with pytest.raises(ValueError, match="another takes no limit of memory"):
         generate_videos(model, [Request("a red circle", shape, 0)], model.sampler, decode_memory=1e-6)
-    before = autoencoder_hash(tmp_path / "run")
+    before = stored_hash(tmp_path / "run")
     with pytest.raises(ValueError, match="a model's own copy"):
         stats(settings_of(tmp_path / "run", case))
     (kept / FILE).unlink()
-    assert autoencoder_hash(tmp_path / "run") != before
+    assert stored_hash(tmp_path / "run") != before
     capsys.readouterr()
     assert run(["export", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 1
-    assert "is no Wan 2.1's" in capsys.readouterr().err
+    assert "autoencoder is Wan 2.1's or ours" in capsys.readouterr().err

@@ -47,7 +47,7 @@ def find_autoencoder(source: str | Path) -> Path:
     raise ValueError(f"{source}: no autoencoder there; it is a weights file, or a folder with {WEIGHTS}")
 
 
-def autoencoder_hash(source: str | Path) -> str:
+def stored_hash(source: str | Path) -> str:
     """SHA-256 of an autoencoder's weights file; of a folder that of all its files, statistics included."""
     path = find_autoencoder(source)
     if path.is_file():

@@ -3,7 +3,7 @@
 A folder has `config.json` and safetensors, as `save_pretrained` writes them; nothing else in it is read.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -116,6 +116,23 @@ class OtherAutoencoder(nn.Module):
         pixels = raw.shape[3] * raw.shape[4] * self.compression.side**2
         parts = [self.decode_part(part) for part in self.parts(raw, pixels)]
         return self.joined(parts, len(raw)).float().clamp(-1.0, 1.0)
+
+    def encode_stream(self, chunks_BCTHW: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Normalised latents as they come; a clip that is no row of single frames comes whole, at the end."""
+        yield from map(self.encode, self.streamed(chunks_BCTHW, 1))
+
+    def decode_stream(self, chunks_BCTHW: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Video as it comes; a clip that is no row of single frames comes whole, at the end."""
+        yield from map(self.decode, self.streamed(chunks_BCTHW, self.compression.side))
+
+    def streamed(self, chunks_BCTHW: Iterable[Tensor], scale: int) -> Iterator[Tensor]:
+        """Chunks as the model takes them: a few frames of `scale` times the sides, or all of them in one."""
+        if not self.frame_wise:
+            yield torch.cat(list(chunks_BCTHW), dim=2)
+            return
+        for chunk in chunks_BCTHW:
+            pixels = chunk.shape[3] * chunk.shape[4] * scale**2
+            yield from chunk.split(max(1, FRAME_PIXELS // pixels), dim=2)
 
     def decode_part(self, raw: Tensor) -> Tensor:
         """What the model's own `decode` gives of a clip or frames; with noise in its layers, always the same.

@@ -1,4 +1,4 @@
-"""Processes that share work: which one this is, its device, and what all of them found together."""
+"""Processes that share work: which one this is, on which device, and what all of them found."""
 
 import os
 
@@ -6,15 +6,6 @@ import torch
 import torch.distributed as dist
 
 from vae.run import PATIENCE
-
-
-def gathered(rows: list) -> list:
-    """The rows of all processes."""
-    if not dist.is_initialized():
-        return rows
-    parts: list = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, rows)
-    return [row for part in parts for row in part]
 
 
 def processes() -> tuple[int, int]:
@@ -29,3 +20,12 @@ def own_device() -> torch.device:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     there = torch.cuda.is_available()
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if there else torch.device("cpu")
+
+
+def gathered(rows: list) -> list:
+    """The rows of all processes."""
+    if not dist.is_initialized():
+        return rows
+    parts: list = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, rows)
+    return [row for part in parts for row in part]
