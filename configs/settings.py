@@ -221,7 +221,7 @@ class TransformerRun:
     out: str = "runs/transformer"
     """Folder of the run; the same command in it goes on where it stopped. `dit sample --model` takes it."""
     autoencoder: str = "builtin"
-    """Weights file of the autoencoder, a run's folder or any of diffusers'; `builtin` is the drawn world's."""
+    """Weights file of the autoencoder, a run's folder or diffusers'; `builtin` is the drawn world's."""
     init: str = ""
     """Model folder to start from, of a diffusers one the transformer alone; empty: random weights."""
     data: DataConfig = field(default_factory=DataConfig)
