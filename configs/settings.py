@@ -159,6 +159,30 @@ class AutoencoderRun:
 
 
 @dataclass(frozen=True)
+class StatsSettings:
+    """Measure mean and standard deviation of an autoencoder's latents, and keep them where it ships none."""
+
+    autoencoder: Positional[str] = ""
+    """Weights file of ours, a run's folder, or an autoencoder's or pipeline's folder of diffusers."""
+    data: str = ""
+    """Manifest of the clips, or a folder that holds one (`dit data index FOLDER`); or `shapes`."""
+    count: int = 64
+    """Clips to measure; where the manifest has fewer files, several clips of each."""
+    frames: int = 17
+    """Most frames of a clip, as many as the autoencoder takes; a shorter video gives what it has."""
+    size: int = 256
+    """Side in pixels of the square whose area a clip has."""
+    fps: float = 8.0
+    """Frames a second of a clip."""
+    seed: int = 0
+    """Seed of the order of the files and of which part of each is taken."""
+    workers: int = 0
+    """Processes that read videos ahead; 0 reads in the measuring process."""
+    replace: bool = False
+    """Write the statistics also where the autoencoder has its own by channel, which models may know it by."""
+
+
+@dataclass(frozen=True)
 class TransformerConfig:
     """Shape of the transformer (the Wan family); the defaults are Wan 2.1 1.3B's."""
 
@@ -239,7 +263,7 @@ class TransformerRun:
     out: str = "runs/transformer"
     """Folder of the run; the same command in it goes on where it stopped. `dit sample --model` takes it."""
     autoencoder: str = "builtin"
-    """Weights file of the autoencoder, a run's or a diffusers folder; `builtin` is the drawn world's."""
+    """Weights file of the autoencoder, a run's folder or diffusers'; `builtin` is the drawn world's."""
     init: str = ""
     """Model folder to start from, of a diffusers one the transformer alone; empty: random weights."""
     data: DataConfig = field(default_factory=DataConfig)

@@ -46,6 +46,7 @@ FEATURES = {  # what one wants to do -> distributions that it needs
     "score CLIPSIM": (*BASE, "pyarrow", "google-crc32c", "transformers", "ftfy"),
     "sample and score a data set": (*BASE, "pyarrow", "google-crc32c", "transformers", "ftfy"),
     "other pipelines of diffusers": (*BASE, "diffusers", "transformers"),
+    "other autoencoders of diffusers": (*BASE, "diffusers", "pyarrow"),
     "train": TRAINING,
     "train on your own videos": (*TRAINING, "pyarrow"),
     "GIFs": (*BASE, "imageio"),

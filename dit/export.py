@@ -45,6 +45,10 @@ def export(settings: ExportSettings) -> Path:
 def same_latents(before: Autoencoder, source: str) -> Autoencoder:
     """The autoencoder of `source`; raises ValueError unless its latents are those of the one before."""
     other = load_autoencoder(source)
+    if not isinstance(before, Autoencoder) or not isinstance(other, Autoencoder):
+        raise ValueError(
+            "--autoencoder takes the place of an autoencoder of Wan 2.1's or ours, by another such"
+        )
     one, two = before.state_dict(), other.state_dict()
     encoder = [name for name in one if name.startswith(("encoder.", "quant_conv."))]
     if before.config != other.config or any(not torch.equal(one[name], two[name]) for name in encoder):
@@ -59,8 +63,17 @@ def write_autoencoder(model: Autoencoder, folder: Path) -> None:
     write_folder(folder, autoencoder_settings(model.config), model.state_dict())
 
 
+def check_ours(model: Model) -> None:
+    """Raises ValueError for a model of another's autoencoder, which lies in its run's folder as it was."""
+    if not isinstance(model.autoencoder, Autoencoder):
+        raise ValueError(
+            "only models whose autoencoder is Wan 2.1's or ours are exported, and this has another"
+        )
+
+
 def write_diffusers(model: Model, folder: Path) -> None:
     """A Wan pipeline's folder, and beside it what diffusers has no place for."""
+    check_ours(model)
     denoiser = model.denoiser
     write_pipeline(folder, denoiser.transformer, model.autoencoder, denoiser.text, own_shift(model))
     write_json(folder / OURS, defaults(model))
@@ -70,6 +83,7 @@ def write_half(model: Model, folder: Path) -> None:
     """Our two weights files in half precision; raises ValueError for a model that is not ours."""
     if "train" not in model.settings:
         raise ValueError("--format half takes a model that `dit train` made, not a diffusers folder")
+    check_ours(model)
     autoencoder = {"model": to_json(model.autoencoder.config)}
     save_weights(folder / AUTOENCODER, model.autoencoder.state_dict(), autoencoder, torch.float16)
     save_weights(folder / TRANSFORMER, model.denoiser.trained_state(), model.settings, torch.float16)

@@ -32,7 +32,7 @@ from eval.clips import (
     read_clip,
     side_hash,
 )
-from eval.features import alone, mapped, own_device, processes
+from eval.features import alone, mapped
 from eval.fvd import Side, between, enough, listed
 from eval.preprocess import prepare
 from eval.reconstruction import MEASURES, means, qualities
@@ -43,6 +43,7 @@ from vae.load import BUILTIN, load_autoencoder
 from vae.lpips import load_lpips
 from vae.model import Autoencoder, Compression, round_to
 from vae.networks import find_weights
+from vae.processes import own_device, processes
 from vae.shapes import draw, random_scene
 from vae.video import (
     UnreadableVideo,

@@ -22,7 +22,6 @@ from configs.settings import (
 )
 from dit.cli import run
 from dit.denoiser import (
-    AUTOENCODER,
     AVERAGE,
     BUILTIN,
     TRANSFORMER,
@@ -34,6 +33,7 @@ from dit.export import FORMATS
 from dit.generate import Request, generate, generate_videos, latent_shape
 from dit.sample import file_words, frames_hash, make_jobs, sample, shown_frames, sidecar
 from vae import tiles
+from vae.load import WEIGHTS as AUTOENCODER
 from vae.load import load_autoencoder
 from vae.model import Autoencoder
 from vae.video import contact_sheet, read_frames, read_metadata, resize_and_crop, to_video, write_video

@@ -304,7 +304,7 @@ def test_fine_tuning_starts_from_the_weights_of_init(whole, tmp_path):
         ("model", {"time_downsample": (True,)}, r"model.time_downsample = \(True,\): of three levels two"),
         ("", {"crop": 0}, "0x0 does not divide by 8: use 8x8"),
         ("", {"crop_frames": -3}, "-3 frames"),
-        ("", {"init": "nowhere"}, "nowhere: no such weights file"),
+        ("", {"init": "nowhere"}, "nowhere: no autoencoder there"),
         ("", {"chunk": -1}, "chunk = -1: it must not be negative"),
         ("", {"images": 1.5}, r"images = 1.5: it must be from 0 to 1"),
         ("discriminator", {"width": 12}, r"discriminator.width = 12: it must be a positive multiple of 8"),

@@ -98,7 +98,7 @@ class VideoFiles(Dataset):
 
         random = generator(self.seed, "clip", draw)
         times, compression = frame_times(entry), self.compression
-        indices = clip_indices(entry.frames, entry.fps, self.config, random, times, compression.time)
+        indices = clip_indices(entry.frames, entry.fps, self.config, random, times, compression.step)
         height, width = fitted_size(entry.height, entry.width, self.config.size, PATCH * compression.side)
         frames = resize_and_crop(read_frames(entry.path, indices, entry), height, width)
         captions = entry.captions or ("",)

@@ -16,12 +16,11 @@ from configs.load import from_json, parse_run, to_json
 from configs.settings import AutoencoderConfig, AutoencoderRun
 from vae.collapse import collapse
 from vae.data import Clip, batches, files_hash, open_data
-from vae.diffusers_folder import load_wan
 from vae.discriminator import Discriminator, adaptive_weight, hinge
-from vae.load import WEIGHTS, diffusers_folder, unmeasured
+from vae.load import WEIGHTS, find_autoencoder, load_folder, unmeasured
 from vae.losses import ERRORS, Likelihood, kl_divergence, load_perceptual
 from vae.lpips import SMALLEST, Lpips, load_lpips, lpips_of
-from vae.model import Autoencoder, State, compression_of, time_chunks
+from vae.model import Autoencoder, State, compression_of
 from vae.optimizer import average_gradients, clip_gradients, learning_rate, make_optimizer, update_average
 from vae.quality import psnr, ssim
 from vae.run import (
@@ -45,6 +44,7 @@ from vae.run import (
     smooth,
 )
 from vae.seeds import generator, uniform
+from vae.statistics import latent_sums, statistics_of
 from vae.weights import fill, load_weights, read_settings, save_weights
 
 HELD_OUT = 16
@@ -259,13 +259,16 @@ def start_from(model: Autoencoder, config: AutoencoderRun) -> dict:
 
     Raises ValueError naming the first setting of the model in which the two differ.
     """
-    path = Path(config.init)
-    if path.is_dir() and (folder := diffusers_folder(path)):
-        other = load_wan(folder)
+    path = find_autoencoder(config.init)
+    if path.is_file():
+        tensors, settings = load_weights(path)
+        settings = settings["model"]
+    elif isinstance(other := load_folder(path), Autoencoder):
         tensors, settings = other.state_dict(), to_json(other.config)
     else:
-        tensors, settings = load_weights(path / WEIGHTS if path.is_dir() else path)
-        settings = settings["model"]
+        raise ValueError(
+            f"{config.init}: only autoencoders of Wan 2.1's kind are trained on, and this is another"
+        )
     ours, theirs = unmeasured(config.model), unmeasured(from_json(AutoencoderConfig, settings))
     for field in fields(AutoencoderConfig):
         one, other = getattr(ours, field.name), getattr(theirs, field.name)
@@ -452,20 +455,11 @@ def finish(
     if not config.train_encoder:
         save_weights(path, average.state_dict(), settings)
         return
-    sums = []
-    for draw in range(clips):
-        video, state = data[draw].video[None].to(average.latent_mean.device), {}
-        chunks = [average.encode_moments(chunk, state) for chunk in time_chunks(video)]
-        mean, log_variance = (torch.cat(part, dim=2) for part in zip(*chunks, strict=True))
-        second = mean**2 + log_variance.exp()
-        sums.append(
-            torch.stack([mean.double().mean(dim=(0, 2, 3, 4)), second.double().mean(dim=(0, 2, 3, 4))])
-        )
-    first, second = torch.stack(sums).mean(0)
+    found = statistics_of([latent_sums(average, data[draw].video) for draw in range(clips)])
     model = replace(
         config.model,
-        latent_mean=tuple(round(v, 6) for v in first.tolist()),
-        latent_std=tuple(round(v, 6) for v in (second - first**2).sqrt().tolist()),
+        latent_mean=tuple(round(v, 6) for v in found.mean),
+        latent_std=tuple(round(v, 6) for v in found.std),
     )
     save_weights(path, average.state_dict(), settings | {"model": to_json(model)})
 
