@@ -58,6 +58,7 @@ from vae.weights import check_writable, tensors_hash
 SCENES = 32  # of the drawn world, where no number is asked for
 SHOWN, COLUMNS = 2, 5  # clips of the picture, and frames of each
 SSIM_SIDE = 11
+ORIGINAL = "original"  # what the clips are called where autoencoders are called by their names
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class Clips(Dataset):
 def compare(settings: CompareVaeSettings) -> dict:
     """All autoencoders on the same clips; written as JSON and as a picture where that is asked for.
 
-    Frames are rounded to bytes on both sides, as files hold them. No number but time depends on how many
+    Frames are rounded to bytes on both sides, as files hold them. No score depends on how many
     processes and workers there are. Raises ValueError where nothing can be compared.
     """
     check(settings)
@@ -145,7 +146,7 @@ def compare(settings: CompareVaeSettings) -> dict:
         if wrong:
             return index, None, [], wrong
         name, shown = choice.names[index], index < SHOWN
-        save(settings, "original", name, original_THWC)
+        save(settings, ORIGINAL, name, original_THWC)
         original, made = to_video(original_THWC), []
         try:
             first = Through({}, torch.zeros(0), feature(rfvd, "real", name, original_THWC, device), None)
@@ -242,6 +243,8 @@ def open_candidates(sources: tuple[str, ...]) -> list[Candidate]:
         found[place] = source
     candidates, one_at_a_time = [], threading.Lock()
     for name, source in zip(short_names(sources), sources, strict=True):
+        if name == ORIGINAL:
+            raise ValueError(f"{source}: `{ORIGINAL}` is what the clips themselves are called; rename it")
         model = load_autoencoder(source)
         ours = isinstance(model, Autoencoder)  # which keeps a clip's state outside itself
         candidates.append(Candidate(name, source, model, contextlib.nullcontext() if ours else one_at_a_time))
@@ -521,7 +524,7 @@ def draw_picture(
             continue
         original = columns(choice.read(index))
         videos.append(to_video(original))
-        captions.append(f"original: {choice.names[index]}")
+        captions.append(f"{ORIGINAL}: {choice.names[index]}")
         for candidate, part in zip(candidates, made, strict=True):
             videos += [to_video(part.shown), difference(original, part.shown, settings.amplify)]
             captions.append(

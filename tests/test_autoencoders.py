@@ -358,6 +358,7 @@ def test_wrong_settings_are_told(tiny, videos, tmp_path, capsys):
         (): "which autoencoders? dit vae compare builtin",
         ("builtin",): "give --data: a folder of videos, a manifest, or `shapes`",
         ("builtin", "nowhere", *shapes): "nowhere: no autoencoder there",
+        ("some/original", *shapes): "`original` is what the clips themselves are called",
         ("builtin", "builtin", *shapes): "builtin is given twice",
         (str(tiny), str(link), *shapes): f"{tiny} and {link} are one, which is given twice",
         ("builtin", "--data", str(tmp_path / "none")): "holds no video",
