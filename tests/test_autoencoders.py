@@ -15,6 +15,7 @@ from torch import nn
 
 import eval.autoencoders
 import eval.reconstruction
+import eval.rfvd
 import vae.networks
 from configs.load import to_json
 from configs.settings import CompareVaeSettings, FvdSettings, ReconstructionSettings
@@ -108,7 +109,7 @@ def by_name(result: dict) -> dict[str, dict]:
 
 
 def test_scores_are_those_of_the_saved_frames(videos, tiny, known, quick, monkeypatch, tmp_path):  # noqa: F811
-    monkeypatch.setattr(eval.autoencoders, "load_i3d", lambda eps, given, smoke: (Means(), SMOKE))
+    monkeypatch.setattr(eval.rfvd, "load_i3d", lambda eps, given, smoke: (Means(), SMOKE))
     lpips = Lpips("alex").eval().requires_grad_(False)
     for head in lpips.heads:
         head.data = torch.rand_like(head)
