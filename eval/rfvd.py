@@ -23,7 +23,7 @@ from vae.video import decoder
 
 @dataclass(frozen=True)
 class Rfvd:
-    """What the FVD of reconstructions takes: its network, the videos, and the frames of every clip of a side."""
+    """What the FVD of reconstructions takes: its network, the videos, and of each side's clips the frames."""
 
     settings: FvdSettings
     protocol: Protocol
