@@ -1,12 +1,10 @@
 """`dit vae compare`: several autoencoders on the same clips: quality, latents, time, memory, a picture."""
 
 import contextlib
-import hashlib
 import itertools
 import math
 import sys
 import threading
-import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -18,7 +16,7 @@ from torch.utils.data import Dataset
 
 from configs.load import parse, to_json
 from configs.protocol import Protocol, load_protocol
-from configs.settings import CompareVaeSettings, FvdSettings
+from configs.settings import CompareVaeSettings
 from dit import __version__
 from dit.bench import make_clock, race
 from dit.bench_vae import peak_allocated
@@ -33,16 +31,14 @@ from eval.clips import (
     side_hash,
 )
 from eval.features import alone, mapped
-from eval.fvd import Side, between, enough, listed
-from eval.preprocess import prepare
 from eval.reconstruction import MEASURES, means, qualities
 from eval.result import publish
-from eval.weights import SMOKE, check_one, load_i3d
+from eval.rfvd import NoNumber, feature, open_rfvd, score_rfvd
+from eval.weights import SMOKE, check_one
 from vae.data import SHAPES
 from vae.load import BUILTIN, load_autoencoder
 from vae.lpips import load_lpips
 from vae.model import Autoencoder, Compression, round_to
-from vae.networks import find_weights
 from vae.processes import own_device, processes
 from vae.shapes import draw, random_scene
 from vae.video import (
@@ -59,6 +55,7 @@ from vae.weights import check_writable, tensors_hash
 SCENES = 32  # of the drawn world, where no number is asked for
 SHOWN, COLUMNS = 2, 5  # clips of the picture, and frames of each
 SSIM_SIDE = 11
+ORIGINAL = "original"  # what the clips are called where autoencoders are called by their names
 
 
 @dataclass(frozen=True)
@@ -81,17 +78,6 @@ class Choice:
     read: Callable[[int], Tensor]
     passed: dict[str, str]
     facts: dict
-
-
-@dataclass(frozen=True)
-class Rfvd:
-    """What the FVD of reconstructions takes: its network, and of every clip the frames of either side."""
-
-    settings: FvdSettings
-    protocol: Protocol
-    network: nn.Module
-    weights: str
-    spans: dict[str, dict[str, tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
@@ -125,7 +111,7 @@ class Clips(Dataset):
 def compare(settings: CompareVaeSettings) -> dict:
     """All autoencoders on the same clips; written as JSON and as a picture where that is asked for.
 
-    Frames are rounded to bytes on both sides, as files hold them. No number but time depends on how many
+    Frames are rounded to bytes on both sides, as files hold them. No score depends on how many
     processes and workers there are. Raises ValueError where nothing can be compared.
     """
     check(settings)
@@ -134,22 +120,22 @@ def compare(settings: CompareVaeSettings) -> dict:
     lpips, lpips_weights = load_lpips(settings.lpips, settings.lpips_trunk, settings.lpips_heads)
     protocol = load_protocol(settings.protocol, "fvd") if settings.protocol else None
     choice = choose(settings, protocol, frames, height, width)
-    rfvd, why_no_rfvd = open_rfvd(settings, protocol, choice, frames)
+    rfvd, why_no_rfvd = open_rfvd(settings, protocol, choice.sources, choice.names, choice.passed, frames)
     device, (rank, ranks) = own_device(), processes()
     for module in (*(c.model for c in candidates), lpips, rfvd and rfvd.network):
         if module:
             module.to(device)
 
     @torch.no_grad()
-    def compute(row: tuple[int, Tensor | None, str]) -> tuple[int, Through | None, list[Through], str]:
+    def compute(row: tuple[int, Tensor | None, str]) -> tuple[int, tuple | None, list[Through], str]:
         index, original_THWC, wrong = row
         if wrong:
             return index, None, [], wrong
         name, shown = choice.names[index], index < SHOWN
-        save(settings, "original", name, original_THWC)
+        save(settings, ORIGINAL, name, original_THWC)
         original, made = to_video(original_THWC), []
         try:
-            first = Through({}, torch.zeros(0), feature(rfvd, "real", name, original_THWC, device), None)
+            real = feature(rfvd, "real", name, original_THWC, device)
             for candidate in candidates:
                 other_THWC, moments_3C = reconstruct(candidate, original, device)
                 save(settings, candidate.name, name, other_THWC)
@@ -158,7 +144,7 @@ def compare(settings: CompareVaeSettings) -> dict:
                 made.append(Through(values, moments_3C, features, columns(other_THWC) if shown else None))
         except NoNumber as error:
             return index, None, [], f"{name}: {error}"
-        return index, first, made, ""
+        return index, real, made, ""
 
     data = Clips(choice.read, list(range(rank, len(choice.names), ranks)))
     rows = mapped(compute, data, settings.workers, device, "clips", "clip")
@@ -174,7 +160,9 @@ def compare(settings: CompareVaeSettings) -> dict:
             {
                 **description(candidate),
                 "scores": means([part.values for part in parts]),
-                "fvd": score_rfvd(rfvd, settings, choice, passed, names, [row[1] for row in kept], parts),
+                "fvd": score_rfvd(
+                    rfvd, passed, names, [row[1] for row in kept], [part.feature for part in parts]
+                ),
                 "latents": latent_statistics(candidate.model, [part.moments_3C for part in parts]),
                 "cost": None,
                 "each": [{"video": name} | part.values for name, part in zip(names, parts, strict=True)],
@@ -203,10 +191,6 @@ def compare(settings: CompareVaeSettings) -> dict:
         draw_picture(settings, candidates, choice, kept)
     publish(result, settings.json, table(result))
     return result
-
-
-class NoNumber(ValueError):
-    """A clip of which a network makes values that are no numbers."""
 
 
 def check(settings: CompareVaeSettings) -> None:
@@ -243,6 +227,8 @@ def open_candidates(sources: tuple[str, ...]) -> list[Candidate]:
         found[place] = source
     candidates, one_at_a_time = [], threading.Lock()
     for name, source in zip(short_names(sources), sources, strict=True):
+        if name == ORIGINAL:
+            raise ValueError(f"{source}: `{ORIGINAL}` is what the clips themselves are called; rename it")
         model = load_autoencoder(source)
         ours = isinstance(model, Autoencoder)  # which keeps a clip's state outside itself
         candidates.append(Candidate(name, source, model, contextlib.nullcontext() if ours else one_at_a_time))
@@ -348,102 +334,6 @@ def save(settings: CompareVaeSettings, side: str, name: str, frames_THWC: Tensor
         write_png_frames(Path(settings.save) / side.replace("/", "-") / name, to_video(frames_THWC))
 
 
-def open_rfvd(
-    settings: CompareVaeSettings, protocol: Protocol | None, choice: Choice, frames: int
-) -> tuple[Rfvd | None, str]:
-    """What the FVD of reconstructions takes, or nothing, and why.
-
-    Raises ValueError for clips that do not make the protocol's, and for weights that are not I3D's.
-    """
-    if protocol is None:
-        return None, "left out: --protocol ucf101-recon, or another, adds it"
-    given = FvdSettings(
-        real=settings.data,
-        fake=settings.data,
-        protocol=settings.protocol,
-        weights=settings.weights,
-        allow_small=settings.allow_small,
-        smoke=settings.smoke,
-        resamples=settings.resamples,
-    )
-    spans = {}
-    whole = [Source(name, Path(name), (Path(name),) * frames) for name in choice.names]
-    for which, stride in (("real", protocol.real_stride), ("fake", protocol.fake_stride)):
-        span = ((protocol.frames or frames) - 1) * stride + 1
-        if frames < span:
-            raise ValueError(f"{protocol.name} takes {span} frames of a video: --frames {span} or more")
-        clips, _ = choose_clips(whole, protocol, getattr(protocol, which), stride)
-        spans[which] = {clip.source.name: clip.frames for clip in clips}
-    rfvd = Rfvd(given, protocol, None, "", spans)
-    stamps(rfvd, choice, choice.passed, *(len(clips) for clips in spans.values()))
-    if not settings.smoke:
-        try:
-            find_weights("i3d", settings.weights)
-        except ValueError as error:
-            if settings.weights:
-                raise
-            if processes()[0] == 0:
-                print(f"rFVD left out: {error}", file=sys.stderr)
-            return None, f"left out: {error}"
-    network, weights = load_i3d(protocol.eps, settings.weights, settings.smoke)
-    network = network.to(memory_format=torch.channels_last_3d)
-    return Rfvd(given, protocol, network, weights, spans), ""
-
-
-def stamps(rfvd: Rfvd, choice: Choice, passed: dict[str, str], real: int, fake: int) -> tuple[list, list]:
-    """The stamps of both sides for what is not as the protocol says; ValueError unless that is allowed."""
-    given, protocol = rfvd.settings, rfvd.protocol
-    return (
-        listed(given, protocol, choice.sources) + enough(given, protocol, "real", real, passed),
-        enough(given, protocol, "fake", fake, passed),
-    )
-
-
-def feature(
-    rfvd: Rfvd | None, which: str, name: str, frames_THWC: Tensor, device: torch.device
-) -> tuple[Tensor, int] | None:
-    """A clip's features by the network of FVD, and a checksum of its frames; none where FVD takes it not."""
-    if not rfvd or name not in rfvd.spans[which]:
-        return None
-    frames_THWC = frames_THWC[list(rfvd.spans[which][name])]
-    clip = alone(partial(prepare, protocol=rfvd.protocol), frames_THWC)
-    value = rfvd.network(clip[None].to(device)).float().cpu()[0]
-    if not torch.isfinite(value).all():
-        raise NoNumber("the network of FVD gives values that are no numbers")
-    return value, zlib.crc32(frames_THWC.contiguous().numpy())
-
-
-def score_rfvd(
-    rfvd: Rfvd | None,
-    settings: CompareVaeSettings,
-    choice: Choice,
-    passed: dict[str, str],
-    names: list[str],
-    originals: list[Through],
-    others: list[Through],
-) -> dict | None:
-    """The FVD of one autoencoder's reconstructions to their originals, with all that a score carries."""
-    if not rfvd:
-        return None
-    sides = []
-    for parts in (originals, others):
-        found = [(name, *part.feature) for name, part in zip(names, parts, strict=True) if part.feature]
-        digest = hashlib.sha256("".join(f"{checksum:08x}" for *_, checksum in found).encode()).hexdigest()
-        facts = {"where": settings.data, "videos": len(choice.sources), "clips": len(found)}
-        facts |= {"rgb_sha256": digest, "decoder": decoder(), "passed_over": passed}
-        sides.append((found, facts))
-    stamped = stamps(rfvd, choice, passed, *(len(found) for found, _ in sides))
-    real, fake = (
-        Side(
-            torch.stack([value for _, value, _ in found]),
-            tuple(row[0] for row in found),
-            facts | {"stamps": s},
-        )
-        for (found, facts), s in zip(sides, stamped, strict=True)
-    )
-    return between(rfvd.settings, rfvd.protocol, real, fake, rfvd.weights, own_device())
-
-
 def description(candidate: Candidate) -> dict:
     """What an autoencoder is: where it came from, its weights' hash, its shape and its statistics."""
     model = candidate.model
@@ -522,7 +412,7 @@ def draw_picture(
             continue
         original = columns(choice.read(index))
         videos.append(to_video(original))
-        captions.append(f"original: {choice.names[index]}")
+        captions.append(f"{ORIGINAL}: {choice.names[index]}")
         for candidate, part in zip(candidates, made, strict=True):
             videos += [to_video(part.shown), difference(original, part.shown, settings.amplify)]
             captions.append(

@@ -15,6 +15,7 @@ from torch import nn
 
 import eval.autoencoders
 import eval.reconstruction
+import eval.rfvd
 import vae.networks
 from configs.load import to_json
 from configs.settings import CompareVaeSettings, FvdSettings, ReconstructionSettings
@@ -108,7 +109,7 @@ def by_name(result: dict) -> dict[str, dict]:
 
 
 def test_scores_are_those_of_the_saved_frames(videos, tiny, known, quick, monkeypatch, tmp_path):  # noqa: F811
-    monkeypatch.setattr(eval.autoencoders, "load_i3d", lambda eps, given, smoke: (Means(), SMOKE))
+    monkeypatch.setattr(eval.rfvd, "load_i3d", lambda eps, given, smoke: (Means(), SMOKE))
     lpips = Lpips("alex").eval().requires_grad_(False)
     for head in lpips.heads:
         head.data = torch.rand_like(head)
@@ -358,6 +359,7 @@ def test_wrong_settings_are_told(tiny, videos, tmp_path, capsys):
         (): "which autoencoders? dit vae compare builtin",
         ("builtin",): "give --data: a folder of videos, a manifest, or `shapes`",
         ("builtin", "nowhere", *shapes): "nowhere: no autoencoder there",
+        ("some/original", *shapes): "`original` is what the clips themselves are called",
         ("builtin", "builtin", *shapes): "builtin is given twice",
         (str(tiny), str(link), *shapes): f"{tiny} and {link} are one, which is given twice",
         ("builtin", "--data", str(tmp_path / "none")): "holds no video",
