@@ -1,5 +1,6 @@
 """Proves `dit sample`: a video is made again from itself, what is given is kept, mistakes are one line."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -32,11 +33,19 @@ from dit.denoiser import (
     load_model,
 )
 from dit.export import FORMATS
-from dit.generate import Request, generate, generate_videos, latent_shape
-from dit.sample import file_words, frames_hash, make_jobs, sample, shown_frames, sidecar
+from dit.generate import Request, generate, generate_parts, generate_videos, latent_shape
+from dit.sample import file_words, make_jobs, sample, shown_places, sidecar
 from vae import tiles
 from vae.model import Autoencoder
-from vae.video import contact_sheet, read_frames, read_metadata, resize_and_crop, to_video, write_video
+from vae.video import (
+    contact_sheet,
+    read_frames,
+    read_metadata,
+    resize_and_crop,
+    to_frames,
+    to_video,
+    write_video,
+)
 from vae.weights import file_hash, load_weights, save_weights
 
 RUN = TransformerRun(
@@ -81,6 +90,11 @@ def picture(tmp_path: Path) -> Path:
     return tmp_path / "picture.png"
 
 
+def frames_hash(video_CTHW: torch.Tensor) -> str:
+    """SHA-256 of a whole video's RGB bytes."""
+    return hashlib.sha256(to_frames(video_CTHW).numpy().tobytes()).hexdigest()
+
+
 def told(capsys, *words: str) -> str:
     """The one line that a failing command prints."""
     capsys.readouterr()
@@ -113,9 +127,9 @@ def test_a_video_of_a_packed_call_is_made_again_in_that_call(folder, tmp_path, c
 
     def watched(model, requests, *rest):
         packs.append([(request.prompt, request.seed) for request in requests])
-        return generate_videos(model, requests, *rest)
+        return generate_parts(model, requests, *rest)
 
-    monkeypatch.setattr("dit.sample.generate_videos", watched)
+    monkeypatch.setattr("dit.sample.generate_parts", watched)
     words = ["a circle", "a much longer prompt", "--number", "2", "--batch", "3", "--model", str(folder)]
     assert run(["sample", *words, "--out", str(tmp_path)]) == 0
     files = capsys.readouterr().out.split()[:4]
@@ -279,7 +293,7 @@ def test_a_model_of_any_area_has_a_size_to_sample(folder, tmp_path):
 def test_a_contact_sheet_needs_only_the_frames_it_shows(tmp_path):
     video = torch.rand(3, 9, 32, 48) * 2 - 1
     contact_sheet([video], ["a"], tmp_path / "whole.png")
-    contact_sheet([to_video(shown_frames(video))], ["a"], tmp_path / "shown.png")
+    contact_sheet([video[:, shown_places(9)]], ["a"], tmp_path / "shown.png")
     assert (tmp_path / "whole.png").read_bytes() == (tmp_path / "shown.png").read_bytes()
 
 

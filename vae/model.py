@@ -86,7 +86,7 @@ class CausalConv3d(nn.Conv3d):
     def add_frame(self, x: Tensor, kept: Tensor, norm: nn.Module | None) -> Tensor:
         """The convolution of one frame more, which takes the oldest one's place among those that are kept.
 
-        The kernel's slices are added up, which takes as long as frames laid side by side and no memory for it.
+        The kernel's slices are added up: as fast as with frames laid side by side, and without their memory.
         """
         padding = self.padding[1:]
         *older, newest = self.weight.unbind(2)
