@@ -21,6 +21,7 @@ from configs.settings import (
     TransformerConfig,
     TransformerRun,
 )
+from dit.bench_vae import peak_allocated
 from dit.cli import run
 from dit.denoiser import (
     AUTOENCODER,
@@ -34,7 +35,7 @@ from dit.denoiser import (
 )
 from dit.export import FORMATS
 from dit.generate import Request, generate, generate_parts, generate_videos, latent_shape
-from dit.sample import file_words, make_jobs, sample, shown_places, sidecar
+from dit.sample import Job, file_words, make_jobs, sample, shown_places, sidecar, write_parts
 from vae import tiles
 from vae.model import Autoencoder
 from vae.video import (
@@ -295,6 +296,23 @@ def test_a_contact_sheet_needs_only_the_frames_it_shows(tmp_path):
     contact_sheet([video], ["a"], tmp_path / "whole.png")
     contact_sheet([video[:, shown_places(9)]], ["a"], tmp_path / "shown.png")
     assert (tmp_path / "whole.png").read_bytes() == (tmp_path / "shown.png").read_bytes()
+
+
+def test_a_long_video_is_written_in_the_memory_of_a_short_one(tmp_path):
+    whole = torch.rand(3, 48, 32, 48) * 2 - 1
+    peaks, wanted = [], [0, 5, 47]
+    for count in (12, 48):
+        job = Job(None, tmp_path / f"{count}.mp4", None)
+        parts = (whole[:, k : k + 4].clone() for k in range(0, count, 4))
+        peaks.append(
+            peak_allocated(
+                lambda job=job, parts=parts: write_parts(job, parts, {}, 8.0, []), torch.device("cpu")
+            )
+        )
+        assert read_metadata(job.file)["frames_sha256"] == frames_hash(whole[:, :count])
+    assert 0 < peaks[1] <= 1.05 * peaks[0]
+    _, shown = write_parts(job, whole.split((1, 4, 43), dim=1), {}, 8.0, wanted)
+    assert torch.equal(shown, to_frames(whole[:, wanted]))
 
 
 def test_an_export_that_fails_leaves_nothing(folder, tmp_path, monkeypatch):
