@@ -444,14 +444,28 @@ class BenchSettings:
 class BenchVaeSettings:
     """Time and memory of encoding and decoding, beside diffusers' Wan autoencoder with the same weights."""
 
+    parts: tuple[Literal["diffusers", "lengths", "seams"], ...] = ("diffusers",)
+    """What to measure: beside diffusers; memory over lengths, streamed into an mp4; tiles on real clips."""
     shapes: tuple[Literal["tiny", "small", "wan"], ...] = ("tiny", "small")
     """Which autoencoders: the built-in one's shape, a third of Wan's width, Wan 2.1's."""
     precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
-    """Number formats of weights and compute."""
+    """Number formats of weights and compute; tiles are compared in fp32."""
     frames: int = 17
-    """Frames of the clip, 1 + 4k."""
+    """Frames of the clip beside diffusers, and of each real one; 1 + 4k."""
     size: int = 192
-    """Its height and width in pixels."""
+    """Height and width in pixels of the clip beside diffusers."""
+    lengths: tuple[int, ...] = (17, 81, 321)
+    """Frames of the videos of 256 x 256 whose memory is compared, each 1 + 4k."""
+    clips: str = ""
+    """Real clips for the tiles: a folder or a manifest, of which the first that are long enough are taken."""
+    count: int = 3
+    """How many of them."""
+    model: str = "builtin"
+    """Folder whose autoencoder the tiles are of, or `builtin`."""
+    tile: int = 16
+    """Side of a tile in latents, at most."""
+    halos: tuple[int, ...] = (0, 2, 4, 8, -1)
+    """How far tiles see beyond themselves, in latents; -1 is all that convolutions see."""
     repeats: int = 3
     """Measurements of each side, of which the median counts."""
     threads: int = 0

@@ -154,6 +154,53 @@ def test_streams_equal_the_whole_clip(name):
     assert_close(torch.cat([model.decode_raw(chunk, state) for chunk in raw], dim=2), whole)
 
 
+@pytest.mark.parametrize("pixels", [1 << 30, 1], ids=["chunks", "frame by frame"])
+@torch.no_grad()
+def test_the_difference_of_streams_is_printed(monkeypatch, pixels):
+    """Against one pass of the whole clip without state; `-s` shows what it comes to."""
+    monkeypatch.setattr(vae.model, "FRAME_PIXELS", pixels)
+    monkeypatch.setattr(vae.model, "SLICE_PIXELS", pixels)
+    model, video = randomised(SMALL), random_video(33)
+    whole = model.normalise(model.encode_moments(video)[0])
+    latents = torch.randn_like(whole)
+    raw = latents * model.latent_std + model.latent_mean
+    decoded = model.decode_raw(raw)
+    assert decoded.abs().max() < 1
+    for size in (1, 2, 4, 8):
+        state, frames = {}, (1, *[4 * size] * (8 // size))
+        streams = {
+            "encode_stream": (list(model.encode_stream(chunked(video, frames))), whole),
+            "decode_stream": (list(model.decode_stream(latents.split(size, dim=2))), decoded),
+            "decode_raw": ([model.decode_raw(chunk, state) for chunk in raw.split(size, dim=2)], decoded),
+        }
+        apart = {
+            name: ((torch.cat(parts, dim=2) - theirs).abs().max() / theirs.abs().max()).item()
+            for name, (parts, theirs) in streams.items()
+        }
+        said = ", ".join(f"{name} {error:.1e}" for name, error in apart.items())
+        print(f"{size} latent frames a chunk, largest difference from the whole clip: {said}")
+        assert max(apart.values()) <= 1e-5
+
+
+@torch.no_grad()
+def test_frames_one_at_a_time_take_less_memory(monkeypatch):
+    """They are those of diffusers, and hold little beside what convolutions keep of the frames before."""
+    model = randomised(replace(SMALL, residual_blocks=2))
+    twin = diffusers_twin(model)
+    video, peaks = random_video(9, 64, 64), []
+    latents = twin.encode(video).latent_dist.mean
+    decoded = twin.decode(latents).sample
+    for pixels in (1 << 30, 1):
+        monkeypatch.setattr(vae.model, "FRAME_PIXELS", pixels)
+        monkeypatch.setattr(vae.model, "SLICE_PIXELS", pixels)
+        monkeypatch.setattr(vae.model, "CHUNK_PIXELS", 1)
+        assert_close(model.encode(video), model.normalise(latents))
+        assert_close(model.decode(model.normalise(latents)), decoded)
+        ways = (partial(model.encode, video), partial(model.decode, model.normalise(latents)))
+        peaks.append([peak_allocated(way, CPU) for way in ways])
+    assert peaks[1][0] < 0.75 * peaks[0][0] and peaks[1][1] < 0.8 * peaks[0][1], peaks
+
+
 @torch.no_grad()
 def test_the_future_does_not_reach_the_past():
     model = randomised(SMALL)
