@@ -215,6 +215,7 @@ def test_every_class_has_a_case():
 
 @EVERY
 @pytest.mark.parametrize("clip", [False, True], ids=["image", "clip"])
+@pytest.mark.filterwarnings("error::FutureWarning")  # which a user would read at every start
 def test_latents_are_those_of_diffusers_scaled_as_its_pipelines_do(tmp_path: Path, case: Case, clip: bool):
     theirs = saved(tmp_path, case)
     ours = load_autoencoder(tmp_path)

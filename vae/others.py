@@ -206,8 +206,8 @@ def shipped(model: nn.Module) -> tuple[Statistics, bool]:
     config, channels = model.config, channels_of(model)
     factor = getattr(config, "scaling_factor", None) or 1.0
     mean, std = (getattr(config, key, None) for key in ("latents_mean", "latents_std"))
-    if isinstance(getattr(model, "latents_mean", None), Tensor):  # LTX has them among its weights
-        mean, std = model.latents_mean.tolist(), model.latents_std.tolist()
+    if "latents_mean" in (held := dict(model.named_buffers())):  # LTX has them among its weights
+        mean, std = held["latents_mean"].tolist(), held["latents_std"].tolist()
     by_channel = mean is not None and std is not None and (any(mean) or set(std) != {1.0})
     if not by_channel:
         mean, std = [getattr(config, "shift_factor", None) or 0.0] * channels, [1.0] * channels
