@@ -4,7 +4,6 @@ import ctypes
 import hashlib
 import math
 import mmap
-import os
 import sys
 import zlib
 from collections import deque
@@ -14,7 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.distributed as dist
 from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -23,7 +21,7 @@ from tqdm import tqdm
 from configs.protocol import Protocol
 from eval.clips import Clip, read_clip
 from eval.preprocess import prepare
-from vae.run import PATIENCE
+from vae.processes import gathered, processes
 from vae.video import UnreadableVideo
 
 CPU = torch.device("cpu")
@@ -130,28 +128,6 @@ def shared(*shape: int) -> Tensor:
     if not FORKS:
         return torch.zeros(shape).share_memory_()
     return torch.frombuffer(mmap.mmap(-1, 4 * math.prod(shape)), dtype=torch.float32).view(shape)
-
-
-def gathered(rows: list) -> list:
-    """The rows of all processes."""
-    if not dist.is_initialized():
-        return rows
-    parts: list = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, rows)
-    return [row for part in parts for row in part]
-
-
-def processes() -> tuple[int, int]:
-    """Rank and number of the processes that share the work; joins them where a launcher started several."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        dist.init_process_group("gloo", timeout=PATIENCE)  # one may wait for another's whole share
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-def own_device() -> torch.device:
-    """This process's GPU where there is one, with exact fp32 products; else the CPU."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else CPU
 
 
 def keep_memory(threads: int) -> None:

@@ -22,12 +22,13 @@ from eval.clips import (
     rates_and_sizes,
     side_hash,
 )
-from eval.features import Features, extract, own_device, processes
+from eval.features import Features, extract
 from eval.frechet import distance, distance_of_features, merge, quickest_distance, statistics
 from eval.result import publish, scored
 from eval.weights import SMOKE, load_i3d
 from vae.index import list_hash
 from vae.networks import folders
+from vae.processes import own_device, processes
 from vae.seeds import generator
 from vae.video import decoder
 from vae.weights import check_writable, load_weights, read_settings, save_weights, write_text

@@ -11,9 +11,10 @@ from configs.protocol import Protocol, load_protocol, load_protocols, protocol_n
 from configs.settings import InceptionSettings
 from eval.c3d import C3D
 from eval.clips import choose_clips, clips_of, find_sources, passed_lines, side_hash
-from eval.features import extract, own_device, processes
+from eval.features import extract
 from eval.result import publish, scored
 from eval.weights import load_c3d
+from vae.processes import own_device, processes
 from vae.seeds import generator
 from vae.video import decoder
 from vae.weights import check_writable

@@ -11,10 +11,11 @@ from configs.load import parse
 from configs.settings import FvdSettings, ReconstructionSettings
 from dit import __version__
 from eval.clips import Clip, Source, find_sources, frame_count, read_clip
-from eval.features import gathered, in_order, own_device, processes
+from eval.features import in_order
 from eval.fvd import fvd
 from eval.result import publish
 from vae.lpips import SMALLEST, load_lpips, lpips_of
+from vae.processes import gathered, own_device, processes
 from vae.quality import pooled_psnr, psnr, ssim
 from vae.video import UnreadableVideo, decoder, to_video
 from vae.weights import check_writable

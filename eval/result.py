@@ -8,7 +8,7 @@ import torch
 
 from configs.protocol import Protocol
 from dit import __version__
-from eval.features import processes
+from vae.processes import processes
 from vae.weights import write_text
 
 

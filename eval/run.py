@@ -22,7 +22,6 @@ from dit.pipelines import generate_with, is_foreign, load_pipeline
 from dit.sample import LABEL, Job, check, load_with_settings, records, sampler_of, write
 from eval.clip import load_clip
 from eval.clipsim import clipsim
-from eval.features import own_device, processes
 from eval.fvd import chosen, fvd
 from eval.inception import inception
 from eval.weights import load_c3d, load_i3d
@@ -30,6 +29,7 @@ from vae.index import few, probe_all
 from vae.manifest import NAME, load_manifest, save_manifest
 from vae.msrvtt import number, read_annotations
 from vae.networks import find_weights
+from vae.processes import own_device, processes
 from vae.seeds import uniform
 from vae.ucf101 import words
 from vae.ucf101_prompts import PROMPTS

@@ -4,12 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from configs.load import from_json
 from configs.settings import AutoencoderConfig
 from vae.diffusers_folder import load_wan
 from vae.model import Autoencoder
-from vae.weights import fill, load_weights
+from vae.weights import fill, load_weights, tensors_hash
 
 BUILTIN = Path(__file__).parent.parent / "dit" / "builtin"
 WEIGHTS = "autoencoder.safetensors"
@@ -58,3 +59,9 @@ def unmeasured(config: AutoencoderConfig) -> AutoencoderConfig:
     """The shape of an autoencoder whose latents' statistics are not known yet."""
     channels = max(0, config.latent_channels)
     return replace(config, latent_mean=(0.0,) * channels, latent_std=(1.0,) * channels)
+
+
+def autoencoder_hash(autoencoder: nn.Module) -> str:
+    """SHA-256 of all that latents depend on: the weights, and the latents' mean and standard deviation."""
+    statistics = {"latent mean": autoencoder.latent_mean, "latent std": autoencoder.latent_std}
+    return tensors_hash(autoencoder.state_dict() | statistics)
