@@ -364,7 +364,7 @@ class EncodeSettings:
     """Folder of the cache; the same command goes on after a kill, and encodes what is new or changed."""
     autoencoder: str = "builtin"
     """Weights file of the autoencoder, a run's or a diffusers folder; `builtin` is the drawn world's."""
-    data: DataConfig = field(default_factory=lambda: DataConfig(places=4))
+    data: DataConfig = field(default_factory=lambda: DataConfig(places=4, workers=2))
     """The clips: which, and how large; `data.source` is the manifest."""
     text: TextConfig = field(default_factory=TextConfig)
     """Text encoder: a frozen one's embeddings of all captions are kept; a byte-level one runs in training."""

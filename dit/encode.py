@@ -164,6 +164,9 @@ def write_cache(
     if len(wrong) == len(entries):
         raise ValueError(f"none of the {len(entries)} files can be encoded: {next(iter(wrong.values()))}")
     there, embedded = find_rows(out, LATENTS)[0], find_rows(out, TEXTS)[0]
+    for number, wanted in enumerate(clips):
+        if any(clip.key not in there for clip in wanted):  # the same bytes under another name, which failed
+            wrong.setdefault(number, f"{entries[number].path}: a file of the same bytes cannot be encoded")
     files = []
     for number, (entry, (_, sha256, _), wanted) in enumerate(zip(entries, hashes, clips, strict=True)):
         keys = () if number in wrong else tuple(clip.key for clip in wanted)

@@ -33,7 +33,7 @@ from vae import cache
 from vae.cache import Cache, CachedFile, CachedFiles, find_cache, is_cache, load_cache, open_cached
 from vae.data import VideoFiles, batches, clip_indices, open_data, starts
 from vae.load import autoencoder_hash, load_autoencoder
-from vae.manifest import load_manifest
+from vae.manifest import load_manifest, save_manifest
 from vae.model import Autoencoder, Compression
 from vae.shards import find_rows, read_places, read_row, shard_files, write_shard
 from vae.video import to_video, write_video
@@ -285,6 +285,18 @@ def test_files_of_one_name_do_not_meet_and_copies_share(own_folder, autoencoder,
     one, two, shared = (files[f"../videos/{name}"] for name in ("long.mp4", "deep/long.mp4", "copy.mp4"))
     assert not set(one.keys) & set(two.keys) and one.keys == shared.keys and one.clips == shared.clips
     assert len(encoded) == 13
+
+
+def test_a_copy_of_what_cannot_be_encoded_is_told_so(own_folder, autoencoder, tmp_path, capsys):
+    (own_folder / "copy.mp4").write_bytes((own_folder / "long.mp4").read_bytes())
+    assert run(["data", "index", str(own_folder)]) == 0
+    entries = load_manifest(own_folder)
+    stale = [replace(e, checksums=bytes(len(e.checksums))) if e.path.stem == "copy" else e for e in entries]
+    save_manifest(own_folder / "manifest.parquet", stale)
+    encode(settings(own_folder, tmp_path / "cache", autoencoder))
+    told = capsys.readouterr().err
+    assert "copy.mp4 has changed since it was indexed" in told
+    assert "long.mp4: a file of the same bytes cannot be encoded" in told
 
 
 def test_statistics_and_weights_and_formats_change_every_key(folder, autoencoder, made, tmp_path, encoded):
