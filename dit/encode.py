@@ -143,7 +143,8 @@ def embed(
                 texts = ordered[first : first + TEXT_BATCH]
                 packed, lengths = encoder(texts)
                 for text, row in zip(texts, packed.split(lengths), strict=True):
-                    row = (without_padding(row) if config.padded else row).to(STORED[store]).cpu()
+                    row = without_padding(row) if config.padded else row
+                    row = row.to(STORED[store], copy=True).cpu()  # a part would hold the whole batch
                     if not torch.isfinite(row).all():
                         raise ValueError(f"embeddings of {text!r} are not finite in {store}: --store fp32")
                     rows[keys[text]] = row, {"text": text}
