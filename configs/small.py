@@ -3,7 +3,8 @@
 dit vae encode FOLDER --out CACHE --autoencoder runs/small-autoencoder --data.size 96
 dit train small --data.source CACHE --autoencoder runs/small-autoencoder
 
-RESULT
+On the same clips, of which 128 were encoded when training began, as was the way before there were caches: 2.2
+minutes, validation loss from 1.01 at step 100 to 0.68.
 """
 
 from configs.settings import (
