@@ -14,29 +14,23 @@ from tqdm import tqdm
 from configs.load import parse
 from configs.settings import EncodeSettings, TextConfig
 from dit.text import load_pretrained, text_made, without_padding
-from vae.cache import (
-    LATENTS,
-    SAMPLING,
-    TEXTS,
-    Cache,
-    CachedFile,
+from vae.cache import SAMPLING, Cache, CachedFile, save_index
+from vae.data import SHAPES, check_data
+from vae.encoding import (
     Wanted,
     encode_jobs,
     file_hashes,
     in_shards,
     missing_jobs,
     read_job,
-    save_index,
-    stale_shards,
     text_key,
     wanted_clips,
 )
-from vae.data import SHAPES, check_data
 from vae.load import autoencoder_hash, load_autoencoder
 from vae.manifest import NAME, Entry, load_manifest
 from vae.processes import gathered, own_device, processes
 from vae.run import lock, on_main
-from vae.shards import STORED, find_rows, write_shard
+from vae.shards import LATENTS, STORED, TEXTS, find_rows, stale_shards, write_shard
 
 TEXT_BATCH = 32
 

@@ -20,8 +20,9 @@ from dit.generate import Request, generate, given_tokens, shift_for
 from dit.model import PATCH, Layout, grid_of, make_layout, patchify
 from dit.text import EmbeddedText, encoder_hash, encoder_width, text_made
 from samplers.path import interpolate, logit_normal_times, shift_times, velocity
-from vae.cache import Cache, encode_scenes, find_cache, open_cached, read_scenes
+from vae.cache import Cache, find_cache, open_cached, read_scenes
 from vae.data import SHAPES, Clip, batches, files_hash, open_data
+from vae.encoding import encode_scenes
 from vae.load import WEIGHTS as AUTOENCODER
 from vae.load import load_autoencoder
 from vae.model import Autoencoder, round_to

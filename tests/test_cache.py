@@ -29,7 +29,7 @@ from tests.tiny_runs import (
     rows,
     transformer_run,
 )
-from vae import cache
+from vae import encoding
 from vae.cache import Cache, CachedFile, CachedFiles, find_cache, is_cache, load_cache, open_cached
 from vae.data import VideoFiles, batches, clip_indices, open_data, starts
 from vae.load import autoencoder_hash, load_autoencoder
@@ -120,13 +120,13 @@ def contents(out: Path) -> dict[str, bytes]:
 @pytest.fixture
 def encoded(monkeypatch) -> list[str]:
     """The names of the files whose clips are encoded."""
-    names, real = [], cache.write_shard
+    names, real = [], encoding.write_shard
 
     def note(folder, kind, rows, about):
         names.extend(what.get("name", "") for _, what in rows.values())
         return real(folder, kind, rows, about)
 
-    monkeypatch.setattr(cache, "write_shard", note)
+    monkeypatch.setattr(encoding, "write_shard", note)
     return names
 
 
@@ -142,7 +142,8 @@ def test_places_are_even_and_without_them_a_clip_starts_anywhere():
 def test_a_cache_has_the_clips_of_its_files_draw_by_draw(folder, autoencoder, made):
     """Sources, captions, held-out files and posteriors, to the bit, of many draws of two seeds."""
     model = load_autoencoder(autoencoder)
-    found = load_cache(made)
+    found = load_cache(made / "index.parquet")
+    assert is_cache(made) and find_cache(str(made)) == found
     seen = set()
     for seed in (0, 7):
         config = replace(DATA, source=str(folder))
@@ -439,7 +440,7 @@ def orphan(file: Path) -> None:
     row = torch.zeros(2, 4, 1, 4, 4)
     what = {"file": "0", "frames": [0], "size": [32, 32]}
     about = {"autoencoder": "0", "store": "fp32", "compression": [4, 8]}
-    write_shard(file.parent, "latents", {cache.clip_key(what, "0", "fp32"): (row, what)}, about)
+    write_shard(file.parent, "latents", {encoding.clip_key(what, "0", "fp32"): (row, what)}, about)
 
 
 def not_finite(file: Path) -> None:

@@ -37,9 +37,10 @@ from tests.tiny_runs import (
     transformer_run,
     write_config,
 )
-from vae.cache import encode_scenes, read_scenes
+from vae.cache import read_scenes
 from vae.data import Clip, batches, open_data
 from vae.diffusers_folder import write_folder
+from vae.encoding import encode_scenes
 from vae.load import load_autoencoder
 from vae.model import Autoencoder, Compression
 from vae.optimizer import update_average

@@ -13,9 +13,10 @@ from tqdm import tqdm
 
 from configs.load import parse
 from configs.settings import CheckSettings
-from vae.cache import LATENTS, clip_key, places_in, read_index, text_key
+from vae.cache import places_in, read_index
+from vae.encoding import clip_key, text_key
 from vae.model import Compression
-from vae.shards import STORED, Place, read_places, shard_files, shard_name
+from vae.shards import LATENTS, STORED, Place, read_places, shard_files, shard_name
 from vae.weights import tensors_hash
 
 MEND = "delete it, and give the `dit vae encode` command again"

@@ -13,6 +13,7 @@ from torch import Tensor
 from vae.weights import read_settings, save_weights, tensors_hash
 
 FORMAT = 1  # of shards and keys; another one makes every row anew
+LATENTS, TEXTS = "latents", "texts"  # the two kinds of shards
 STORED = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -74,6 +75,13 @@ def find_rows(folder: Path, kind: str) -> tuple[dict[str, Place], list[Path]]:
         except ValueError:
             damaged.append(file)
     return found, damaged
+
+
+def stale_shards(folder: Path, used: set[str]) -> list[Path]:
+    """The shards of a folder that hold nothing of what is used, or are damaged."""
+    found = {kind: find_rows(folder, kind) for kind in (LATENTS, TEXTS)}
+    held = {place.shard for rows, _ in found.values() for key, place in rows.items() if key in used}
+    return [file for file in shard_files(folder) if file.name not in held]
 
 
 def read_row(folder: Path, place: Place, dtype: torch.dtype, first: int | None = None) -> Tensor:
