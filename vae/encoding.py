@@ -1,4 +1,4 @@
-"""Encodes clips into shards: which are missing, their keys, and each file decoded once for all of its clips."""
+"""Encodes clips into shards: which are missing, their keys, and every file decoded once for all its clips."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
