@@ -14,7 +14,7 @@ from tqdm import tqdm
 from configs.load import parse
 from configs.settings import EncodeSettings, TextConfig
 from dit.text import load_pretrained, text_made, without_padding
-from vae.cache import SAMPLING, Cache, CachedFile, save_index
+from vae.cache import SAMPLING, Cache, CachedFile, half_written, save_index
 from vae.data import SHAPES, check_data
 from vae.encoding import (
     Wanted,
@@ -97,7 +97,7 @@ def check(settings: EncodeSettings) -> None:
 def open_folder(out: Path, held: ExitStack, settings: EncodeSettings) -> tuple[set[str], set[str]]:
     """The keys of clips and captions that a cache holds; it is locked, and what is damaged is removed."""
     lock(out, held)
-    for left in out.glob(".*.tmp"):
+    for left in half_written(out):
         left.unlink()
     found = []
     for kind in (LATENTS, TEXTS):

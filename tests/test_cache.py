@@ -31,7 +31,7 @@ from tests.tiny_runs import (
 )
 from vae import encoding
 from vae.cache import Cache, CachedFile, CachedFiles, find_cache, is_cache, load_cache, open_cached
-from vae.data import VideoFiles, batches, clip_indices, open_data, starts
+from vae.data import Clip, VideoFiles, batches, clip_indices, open_data, starts
 from vae.load import autoencoder_hash, load_autoencoder
 from vae.manifest import load_manifest, save_manifest
 from vae.model import Autoencoder, Compression
@@ -182,6 +182,18 @@ def test_training_from_a_cache_is_training_online_to_the_bit(folder, autoencoder
     online, cached = online_and_cached(folder, autoencoder, made, tmp_path, flow=flow, posterior=posterior)
     assert_same_run(online, cached)
     assert len({row["loss"] for row in rows(online) if "loss" in row}) == 5
+
+
+def test_draws_of_a_posterior_have_its_mean_and_variance_and_are_their_key_s():
+    shape = 4, 1, 8, 8
+    clip = Clip(None, "", "", posterior=(torch.full(shape, 2.0), torch.full(shape, 0.25).log()))
+    drawn = [dit.train.encode(None, clip, (0, "posterior", draw)) for draw in range(200)]
+    everything = torch.stack(drawn)
+    assert everything.mean().item() == pytest.approx(2, abs=0.01)
+    assert everything.std().item() == pytest.approx(0.5, abs=0.01)
+    assert torch.equal(drawn[3], dit.train.encode(None, clip, (0, "posterior", 3)))
+    assert not torch.equal(drawn[3], drawn[4])
+    assert torch.equal(dit.train.encode(None, clip), clip.posterior[0])
 
 
 def test_the_posterior_s_draws_move_the_loss(folder, autoencoder, made, tmp_path):
@@ -394,9 +406,10 @@ def test_a_kill_loses_the_shard_in_work_alone_and_the_same_command_goes_on(
     config = replace(transformer_run(tmp_path / "run", autoencoder), data=replace(DATA, source=str(out)))
     with pytest.raises(ValueError, match="its encoding did not end: give its `dit vae encode` command again"):
         dit.train.train(config)
-    (out / ".latents-0.safetensors.1.tmp").write_text("half")
+    for name in (".latents-0.safetensors.1.tmp", ".index.parquet.1.tmp", ".mine.tmp"):
+        (out / name).write_text("half")
     encode(settings(own_folder, out, autoencoder, shard_clips=3))
-    assert len(encoded) == 103 - len(kept) and not list(out.glob(".*"))
+    assert len(encoded) == 103 - len(kept) and [file.name for file in out.glob(".*")] == [".mine.tmp"]
     assert kept.items() <= contents(out).items() and len(contents(out)) == 103
     assert run(["data", "check", str(out)]) == 0
     whole = encode(settings(own_folder, tmp_path / "whole", autoencoder))

@@ -27,7 +27,7 @@ from vae.load import autoencoder_hash
 from vae.manifest import relative
 from vae.model import Compression
 from vae.seeds import shuffled
-from vae.shards import FORMAT, LATENTS, STORED, Place, find_rows, read_row, shard_files
+from vae.shards import FORMAT, LATENTS, STORED, TEXTS, Place, find_rows, read_row, shard_files
 from vae.video import UnreadableVideo
 from vae.weights import write_whole
 
@@ -112,6 +112,12 @@ def save_index(folder: Path, files: list[CachedFile], made: dict, empty: Place |
     schema = pyarrow.schema(list(kinds.items()), metadata={MARK: json.dumps(about)})
     table = pyarrow.Table.from_pylist(rows, schema)
     write_whole(folder / INDEX, lambda temporary: pyarrow.parquet.write_table(table, temporary))
+
+
+def half_written(folder: Path) -> list[Path]:
+    """What a kill left of shards and indices that were being written."""
+    names = (f".{LATENTS}-*.safetensors.*.tmp", f".{TEXTS}-*.safetensors.*.tmp", f".{INDEX}.*.tmp")
+    return sorted(file for name in names for file in folder.glob(name))
 
 
 def index_file(source: str | Path) -> Path:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from configs.load import parse
 from configs.settings import CheckSettings
-from vae.cache import places_in, read_index
+from vae.cache import half_written, places_in, read_index
 from vae.encoding import clip_key, text_key
 from vae.model import Compression
 from vae.shards import LATENTS, STORED, Place, read_places, shard_files, shard_name
@@ -34,7 +34,7 @@ def check(settings: CheckSettings) -> None:
             rows |= found
             problems += wrong
     problems += wrong_in_index(table.to_pylist(), about, rows, folder)
-    problems += [f"{file} is half-written: delete it" for file in sorted(folder.glob(".*.tmp"))]
+    problems += [f"{file} is half-written: delete it" for file in half_written(folder)]
     for line in problems:
         print(f"wrong: {line}", file=sys.stderr)
     if problems:
