@@ -35,13 +35,15 @@ class DataConfig:
     """Which clips are trained on, and how large."""
 
     source: str = "shapes"
-    """`shapes` for the drawn world; or a manifest, or a folder that holds one (`dit data index FOLDER`)."""
+    """`shapes` (the drawn world), a manifest or its folder (`dit data index`), a cache (`dit vae encode`)."""
     frames: int = 17
     """Most frames of a clip, 1 + 4k; a shorter video gives the longest valid clip it has."""
     size: int = 64
     """Side in pixels of the square whose area a clip has; its aspect ratio is kept, to multiples of 16."""
     fps: float = 8.0
     """Frames a second that a clip of a file has: those nearest in time, repeated where the file has fewer."""
+    places: int = 0
+    """Evenly spaced places in a file at which its clips start; 0 is anywhere. A cache has at least 1."""
     workers: int = 0
     """Processes that read videos ahead; 0 reads in the training process."""
 
@@ -281,7 +283,9 @@ class TransformerRun:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     """How the pictures are sampled, and the defaults that the finished model carries."""
     cached_clips: int = 0
-    """Clips encoded once before training and then reused; 0 encodes in every step."""
+    """Scenes of the drawn world encoded once and then reused; 0 encodes in every step."""
+    posterior: Literal["mean", "sample"] = "mean"
+    """Latents that are trained on: the posterior's mean, or a draw from it, anew for every use of a clip."""
     prompts: tuple[str, ...] = ()
     """Prompts of the contact sheet, in one clip's shape; none takes held-out captions, each in its clip's."""
     checkpoint_activations: bool = False
@@ -414,6 +418,36 @@ class IndexSettings:
     """File to write; empty writes `manifest.parquet` in the folder, where `--data.source FOLDER` finds it."""
     workers: int = 0
     """Files decoded at the same time; 0 takes as many as there are cores."""
+
+
+@dataclass(frozen=True)
+class EncodeSettings:
+    """Encode a manifest's clips and captions once, into a cache for `dit train --data.source CACHE`."""
+
+    manifest: Positional[str] = ""
+    """Manifest, or the folder that holds one."""
+    out: str = ""
+    """Folder of the cache; the same command goes on after a kill, and encodes what is new or changed."""
+    autoencoder: str = "builtin"
+    """Weights file of the autoencoder, a run's or a diffusers folder; `builtin` is the drawn world's."""
+    data: DataConfig = field(default_factory=lambda: DataConfig(places=4, workers=2))
+    """The clips: which, and how large; `data.source` is the manifest."""
+    text: TextConfig = field(default_factory=TextConfig)
+    """Text encoder: a frozen one's embeddings of all captions are kept; a byte-level one runs in training."""
+    store: Literal["fp16", "bf16", "fp32"] = "fp16"
+    """Stored number format: fp16 rounds to 1 part in 2,048, bf16 to 1 in 256, fp32 not at all."""
+    shard_clips: int = 512
+    """Most clips of a shard, which is what a kill may lose."""
+    prune: bool = False
+    """Remove shards of which nothing is used any more."""
+
+
+@dataclass(frozen=True)
+class CheckSettings:
+    """Verify every shard of a latent cache, byte for byte, and that its index fits them."""
+
+    cache: Positional[str] = ""
+    """Folder of the cache."""
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,14 @@ OURS = "dit.json"  # in an exported folder: the defaults of sampling, and how it
 
 
 class Denoiser(nn.Module):
-    """Transformer and text encoder as one module: from noisy tokens and prompts to velocities."""
+    """Transformer and text encoder as one module: from noisy tokens and prompts to velocities.
 
-    def __init__(self, config: TransformerConfig, text: TextConfig):
+    A frozen encoder may be given, in place of the one that the settings name.
+    """
+
+    def __init__(self, config: TransformerConfig, text: TextConfig, encoder: nn.Module | None = None):
         super().__init__()
-        self.text = make_encoder(text)
+        self.text = make_encoder(text) if encoder is None else encoder
         self.transformer = Transformer(config)
 
     def forward(self, tokens_LP: Tensor, times_M: Tensor, layout: Layout, prompts: list[str]) -> Tensor:

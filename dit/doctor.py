@@ -49,6 +49,7 @@ FEATURES = {  # what one wants to do -> distributions that it needs
     "other autoencoders of diffusers": (*BASE, "diffusers", "pyarrow"),
     "train": TRAINING,
     "train on your own videos": (*TRAINING, "pyarrow"),
+    "encode your own videos once": (*BASE, "pyarrow", "filelock"),
     "GIFs": (*BASE, "imageio"),
     "text encoders T5 and UMT5, open Wan weights": (*BASE, "transformers", "ftfy"),
     "export to diffusers": (*BASE, "transformers"),

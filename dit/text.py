@@ -7,6 +7,7 @@ vocabulary file, and the weights of `T5EncoderModel` (gated-gelu, T5 1.1) under 
 import hashlib
 import html
 import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from configs.settings import TextConfig
+from vae.shards import Place, read_row
 from vae.weights import read_json
 
 PADDING, END, FIRST_BYTE = 0, 1, 3
@@ -168,6 +170,39 @@ class PretrainedEncoder(nn.Module):
         return full.flatten(0, 1), [longest] * len(prompts)
 
 
+class EmbeddedText(nn.Module):
+    """What a frozen encoder made of prompts, read from where a cache keeps it, in place of the encoder."""
+
+    def __init__(self, config: TextConfig, folder: Path, dtype: torch.dtype, places: Mapping[str, Place]):
+        super().__init__()
+        self.config, self.folder, self.dtype, self.places = config, folder, dtype, places
+        self.kept: dict[str, Tensor] = {}
+        self.register_buffer("home", torch.empty(0), persistent=False)  # knows the device
+
+    def keep(self, prompts: Iterable[str]) -> None:
+        """Has the encoder itself, once, embed those prompts that the cache lacks."""
+        if absent := [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.places]:
+            packed, lengths = load_pretrained(self.config)(absent)
+            self.kept |= dict(zip(absent, packed.split(lengths), strict=True))
+
+    def forward(self, prompts: list[str]) -> tuple[Tensor, list[int]]:
+        """Packed embeddings S x width of all prompts, and each one's length, zero padding counted if kept."""
+        rows = [
+            self.kept[prompt]
+            if prompt in self.kept
+            else read_row(self.folder, self.places[prompt], self.dtype)
+            for prompt in prompts
+        ]
+        if self.config.padded:
+            rows = [F.pad(row, (0, 0, 0, self.config.longest - len(row))) for row in rows]
+        return torch.cat(rows).to(self.home.device), [len(row) for row in rows]
+
+
+def without_padding(text_SD: Tensor) -> Tensor:
+    """A prompt's embeddings without the rows of zeros at their end."""
+    return text_SD[: 1 + text_SD.any(1).nonzero().max()]
+
+
 def clean(prompt: str) -> str:
     """A prompt as open Wan weights saw it: Unicode mended, plain quotes, no HTML entities, single spaces."""
     import ftfy
@@ -204,6 +239,13 @@ def encoder_hash(config: TextConfig) -> str:
                 file.seek(k * size // 64)
                 digest.update(file.read(piece))
     return digest.hexdigest()
+
+
+def text_made(config: TextConfig) -> dict | None:
+    """What embeddings of a frozen encoder depend on; None for the byte-level one, which is trained."""
+    if not config.folder:
+        return None
+    return {"encoder": encoder_hash(config), "longest": config.longest, "padded": config.padded}
 
 
 def load_pretrained(config: TextConfig) -> PretrainedEncoder:

@@ -3,6 +3,7 @@
 import copy
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from operator import attrgetter
@@ -17,10 +18,11 @@ from dit.attention import BACKENDS, choose_attention
 from dit.denoiser import OURS, TRANSFORMER, Denoiser, find_weights, model_folder
 from dit.generate import Request, generate, given_tokens, shift_for
 from dit.model import PATCH, Layout, grid_of, make_layout, patchify
-from dit.text import encoder_hash, encoder_width
+from dit.text import EmbeddedText, encoder_hash, encoder_width, text_made
 from samplers.path import interpolate, logit_normal_times, shift_times, velocity
-from vae.cache import cache_key, encode_clips, read_clips
+from vae.cache import Cache, find_cache, open_cached, read_scenes
 from vae.data import SHAPES, Clip, batches, files_hash, open_data
+from vae.encoding import encode_scenes
 from vae.load import keep_copy, load_autoencoder
 from vae.model import Autoencoder, round_to
 from vae.optimizer import learning_rate, make_optimizer, update_average
@@ -45,6 +47,7 @@ from vae.run import (
     smooth,
 )
 from vae.seeds import generator, uniform
+from vae.shards import STORED
 from vae.weights import fill, load_weights, read_json, save_weights
 
 HELD_OUT = 32
@@ -80,9 +83,14 @@ def train(config: TransformerRun, held: ExitStack) -> Path:
     check_fit(config, autoencoder)
     if config.init and not started_before and (note := check_text(config.text, model_folder(config.init))):
         accelerator.print(note, file=sys.stderr)
-    data, held_out = open_data(config.data, loop.seed, HELD_OUT, autoencoder.compression)
+    sample = config.posterior == "sample"
+    if cache := find_cache(config.data.source):
+        data, held_out = open_cached(cache, config.data, loop.seed, HELD_OUT, autoencoder, sample)
+    else:
+        data, held_out = open_data(config.data, loop.seed, HELD_OUT, autoencoder.compression)
     torch.manual_seed(loop.seed)
-    model = Denoiser(config.model, config.text)
+    encoder = embedded_text(cache, config, accelerator.print) if cache and config.text.folder else None
+    model = Denoiser(config.model, config.text, encoder)
     if config.init and not started_before:
         start_from(model, model_folder(config.init))
     on_main(main, lambda: open_run(out, config, files_hash(data, held_out), held))
@@ -111,10 +119,9 @@ def train(config: TransformerRun, held: ExitStack) -> Path:
         average.load_trained_state(parts["average"])
         restore_optimizer(optimizer, parts["optimizer"])
     if config.cached_clips:
-        key = cache_key(data, settings["data"], autoencoder, loop.seed)
-        encode_clips(data, autoencoder, config.cached_clips, out / "latents", key, rank, ranks)
+        encode_scenes(data, autoencoder, config.cached_clips, out / "latents", rank, ranks)
         accelerator.wait_for_everyone()
-        data = read_clips(data, config.cached_clips, out / "latents", loop.seed)
+        data = read_scenes(data, autoencoder, config.cached_clips, out / "latents")
     validation = validation_set(held_out, autoencoder, config, rank, ranks)
     shown = any(row["step"] == step and "validation" in row for row in read_log(out / "log.jsonl"))
     log = Log(out, step, loop.steps) if main else None
@@ -141,7 +148,8 @@ def train(config: TransformerRun, held: ExitStack) -> Path:
             waited = time.monotonic() - started
             found |= {path: reason for clip in clips for path, reason in clip.skipped.items()}
             draws = range(step * loop.batch + rank, (step + 1) * loop.batch, ranks)
-            latents = [clip.video if config.cached_clips else encode(autoencoder, clip) for clip in clips]
+            keys = [(loop.seed, "posterior", draw) if sample else () for draw in draws]
+            latents = [encode(autoencoder, clip, key) for clip, key in zip(clips, keys, strict=True)]
             batch = make_batch(latents, draws, flow, loop.seed, model.transformer.head_width, device)
             prompts = drop_prompts([clip.caption for clip in clips], draws, flow, loop.seed)
 
@@ -216,6 +224,11 @@ def check_fit(config: TransformerRun, autoencoder: Autoencoder) -> None:
     for name in ("prompt_dropout", "first_frame"):
         if not 0 <= getattr(flow, name) <= 1:
             raise ValueError(f"flow.{name} = {getattr(flow, name)}: it must be from 0 to 1")
+    if config.cached_clips and data.source != SHAPES:
+        raise ValueError(
+            f"cached_clips = {config.cached_clips} is for the drawn world: of files, "
+            f"`dit vae encode {data.source} --out CACHE` and --data.source CACHE --cached-clips 0"
+        )
     if model.latent_channels != autoencoder.channels:
         raise ValueError(
             f"model.latent_channels = {model.latent_channels}, but the autoencoder has {autoencoder.channels}"
@@ -244,6 +257,34 @@ def check_text(config: TextConfig, folder: Path) -> str:
     if config.padded != padded:
         raise ValueError(f"the transformer of {folder} was trained with other text padding: give {flag}")
     return ""
+
+
+def embedded_text(cache: Cache, config: TransformerRun, say: Callable) -> EmbeddedText | None:
+    """A cache's embeddings in place of the frozen text encoder; None where it has none, and so says.
+
+    Raises ValueError where another encoder or other settings made them.
+    """
+    held, wanted = cache.made["text"], text_made(config.text)
+    if not held:
+        say(
+            f"note: {cache.folder} has no embeddings, the text encoder runs in every step; "
+            f"`dit vae encode … --text.folder {config.text.folder}` adds them",
+            file=sys.stderr,
+        )
+        return None
+    for name, value in wanted.items():
+        if value != held[name]:
+            what = f"text.{name} = {held[name]}, not {value}" if name != "encoder" else "another text encoder"
+            raise ValueError(
+                f"{cache.folder} holds embeddings of {what}: give `dit vae encode` the settings of this run, "
+                f"which encodes the captions alone"
+            )
+    places = {}
+    for file in cache.files:
+        places |= zip(file.captions, file.texts, strict=True)
+    text = EmbeddedText(config.text, cache.folder, STORED[cache.made["store"]], places | {"": cache.empty})
+    text.keep(config.prompts)
+    return text
 
 
 def start_from(model: Denoiser, folder: Path) -> None:
@@ -307,9 +348,18 @@ def drop_prompts(prompts: list[str], draws: range, flow: FlowConfig, seed: int) 
 
 
 @torch.no_grad()
-def encode(autoencoder: Autoencoder, clip: Clip) -> Tensor:
-    """Normalised latents C T H W of a clip, on the CPU."""
-    return autoencoder.encode(clip.video[None].to(autoencoder.latent_mean.device))[0].cpu()
+def encode(autoencoder: Autoencoder, clip: Clip, key: tuple = ()) -> Tensor:
+    """Normalised latents C T H W of a clip, on the CPU: the posterior's mean, or a key's draw from it."""
+    if clip.posterior:
+        mean, *log_variance = clip.posterior
+    else:
+        video = clip.video[None].to(autoencoder.latent_mean.device)
+        if not key:
+            return autoencoder.encode(video)[0].cpu()
+        mean, *log_variance = (part[0].cpu() for part in autoencoder.posterior(video))
+    if not key:
+        return mean
+    return mean + torch.exp(log_variance[0] / 2) * torch.randn(mean.shape, generator=generator(*key))
 
 
 def check_first_loss(loss: float, latents: list[Tensor]) -> str:

@@ -274,6 +274,8 @@ def needs(path: Path) -> set[str]:
         ("vae/train.py", "train"),
         ("dit/train.py", "train"),
         ("vae/index.py", "train on your own videos"),
+        ("dit/encode.py", "encode your own videos once"),
+        ("vae/check.py", "encode your own videos once"),
         ("vae/ucf101.py", "train on your own videos"),
         ("vae/msrvtt.py", "train on your own videos"),
         ("dit/export.py", "export to diffusers"),

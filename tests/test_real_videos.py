@@ -9,8 +9,9 @@ from PIL import Image
 
 import dit.train
 import vae.train
-from configs.settings import DataConfig, SampleSettings
+from configs.settings import DataConfig, EncodeSettings, SampleSettings
 from dit.cli import run
+from dit.encode import encode
 from dit.model import grid_of
 from dit.sample import sample
 from tests.tiny_runs import (
@@ -20,7 +21,9 @@ from tests.tiny_runs import (
     newest_step,
     transformer_run,
 )
-from vae.data import VideoFiles
+from vae.cache import load_cache, open_cached
+from vae.data import VideoFiles, open_data
+from vae.load import load_autoencoder
 from vae.manifest import load_manifest
 from vae.model import Compression
 from vae.video import IMAGES, VIDEOS, read_frames
@@ -68,6 +71,22 @@ def test_the_index_leaves_out_what_cannot_be_read(folder, data):
     assert {entry.path.name for entry in entries} == {*CLIPS, "still.png"} - {"decord_corrupted.mp4"}
     captions = {entry.path.name: entry.captions for entry in entries}
     assert captions["still.png"] == ("noise",) and captions[CLIPS[1]] == ("a video of torchcode",)
+
+
+@torch.no_grad()
+def test_a_cache_of_real_files_has_their_clips(folder, data, autoencoder, tmp_path):
+    """Of files that seek wrongly, stand upright by their metadata, or start late; and of an image."""
+    config = replace(data, source=str(folder), places=2)
+    given = {"data": replace(config, source="shapes"), "store": "fp32"}
+    out = encode(EncodeSettings(str(folder), str(tmp_path / "cache"), str(autoencoder), **given))
+    model, kept = load_autoencoder(autoencoder), load_cache(out)
+    assert not [file.reason for file in kept.files if file.reason]
+    online, _ = open_data(config, 5, 1, model.compression)
+    offline, _ = open_cached(kept, replace(config, source=str(out)), 5, 1, model, sample=False)
+    for draw in range(8):
+        one, two = online[draw], offline[draw]
+        assert one.caption == two.caption and Path(one.source).name == Path(two.source).name
+        assert torch.equal(model.encode(one.video[None])[0], two.posterior[0])
 
 
 def test_every_clip_of_the_folder_is_indexed_and_trained_on(real_clips, tmp_path):

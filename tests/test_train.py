@@ -37,9 +37,10 @@ from tests.tiny_runs import (
     transformer_run,
     write_config,
 )
-from vae.cache import cache_key, encode_clips, read_clips
+from vae.cache import read_scenes
 from vae.data import Clip, batches, open_data
 from vae.diffusers_folder import write_folder
+from vae.encoding import encode_scenes
 from vae.load import load_autoencoder
 from vae.model import Autoencoder, Compression
 from vae.optimizer import update_average
@@ -445,32 +446,31 @@ def test_the_ranks_share_the_batches_of_one_process(ranks):
         assert [shares[k % ranks][k // ranks] for k in range(4)] == sources
 
 
-def test_cached_latents_are_the_encoder_s_and_go_stale_with_it(autoencoder, tmp_path, monkeypatch):
-    monkeypatch.setattr("vae.cache.SHARD", 2)
+def test_cached_scenes_are_the_encoder_s_and_go_stale_with_it(autoencoder, tmp_path):
     model = load_autoencoder(autoencoder)
     config = transformer_run("", "")
     data, _ = open_data(config.data, 0, 1, Compression())
-    key = cache_key(data, to_json(config.data), model, 0)
-    for rank in (1, 0):  # two processes, of which one writes shards 0 and 2, the other 1
-        encode_clips(data, model, 5, tmp_path, key, rank, 2)
-    clips = read_clips(data, 5, tmp_path, 0)
+    encode_scenes(data, model, 5, tmp_path, most=2)
+    clips = read_scenes(data, model, 5, tmp_path)
     assert sorted(clips[draw].source for draw in range(5)) == [f"scene {k}" for k in range(5)]
     assert [clips[d].source for d in range(5)] != [clips[d].source for d in range(5, 10)]  # a new order
     for draw in range(10):
         scene = int(clips[draw].source.removeprefix("scene "))
-        torch.testing.assert_close(clips[draw].video, encode(model, data[scene]), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(
+            encode(model, clips[draw]), encode(model, data[scene]), rtol=1e-3, atol=1e-3
+        )
         assert clips[draw].caption == data.caption(scene, draw)
     times = [file.stat().st_mtime_ns for file in sorted(tmp_path.iterdir())]
-    encode_clips(data, model, 5, tmp_path, key)
-    assert [file.stat().st_mtime_ns for file in sorted(tmp_path.iterdir())] == times
+    encode_scenes(data, model, 5, tmp_path)
+    assert len(times) == 3 and [file.stat().st_mtime_ns for file in sorted(tmp_path.iterdir())] == times
     with torch.no_grad():
-        model.encoder.conv_in.bias[0] += 1
-    changed = cache_key(data, to_json(config.data), model, 0)
-    assert changed != key
-    encode_clips(data, model, 5, tmp_path, changed)
-    torch.testing.assert_close(
-        read_clips(data, 5, tmp_path, 0).latents[0].float(), encode(model, data[0]), rtol=1e-3, atol=1e-3
-    )
+        model.latent_std[0] *= 2  # which is in no weight
+    encode_scenes(data, model, 5, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1, "what the other autoencoder made is gone"
+    clips = read_scenes(data, model, 5, tmp_path)
+    for clip in (clips[draw] for draw in range(5)):
+        scene = int(clip.source.removeprefix("scene "))
+        torch.testing.assert_close(encode(model, clip), encode(model, data[scene]), rtol=1e-3, atol=1e-3)
 
 
 def test_the_first_loss_is_near_two_and_says_so(whole):
@@ -543,6 +543,10 @@ def test_each_picture_has_its_clip_s_shape_and_its_own_seed(
         (lambda c: replace(c, flow=replace(c.flow, shift=-1.0)), "flow.shift = -1.0: it must be above 0"),
         (lambda c: replace(c, flow=replace(c.flow, shift_tokens=-1)), "flow.shift_tokens = -1"),
         (lambda c: replace(c, cached_clips=-1), "cached_clips = -1: it must be at least 0"),
+        (
+            lambda c: replace(c, cached_clips=8, data=replace(c.data, source="clips")),
+            "cached_clips = 8 is for the drawn world: of files, `dit vae encode clips",
+        ),
         (lambda c: replace(c, data=replace(c.data, workers=-1)), "data.workers = -1: it must be at least 0"),
         (
             lambda c: replace(c, optimizer=OptimizerConfig(warmup_steps=-1)),

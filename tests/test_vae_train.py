@@ -219,7 +219,7 @@ def test_two_runs_do_not_write_one_folder(tmp_path, monkeypatch):
 
 def test_only_what_a_run_itself_left_half_written_is_removed(tmp_path):
     ours = (".run.json.1.tmp", ".step-00000004.tmp/.a.safetensors.1.tmp", ".curve.png.1.tmp")
-    ours += ("latents/.clips-0000000.safetensors.1.tmp",)
+    ours += ("latents/.latents-0000000.safetensors.1.tmp",)
     others = (
         ".git/.x.safetensors.1.tmp",
         ".notes.tmp",
@@ -243,7 +243,7 @@ def test_whatever_the_main_process_raises_reaches_the_others(monkeypatch):
 
     with pytest.raises(KeyError):
         vae.run.on_main(True, fails)
-    assert sent == ["KeyError()"]
+    assert sent == ["KeyError()", None]
     monkeypatch.setattr(torch.distributed, "broadcast_object_list", lambda m: m.__setitem__(0, sent[0]))
     with pytest.raises(ValueError, match="KeyError"):
         vae.run.on_main(False, fails)

@@ -27,16 +27,22 @@ ROUNDED = 1e-4  # seconds by which the times of frames, and sums of them, may be
 class Clip:
     """A training clip: float video C T H W in [-1, 1], its caption, and where it came from.
 
-    `skipped` are the files it was taken in place of, as they cannot be read: path -> reason.
+    `skipped` are the files it was taken in place of, as they cannot be read: path -> reason. A clip of a
+    cache has no video but its latents' `posterior`, C T H W each: the mean, and where asked the log-variance.
     """
 
-    video: Tensor
+    video: Tensor | None
     caption: str
     source: str
     skipped: dict[str, str] = field(default_factory=dict)
+    posterior: tuple[Tensor, ...] = ()
 
 
-class NothingReadable(ValueError):
+class UnusableData(ValueError):
+    """Data that training cannot go on with, whichever process found it."""
+
+
+class NothingReadable(UnusableData):
     """A data set none of whose files can be read."""
 
 
@@ -93,17 +99,21 @@ class VideoFiles(Dataset):
         raise NothingReadable(f"none of the {count} files of {self.config.source} can be read: {reason}")
 
     def read(self, entry, draw: int, skipped: dict[str, str]) -> Clip:
-        """The clip of draw `draw` from one file: a random span at the wanted rate, of the wanted area."""
-        from vae.video import frame_times, read_frames, resize_and_crop, to_video
-
+        """The clip of draw `draw` from one file: from a random start, with one of the file's captions."""
         random = generator(self.seed, "clip", draw)
-        times, compression = frame_times(entry), self.compression
-        indices = clip_indices(entry.frames, entry.fps, self.config, random, times, compression.step)
-        height, width = fitted_size(entry.height, entry.width, self.config.size, PATCH * compression.side)
-        frames = resize_and_crop(read_frames(entry.path, indices, entry), height, width)
+        start = random_start(self.config.places, random)
         captions = entry.captions or ("",)
         which = torch.randint(len(captions), (), generator=random).item()
-        return Clip(to_video(frames), captions[which], str(entry.path), skipped)
+        video, posterior = self.content(entry, start)
+        return Clip(video, captions[which], str(entry.path), skipped, posterior)
+
+    def content(self, entry, start: float) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+        """Video and posterior of a clip of a file; here the video alone."""
+        from vae.video import read_frames, resize_and_crop, to_video
+
+        indices, height, width = clip_of(entry, start, self.config, self.compression)
+        frames = resize_and_crop(read_frames(entry.path, indices, entry), height, width)
+        return to_video(frames), ()
 
 
 class HeldOutFiles(VideoFiles):
@@ -115,6 +125,10 @@ class HeldOutFiles(VideoFiles):
     def __init__(self, entries: list, training: VideoFiles):
         super().__init__(training.config, training.seed, entries, training.compression)
         self.training = training
+
+    def content(self, entry, start: float) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+        """Video and posterior of a clip of a file, had as those of the training data are."""
+        return self.training.content(entry, start)
 
     def __getitem__(self, draw: int) -> Clip:
         before = set(self.skipped)
@@ -129,30 +143,50 @@ class HeldOutFiles(VideoFiles):
                 print(f"skipped: {self.skipped[path]}", file=sys.stderr)
 
 
+def random_start(places: int, random: torch.Generator) -> float:
+    """Where in a file a clip starts, from 0, its first frame, to 1, as late as can be."""
+    if not places:
+        return torch.rand((), generator=random).item()
+    return starts(places)[torch.randint(places, (), generator=random).item()]
+
+
+def starts(places: int) -> list[float]:
+    """So many starts, evenly spaced from the first to the last; a single one is in the middle."""
+    return [k / (places - 1) for k in range(places)] if places > 1 else [0.5]
+
+
+def clip_of(entry, start: float, config: DataConfig, compression: Compression) -> tuple[list[int], int, int]:
+    """Which frames of a file a clip has, and the height and width that they are fitted to."""
+    from vae.video import frame_times
+
+    indices = clip_indices(entry.frames, entry.fps, config, start, frame_times(entry), compression.step)
+    return indices, *fitted_size(entry.height, entry.width, config.size, PATCH * compression.side)
+
+
 def clip_indices(
     frames: int,
     fps: float,
     config: DataConfig,
-    random: torch.Generator,
+    start: float,
     times: Sequence[float] = (),
     step: int = 4,
 ) -> list[int]:
-    """Indices of the longest valid clip (1 + `step` * k frames, at most `config.frames`) from a random start.
+    """Indices of the longest valid clip (1 + `step` * k frames, at most `config.frames`) from a start.
 
-    Of a file of constant rate the frames nearest in time; where its frames' `times` in seconds are given, the
-    frame that a player shows at each wanted time.
+    The start goes from 0, the first frame, to 1, as late as the clip can be. Of a file of constant rate these
+    are the frames nearest in time; where its frames' `times` in seconds are given, the frame that a player
+    shows at each wanted time.
     """
     last, stride = frames - 1, fps / config.fps if frames > 1 else 1.0
     if times:
         last, stride = times[-1] + ROUNDED, 1 / config.fps
     available = int(last / stride) + 1
     length = 1 + step * ((min(available, config.frames) - 1) // step)
-    slack = last - (length - 1) * stride
-    start = torch.rand((), generator=random).item() * slack
-    places = [start + k * stride for k in range(length)]
+    first = start * (last - (length - 1) * stride)
+    wanted = [first + k * stride for k in range(length)]
     if times:
-        return [bisect_right(times, place + ROUNDED) - 1 for place in places]
-    return [min(frames - 1, round(place)) for place in places]
+        return [bisect_right(times, place + ROUNDED) - 1 for place in wanted]
+    return [min(frames - 1, round(place)) for place in wanted]
 
 
 def fitted_size(height: int, width: int, size: int, multiple: int) -> tuple[int, int]:
@@ -172,14 +206,22 @@ def open_data(
     check_data(config, compression)
     if config.source == SHAPES:
         return DrawnWorld(config, seed), DrawnWorld(config, seed + 1)
+    from vae.cache import is_cache
     from vae.manifest import load_manifest
 
-    entries = load_manifest(config.source)
+    if is_cache(config.source):
+        raise ValueError(f"{config.source} holds latents and no video: give the manifest it was made of")
+    kept, held = held_out_split(load_manifest(config.source), seed, validation)
+    data = VideoFiles(config, seed, kept, compression)
+    return data, HeldOutFiles(held, data)
+
+
+def held_out_split(entries: list, seed: int, validation: int) -> tuple[list, list]:
+    """The files that are trained on and those that are held out, each in their order."""
     order = shuffled(len(entries), seed, "held out")
     held = set(order[: min(validation, len(entries) // 4)]) or {order[0]}
     kept = [entry for k, entry in enumerate(entries) if k not in held or len(entries) == 1]
-    data = VideoFiles(config, seed, kept, compression)
-    return data, HeldOutFiles([entries[k] for k in sorted(held)], data)
+    return kept, [entries[k] for k in sorted(held)]
 
 
 def check_data(config: DataConfig, compression: Compression) -> None:
@@ -189,6 +231,8 @@ def check_data(config: DataConfig, compression: Compression) -> None:
         raise ValueError(f"data.fps = {config.fps}: it must be above 0")
     if config.size < least:
         raise ValueError(f"data.size = {config.size}: it must be at least {least}")
+    if config.places < 0:
+        raise ValueError(f"data.places = {config.places}: it must be at least 0, which is anywhere")
     side = config.size if config.source == SHAPES else least
     compression.check(config.frames, side, side)
 
@@ -220,8 +264,8 @@ def batches(
     )
     try:
         yield from loader
-    except NothingReadable as error:  # a worker's has its traceback above the sentence
-        name = f"{NothingReadable.__module__}.{NothingReadable.__qualname__}: "
+    except UnusableData as error:  # a worker's has its traceback above the sentence
+        name = f"{type(error).__module__}.{type(error).__qualname__}: "
         raise ValueError(str(error).strip().splitlines()[-1].removeprefix(name)) from error
 
 

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from configs.load import from_json, to_json
 from configs.settings import AutoencoderConfig
@@ -16,7 +17,7 @@ from vae.model import Autoencoder
 from vae.others import OtherAutoencoder, load_other
 from vae.statistics import FILE as MEASURED
 from vae.statistics import Statistics, read_statistics, weights_files
-from vae.weights import file_hash, fill, load_weights, read_json, save_weights
+from vae.weights import file_hash, fill, load_weights, read_json, save_weights, tensors_hash
 
 BUILTIN = Path(__file__).parent.parent / "dit" / "builtin"
 WEIGHTS = "autoencoder.safetensors"
@@ -133,3 +134,9 @@ def unmeasured(config: AutoencoderConfig) -> AutoencoderConfig:
     """The shape of an autoencoder whose latents' statistics are not known yet."""
     channels = max(0, config.latent_channels)
     return replace(config, latent_mean=(0.0,) * channels, latent_std=(1.0,) * channels)
+
+
+def autoencoder_hash(autoencoder: nn.Module) -> str:
+    """SHA-256 of all that latents depend on: the weights, and the latents' mean and standard deviation."""
+    statistics = {"latent mean": autoencoder.latent_mean, "latent std": autoencoder.latent_std}
+    return tensors_hash(autoencoder.state_dict() | statistics)

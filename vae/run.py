@@ -11,6 +11,7 @@ from contextlib import ExitStack, suppress
 from datetime import timedelta
 from functools import wraps
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from configs.load import from_json, to_json
 from configs.settings import LoopConfig, OptimizerConfig
 from vae.weights import load_weights, read_settings, save_weights, write_text, write_whole
 
+Result = TypeVar("Result")
 CHECKPOINTS_KEPT = 2
 MAY_CHANGE = {"train.steps", "train.log_every", "train.save_every", "train.show_every", "data.workers", "out"}
 PATIENCE = timedelta(
@@ -32,7 +34,7 @@ HALF_WRITTEN = (  # names that a kill leaves in a run's folder
     ".log.jsonl.*.tmp",
     ".*.png.*.tmp",
     ".*.safetensors.*.tmp",
-    "latents/.clips-*.safetensors.*.tmp",
+    "latents/.latents-*.safetensors.*.tmp",
 )
 SMOOTHING = 0.98
 
@@ -79,18 +81,19 @@ def check_loop(loop: LoopConfig, optimizer: OptimizerConfig, ranks: int) -> None
             raise ValueError(f"optimizer.{name} = {getattr(optimizer, name)}: it must be from 0 to below 1")
 
 
-def on_main(main: bool, work: Callable[[], None]) -> None:
-    """Runs `work` on the main process alone; what it raises, all raise, so that no process waits for ever."""
-    message, error = [""], None
+def on_main(main: bool, work: Callable[[], Result]) -> Result:
+    """What `work` gives on the main process, which alone runs it, and what it raises: for all of them."""
+    told, error = ["", None], None
     if main:
         try:
-            work()
+            told[1] = work()
         except Exception as caught:
-            message, error = [str(caught) or repr(caught)], caught
+            told, error = [str(caught) or repr(caught), None], caught
     if torch.distributed.is_initialized():
-        torch.distributed.broadcast_object_list(message)
-    if error or message[0]:
-        raise error or ValueError(message[0])
+        torch.distributed.broadcast_object_list(told)
+    if error or told[0]:
+        raise error or ValueError(told[0])
+    return told[1]
 
 
 def holding(train: Callable) -> Callable:

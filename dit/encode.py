@@ -1,0 +1,218 @@
+"""`dit vae encode MANIFEST --out CACHE`: encodes a data set's clips and captions once, for many trainings."""
+
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from configs.load import parse
+from configs.settings import EncodeSettings, TextConfig
+from dit.text import load_pretrained, text_made, without_padding
+from vae.cache import SAMPLING, Cache, CachedFile, half_written, save_index
+from vae.data import SHAPES, check_data
+from vae.encoding import (
+    Wanted,
+    encode_jobs,
+    file_hashes,
+    in_shards,
+    missing_jobs,
+    read_job,
+    text_key,
+    wanted_clips,
+)
+from vae.load import autoencoder_hash, load_autoencoder
+from vae.manifest import NAME, Entry, load_manifest
+from vae.processes import gathered, own_device, processes
+from vae.run import lock, on_main
+from vae.shards import LATENTS, STORED, TEXTS, find_rows, stale_shards, write_shard
+
+TEXT_BATCH = 32
+
+
+def encode(settings: EncodeSettings) -> Path:
+    """Encodes what a cache does not hold yet and writes its index; returns the cache's folder."""
+    check(settings)
+    rank, ranks = processes()
+    main, out, store = rank == 0, Path(settings.out), settings.store
+    config = replace(settings.data, source=settings.manifest)
+    autoencoder = load_autoencoder(settings.autoencoder, own_device())
+    check_data(config, autoencoder.compression)
+    entries, hashed = load_manifest(config.source), autoencoder_hash(autoencoder)
+    made = {
+        "data": {name: getattr(config, name) for name in SAMPLING},
+        "autoencoder": hashed,
+        "name": settings.autoencoder,
+        "store": store,
+        "text": text_made(settings.text),
+    }
+    with ExitStack() as held:
+        clips_there, texts_there = on_main(main, partial(open_folder, out, held, settings))
+        files = sorted(gathered(file_hashes(entries, rank, ranks, config.workers)))
+        clips = [
+            [] if wrong else wanted_clips(entries[number], sha256, config, autoencoder, hashed, store)
+            for number, sha256, wrong in files
+        ]
+        wrong = {number: reason for number, _, reason in files if reason}
+        groups = in_shards(missing_jobs(clips, entries, clips_there), settings.shard_clips, store)
+        read = partial(read_job, entries=entries)
+        done = encode_jobs(
+            out, groups[rank::ranks], read, autoencoder, hashed, store, config.workers, not main
+        )
+        texts = text_keys(entries, made) if made["text"] else {}
+        text_groups = in_groups([text for text, key in texts.items() if key not in texts_there], settings)
+        if text_groups:
+            embed(out, text_groups[rank::ranks], settings.text, made, texts, not main)
+        wrong |= dict(gathered(done))
+        embedded = sum(map(len, text_groups))
+
+        def finish() -> None:
+            cache = write_cache(out, entries, files, clips, texts, wrong, made)
+            print(report(out, cache, texts.values(), clips_there, embedded, settings.prune))
+
+        on_main(main, finish)
+    return out
+
+
+def check(settings: EncodeSettings) -> None:
+    """Raises ValueError for settings that make no cache, before anything is computed."""
+    if not settings.manifest or not settings.out:
+        raise ValueError("give a manifest and a folder, `dit vae encode MANIFEST --out CACHE`")
+    if settings.manifest == SHAPES or settings.data.source not in (SHAPES, settings.manifest):
+        raise ValueError("a cache is of a manifest's files, the one that is given first")
+    if (Path(settings.out) / NAME).is_file():
+        raise ValueError(f"--out {settings.out} holds a manifest: give the cache a folder of its own")
+    for name in ("places", "workers"):
+        if (value := getattr(settings.data, name)) < (least := int(name == "places")):
+            raise ValueError(f"data.{name} = {value}: a cache needs at least {least}")
+    if settings.shard_clips < 1:
+        raise ValueError(f"shard_clips = {settings.shard_clips}: it must be at least 1")
+
+
+def open_folder(out: Path, held: ExitStack, settings: EncodeSettings) -> tuple[set[str], set[str]]:
+    """The keys of clips and captions that a cache holds; it is locked, and what is damaged is removed."""
+    lock(out, held)
+    for left in half_written(out):
+        left.unlink()
+    found = []
+    for kind in (LATENTS, TEXTS):
+        rows, damaged = find_rows(out, kind)
+        for file in damaged:
+            print(f"{file} is damaged: its rows are made again", file=sys.stderr)
+            file.unlink()
+        found.append(set(rows))
+    return tuple(found)
+
+
+def text_keys(entries: Sequence[Entry], made: dict) -> dict[str, str]:
+    """The key of every caption and of the empty prompt."""
+    texts = dict.fromkeys(["", *(caption for entry in entries for caption in entry.captions)])
+    about = made["text"] | {"store": made["store"]}
+    return {text: text_key(text, about) for text in texts}
+
+
+def in_groups(texts: list[str], settings: EncodeSettings) -> list[list[str]]:
+    """Captions in shards."""
+    most = settings.shard_clips
+    return [texts[first : first + most] for first in range(0, len(texts), most)]
+
+
+def embed(
+    out: Path, groups: list[list[str]], config: TextConfig, made: dict, keys: dict[str, str], quiet: bool
+) -> None:
+    """Embeds these shards' captions, those of like length together, and keeps them without padding."""
+    if not groups:
+        return
+    encoder, store = load_pretrained(config).to(own_device()), made["store"]
+    about = made["text"] | {"store": store}
+    with tqdm(total=sum(map(len, groups)), desc="encoding captions", unit="text", disable=quiet) as bar:
+        for group in groups:
+            rows, ordered = {}, sorted(group, key=len)
+            for first in range(0, len(ordered), TEXT_BATCH):
+                texts = ordered[first : first + TEXT_BATCH]
+                packed, lengths = encoder(texts)
+                for text, row in zip(texts, packed.split(lengths), strict=True):
+                    row = without_padding(row) if config.padded else row
+                    row = row.to(STORED[store], copy=True).cpu()  # a part would hold the whole batch
+                    if not torch.isfinite(row).all():
+                        raise ValueError(f"embeddings of {text!r} are not finite in {store}: --store fp32")
+                    rows[keys[text]] = row, {"text": text}
+                bar.update(len(texts))
+            write_shard(out, TEXTS, rows, about)
+
+
+def write_cache(
+    out: Path,
+    entries: Sequence[Entry],
+    hashes: Sequence[tuple[int, str, str]],
+    clips: Sequence[Sequence[Wanted]],
+    texts: dict[str, str],
+    wrong: dict[int, str],
+    made: dict,
+) -> Cache:
+    """Writes the index of what the shards now hold; raises ValueError where no file could be encoded."""
+    if len(wrong) == len(entries):
+        raise ValueError(f"none of the {len(entries)} files can be encoded: {next(iter(wrong.values()))}")
+    there, embedded = find_rows(out, LATENTS)[0], find_rows(out, TEXTS)[0]
+    for number, wanted in enumerate(clips):
+        if any(clip.key not in there for clip in wanted):  # the same bytes under another name, which failed
+            wrong.setdefault(number, f"{entries[number].path}: a file of the same bytes cannot be encoded")
+    files = []
+    for number, (entry, (_, sha256, _), wanted) in enumerate(zip(entries, hashes, clips, strict=True)):
+        keys = () if number in wrong else tuple(clip.key for clip in wanted)
+        files.append(
+            CachedFile(
+                captions=entry.captions,
+                keys=keys,
+                path=entry.path,
+                sha256=sha256,
+                reason=wrong.get(number, ""),
+                clips=tuple(there[key] for key in keys),
+                texts=tuple(embedded[texts[caption]] for caption in entry.captions) if texts else (),
+            )
+        )
+    empty = embedded[texts[""]] if texts else None
+    save_index(out, files, made, empty)
+    return Cache(out, files, made, empty)
+
+
+def report(
+    out: Path, cache: Cache, texts: Iterable[str], before: set[str], embedded: int, prune: bool
+) -> str:
+    """What the cache now holds; what was skipped, and is no longer used, goes to stderr. Prunes if asked."""
+    skipped = [file.reason for file in cache.files if file.reason]
+    for reason in skipped:
+        print(f"skipped: {reason}", file=sys.stderr)
+    clips = {key: place for file in cache.files for key, place in zip(file.keys, file.clips, strict=True)}
+    rows = clips | dict.fromkeys(texts)
+    stale = stale_shards(out, set(rows))
+    for file in stale if prune else []:
+        file.unlink()
+    if stale:
+        told = "removed" if prune else "--prune removes them"
+        print(f"{len(stale)} shards hold nothing that is used any more: {told}", file=sys.stderr)
+    size = sum(STORED[cache.made["store"]].itemsize * math.prod(place.shape) for place in clips.values())
+    files = len(cache.files) - len(skipped)
+    kept = len(clips.keys() & before)
+    said = f"{len(clips) - kept} encoded, {kept} kept" if kept < len(clips) else "nothing to encode, all kept"
+    captions = f"; {len(rows) - len(clips)} captions, {embedded} embedded" if rows.keys() - clips else ""
+    each = f"{size / max(1, len(clips)) / 1024:.1f} KiB a clip"
+    return (
+        f"{out}: {len(clips)} clips of {files} files ({said}), {each}{captions}; {len(skipped)} files skipped"
+    )
+
+
+def main(arguments: list[str]) -> None:
+    """The verb `dit vae encode`."""
+    encode(parse(EncodeSettings, arguments, prog="dit vae encode"))
+
+
+if __name__ == "__main__":
+    from dit.cli import run_module
+
+    run_module("vae encode")

@@ -1,0 +1,648 @@
+"""Proves that a cache holds what online encoding gives, survives a kill, and trains to the same losses."""
+
+import signal
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import dit.train
+from configs.load import to_json
+from configs.settings import DataConfig, EncodeSettings, FlowConfig, TextConfig
+from dit.cli import run
+from dit.encode import encode
+from dit.text import EmbeddedText, make_encoder
+from tests.test_text import tiny_umt5
+from tests.tiny_runs import (
+    MODEL,
+    ROOT,
+    assert_same_run,
+    command,
+    environment,
+    fresh_accelerator,  # noqa: F401
+    launch,
+    rows,
+    transformer_run,
+)
+from vae import encoding
+from vae.cache import Cache, CachedFile, CachedFiles, find_cache, is_cache, load_cache, open_cached
+from vae.data import Clip, VideoFiles, batches, clip_indices, open_data, starts
+from vae.load import autoencoder_hash, load_autoencoder
+from vae.manifest import load_manifest, save_manifest
+from vae.model import Autoencoder, Compression
+from vae.shards import find_rows, read_places, read_row, shard_files, write_shard
+from vae.video import to_video, write_video
+from vae.weights import load_weights, save_weights
+
+DATA = DataConfig(frames=5, size=32, fps=8.0, places=3)
+CAPTIONS = {"long": ["a red circle", "a circle that moves", "one more"], "still": ["a still"], "wide": ["w"]}
+
+
+def noise(frames: int, height: int, width: int, seed: int) -> torch.Tensor:
+    """A video C T H W of coarse noise, which a codec keeps."""
+    coarse = torch.rand(frames, 3, height // 8, width // 8, generator=torch.Generator().manual_seed(seed))
+    return to_video(torch.nn.functional.interpolate(255 * coarse, size=(height, width)).byte().movedim(1, -1))
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory) -> Path:
+    """Random weights of an autoencoder with statistics that do something, and a wide posterior."""
+    torch.manual_seed(0)
+    model = Autoencoder(MODEL)
+    model.quant_conv.bias.data[4:] = -1.0
+    known = replace(MODEL, latent_mean=(0.1, -0.2, 0.0, 0.3), latent_std=(0.5, 0.6, 0.7, 0.8))
+    file = tmp_path_factory.mktemp("autoencoder") / "autoencoder.safetensors"
+    save_weights(file, model.state_dict(), {"model": to_json(known)})
+    return file
+
+
+def make_folder(home: Path) -> Path:
+    """Videos of several sizes, rates and lengths, two of one name, an image, and captions; indexed."""
+    write_video(home / "long.mp4", noise(21, 32, 48, 1), 8, {})
+    write_video(home / "deep" / "long.mp4", noise(13, 32, 32, 2), 8, {})
+    write_video(home / "short.mp4", noise(6, 48, 32, 3), 25, {})
+    write_video(home / "wide.mp4", noise(30, 32, 64, 4), 16, {})
+    Image.fromarray(np.full((40, 32, 3), 120, dtype=np.uint8)).save(home / "still.png")
+    for name, captions in CAPTIONS.items():
+        (home / f"{name}.txt").write_text("\n".join(captions) + "\n")
+    assert run(["data", "index", str(home)]) == 0
+    return home
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Such a folder, which no test changes."""
+    return make_folder(tmp_path_factory.mktemp("set") / "videos")
+
+
+@pytest.fixture
+def own_folder(tmp_path) -> Path:
+    """Such a folder, for a test that changes it."""
+    return make_folder(tmp_path / "videos")
+
+
+def settings(folder: Path, out: Path, autoencoder: Path, **changes) -> EncodeSettings:
+    """Exact encoding of a folder."""
+    given = {"data": DATA, "store": "fp32"} | changes
+    return EncodeSettings(str(folder), str(out), str(autoencoder), **given)
+
+
+@pytest.fixture(scope="module")
+def text_folder(tmp_path_factory) -> Path:
+    """A frozen text encoder."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("umt5")
+    tiny_umt5(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(folder, autoencoder, text_folder, tmp_path_factory) -> Path:
+    """An exact cache of the folder, with embeddings."""
+    out = tmp_path_factory.mktemp("cache") / "cache"
+    return encode(settings(folder, out, autoencoder, text=TextConfig(folder=str(text_folder), longest=32)))
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """Every row of a cache's shards by its key."""
+    return {
+        key: tensor.numpy().tobytes()
+        for file in shard_files(out)
+        for key, tensor in load_weights(file)[0].items()
+    }
+
+
+@pytest.fixture
+def encoded(monkeypatch) -> list[str]:
+    """The names of the files whose clips are encoded."""
+    names, real = [], encoding.write_shard
+
+    def note(folder, kind, rows, about):
+        names.extend(what.get("name", "") for _, what in rows.values())
+        return real(folder, kind, rows, about)
+
+    monkeypatch.setattr(encoding, "write_shard", note)
+    return names
+
+
+def test_places_are_even_and_without_them_a_clip_starts_anywhere():
+    assert starts(1) == [0.5] and starts(3) == [0.0, 0.5, 1.0]
+    config = DataConfig(frames=5, fps=8.0)
+    found = [clip_indices(21, 8.0, config, start)[0] for start in starts(5)]
+    assert found == [0, 4, 8, 12, 16]
+    assert clip_indices(3, 8.0, config, 1.0) == [2], "a file that is too short for 5 frames has one"
+
+
+@torch.no_grad()
+def test_a_cache_has_the_clips_of_its_files_draw_by_draw(folder, autoencoder, made):
+    """Sources, captions, held-out files and posteriors, to the bit, of many draws of two seeds."""
+    model = load_autoencoder(autoencoder)
+    found = load_cache(made / "index.parquet")
+    assert is_cache(made) and find_cache(str(made)) == found
+    seen = set()
+    for seed in (0, 7):
+        config = replace(DATA, source=str(folder))
+        online = open_data(config, seed, 1, model.compression)
+        offline = open_cached(found, replace(DATA, source=str(made)), seed, 1, model, sample=True)
+        for one, two in zip(online, offline, strict=True):
+            assert len(one) == len(two)
+            for draw in range(25):
+                clip, kept = one[draw], two[draw]
+                wanted = model.posterior(clip.video[None])
+                assert Path(clip.source).resolve() == Path(kept.source).resolve()
+                assert (clip.caption, kept.video) == (kept.caption, None)
+                for part, kept_part in zip(wanted, kept.posterior, strict=True):
+                    assert torch.equal(part[0], kept_part)
+                assert torch.equal(model.encode(clip.video[None])[0], kept.posterior[0])
+                seen.add((Path(kept.source).name, kept.caption, kept.posterior[0].sum().item()))
+    assert len({name for name, _, _ in seen}) == 4 and len({caption for _, caption, _ in seen}) == 6
+    assert len({value for _, _, value in seen}) > 8, "several places of a file are drawn"
+
+
+def online_and_cached(folder, autoencoder, made, tmp_path, **changes) -> tuple[Path, Path]:
+    """The folders of two runs, one that encodes in every step and one from the cache."""
+    outs = []
+    for name, source in (("online", folder), ("cached", made)):
+        config = transformer_run(tmp_path / name, autoencoder, steps=5, save_every=5, show_every=5)
+        config = replace(config, data=replace(DATA, source=str(source)), **changes)
+        dit.train.train(config)
+        outs.append(tmp_path / name)
+    return tuple(outs)
+
+
+@pytest.mark.parametrize("posterior", ["mean", "sample"])
+def test_training_from_a_cache_is_training_online_to_the_bit(folder, autoencoder, made, tmp_path, posterior):
+    """The byte-level encoder, first frames that are given, dropped prompts, several captions, an image."""
+    flow = FlowConfig(first_frame=0.5, prompt_dropout=0.3)
+    online, cached = online_and_cached(folder, autoencoder, made, tmp_path, flow=flow, posterior=posterior)
+    assert_same_run(online, cached)
+    assert len({row["loss"] for row in rows(online) if "loss" in row}) == 5
+
+
+def test_draws_of_a_posterior_have_its_mean_and_variance_and_are_their_key_s():
+    shape = 4, 1, 8, 8
+    clip = Clip(None, "", "", posterior=(torch.full(shape, 2.0), torch.full(shape, 0.25).log()))
+    drawn = [dit.train.encode(None, clip, (0, "posterior", draw)) for draw in range(200)]
+    everything = torch.stack(drawn)
+    assert everything.mean().item() == pytest.approx(2, abs=0.01)
+    assert everything.std().item() == pytest.approx(0.5, abs=0.01)
+    assert torch.equal(drawn[3], dit.train.encode(None, clip, (0, "posterior", 3)))
+    assert not torch.equal(drawn[3], drawn[4])
+    assert torch.equal(dit.train.encode(None, clip), clip.posterior[0])
+
+
+def test_the_posterior_s_draws_move_the_loss(folder, autoencoder, made, tmp_path):
+    losses = []
+    for posterior in ("mean", "sample"):
+        config = transformer_run(tmp_path / posterior, autoencoder, steps=1, save_every=1, show_every=1)
+        dit.train.train(replace(config, data=replace(DATA, source=str(made)), posterior=posterior))
+        losses.append(rows(tmp_path / posterior)[0]["loss"])
+    assert abs(losses[0] - losses[1]) > 1e-3
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_training_from_a_cache_with_a_frozen_encoder_has_the_same_losses(
+    folder, autoencoder, made, text_folder, tmp_path, padded, monkeypatch
+):
+    text = TextConfig(folder=str(text_folder), longest=32, padded=padded)
+    if padded:
+        made = encode(settings(folder, tmp_path / "padded", autoencoder, text=text))
+    config = transformer_run("", "")
+    changes = {"text": text, "model": replace(config.model, text_width=20), "prompts": ("a word it lacks",)}
+    changes["flow"] = FlowConfig(first_frame=0.5, prompt_dropout=0.3)
+    online, cached = online_and_cached(folder, autoencoder, made, tmp_path, **changes)
+    for one, two in zip(rows(online), rows(cached), strict=True):
+        assert one == pytest.approx(two, rel=1e-5), "batches are padded otherwise, which moves last digits"
+
+
+def test_kept_embeddings_are_the_encoder_s(made, text_folder):
+    """Also of a prompt that the cache lacks, and with the padding of open weights."""
+    text = TextConfig(folder=str(text_folder), longest=32)
+    found = load_cache(made)
+    places = {c: p for file in found.files for c, p in zip(file.captions, file.texts, strict=True)}
+    kept = EmbeddedText(text, made, torch.float32, places | {"": found.empty})
+    prompts = ["a red circle", "", "w", "not in the cache"]
+    kept.keep(prompts)
+    packed, lengths = kept(prompts)
+    wanted, wanted_lengths = make_encoder(text)(prompts)
+    assert lengths == wanted_lengths
+    assert (packed - wanted).abs().max() < 1e-5 * wanted.abs().max()
+
+
+def test_the_encoder_is_not_loaded_where_its_embeddings_are_kept(
+    autoencoder, made, text_folder, tmp_path, monkeypatch
+):
+    def load(config):
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr("dit.text.load_pretrained", load)
+    config = transformer_run(tmp_path / "run", autoencoder, steps=1, save_every=1, show_every=1)
+    config = replace(config, data=replace(DATA, source=str(made)), model=replace(config.model, text_width=20))
+    dit.train.train(replace(config, text=TextConfig(folder=str(text_folder), longest=32)))
+    assert rows(tmp_path / "run")[0]["step"] == 1
+
+
+def test_a_second_run_encodes_nothing_and_a_changed_file_is_encoded_alone(
+    own_folder, autoencoder, tmp_path, encoded, capsys
+):
+    out = tmp_path / "cache"
+    encode(settings(own_folder, out, autoencoder))
+    assert sorted(encoded) == sorted(
+        ["long.mp4"] * 6 + ["short.mp4"] * 3 + ["wide.mp4"] * 3 + ["still.png"]
+    ), "clips that are the same are encoded once, files of one name each"
+    before, times = contents(out), {file: file.stat().st_mtime_ns for file in shard_files(out)}
+    encoded.clear()
+    encode(settings(own_folder, out, autoencoder))
+    assert encoded == [] and "(nothing to encode, all kept)" in capsys.readouterr().out
+    assert {file: file.stat().st_mtime_ns for file in shard_files(out)} == times
+
+    write_video(own_folder / "long.mp4", noise(21, 32, 48, 9), 8, {})
+    assert run(["data", "index", str(own_folder)]) == 0
+    encode(settings(own_folder, out, autoencoder))
+    assert encoded == ["long.mp4"] * 3
+    assert before.items() <= contents(out).items() and len(contents(out)) == len(before) + 3
+    assert find_cache(str(out)).files != []
+
+    encoded.clear()
+    encode(settings(own_folder, out, autoencoder, data=replace(DATA, size=48)))
+    assert len(encoded) == 13, "another size is another clip"
+    encoded.clear()
+    encode(settings(own_folder, out, autoencoder))
+    assert encoded == [], "and the first ones are still there"
+    assert "1 shards hold nothing that is used any more: --prune removes them" in capsys.readouterr().err
+    encode(settings(own_folder, out, autoencoder, prune=True))
+    assert run(["data", "check", str(out)]) == 0
+    assert (
+        run(["vae", "encode", str(own_folder), "--out", str(out), "--store", "fp32", *words(autoencoder)])
+        == 0
+    )
+
+
+def words(autoencoder: Path) -> list[str]:
+    """The settings of these tests as words of the command line."""
+    sizes = ["--data.frames", "5", "--data.size", "32", "--data.places", "3"]
+    return ["--autoencoder", str(autoencoder), *sizes]
+
+
+def test_files_of_one_name_do_not_meet_and_copies_share(own_folder, autoencoder, tmp_path, encoded):
+    copy = own_folder / "copy.mp4"
+    copy.write_bytes((own_folder / "long.mp4").read_bytes())
+    assert run(["data", "index", str(own_folder)]) == 0
+    out = encode(settings(own_folder, tmp_path / "cache", autoencoder))
+    files = {str(file.path.relative_to(out)): file for file in load_cache(out).files}
+    one, two, shared = (files[f"../videos/{name}"] for name in ("long.mp4", "deep/long.mp4", "copy.mp4"))
+    assert not set(one.keys) & set(two.keys) and one.keys == shared.keys and one.clips == shared.clips
+    assert len(encoded) == 13
+
+
+def test_a_copy_of_what_cannot_be_encoded_is_told_so(own_folder, autoencoder, tmp_path, capsys):
+    (own_folder / "copy.mp4").write_bytes((own_folder / "long.mp4").read_bytes())
+    assert run(["data", "index", str(own_folder)]) == 0
+    entries = load_manifest(own_folder)
+    stale = [replace(e, checksums=bytes(len(e.checksums))) if e.path.stem == "copy" else e for e in entries]
+    save_manifest(own_folder / "manifest.parquet", stale)
+    encode(settings(own_folder, tmp_path / "cache", autoencoder))
+    told = capsys.readouterr().err
+    assert "copy.mp4 has changed since it was indexed" in told
+    assert "long.mp4: a file of the same bytes cannot be encoded" in told
+
+
+def test_statistics_and_weights_and_formats_change_every_key(folder, autoencoder, made, tmp_path, encoded):
+    """Statistics lie in no weight."""
+    tensors, header = load_weights(autoencoder)
+    other = tmp_path / "other.safetensors"
+    header["model"]["latent_std"] = [1.0, 0.6, 0.7, 0.8]
+    save_weights(other, tensors, header)
+    assert autoencoder_hash(load_autoencoder(other)) != autoencoder_hash(load_autoencoder(autoencoder))
+    keys = {key for file in load_cache(made).files for key in file.keys}
+    for which, store in ((other, "fp32"), (autoencoder, "fp16")):
+        out = encode(settings(folder, tmp_path / "cache", which, store=store))
+        assert not keys & {key for file in load_cache(out).files for key in file.keys}
+    assert len(encoded) == 26
+
+
+@pytest.mark.parametrize(("store", "error"), [("fp16", 2**-11), ("bf16", 2**-8)])
+def test_smaller_formats_are_as_exact_as_they_say(folder, autoencoder, made, tmp_path, store, error):
+    out = encode(settings(folder, tmp_path / "cache", autoencoder, store=store))
+    exact, kept = load_cache(made), load_cache(out)
+    for one, two in zip(exact.files, kept.files, strict=True):
+        for a, b in zip(one.clips, two.clips, strict=True):
+            whole = read_row(made, a, torch.float32)
+            rounded = read_row(out, b, {"fp16": torch.float16, "bf16": torch.bfloat16}[store])
+            assert ((whole - rounded).abs() <= error * whole.abs() + 1e-7).all()
+            assert not torch.equal(whole, rounded)
+
+
+@torch.no_grad()
+def test_files_that_cannot_be_read_are_named_and_replaced_as_online(
+    own_folder, autoencoder, tmp_path, capsys
+):
+    (own_folder / "wide.mp4").write_bytes(b"changed after it was indexed")
+    (own_folder / "short.mp4").unlink()
+    out = encode(settings(own_folder, tmp_path / "cache", autoencoder))
+    told = capsys.readouterr()
+    assert told.err.count("skipped: ") == 2 and "has changed since it was indexed" in told.err
+    assert "short.mp4: no such file" in told.err and "2 files skipped" in told.out
+    assert run(["data", "check", str(out)]) == 0
+    model, config = load_autoencoder(autoencoder), replace(DATA, source=str(own_folder))
+    online, _ = open_data(config, 3, 1, model.compression)
+    offline, _ = open_cached(load_cache(out), replace(DATA, source=str(out)), 3, 1, model, sample=False)
+    for draw in range(20):
+        one, two = online[draw], offline[draw]
+        assert (Path(one.source).name, one.caption) == (Path(two.source).name, two.caption)
+        assert {Path(p).name for p in one.skipped} == {Path(p).name for p in two.skipped}
+        assert torch.equal(model.encode(one.video[None])[0], two.posterior[0])
+    for file in own_folder.rglob("*.*"):
+        if file.suffix in (".mp4", ".png"):
+            file.unlink()
+    assert run(["vae", "encode", str(own_folder), "--out", str(tmp_path / "no"), *words(autoencoder)]) == 1
+    assert "none of the 5 files can be encoded: " in capsys.readouterr().err
+
+
+def test_two_processes_write_what_one_writes(folder, autoencoder, made, text_folder, tmp_path):
+    arguments = [str(folder), "--out", str(tmp_path / "two"), "--store", "fp32", *words(autoencoder)]
+    arguments += ["--text.folder", str(text_folder), "--text.longest", "32", "--shard-clips", "3"]
+    done = launch("dit.encode", *arguments, processes=2)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("13 clips of 5 files (13 encoded, 0 kept)") == 1
+    one, two = contents(made), contents(tmp_path / "two")
+    assert one.keys() == two.keys() and len(shard_files(tmp_path / "two", "latents")) > 3
+    different = {key for key in one if one[key] != two[key]}
+    assert all(len(one[key]) % 80 == 0 for key in different), "only captions, by a batch's padding"
+    for key in different:
+        a, b = (torch.frombuffer(bytearray(rows[key]), dtype=torch.float32) for rows in (one, two))
+        assert (a - b).abs().max() < 1e-5 * a.abs().max()
+    files = load_cache(made).files, load_cache(tmp_path / "two").files
+    assert repr(files[0]) == repr(files[1])
+
+
+def test_a_kill_loses_the_shard_in_work_alone_and_the_same_command_goes_on(
+    own_folder, autoencoder, tmp_path, encoded, capsys
+):
+    for seed in range(30):
+        write_video(own_folder / f"more-{seed}.mp4", noise(21, 32, 32, 100 + seed), 8, {})
+    assert run(["data", "index", str(own_folder)]) == 0
+    out = tmp_path / "cache"
+    arguments = ["vae", "encode", own_folder, "--out", out, "--store", "fp32", "--shard-clips", "3"]
+    process = subprocess.Popen(
+        command("dit.cli", *arguments, *words(autoencoder)),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while len(shard_files(out)) < 4 and process.poll() is None:
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    kept = contents(out)
+    assert 4 <= len(shard_files(out)) < 30 and not (out / "index.parquet").exists()
+    assert is_cache(out)
+    config = replace(transformer_run(tmp_path / "run", autoencoder), data=replace(DATA, source=str(out)))
+    with pytest.raises(ValueError, match="its encoding did not end: give its `dit vae encode` command again"):
+        dit.train.train(config)
+    for name in (".latents-0.safetensors.1.tmp", ".index.parquet.1.tmp", ".mine.tmp"):
+        (out / name).write_text("half")
+    encode(settings(own_folder, out, autoencoder, shard_clips=3))
+    assert len(encoded) == 103 - len(kept) and [file.name for file in out.glob(".*")] == [".mine.tmp"]
+    assert kept.items() <= contents(out).items() and len(contents(out)) == 103
+    assert run(["data", "check", str(out)]) == 0
+    whole = encode(settings(own_folder, tmp_path / "whole", autoencoder))
+    assert contents(whole) == contents(out)
+
+
+def test_another_process_in_the_same_cache_is_refused(folder, autoencoder, tmp_path, monkeypatch):
+    from filelock import FileLock
+
+    monkeypatch.setattr("vae.run.LOCK_PATIENCE", 0.1)
+    (tmp_path / "cache").mkdir()
+    with FileLock(tmp_path / "cache" / ".lock"), pytest.raises(ValueError, match="is in use by another run"):
+        encode(settings(folder, tmp_path / "cache", autoencoder))
+
+
+@pytest.fixture
+def small(own_folder, autoencoder, tmp_path) -> Path:
+    """A cache of several shards, to be damaged."""
+    return encode(settings(own_folder, tmp_path / "cache", autoencoder, shard_clips=3))
+
+
+def damage(file: Path, where: float = 0.9) -> None:
+    """Changes one bit of a file."""
+    content = bytearray(file.read_bytes())
+    content[int(where * len(content))] ^= 4
+    file.write_bytes(content)
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-4])
+
+
+def swap(file: Path) -> None:
+    """Puts another shard in its place."""
+    other = next(other for other in shard_files(file.parent) if other != file)
+    file.write_bytes(other.read_bytes())
+
+
+def orphan(file: Path) -> None:
+    """Adds a shard of nothing that the index lists."""
+    row = torch.zeros(2, 4, 1, 4, 4)
+    what = {"file": "0", "frames": [0], "size": [32, 32]}
+    about = {"autoencoder": "0", "store": "fp32", "compression": [4, 8]}
+    write_shard(file.parent, "latents", {encoding.clip_key(what, "0", "fp32"): (row, what)}, about)
+
+
+def not_finite(file: Path) -> None:
+    """Writes a shard again with a number that is none."""
+    tensors, header = load_weights(file)
+    tensors = {key: tensor.clone() for key, tensor in tensors.items()}
+    next(iter(tensors.values()))[0, 0, 0, 0, 0] = float("nan")
+    told = {"autoencoder", "store", "compression"}
+    rows = {key: (tensor, header["rows"][key]) for key, tensor in tensors.items()}
+    write_shard(file.parent, "latents", rows, {name: header[name] for name in told})
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (damage, "has changed since it was written: delete it, and give the `dit vae encode` command again"),
+        (cut, "cannot be read"),
+        (swap, "holds other rows than its name and header say"),
+        (Path.unlink, "is not there: give the `dit vae encode` command again"),
+        (orphan, "holds nothing that the index lists"),
+        (not_finite, "is not finite"),
+    ],
+)
+def test_the_check_finds_what_is_wrong_and_its_remedy_mends_it(
+    small, own_folder, autoencoder, harm, words, capsys
+):
+    before, file = contents(small), shard_files(small)[1]
+    assert run(["data", "check", str(small)]) == 0
+    assert "sound; 5 shards, 13 clips, 0 captions" in capsys.readouterr().out
+    harm(file)
+    assert run(["data", "check", str(small)]) == 1
+    told = capsys.readouterr().err.splitlines()
+    wrong = [line for line in told if line.startswith("wrong: ")]
+    assert len(wrong) == 1 and words in wrong[0], told
+    assert "1 things are wrong, each in a line above with what to do" in told[-1]
+    if "delete it" in wrong[0]:
+        file.unlink()
+    encode(settings(own_folder, small, autoencoder, shard_clips=3, prune=harm is orphan))
+    assert run(["data", "check", str(small)]) == 0
+    assert contents(small) == before
+
+
+def test_a_wrong_index_is_found(small, capsys):
+    import pyarrow.parquet
+
+    file = small / "index.parquet"
+    table = pyarrow.parquet.read_table(file)
+    rows = table.to_pylist()
+    rows[0]["clip_offset"], rows[1]["keys"] = rows[1]["clip_offset"], rows[1]["keys"][:2]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, table.schema), file)
+    assert run(["data", "check", str(small)]) == 1
+    told = capsys.readouterr().err
+    assert "long.mp4 is not in latents-" in told and "has 3 clips in the index, not 3" in told
+    damage(file, 0.999)
+    assert run(["data", "check", str(small)]) == 1
+    assert "is damaged" in capsys.readouterr().err
+    assert run(["data", "check", str(small.parent)]) == 1
+    assert "no such cache; make one with `dit vae encode" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_shard_that_goes_bad_stops_training_in_one_sentence(small, autoencoder, workers):
+    model = load_autoencoder(autoencoder)
+    data, _ = open_cached(load_cache(small), replace(DATA, source=str(small)), 0, 1, model, sample=False)
+    for file in shard_files(small):
+        file.write_bytes(file.read_bytes()[:-3000])
+    with pytest.raises(ValueError, match=r"^\S+ ends \d+ bytes too early: `dit data check ") as caught:
+        for _ in batches(data, 4, 0, 8, 0, 1, workers):
+            pass
+    assert "\n" not in str(caught.value) and "dit data check" in str(caught.value)
+    with pytest.raises(ValueError, match="is not there as it was: `dit data check"):
+        load_cache(small)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: replace(c, data=replace(c.data, frames=9)), "data.frames = 9, but .* was made with 5"),
+        (lambda c: replace(c, data=replace(c.data, size=48)), "data.size = 48, but .* was made with 32"),
+        (lambda c: replace(c, data=replace(c.data, fps=4.0)), "data.fps = 4.0, but .* was made with 8.0"),
+        (lambda c: replace(c, data=replace(c.data, places=0)), "places = 0, .* with 3: give --data.places 3"),
+        (lambda c: replace(c, autoencoder=c.autoencoder + ".other"), "was made by another autoencoder"),
+    ],
+)
+def test_a_run_that_wants_other_clips_than_the_cache_s_is_told_which_setting(
+    autoencoder, made, tmp_path, change, words
+):
+    tensors, header = load_weights(autoencoder)
+    header["model"]["latent_mean"] = [0.0] * 4
+    save_weights(Path(f"{autoencoder}.other"), tensors, header)
+    config = transformer_run(tmp_path / "run", autoencoder)
+    with pytest.raises(ValueError, match=words):
+        dit.train.train(change(replace(config, data=replace(DATA, source=str(made)))))
+    assert not (tmp_path / "run").exists()
+
+
+def test_embeddings_of_another_encoder_are_refused_and_missing_ones_made_in_training(
+    folder, autoencoder, made, text_folder, tmp_path, capsys
+):
+    torch.manual_seed(9)
+    tiny_umt5(tmp_path / "other")
+    config = transformer_run(tmp_path / "run", autoencoder, steps=1, save_every=1, show_every=1)
+    config = replace(config, model=replace(config.model, text_width=20), data=replace(DATA, source=str(made)))
+    for text, words in (
+        (TextConfig(folder=str(tmp_path / "other"), longest=32), "embeddings of another text encoder"),
+        (TextConfig(folder=str(text_folder)), "embeddings of text.longest = 32, not 512"),
+        (TextConfig(folder=str(text_folder), longest=32, padded=True), "of text.padded = False, not True"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            dit.train.train(replace(config, text=text))
+    bare = encode(settings(folder, tmp_path / "bare", autoencoder))
+    config = replace(config, text=TextConfig(folder=str(text_folder), longest=32))
+    dit.train.train(replace(config, data=replace(DATA, source=str(bare))))
+    assert "has no embeddings, the text encoder runs in every step" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "give a manifest and a folder"),
+        (["shapes", "--out", "x"], "a cache is of a manifest's files"),
+        (["nowhere", "--out", "x"], "nowhere: no such manifest"),
+        (["nowhere", "--out", "x", "--data.places", "0"], "data.places = 0: a cache needs at least 1"),
+        (["nowhere", "--out", "x", "--shard-clips", "0"], "shard_clips = 0: it must be at least 1"),
+        (["nowhere", "--out", "x", "--data.frames", "6"], "frames"),
+    ],
+)
+def test_settings_that_make_no_cache_are_refused(words, told, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(["vae", "encode", *words]) == 1
+    assert told in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_an_autoencoder_is_not_trained_on_latents(made, folder, autoencoder):
+    with pytest.raises(ValueError, match="holds latents and no video: give the manifest it was made of"):
+        open_data(replace(DATA, source=str(made)), 0, 1, load_autoencoder(autoencoder).compression)
+    with pytest.raises(ValueError, match="holds a manifest: give the cache a folder of its own"):
+        encode(settings(folder, folder, autoencoder))
+    assert not is_cache(folder) and isinstance(
+        open_data(replace(DATA, source=str(folder)), 0, 1, load_autoencoder(autoencoder).compression)[0],
+        VideoFiles,
+    )
+
+
+def test_shards_say_themselves_what_they_hold(folder, autoencoder, made):
+    known = {entry.path.name for entry in load_manifest(folder)}
+    rows = {}
+    for file in shard_files(made, "latents"):
+        places, header = read_places(file)
+        assert places.keys() == header["rows"].keys()
+        assert header["autoencoder"] == autoencoder_hash(load_autoencoder(autoencoder))
+        rows |= header["rows"]
+    assert {what["name"] for what in rows.values()} == known
+    assert all(set(what) == {"file", "frames", "size", "name"} for what in rows.values())
+    texts = [read_places(file)[1]["rows"] for file in shard_files(made, "texts")]
+    wanted = {"", *(caption for captions in CAPTIONS.values() for caption in captions)}
+    assert {what["text"] for rows in texts for what in rows.values()} == wanted
+
+
+def anonymous() -> int:
+    """Bytes of this process's own memory, without files' pages."""
+    status = Path("/") / "proc" / "self" / "status"
+    if not status.is_file():
+        pytest.skip("no /proc/self/status here")
+    return 1024 * next(
+        int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("RssAnon")
+    )
+
+
+def test_memory_is_flat_over_twenty_thousand_reads(tmp_path):
+    """As training reads; what they read is a hundred times what memory may grow by."""
+    row, count, keys = torch.randn(2, 4, 5, 16, 16), 1500, []
+    for first in range(0, count, 250):
+        rows = {f"{k:064x}": (row + k, {}) for k in range(first, first + 250)}
+        write_shard(tmp_path, "latents", rows, {"store": "fp32"})
+        keys += rows
+    places = find_rows(tmp_path, "latents")[0]
+    files = []
+    for k in range(0, count, 3):
+        mine = tuple(keys[k : k + 3])
+        clips = tuple(places[key] for key in mine)
+        files.append(CachedFile(("a", "b"), mine, Path(f"{k}.mp4"), "", "", clips, ()))
+    made = {"store": "fp32"}
+    data = CachedFiles(Cache(tmp_path, files, made, None), DATA, 0, files, Compression(), sample=True)
+
+    def read(draws: range) -> float:
+        return sum(clip.posterior[1][0, 0, 0, 0].item() for clip in map(data.__getitem__, draws))
+
+    read(range(1000))
+    before = anonymous()
+    assert read(range(1000, 21_000)) > 0
+    assert anonymous() - before < 8 << 20
