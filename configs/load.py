@@ -15,7 +15,7 @@ from typing import TypeVar
 
 Settings = TypeVar("Settings")
 FOLDER = Path(__file__).parent
-NOT_RUNS = {"__init__", "load", "protocol", "settings"}
+NOT_RUNS = {"__init__", "autoencoder_sizes", "load", "protocol", "settings"}
 
 
 def parse_run(kind: type[Settings], arguments: list[str], prog: str) -> Settings:

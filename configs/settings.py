@@ -89,13 +89,45 @@ class LoopConfig:
 
 
 @dataclass(frozen=True)
+class PerceptualConfig:
+    """The perceptual loss on frames: the distance of their features in a frozen network."""
+
+    network: str = "none"
+    """`alex`, `vgg` or `squeeze` for LPIPS of that trunk; or torchvision's file of one, or an autoencoder."""
+    weight: float = 1.0
+    """Its weight beside the reconstruction error."""
+    trunk: str = ""
+    """File with the trunk's weights for LPIPS; without it, it is looked for in the usual places."""
+    heads: str = ""
+    """File with LPIPS' own weights; likewise."""
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """The discriminator of the second stage: patches in space and time, hinge loss."""
+
+    weight: float = 0.0
+    """Weight of its judgement in the autoencoder's loss; 0 trains without one."""
+    start: int = 0
+    """Step from which it learns and counts."""
+    adaptive: bool = True
+    """Multiply the weight by the ratio of both losses' gradients at the last layer, of the step before."""
+    width: int = 64
+    """Channels of its first layer, a multiple of 8."""
+    depth: int = 3
+    """Convolutions that halve height and width."""
+    learning_rate: float = 1e-4
+    """Peak learning rate; the rest of its optimizer is the autoencoder's, counted from its start."""
+
+
+@dataclass(frozen=True)
 class AutoencoderRun:
     """A training run of the autoencoder."""
 
     out: str = "runs/autoencoder"
     """Folder of the run; the same command in it goes on where it stopped."""
     init: str = ""
-    """Weights file to start from; empty starts from random weights."""
+    """Weights file, run or diffusers folder to start from; empty starts from random weights."""
     data: DataConfig = field(default_factory=DataConfig)
     """The clips."""
     model: AutoencoderConfig = field(default_factory=AutoencoderConfig)
@@ -105,17 +137,51 @@ class AutoencoderRun:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """The optimizer."""
     crop: int = 64
-    """Side in pixels of the random square crop that is trained on, a multiple of 8."""
+    """Side in pixels of the random square crop that is trained on; a smaller side of a clip stays whole."""
     crop_frames: int = 17
-    """Frames of the random crop in time that is trained on, 1 + 4k."""
+    """Most frames of the random crop in time that is trained on, 1 + 4k; a shorter clip stays whole."""
+    images: float = 0.0
+    """Share of samples of which a single frame is trained on, beside the images of the data."""
+    chunk: int = 0
+    """Latent frames that are trained on at a time, the gradient cut between them; 0 takes whole clips."""
     error: Literal["l1", "l2"] = "l1"
     """Reconstruction error. L1 does not see an object until it knows where that is; L2 finds it first."""
+    learned_variance: bool = False
+    """Train on the likelihood of the error, whose scale is learned too."""
+    perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
+    """The perceptual loss."""
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    """The discriminator."""
     kl_weight: float = 1e-6
     """Weight of the KL divergence, per latent number, beside the reconstruction error, per pixel number."""
     train_encoder: bool = True
     """Train the encoder too; without it the latents of `init` stay what they are, and models of them hold."""
     checkpoint_activations: bool = False
     """Compute activations again in the backward pass, for less memory."""
+
+
+@dataclass(frozen=True)
+class StatsSettings:
+    """Measure mean and standard deviation of an autoencoder's latents, and keep them where it ships none."""
+
+    autoencoder: Positional[str] = ""
+    """Weights file of ours, a run's folder, or an autoencoder's or pipeline's folder of diffusers."""
+    data: str = ""
+    """Manifest of the clips, or a folder that holds one (`dit data index FOLDER`); or `shapes`."""
+    count: int = 64
+    """Clips to measure; where the manifest has fewer files, several clips of each."""
+    frames: int = 17
+    """Most frames of a clip, as many as the autoencoder takes; a shorter video gives what it has."""
+    size: int = 256
+    """Side in pixels of the square whose area a clip has."""
+    fps: float = 8.0
+    """Frames a second of a clip."""
+    seed: int = 0
+    """Seed of the order of the files and of which part of each is taken."""
+    workers: int = 0
+    """Processes that read videos ahead; 0 reads in the measuring process."""
+    replace: bool = False
+    """Write the statistics also where the autoencoder has its own by channel, which models may know it by."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +265,7 @@ class TransformerRun:
     out: str = "runs/transformer"
     """Folder of the run; the same command in it goes on where it stopped. `dit sample --model` takes it."""
     autoencoder: str = "builtin"
-    """Weights file of the autoencoder, a run's or a diffusers folder; `builtin` is the drawn world's."""
+    """Weights file of the autoencoder, a run's folder or diffusers'; `builtin` is the drawn world's."""
     init: str = ""
     """Model folder to start from, of a diffusers one the transformer alone; empty: random weights."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -333,7 +399,7 @@ class ExportSettings:
     """Write a model as the folder of a Wan pipeline, which diffusers loads, or as our own files."""
 
     model: Positional[str] = "builtin"
-    """Model folder: a run of `dit train`, or `builtin`."""
+    """Model folder: a run of `dit train`, or `builtin`; or the weights file of an autoencoder alone."""
     out: str = "exported"
     """Folder to write; it must not exist yet, or be empty."""
     autoencoder: str = ""
@@ -412,14 +478,28 @@ class BenchSettings:
 class BenchVaeSettings:
     """Time and memory of encoding and decoding, beside diffusers' Wan autoencoder with the same weights."""
 
+    parts: tuple[Literal["diffusers", "lengths", "seams"], ...] = ("diffusers",)
+    """What to measure: beside diffusers; memory over lengths, streamed into an mp4; tiles on real clips."""
     shapes: tuple[Literal["tiny", "small", "wan"], ...] = ("tiny", "small")
     """Which autoencoders: the built-in one's shape, a third of Wan's width, Wan 2.1's."""
     precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
-    """Number formats of weights and compute."""
+    """Number formats of weights and compute; tiles are compared in fp32."""
     frames: int = 17
-    """Frames of the clip, 1 + 4k."""
+    """Frames of the clip beside diffusers, and of each real one; 1 + 4k."""
     size: int = 192
-    """Its height and width in pixels."""
+    """Height and width in pixels of the clip beside diffusers."""
+    lengths: tuple[int, ...] = (17, 81, 321)
+    """Frames of the videos of 256 x 256 whose memory is compared, each 1 + 4k."""
+    clips: str = ""
+    """Real clips for the tiles: a folder or a manifest, of which the first that are long enough are taken."""
+    count: int = 3
+    """How many of them."""
+    model: str = "builtin"
+    """Folder whose autoencoder the tiles are of, or `builtin`."""
+    tile: int = 16
+    """Side of a tile in latents, at most."""
+    halos: tuple[int, ...] = (0, 2, 4, 8, -1)
+    """How far tiles see beyond themselves, in latents; -1 is all that convolutions see."""
     repeats: int = 3
     """Measurements of each side, of which the median counts."""
     threads: int = 0
@@ -538,6 +618,60 @@ class ReconstructionSettings:
     """File with the trunk's weights, torchvision's; without it, it is looked for in the usual places."""
     lpips_heads: str = ""
     """File with LPIPS' own weights of version 0.1; without it, it is looked for in the usual places."""
+    workers: int = 2
+    """Processes that read videos."""
+
+
+@dataclass(frozen=True)
+class CompareVaeSettings:
+    """Compare autoencoders on the same clips: quality, latents, compression, time and memory."""
+
+    autoencoders: Positional[tuple[str, ...]] = ()
+    """Autoencoders: `builtin`, weights files, runs of `dit vae train`, folders of diffusers."""
+    data: str = ""
+    """Videos: a folder of them, a folder of folders of frames, a manifest; or `shapes`, the drawn world."""
+    count: int = 0
+    """Clips, one a video; 0 takes the protocol's number, or all videos, or 32 scenes of the drawn world."""
+    frames: int = 17
+    """Frames of a clip; the nearest number that all autoencoders take is taken."""
+    height: int = 128
+    """Height of the clips in pixels, which are scaled to cover it and cut about the centre; likewise."""
+    width: int = 128
+    """Width in pixels; likewise."""
+    stride: int = 1
+    """Step between two frames of a clip."""
+    seed: int = 0
+    """Seed of the choice of videos, of where in them clips begin, and of the scenes."""
+    json: str = ""
+    """File for all figures, every clip's too, as JSON."""
+    picture: str = ""
+    """PNG for the same frames through each autoencoder, with amplified differences."""
+    amplify: float = 8.0
+    """How many times larger the picture shows differences."""
+    save: str = ""
+    """New folder for all originals and reconstructions, as folders of PNG frames."""
+    protocol: str = ""
+    """Protocol of the FVD of reconstructions, such as ucf101-recon; empty leaves it out."""
+    weights: str = ""
+    """File with the weights of I3D; without it, they are looked for as `dit eval weights` says."""
+    allow_small: bool = False
+    """FVD of fewer or other clips than the protocol says; it is stamped."""
+    smoke: bool = False
+    """FVD with a seeded network in place of certified weights; it is stamped: it is not FVD."""
+    resamples: int = 200
+    """Bootstrap samples of FVD's confidence interval; 0 makes none."""
+    lpips: Literal["alex", "vgg", "squeeze", "none"] = "alex"
+    """Trunk of LPIPS; `none` leaves it out, and so do weights that are not there."""
+    lpips_trunk: str = ""
+    """File with the trunk's weights, torchvision's; without it, it is looked for in the usual places."""
+    lpips_heads: str = ""
+    """File with LPIPS' own weights of version 0.1; without it, it is looked for in the usual places."""
+    fps: float = 24.0
+    """Frames in the second of video whose time and memory are measured."""
+    repeats: int = 3
+    """Measurements of time, of which the median counts; 0 leaves time and memory out."""
+    threads: int = 1
+    """Threads of a CPU that is timed; one is measured in CPU seconds, 0 is all, by the wall clock."""
     workers: int = 2
     """Processes that read videos."""
 

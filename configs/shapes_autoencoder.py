@@ -7,14 +7,13 @@ with an earlier revision of this stage; its time convolutions were then set to t
 start as.
 """
 
-from configs.settings import AutoencoderConfig, AutoencoderRun, DataConfig, LoopConfig, OptimizerConfig
+from configs.autoencoder_sizes import TINY
+from configs.settings import AutoencoderRun, DataConfig, LoopConfig, OptimizerConfig
 
 config = AutoencoderRun(
     out="runs/shapes-autoencoder",
     data=DataConfig(source="shapes", frames=17, size=64),
-    model=AutoencoderConfig(
-        base_width=16, decoder_base_width=16, width_multipliers=(1, 2, 3, 3), residual_blocks=1
-    ),
+    model=TINY,
     crop=64,
     crop_frames=1,
     error="l2",

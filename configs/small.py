@@ -1,7 +1,7 @@
 """A small transformer for videos of one's own, with the byte-level text encoder.
 
-dit vae encode FOLDER --out CACHE --autoencoder runs/small-autoencoder --data.size 96
-dit train small --data.source CACHE --autoencoder runs/small-autoencoder
+dit vae encode FOLDER --out CACHE --autoencoder runs/tiny-autoencoder --data.size 96
+dit train small --data.source CACHE --autoencoder runs/tiny-autoencoder
 
 On the same clips, of which 128 were encoded when training began, as was the way before there were caches: 2.2
 minutes, validation loss from 1.01 at step 100 to 0.68.
@@ -19,7 +19,7 @@ from configs.settings import (
 
 config = TransformerRun(
     out="runs/small",
-    autoencoder="runs/small-autoencoder",
+    autoencoder="runs/tiny-autoencoder",
     data=DataConfig(source="clips", frames=17, size=96, places=4),
     model=TransformerConfig(width=192, depth=6, heads=3, mlp_width=576, text_width=128),
     text=TextConfig(width=128, depth=2, heads=4, mlp_width=256, longest=256),

@@ -1,29 +1,33 @@
-"""`dit bench vae`: encoding and decoding beside diffusers' `AutoencoderKLWan` with the same weights."""
+"""`dit bench vae`: the autoencoder beside diffusers' `AutoencoderKLWan`, over lengths, and in tiles."""
 
 import importlib.util
 import json
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from configs.autoencoder_sizes import SMALL, TINY, WAN
 from configs.load import parse
 from configs.settings import AutoencoderConfig, BenchVaeSettings
-from dit.bench import DTYPES, instructions, make_clock, race
+from dit.bench import DTYPES, instructions, make_clock, peak_memory, race
+from vae import tiles
 from vae.diffusers_folder import autoencoder_settings
+from vae.load import load_autoencoder
+from vae.manifest import NAME, find_files, load_manifest
 from vae.model import Autoencoder, compression_of, time_chunks
+from vae.video import UnreadableVideo, probe, read_frames, resize_and_crop, to_video, write_stream
 from vae.weights import write_text
 
-SHAPES = {
-    "tiny": AutoencoderConfig(  # the built-in one's
-        base_width=16, decoder_base_width=16, width_multipliers=(1, 2, 3, 3), residual_blocks=1
-    ),
-    "small": AutoencoderConfig(base_width=32, decoder_base_width=32),
-    "wan": AutoencoderConfig(),
-}
+SHAPES = {"tiny": TINY, "small": SMALL, "wan": WAN}
+LENGTHS_SIZE = 256
 
 
 @dataclass(frozen=True)
@@ -144,37 +148,158 @@ def line(row: Row) -> str:
     return f"{row.what:24} {''.join(times)}  {''.join(fast)}      {''.join(share)}   {row.apart:9.0e}"
 
 
+@torch.no_grad()
+def memory_of_length(name: str, precision: str, frames: int, threads: int) -> tuple[int, int]:
+    """Peak bytes of this process while it decodes so many frames of 256 x 256 as a stream into an mp4.
+
+    The second number is what it held before.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = random_autoencoder(SHAPES[name]).to(device, DTYPES[precision])
+    channels, side = model.config.latent_channels, LENGTHS_SIZE // 8
+    random = torch.Generator().manual_seed(0)
+    latents = (torch.randn(1, channels, 1, side, side, generator=random) for _ in range(1 + frames // 4))
+
+    def write() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            parts = model.decode_stream(z.to(device) for z in latents)
+            write_stream(Path(folder) / "video.mp4", (part[0].cpu() for part in parts), 16.0, dict)
+
+    before = peak_memory(lambda: None, device)
+    return peak_memory(write, device), before
+
+
+def bench_lengths(settings: BenchVaeSettings) -> list[dict]:
+    """Peak memory of decoding videos of several lengths, each in a new process."""
+    print(f"decoding {LENGTHS_SIZE}x{LENGTHS_SIZE} as a stream into an mp4, peak memory in MiB\n")
+    rows = []
+    for name in settings.shapes:
+        for precision in settings.precisions:
+            peaks = {}
+            for frames in settings.lengths:
+                with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as new:
+                    job = new.submit(memory_of_length, name, precision, frames, settings.threads)
+                    peaks[frames] = job.result()
+            rows.append({"what": f"{name}, {precision}", "peaks": peaks})
+            whole, own = ([get(p) for p in peaks.values()] for get in (lambda p: p[0], lambda p: p[0] - p[1]))
+            told = ", ".join(f"{n} frames {p / 2**20:.0f}" for n, p in zip(peaks, whole, strict=True))
+            print(
+                f"{name}, {precision}: {told}; apart {max(whole) / min(whole) - 1:.1%} of the process, "
+                f"{max(own) / min(own) - 1:.1%} of what decoding adds",
+                flush=True,
+            )
+    return rows
+
+
+def real_clips(settings: BenchVaeSettings) -> Iterator[tuple[str, Tensor]]:
+    """Names and videos 1 C T H W of the first clips that are long enough, sides cut to multiples of 8."""
+    where, found = Path(settings.clips), 0
+    manifest = where.is_file() or (where / NAME).is_file()
+    files = [entry.path for entry in load_manifest(where)] if manifest else find_files(where)
+    for file in files:
+        if found == settings.count:
+            return
+        try:
+            known = probe(file)
+            if known.frames < settings.frames:
+                continue
+            frames = read_frames(file, range(settings.frames), known)
+        except UnreadableVideo as error:
+            print(f"passed over: {error}")
+            continue
+        found += 1
+        height, width = (side - side % 8 for side in frames.shape[1:3])
+        yield file.name, to_video(resize_and_crop(frames, height, width))[None]
+    if not found:
+        raise ValueError(f"--clips {settings.clips}: no clip in it has {settings.frames} frames")
+
+
+@torch.no_grad()
+def bench_seams(settings: BenchVaeSettings, device: torch.device, clock) -> list[dict]:
+    """How far tiles of real clips are from the untiled result, both ways, and the time they take."""
+    model = load_autoencoder(settings.model).to(device)
+    print(
+        f"tiles of at most {settings.tile} latents a side of {settings.model}'s autoencoder, fp32, apart "
+        f"from the untiled result,\nin latents (deviation 1) and pixels (255 levels); convolutions see "
+        f"{tiles.encoder_halo(model)} latents beyond them encoding, {tiles.decoder_halo(model)} decoding\n\n"
+        f"{'clip':34} way     halo    largest       mean   times as long"
+    )
+    rows = []
+    for name, video in real_clips(settings):
+        video = video.to(device)
+        latents = model.encode(video)
+        for way, x, whole, tiled, unit in (
+            ("encode", video, model.encode, tiles.encode, 1.0),
+            ("decode", latents, model.decode, tiles.decode, 127.5),
+        ):
+            expected = whole(x)
+            for halo in settings.halos:
+                sides = {"whole": partial(whole, x), "tiled": partial(tiled, model, x, settings.tile, halo)}
+                apart = unit * (sides["tiled"]() - expected).abs()
+                seconds = race(sides, settings.repeats, clock)
+                largest, mean = apart.max().item(), apart.mean().item()
+                longer = seconds["tiled"] / seconds["whole"]
+                row = {"clip": name, "way": way, "halo": halo, "largest": largest, "mean": mean}
+                rows.append(row | {"longer": longer, "size": list(video.shape[2:])})
+                of = "all" if halo < 0 else str(halo)
+                print(
+                    f"{name[:34]:34} {way}  {of:>4} {largest:10.2g} {mean:10.2g} {longer:15.2f}", flush=True
+                )
+    return rows
+
+
 def bench_vae(settings: BenchVaeSettings) -> dict:
-    """Measures and prints every shape and number format that is asked for."""
+    """Measures and prints the parts that are asked for."""
     for name in settings.shapes:
         compression_of(SHAPES[name]).check(settings.frames, settings.size, settings.size)
-    if settings.repeats < 1 or settings.threads < 0:
-        raise ValueError("--repeats must be at least 1, and --threads not negative")
-    if importlib.util.find_spec("diffusers") is None:
+        for frames in settings.lengths:
+            compression_of(SHAPES[name]).check(frames, LENGTHS_SIZE, LENGTHS_SIZE)
+    if settings.repeats < 1 or settings.threads < 0 or settings.count < 1:
+        raise ValueError("--repeats and --count must be at least 1, and --threads not negative")
+    if "seams" in settings.parts and not Path(settings.clips or "none given").exists():
         raise ValueError(
-            "diffusers is not installed, so there is nothing to compare with: pip install diffusers"
+            f"--parts seams needs real clips: --clips {settings.clips!r} is no folder or manifest"
         )
+    result = {"settings": asdict(settings), "torch": torch.__version__}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if settings.threads:
         torch.set_num_threads(settings.threads)
     clock, clock_name = make_clock(device, torch.get_num_threads())
+    result["machine"] = instructions(device)
     print(
-        f"{settings.frames} frames of {settings.size}x{settings.size}; torch {torch.__version__}, "
-        f"{instructions(device)}, {torch.get_num_threads()} thread(s); {clock_name}, median of "
-        f"{settings.repeats} in turn\n\n{HEAD}"
+        f"torch {torch.__version__}, {result['machine']}, {torch.get_num_threads()} thread(s); {clock_name}, "
+        f"median of {settings.repeats} in turn\n"
     )
+    if "diffusers" in settings.parts:
+        result["rows"] = [asdict(row) for row in bench_diffusers(settings, device, clock)]
+    if "lengths" in settings.parts:
+        result["lengths"] = bench_lengths(settings)
+    if "seams" in settings.parts:
+        result["seams"] = bench_seams(settings, device, clock)
+    if settings.json:
+        write_text(Path(settings.json), json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def bench_diffusers(settings: BenchVaeSettings, device: torch.device, clock) -> list[Row]:
+    """Every shape and number format that is asked for, beside diffusers."""
+    if importlib.util.find_spec("diffusers") is None:
+        raise ValueError(
+            "diffusers is not installed, so there is nothing to compare with: pip install diffusers"
+        )
+    print(f"{settings.frames} frames of {settings.size}x{settings.size}\n\n{HEAD}")
     rows = [
         row
         for name in settings.shapes
         for precision in settings.precisions
         for row in measure(name, precision, settings, device, clock)
     ]
-    print("\nMemory: what PyTorch holds beyond weights and input; a stream's parts are dropped as they come.")
-    result = {"settings": asdict(settings), "torch": torch.__version__, "machine": instructions(device)}
-    result["rows"] = [asdict(row) for row in rows]
-    if settings.json:
-        write_text(Path(settings.json), json.dumps(result, indent=1) + "\n")
-    return result
+    print(
+        "\nMemory: what PyTorch holds beyond weights and input; a stream's parts are dropped as they come.\n"
+    )
+    return rows
 
 
 def main(arguments: list[str]) -> None:

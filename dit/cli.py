@@ -11,6 +11,8 @@ VERBS = {  # words -> (module, what it does)
     "train": ("dit.train", "CONFIG   train a transformer"),
     "vae train": ("vae.train", "CONFIG   train an autoencoder"),
     "vae encode": ("dit.encode", "MANIFEST --out CACHE   encode clips and captions once, to train on"),
+    "vae compare": ("eval.autoencoders", "A B … --data PATH   autoencoders on the same clips, side by side"),
+    "vae stats": ("vae.stats", "AUTOENCODER --data MANIFEST   measure mean and std of its latents"),
     "data index": ("vae.index", "FOLDER   a manifest of a folder's videos, images and captions"),
     "data ucf101": ("vae.ucf101", "ROOT --lists LISTS   a manifest of UCF-101 by its official lists"),
     "data msrvtt": ("vae.msrvtt", "ROOT   a manifest of MSR-VTT by its official annotations"),

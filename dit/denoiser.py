@@ -11,9 +11,8 @@ from configs.settings import FlowConfig, SamplerConfig, TextConfig, TransformerC
 from dit.attention import BACKENDS, choose_attention
 from dit.model import PATCH, Layout, Transformer
 from dit.text import encoder_hash, make_encoder
-from vae.diffusers_folder import load_wan, naming
-from vae.load import BUILTIN, load_autoencoder
-from vae.load import WEIGHTS as AUTOENCODER
+from vae.diffusers_folder import naming
+from vae.load import BUILTIN, load_autoencoder, stored_hash
 from vae.model import Autoencoder, round_to
 from vae.run import checkpoints
 from vae.weights import file_hash, load_weights, read_json, read_settings
@@ -127,7 +126,7 @@ def load_our_model(folder: Path) -> Model:
         autoencoder=autoencoder,
         sampler=from_json(SamplerConfig, settings["sampler"]),
         flow=from_json(FlowConfig, settings["flow"]),
-        weights="+".join([file_hash(file), file_hash(home / AUTOENCODER), *text_hash(denoiser)]),
+        weights="+".join([file_hash(file), stored_hash(home), *text_hash(denoiser)]),
         size=(data["frames"], side, side),
         fps=data["fps"],
         settings=settings,
@@ -159,13 +158,19 @@ def load_diffusers_model(folder: Path) -> Model:
             )
     denoiser = Denoiser(replace(transformer.config, depth=0), replace(text, folder=str(folder)))
     denoiser.transformer = transformer
+    autoencoder = load_autoencoder(folder / "vae", as_shipped=True)
+    if autoencoder.channels != transformer.config.latent_channels:
+        raise ValueError(
+            f"{folder}: the transformer takes {transformer.config.latent_channels} latent channels, but the "
+            f"autoencoder has {autoencoder.channels}"
+        )
     files = [
         *sorted((folder / "transformer").glob("*.safetensors")),
         *sorted((folder / "vae").glob("*.safetensors")),
     ]
     return Model(
         denoiser=denoiser,
-        autoencoder=load_wan(folder / "vae"),
+        autoencoder=autoencoder,
         sampler=sampler,
         flow=flow,
         weights="+".join([*map(file_hash, files), *text_hash(denoiser)]),

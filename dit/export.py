@@ -12,7 +12,7 @@ from dit.denoiser import OURS, TRANSFORMER, Model, load_model
 from dit.diffusers_format import write_pipeline
 from dit.generate import latent_shape, shift_for
 from dit.model import grid_of
-from vae.diffusers_folder import write_json
+from vae.diffusers_folder import autoencoder_settings, write_folder, write_json
 from vae.load import WEIGHTS as AUTOENCODER
 from vae.load import load_autoencoder
 from vae.model import Autoencoder
@@ -24,14 +24,18 @@ def export(settings: ExportSettings) -> Path:
     out = Path(settings.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out {out} is already there: give the name of a new folder")
-    model = load_model(settings.model, torch.device("cpu"), torch.float32)
-    if settings.autoencoder:
-        model = replace(model, autoencoder=same_latents(model.autoencoder, settings.autoencoder))
+    if Path(settings.model).is_file():
+        write, model = write_autoencoder, load_autoencoder(settings.model)
+    else:
+        write = FORMATS[settings.format]
+        model = load_model(settings.model, torch.device("cpu"), torch.float32)
+        if settings.autoencoder:
+            model = replace(model, autoencoder=same_latents(model.autoencoder, settings.autoencoder))
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        FORMATS[settings.format](model, temporary)
+        write(model, temporary)
         temporary.replace(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -41,6 +45,10 @@ def export(settings: ExportSettings) -> Path:
 def same_latents(before: Autoencoder, source: str) -> Autoencoder:
     """The autoencoder of `source`; raises ValueError unless its latents are those of the one before."""
     other = load_autoencoder(source)
+    if not isinstance(before, Autoencoder) or not isinstance(other, Autoencoder):
+        raise ValueError(
+            "--autoencoder takes the place of an autoencoder of Wan 2.1's or ours, by another such"
+        )
     one, two = before.state_dict(), other.state_dict()
     encoder = [name for name in one if name.startswith(("encoder.", "quant_conv."))]
     if before.config != other.config or any(not torch.equal(one[name], two[name]) for name in encoder):
@@ -50,8 +58,22 @@ def same_latents(before: Autoencoder, source: str) -> Autoencoder:
     return other
 
 
+def write_autoencoder(model: Autoencoder, folder: Path) -> None:
+    """The folder of an `AutoencoderKLWan`."""
+    write_folder(folder, autoencoder_settings(model.config), model.state_dict())
+
+
+def check_ours(model: Model) -> None:
+    """Raises ValueError for a model of another's autoencoder, which lies in its run's folder as it was."""
+    if not isinstance(model.autoencoder, Autoencoder):
+        raise ValueError(
+            "only models whose autoencoder is Wan 2.1's or ours are exported, and this has another"
+        )
+
+
 def write_diffusers(model: Model, folder: Path) -> None:
     """A Wan pipeline's folder, and beside it what diffusers has no place for."""
+    check_ours(model)
     denoiser = model.denoiser
     write_pipeline(folder, denoiser.transformer, model.autoencoder, denoiser.text, own_shift(model))
     write_json(folder / OURS, defaults(model))
@@ -61,6 +83,7 @@ def write_half(model: Model, folder: Path) -> None:
     """Our two weights files in half precision; raises ValueError for a model that is not ours."""
     if "train" not in model.settings:
         raise ValueError("--format half takes a model that `dit train` made, not a diffusers folder")
+    check_ours(model)
     autoencoder = {"model": to_json(model.autoencoder.config)}
     save_weights(folder / AUTOENCODER, model.autoencoder.state_dict(), autoencoder, torch.float16)
     save_weights(folder / TRANSFORMER, model.denoiser.trained_state(), model.settings, torch.float16)

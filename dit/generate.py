@@ -1,6 +1,6 @@
 """From prompts and given frames to latents: one packed call of the transformer per solver step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -99,7 +99,6 @@ def generate(
     ]
 
 
-@torch.no_grad()
 def generate_videos(
     model: Model,
     requests: list[Request],
@@ -107,12 +106,32 @@ def generate_videos(
     on_step: Callable | None = None,
     decode_memory: float = 0.0,
 ) -> list[Tensor]:
-    """Videos C T H W in [-1, 1], fp32 on the CPU, of each request; `decode_memory` (GiB, 0: no limit) makes
-    the decoder take large frames in tiles."""
+    """Videos C T H W in [-1, 1], fp32 on the CPU, of each request; see `generate_parts`."""
+    made = generate_parts(model, requests, sampler, on_step, decode_memory)
+    return [torch.cat(list(parts), dim=1) for parts in made]
+
+
+def generate_parts(
+    model: Model,
+    requests: list[Request],
+    sampler: SamplerConfig,
+    on_step: Callable | None = None,
+    decode_memory: float = 0.0,
+) -> list[Iterator[Tensor]]:
+    """As `generate_videos`, each video as parts that are decoded when they are taken, in constant memory.
+
+    `decode_memory` (GiB, 0: no limit) makes the decoder take large frames in tiles: such a video is one part.
+    Raises ValueError, before anything is sampled, where it holds no tile.
+    """
+    budget = int(decode_memory * 2**30)
+    cuts = [tiles.tile_for(model.autoencoder, *r.shape[2:], budget) if budget else 0 for r in requests]
     latents = generate(model.denoiser, requests, model.flow, sampler, on_step)
-    budget, videos = int(decode_memory * 2**30), []
-    for z in latents:
-        tile = tiles.tile_for(model.autoencoder, *z.shape[2:], budget) if budget else 0
-        video = tiles.decode(model.autoencoder, z[None], tile) if tile else model.autoencoder.decode(z[None])
-        videos.append(video[0].cpu())
-    return videos
+    return [decode_parts(model.autoencoder, z, tile) for z, tile in zip(latents, cuts, strict=True)]
+
+
+@torch.no_grad()
+def decode_parts(autoencoder: Autoencoder, latents_CTHW: Tensor, tile: int) -> Iterator[Tensor]:
+    """A video's parts C T H W on the CPU, one latent frame at a time, or with a tile the whole of it."""
+    z = latents_CTHW[None]
+    for part in [tiles.decode(autoencoder, z, tile)] if tile else autoencoder.decode_stream([z]):
+        yield part[0].cpu()

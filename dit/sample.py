@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from configs.load import from_json, parse, to_json
 from configs.settings import SamplerConfig, SampleSettings
 from dit import __version__
 from dit.denoiser import Model, load_model
-from dit.generate import Request, generate_videos, latent_shape
+from dit.generate import Request, generate_parts, latent_shape
 from vae.video import (
     contact_sheet,
     read_frames,
@@ -28,7 +29,7 @@ from vae.video import (
     to_video,
     write_gif,
     write_png_frames,
-    write_video,
+    write_stream,
 )
 from vae.weights import read_json, write_text
 
@@ -67,15 +68,18 @@ def sample(settings: SampleSettings, record: dict | None = None) -> list[Path]:
     with tqdm(total=len(groups) * sampler.steps, desc=f"sampling {len(jobs)}", unit="step") as progress:
         for group in groups:
             requests = [job.request for job in group]
-            made = generate_videos(
+            made = generate_parts(
                 model, requests, sampler, lambda *_: progress.update(), settings.decode_memory
             )
             facts = records(model, group, settings)
-            for place, (job, video) in enumerate(zip(group, made, strict=True)):
+            for place, (job, parts) in enumerate(zip(group, made, strict=True)):
                 if record and place != record.get("place", 0):
                     continue
-                files.append(write(job, video, facts[place], settings.fps))
-                shown.append(shown_frames(video))
+                file, some = write_parts(
+                    job, parts, facts[place], settings.fps, shown_places(settings.frames)
+                )
+                files.append(file)
+                shown.append(some)
     if len(files) > 1:
         sheet = files[0].parent / "contact-sheet.png"
         videos = (to_video(frames) for frames in shown)
@@ -116,11 +120,9 @@ def records(model: Model, group: list[Job], settings: SampleSettings) -> list[di
     return [facts | ({"pack": pack, "place": k} if len(pack) > 1 else {}) for k, facts in enumerate(own)]
 
 
-def shown_frames(video_CTHW: Tensor) -> Tensor:
-    """The evenly spaced frames that a contact sheet shows, uint8 T H W C: many whole videos fill a memory."""
-    count = video_CTHW.shape[1]
-    places = torch.linspace(0, count - 1, min(SHEET_FRAMES, count)).round().long()
-    return to_frames(video_CTHW[:, places])
+def shown_places(count: int) -> list[int]:
+    """The evenly spaced frames, out of so many, that a contact sheet shows."""
+    return torch.linspace(0, count - 1, min(SHEET_FRAMES, count)).round().long().tolist()
 
 
 def read_prompts(settings: SampleSettings) -> list[str]:
@@ -246,27 +248,46 @@ def png(frame_HWC: Tensor) -> str:
 
 def write(job: Job, video_CTHW: Tensor, record: dict, fps: float) -> Path:
     """Writes a video in the format of its name, and its sidecar; returns the file or folder of frames."""
-    record = record | {"frames_sha256": frames_hash(video_CTHW)}
+    return write_parts(job, [video_CTHW], record, fps, [])[0]
+
+
+def write_parts(
+    job: Job, parts_CTHW: Iterable[Tensor], record: dict, fps: float, places: list[int]
+) -> tuple[Path, Tensor]:
+    """As `write`, of a video's parts as they come; an mp4 is never held whole.
+
+    Returns the frames at these places too, uint8 T H W C. `frames_sha256` in the record is of the RGB bytes
+    that the model made, before any codec.
+    """
+    digest, some = hashlib.sha256(), []
+
+    def passing() -> Iterator[Tensor]:
+        first = 0
+        for part in tqdm(parts_CTHW, desc=f"writing {job.file.name}", unit="part", delay=2, leave=False):
+            frames = to_frames(part)
+            digest.update(frames.numpy())
+            some.append(frames[[place - first for place in places if 0 <= place - first < len(frames)]])
+            first += len(frames)
+            yield part
+
+    def whole_record() -> dict:
+        return record | {"frames_sha256": digest.hexdigest()}
+
     file, kind = job.file, job.file.suffix.lower()
     if kind == ".mp4":
-        write_video(file, video_CTHW, fps, record)
+        write_stream(file, passing(), fps, whole_record)
     elif kind == ".gif":
-        write_gif(file, video_CTHW, fps)
+        write_gif(file, torch.cat(list(passing()), dim=1), fps)
     else:
         file = file.with_suffix("")
-        write_png_frames(file, video_CTHW)
-    write_text(sidecar(file), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    return file
+        write_png_frames(file, torch.cat(list(passing()), dim=1))
+    write_text(sidecar(file), json.dumps(whole_record(), indent=2, ensure_ascii=False) + "\n")
+    return file, torch.cat(some)
 
 
 def sidecar(file: Path) -> Path:
     """The JSON beside a video, or beside a folder of frames, whose name may have dots."""
     return file.with_suffix(".json") if file.suffix.lower() in FORMATS else Path(f"{file}.json")
-
-
-def frames_hash(video_CTHW: Tensor) -> str:
-    """SHA-256 of the RGB bytes that the model made, before any codec."""
-    return hashlib.sha256(to_frames(video_CTHW).numpy().tobytes()).hexdigest()
 
 
 def sample_again(settings: SampleSettings) -> list[Path]:

@@ -23,8 +23,7 @@ from samplers.path import interpolate, logit_normal_times, shift_times, velocity
 from vae.cache import Cache, find_cache, open_cached, read_scenes
 from vae.data import SHAPES, Clip, batches, files_hash, open_data
 from vae.encoding import encode_scenes
-from vae.load import WEIGHTS as AUTOENCODER
-from vae.load import load_autoencoder
+from vae.load import keep_copy, load_autoencoder
 from vae.model import Autoencoder, round_to
 from vae.optimizer import learning_rate, make_optimizer, update_average
 from vae.run import (
@@ -80,7 +79,7 @@ def train(config: TransformerRun, held: ExitStack) -> Path:
     main = accelerator.is_main_process
     check_loop(loop, config.optimizer, ranks)
     started_before = bool(checkpoints(out))
-    autoencoder = load_autoencoder(out / AUTOENCODER if started_before else config.autoencoder)
+    autoencoder = load_autoencoder(out if started_before else config.autoencoder)
     check_fit(config, autoencoder)
     if config.init and not started_before and (note := check_text(config.text, model_folder(config.init))):
         accelerator.print(note, file=sys.stderr)
@@ -104,8 +103,7 @@ def train(config: TransformerRun, held: ExitStack) -> Path:
         accelerator.end_training()
         return out / TRANSFORMER
     if not started_before:  # the run's own copy makes its folder a whole model folder
-        copied = {"model": to_json(autoencoder.config)}
-        on_main(main, lambda: save_weights(out / AUTOENCODER, autoencoder.state_dict(), copied))
+        on_main(main, lambda: keep_copy(config.autoencoder, autoencoder, out))
     autoencoder.to(device).eval().requires_grad_(False)
     model.to(device)
     model.transformer.checkpointing = config.checkpoint_activations

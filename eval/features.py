@@ -41,6 +41,17 @@ class Features:
     rgb: str
 
 
+def alone(make: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
+    """What `make` makes of frames with one thread, as in a worker process: shared by several, a resize
+    differs in its last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return make(frames)
+    finally:
+        torch.set_num_threads(before)
+
+
 class Prepared(Dataset):
     """The clips of one process, read and prepared: index, clip or None, checksum, what is wrong."""
 
@@ -56,15 +67,7 @@ class Prepared(Dataset):
             frames = read_clip(self.clips[index])
         except UnreadableVideo as error:
             return index, None, 0, str(error)
-        before = torch.get_num_threads()
-        torch.set_num_threads(
-            1
-        )  # as in a worker process: shared by several, a resize differs in its last bits
-        try:
-            made = self.make(frames)
-        finally:
-            torch.set_num_threads(before)
-        return index, made, zlib.crc32(frames.contiguous().numpy()), ""
+        return index, alone(self.make, frames), zlib.crc32(frames.contiguous().numpy()), ""
 
 
 class Placed(Prepared):
@@ -145,6 +148,17 @@ def keep_memory(threads: int) -> None:
         libc.mallopt(M_ARENA_MAX, 1)  # a thread's own memory could not hold such pieces
         reserve = [torch.full((RESERVE,), 1, dtype=torch.uint8) for _ in range(threads)]
         del reserve
+
+
+def mapped(
+    compute: Callable, data: Dataset, workers: int, device: torch.device, what: str, unit: str
+) -> list[tuple]:
+    """The rows that `compute` makes of what processes share of a data set, all of them, by their first
+    number; worker processes read, and a bar shows the progress of the first process."""
+    reading = DataLoader(data, batch_size=None, num_workers=workers)
+    made = in_order(compute, reading, device)
+    bar = tqdm(made, what, len(data), unit=unit, disable=processes()[0] > 0, file=sys.stderr)
+    return sorted(gathered(list(bar)), key=lambda row: row[0])
 
 
 def extract(

@@ -70,6 +70,27 @@ def fvd(settings: FvdSettings) -> dict:
     if settings.panel and len(real.names) < 4:
         raise ValueError(f"--panel needs at least 4 real clips, not {len(real.names)}")
     fake = side(settings, protocol, "fake", weights, network)
+    panels = beside(settings, protocol, real, weights, network) if settings.panel else None
+    result = between(settings, protocol, real, fake, weights, next(network.buffers()).device, panels)
+    if processes()[0] == 0:
+        if settings.save_real:
+            save_side(Path(settings.save_real), real, protocol, weights)
+        if settings.report:
+            write_text(Path(settings.report), report.page(result, sheets(settings, protocol, result)))
+    publish(result, settings.json, sentence(result))
+    return result
+
+
+def between(
+    settings: FvdSettings,
+    protocol: Protocol,
+    real: Side,
+    fake: Side,
+    weights: str,
+    device: torch.device,
+    panels: dict | None = None,
+) -> dict:
+    """The score of two sides with all that stands beside it."""
     stamps = [SMOKE] * settings.smoke + real.facts["stamps"] + fake.facts["stamps"]
     value, apart = measured(real.values_ND, fake.values_ND, protocol.ddof)
     sides = real.values_ND, real.names, fake.values_ND, fake.names
@@ -79,18 +100,11 @@ def fvd(settings: FvdSettings) -> dict:
         "methods_apart": apart,
         "interval": interval(value, real.values_ND, fake.values_ND, protocol, settings.resamples),
         "infinity": at_infinity(real.values_ND, fake.values_ND, protocol),
-        "panel": beside(settings, protocol, real, weights, network) if settings.panel else None,
+        "panel": panels,
         "nearest": panel.nearest(*sides),
         "classes": panel.classes(*sides, protocol.ddof),
     }
-    result = scored(protocol, value, stamps, weights, next(network.buffers()).device, parts)
-    if processes()[0] == 0:
-        if settings.save_real:
-            save_side(Path(settings.save_real), real, protocol, weights)
-        if settings.report:
-            write_text(Path(settings.report), report.page(result, sheets(settings, protocol, result)))
-    publish(result, settings.json, sentence(result))
-    return result
+    return scored(protocol, value, stamps, weights, device, parts)
 
 
 def sheets(settings: FvdSettings, protocol: Protocol, result: dict) -> dict[str, bytes]:
@@ -260,7 +274,9 @@ def measured(real_ND: Tensor, fake_ND: Tensor, ddof: int) -> tuple[float, float 
     if max(len(real_ND), len(fake_ND)) > MOST_SAMPLES:
         return by_covariance, None
     value = distance_of_features(real_ND, fake_ND, ddof)
-    scale = max(abs(value), 0.01 * pair[0].covariance(ddof).trace().item())
+    # With fewer clips than features, eigenvalues that are zero come as 1e-16, and their roots count as 1e-8.
+    share = 0.01 if min(len(real_ND), len(fake_ND)) > real_ND.shape[1] else 1.0
+    scale = max(abs(value), share * pair[0].covariance(ddof).trace().item())
     apart = abs(value - by_covariance) / scale
     if not apart < METHODS_AGREE:
         raise ValueError(f"two methods disagree: {value} from features, {by_covariance} from covariances")

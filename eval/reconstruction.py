@@ -1,21 +1,20 @@
 """`dit eval reconstruction`: how near reconstructed videos are to their originals, frame by frame."""
 
-import sys
 from pathlib import Path
 
+import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
+from torch.utils.data import Dataset
 
 from configs.load import parse
 from configs.settings import FvdSettings, ReconstructionSettings
 from dit import __version__
 from eval.clips import Clip, Source, find_sources, frame_count, read_clip
-from eval.features import in_order
+from eval.features import mapped
 from eval.fvd import fvd
 from eval.result import publish
-from vae.lpips import SMALLEST, load_lpips, lpips_of
-from vae.processes import gathered, own_device, processes
+from vae.lpips import SMALLEST, Lpips, load_lpips, lpips_of
+from vae.processes import own_device, processes
 from vae.quality import pooled_psnr, psnr, ssim
 from vae.video import UnreadableVideo, decoder, to_video
 from vae.weights import check_writable
@@ -59,6 +58,21 @@ def pair_up(real: list[Source], fake: list[Source]) -> tuple[list[tuple[Source, 
     return [(originals[name], others[name]) for name in sorted(originals.keys() & others.keys())], passed
 
 
+def qualities(original: Tensor, other: Tensor, lpips: Lpips | None, device: torch.device) -> dict[str, float]:
+    """What each measure says of a video beside its original, both C T H W in [-1, 1]; sides of 11 or more."""
+    values = {"psnr": psnr(original, other), "pooled_psnr": pooled_psnr(original, other)}
+    values["ssim"] = ssim(original, other)
+    if lpips and min(original.shape[2:]) >= SMALLEST:
+        values["lpips"] = lpips_of(lpips, original.to(device), other.to(device))
+    return values
+
+
+def means(each: list[dict[str, float]]) -> dict[str, float]:
+    """The mean over videos of each measure that all of them have."""
+    names = [name for name in MEASURES if all(name in values for values in each)]
+    return {name: sum(values[name] for values in each) / len(each) for name in names}
+
+
 def reconstruction(settings: ReconstructionSettings) -> dict:
     """The scores, means over videos, with every video's; written as JSON where that is asked for.
 
@@ -87,25 +101,18 @@ def reconstruction(settings: ReconstructionSettings) -> dict:
             return index, {}, wrong
         if min(original.shape[2:]) < 11:
             return index, {}, f"{pairs[index][0].path} has sides below 11 pixels, which SSIM needs"
-        values = {"psnr": psnr(original, other), "pooled_psnr": pooled_psnr(original, other)}
-        values["ssim"] = ssim(original, other)
-        if lpips and min(original.shape[2:]) >= SMALLEST:
-            values["lpips"] = lpips_of(lpips, original.to(device), other.to(device))
-        return index, values, ""
+        return index, qualities(original, other, lpips, device), ""
 
-    reading = DataLoader(data, batch_size=None, num_workers=settings.workers)
-    made = in_order(compute, reading, device)
-    bar = tqdm(made, "videos", len(data), unit="video", disable=rank > 0, file=sys.stderr)
-    rows = sorted(gathered(list(bar)), key=lambda row: row[0])
+    rows = mapped(compute, data, settings.workers, device, "videos", "video")
     passed |= {pairs[index][0].name: wrong for index, _, wrong in rows if wrong}
     kept = [(index, values) for index, values, wrong in rows if not wrong]
     if not kept:
         raise ValueError(f"no pair can be compared: {next(iter(passed.values()))}")
-    names = [name for name in MEASURES if all(name in values for _, values in kept)]
+    scores = means([values for _, values in kept])
     result = {
         "metric": "reconstruction",
-        "scores": {name: sum(values[name] for _, values in kept) / len(kept) for name in names},
-        "measures": {name: MEASURES[name] for name in names},
+        "scores": scores,
+        "measures": {name: MEASURES[name] for name in scores},
         "fvd": between,
         "lpips": {"trunk": settings.lpips, "weights": weights},
         "videos": len(kept),

@@ -27,6 +27,7 @@ from dit import bench, bench_vae, doctor
 from dit.cli import run
 from dit.flops import count_flops, step_flops, text_flops, training_flops
 from dit.model import PATCH, make_layout, norm_and_rotate
+from vae.video import write_video
 
 TINY = TransformerConfig(width=48, depth=2, heads=2, mlp_width=80, text_width=20, time_frequencies=32)
 CPU = torch.device("cpu")
@@ -305,6 +306,35 @@ def test_bench_vae_compares_equal_work(monkeypatch, tmp_path, capsys):
     assert "tiny decode, bf16" in capsys.readouterr().out
     assert run([*words[:4], "--frames", "8"]) == 1
     assert "8 frames do not fit 1 + 4k" in capsys.readouterr().err
+
+
+def test_bench_vae_measures_lengths_and_seams(tmp_path, capsys):
+    torch.manual_seed(0)
+    noise = torch.nn.functional.interpolate(
+        torch.rand(1, 3, 5, 6, 12) * 2 - 1, (5, 48, 196), mode="trilinear"
+    )
+    write_video(tmp_path / "clip.mp4", noise[0], 8.0, {})
+    write_video(tmp_path / "short.mp4", noise[0, :, :1], 8.0, {})
+    file = tmp_path / "vae.json"
+    words = ["bench", "vae", "--repeats", "1", "--frames", "5", "--shapes", "tiny", "--precisions", "fp32"]
+    where = ["--clips", str(tmp_path), "--tile", "8", "--halos", "0", "-1", "--lengths", "5"]
+    assert run([*words, "--parts", "lengths", "seams", *where, "--json", str(file)]) == 0
+    found = json.loads(file.read_text())
+    ((peak, before),) = found["lengths"][0]["peaks"].values()
+    assert peak > before > 1 << 26  # a process with torch in it
+    seams = {(row["way"], row["halo"]): row for row in found["seams"]}
+    assert {row["clip"] for row in seams.values()} == {"clip.mp4"}
+    assert all(row["size"] == [5, 48, 192] and row["mean"] <= row["largest"] for row in seams.values())
+    for way, exact, cut in (("encode", 1e-4, 1e-2), ("decode", 1e-2, 1.0)):
+        assert seams[way, -1]["largest"] < exact and seams[way, 0]["largest"] > cut
+    assert "tiny, fp32: 5 frames" in capsys.readouterr().out
+    for wrong, message in (
+        (["--parts", "seams"], "needs real clips"),
+        (["--lengths", "8"], "8 frames do not fit 1 + 4k"),
+        (["--parts", "seams", "--clips", str(tmp_path), "--frames", "9"], "no clip in it has 9 frames"),
+    ):
+        assert run([*words, *wrong]) == 1
+        assert message in capsys.readouterr().err
 
 
 def test_the_peak_is_what_a_call_holds_at_once():

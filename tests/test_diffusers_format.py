@@ -19,7 +19,7 @@ from configs.settings import (
     TransformerRun,
 )
 from dit.cli import run as run_command
-from dit.denoiser import AUTOENCODER, TRANSFORMER, Denoiser, load_model
+from dit.denoiser import TRANSFORMER, Denoiser, load_model
 from dit.diffusers_format import (
     check_pipeline,
     from_diffusers,
@@ -33,6 +33,7 @@ from samplers.path import size_shift
 from tests.test_model import TINY, random_transformer, reference
 from tests.test_text import random_encoder, tiny_umt5
 from vae.diffusers_folder import autoencoder_settings, load_wan, write_folder
+from vae.load import WEIGHTS as AUTOENCODER
 from vae.model import Autoencoder
 from vae.seeds import generator
 from vae.video import read_metadata
@@ -68,8 +69,11 @@ def write_run(folder: Path) -> None:
     save_weights(folder / AUTOENCODER, Autoencoder(AUTOENCODER_CONFIG).state_dict(), autoencoder)
 
 
-def write_wan(folder: Path) -> None:
-    """A pipeline of diffusers' own making, with random weights and a scheduler like the open Wan models'."""
+def write_wan(folder: Path, **autoencoder) -> None:
+    """A pipeline of diffusers' own making, with random weights and a scheduler like the open Wan models'.
+
+    With other settings of the autoencoder it is like Wan 2.2's for text and images.
+    """
     from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline
     from transformers import AutoTokenizer, UMT5EncoderModel
 
@@ -78,7 +82,8 @@ def write_wan(folder: Path) -> None:
     WanPipeline(
         tokenizer=AutoTokenizer.from_pretrained(folder / "text" / "tokenizer"),
         text_encoder=UMT5EncoderModel.from_pretrained(folder / "text" / "text_encoder"),
-        vae=AutoencoderKLWan(**settings),
+        vae=AutoencoderKLWan(**settings | autoencoder),
+        expand_timesteps=bool(autoencoder),
         scheduler=UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=2.5
         ),
@@ -146,7 +151,7 @@ def test_tensors_without_a_place_are_named():
         ("transformer", {"image_dim": 1280}),
         ("transformer", {"in_channels": 36, "out_channels": 16}),
         ("transformer", {"qk_norm": None}),
-        ("vae", {"is_residual": True}),
+        ("vae", {"_class_name": "AutoencoderKLAllegro"}),
         ("model_index", {"transformer_2": ["diffusers", "WanTransformer3DModel"]}),
     ],
     ids=lambda value: value if isinstance(value, str) else next(iter(value)),
@@ -226,10 +231,14 @@ def test_an_exported_model_samples_the_same_in_diffusers(tmp_path: Path, capsys)
     assert frames.std() > 0.01
 
 
-def test_a_wan_pipeline_samples_the_same_here(tmp_path: Path):
+@pytest.mark.parametrize("version", ["2.1", "2.2"])
+def test_a_wan_pipeline_samples_the_same_here(tmp_path: Path, version: str):
     from diffusers import WanPipeline
 
-    write_wan(tmp_path)
+    residual = {"is_residual": True, "patch_size": 2, "in_channels": 12, "out_channels": 12}
+    write_wan(tmp_path, **(residual | {"scale_factor_spatial": 16} if version == "2.2" else {}))
+    side = 1 if version == "2.1" else 2
+    size = SIZE | {name: side * SIZE[name] for name in ("height", "width")}
     pipeline = WanPipeline.from_pretrained(tmp_path / "wan")
     with_euler(pipeline)
     model = load_model(str(tmp_path / "wan"), CPU, torch.float32)
@@ -245,14 +254,28 @@ def test_a_wan_pipeline_samples_the_same_here(tmp_path: Path):
         num_inference_steps=5,
         guidance_scale=5.0,
         output_type="latent",
-        **SIZE,
+        **size,
     ).frames
     assert_close(torch.stack(ours), theirs)
-    video = torch.rand(1, 3, 9, 32, 48) * 2 - 1
+    video = torch.rand(1, 3, 9, size["height"], size["width"]) * 2 - 1
+    mean, std = (
+        torch.tensor(v).view(4, 1, 1, 1)
+        for v in (AUTOENCODER_CONFIG.latent_mean, AUTOENCODER_CONFIG.latent_std)
+    )
     with torch.no_grad():
-        wanted = pipeline.vae.encode(video).latent_dist.mean
-        autoencoder = load_wan(tmp_path / "wan" / "vae")
-        assert_close(autoencoder.encode_moments(video)[0], wanted)
+        wanted = (pipeline.vae.encode(video).latent_dist.mean - mean) / std
+        assert_close(model.autoencoder.encode(video), wanted)
+        wanted = pipeline.vae.decode(theirs * std + mean).sample
+        assert_close(model.autoencoder.decode(theirs), wanted)
+
+
+def test_a_pipeline_s_autoencoder_has_the_channels_that_its_transformer_takes(tmp_path: Path):
+    write_run(tmp_path / "run")
+    assert run_command(["export", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
+    five = replace(AUTOENCODER_CONFIG, latent_channels=5, latent_mean=(0.0,) * 5, latent_std=(1.0,) * 5)
+    write_folder(tmp_path / "out" / "vae", autoencoder_settings(five), Autoencoder(five).state_dict())
+    with pytest.raises(ValueError, match="takes 4 latent channels, but the autoencoder has 5"):
+        load_model(str(tmp_path / "out"), CPU, torch.float32)
 
 
 def cut(file: Path) -> None:

@@ -14,10 +14,10 @@ import vae.networks
 from configs.settings import RunEvalSettings
 from dit.cli import run as run_command
 from dit.pipelines import generate_with, load_pipeline
-from dit.sample import frames_hash
 from eval.run import plan, run, wanted
 from tests.test_diffusers_format import write_run, write_wan
 from tests.test_fvd import video
+from tests.test_sample import frames_hash
 from tests.tiny_runs import launch
 from vae.manifest import load_manifest
 from vae.ucf101_prompts import PROMPTS

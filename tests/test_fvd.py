@@ -418,6 +418,16 @@ def test_two_methods_that_disagree_are_an_error(monkeypatch):
         measured(one, other, 1)
 
 
+@pytest.mark.parametrize("count", [3, 5, 8, 40, 60])
+def test_sides_that_are_almost_one_have_a_score(count):
+    """As those of a good autoencoder are; of fewer clips than features, covariances lose half the digits."""
+    for seed in range(10):
+        one = normal(count, seed)
+        assert measured(one, one, 1)[0] == pytest.approx(0, abs=1e-12)
+        near = one + 1e-3 * normal(count, seed + 100)
+        assert measured(one, near, 1)[0] == distance_of_features(one, near, 1) > 0
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -1,5 +1,6 @@
 """Proves `dit sample`: a video is made again from itself, what is given is kept, mistakes are one line."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -20,9 +21,9 @@ from configs.settings import (
     TransformerConfig,
     TransformerRun,
 )
+from dit.bench_vae import peak_allocated
 from dit.cli import run
 from dit.denoiser import (
-    AUTOENCODER,
     AVERAGE,
     BUILTIN,
     TRANSFORMER,
@@ -31,12 +32,21 @@ from dit.denoiser import (
     load_model,
 )
 from dit.export import FORMATS
-from dit.generate import Request, generate, generate_videos, latent_shape
-from dit.sample import file_words, frames_hash, make_jobs, sample, shown_frames, sidecar
+from dit.generate import Request, generate, generate_parts, generate_videos, latent_shape
+from dit.sample import Job, file_words, make_jobs, sample, shown_places, sidecar, write_parts
 from vae import tiles
+from vae.load import WEIGHTS as AUTOENCODER
 from vae.load import load_autoencoder
 from vae.model import Autoencoder
-from vae.video import contact_sheet, read_frames, read_metadata, resize_and_crop, to_video, write_video
+from vae.video import (
+    contact_sheet,
+    read_frames,
+    read_metadata,
+    resize_and_crop,
+    to_frames,
+    to_video,
+    write_video,
+)
 from vae.weights import file_hash, load_weights, save_weights
 
 RUN = TransformerRun(
@@ -81,6 +91,11 @@ def picture(tmp_path: Path) -> Path:
     return tmp_path / "picture.png"
 
 
+def frames_hash(video_CTHW: torch.Tensor) -> str:
+    """SHA-256 of a whole video's RGB bytes."""
+    return hashlib.sha256(to_frames(video_CTHW).numpy().tobytes()).hexdigest()
+
+
 def told(capsys, *words: str) -> str:
     """The one line that a failing command prints."""
     capsys.readouterr()
@@ -113,9 +128,9 @@ def test_a_video_of_a_packed_call_is_made_again_in_that_call(folder, tmp_path, c
 
     def watched(model, requests, *rest):
         packs.append([(request.prompt, request.seed) for request in requests])
-        return generate_videos(model, requests, *rest)
+        return generate_parts(model, requests, *rest)
 
-    monkeypatch.setattr("dit.sample.generate_videos", watched)
+    monkeypatch.setattr("dit.sample.generate_parts", watched)
     words = ["a circle", "a much longer prompt", "--number", "2", "--batch", "3", "--model", str(folder)]
     assert run(["sample", *words, "--out", str(tmp_path)]) == 0
     files = capsys.readouterr().out.split()[:4]
@@ -280,8 +295,25 @@ def test_a_model_of_any_area_has_a_size_to_sample(folder, tmp_path):
 def test_a_contact_sheet_needs_only_the_frames_it_shows(tmp_path):
     video = torch.rand(3, 9, 32, 48) * 2 - 1
     contact_sheet([video], ["a"], tmp_path / "whole.png")
-    contact_sheet([to_video(shown_frames(video))], ["a"], tmp_path / "shown.png")
+    contact_sheet([video[:, shown_places(9)]], ["a"], tmp_path / "shown.png")
     assert (tmp_path / "whole.png").read_bytes() == (tmp_path / "shown.png").read_bytes()
+
+
+def test_a_long_video_is_written_in_the_memory_of_a_short_one(tmp_path):
+    whole = torch.rand(3, 48, 32, 48) * 2 - 1
+    peaks, wanted = [], [0, 5, 47]
+    for count in (12, 48):
+        job = Job(None, tmp_path / f"{count}.mp4", None)
+        parts = (whole[:, k : k + 4].clone() for k in range(0, count, 4))
+        peaks.append(
+            peak_allocated(
+                lambda job=job, parts=parts: write_parts(job, parts, {}, 8.0, []), torch.device("cpu")
+            )
+        )
+        assert read_metadata(job.file)["frames_sha256"] == frames_hash(whole[:, :count])
+    assert 0 < peaks[1] <= 1.05 * peaks[0]
+    _, shown = write_parts(job, whole.split((1, 4, 43), dim=1), {}, 8.0, wanted)
+    assert torch.equal(shown, to_frames(whole[:, wanted]))
 
 
 def test_an_export_that_fails_leaves_nothing(folder, tmp_path, monkeypatch):

@@ -21,10 +21,11 @@ from configs.settings import (
     TransformerRun,
 )
 from dit.cli import run
-from dit.denoiser import AUTOENCODER, BUILTIN, TRANSFORMER, Denoiser, Model, load_model
+from dit.denoiser import BUILTIN, TRANSFORMER, Denoiser, Model, load_model
 from dit.generate import generate
 from eval.score import Case, cells, make_cases, make_request, run_cases, score, table, wilson
 from vae.data import DrawnWorld
+from vae.load import WEIGHTS as AUTOENCODER
 from vae.model import Autoencoder
 from vae.shapes import BACKGROUNDS, COLOURS, HELD_OUT, SHAPES, Scene, draw, random_scene
 from vae.weights import save_weights

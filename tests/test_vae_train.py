@@ -1,5 +1,6 @@
 """Proves that an autoencoder's training depends on its settings alone, however stopped, killed or spread."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -283,7 +284,7 @@ def test_fine_tuning_starts_from_the_weights_of_init(whole, tmp_path):
     train(replace(config, init=str(whole / vae.train.WEIGHTS), optimizer=still))
     start, kept = load_weights(whole / vae.train.WEIGHTS)[0], state(config.out)
     assert all(torch.equal(kept[f"model/{name}"], tensor) for name, tensor in start.items())
-    with pytest.raises(ValueError, match=r"autoencoder.safetensors does not fit .* is \("):
+    with pytest.raises(ValueError, match=r"base_width = 8, but .* has 4: give --model.base-width 4"):
         bigger = replace(config, model=replace(config.model, base_width=8), out=str(tmp_path / "bigger"))
         train(replace(bigger, init=str(whole / vae.train.WEIGHTS)))
 
@@ -303,7 +304,12 @@ def test_fine_tuning_starts_from_the_weights_of_init(whole, tmp_path):
         ("model", {"time_downsample": (True,)}, r"model.time_downsample = \(True,\): of three levels two"),
         ("", {"crop": 0}, "0x0 does not divide by 8: use 8x8"),
         ("", {"crop_frames": -3}, "-3 frames"),
-        ("", {"init": "nowhere"}, "nowhere: no such weights file"),
+        ("", {"init": "nowhere"}, "nowhere: no autoencoder there"),
+        ("", {"chunk": -1}, "chunk = -1: it must not be negative"),
+        ("", {"images": 1.5}, r"images = 1.5: it must be from 0 to 1"),
+        ("discriminator", {"width": 12}, r"discriminator.width = 12: it must be a positive multiple of 8"),
+        ("discriminator", {"weight": 1.0, "depth": 5}, r"discriminator.depth = 5: .* 2\^depth at most crop"),
+        ("perceptual", {"network": "nothing"}, r"perceptual.network = nothing is none of alex, vgg, squeeze"),
     ],
 )
 def test_settings_that_make_no_run_are_refused_before_anything_is_written(tmp_path, part, change, words):
@@ -392,30 +398,45 @@ def test_held_out_scores_and_crops_are_what_they_say(tmp_path):
     assert not torch.equal(cut, vae.train.crop(video, config, 8))
     t, y, x = (int(v) for v in torch.unravel_index(cut[0, 0, 0, 0].long(), (9, 24, 24)))
     assert torch.equal(cut, video[:, t : t + 5, y : y + 16, x : x + 16])
+    assert vae.train.crop(video[:, :1, :8], config, 7).shape == (3, 1, 8, 16)  # smaller stays, unpadded
+    images = [vae.train.crop(video, replace(config, images=0.5), draw).shape[1] == 1 for draw in range(400)]
+    assert 150 < sum(images) < 250
     assert psnr(video / 1e6, video / 1e6 + 0.02) == pytest.approx(40.0, abs=1e-3)
 
 
 class Brighter(torch.nn.Module):
     """An autoencoder whose latents are the video, and whose reconstructions are brighter by a constant."""
 
-    def encode(self, video):
-        return video
+    channels = 3
+
+    def posterior(self, video):
+        return video, torch.full_like(video, 0.04).log()
 
     def decode(self, latents):
         return latents + 0.02
 
 
-def test_evaluation_measures_a_known_error_and_shows_originals_above_reconstructions(tmp_path):
+def test_evaluation_measures_a_known_error_and_shows_it_amplified(tmp_path):
     from accelerate import Accelerator
 
     levels = (-0.8, 0.4)  # grey, so that a row names its clip
-    clips = [Clip(torch.full((3, 5, 16, 24), level), "", "") for level in levels]
-    scores = vae.train.evaluate(Brighter(), clips, Accelerator(cpu=True), tmp_path / "picture.png")
+    clips = [Clip(torch.full((3, 5, 192, 200), level), "", f"/films/{level}.mp4") for level in levels]
+    scores = vae.train.evaluate(Brighter(), None, clips, Accelerator(cpu=True), tmp_path / "picture.png")
     assert scores["psnr"] == pytest.approx(40.0, abs=1e-3)  # 10 log10(4 / 0.02^2)
+    assert scores["latent_mean_most"] == pytest.approx(0.2)  # the mean of both levels
+    for which in ("least", "most"):  # 0.6^2 between the clips, 0.04 of noise
+        assert scores[f"latent_std_{which}"] == pytest.approx(0.4**0.5)
+    assert scores["latent_signal"] == pytest.approx(0.9) and "lpips" not in scores
     picture = np.array(Image.open(tmp_path / "picture.png")).astype(int)
-    assert picture.shape == (4 * 16, 5 * 24, 3)
-    shown = [round((level + more + 1) * 127.5) for level in levels for more in (0, 0.02)]
-    assert [set(np.unique(picture[16 * k : 16 * k + 16])) for k in range(4)] == [{level} for level in shown]
+    shown = [round((v + 1) * 127.5) for level in levels for v in (level, level + 0.02, 0.08)]
+    column = picture[:, 100, 0]
+    blocks = [int(value) for value, count in runs_of(column) if count >= 192]
+    assert blocks == shown
+
+
+def runs_of(values) -> list[tuple[int, int]]:
+    """Every value with how often it follows itself."""
+    return [(value, len(list(group))) for value, group in itertools.groupby(values.tolist())]
 
 
 def test_statistics_are_measured_in_chunks_as_of_the_whole_clip(tmp_path, monkeypatch):

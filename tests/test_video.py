@@ -29,6 +29,7 @@ from vae.video import (
     to_video,
     write_gif,
     write_png_frames,
+    write_stream,
     write_video,
 )
 
@@ -327,16 +328,57 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     file = tmp_path / "clip.mp4"
     write_video(file, noise(), 8, {"which": "old"})
 
-    def breaks_off(arguments, data=None):
-        Path(arguments[-1].removeprefix("file:")).write_bytes(b"half")
-        return video.subprocess.CompletedProcess(arguments, 1, b"", b"No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(video, "ffmpeg", breaks_off)
-        with pytest.raises(ValueError, match="No space left"):
-            write_video(file, noise(), 8, {"which": "new"})
+    broken = tmp_path / "bin" / "ffmpeg"
+    broken.parent.mkdir()
+    for script, words in (
+        (
+            "head -c 100 > /dev/null; echo half > ${!##file:}; echo 'No space left' >&2; exit 1",
+            "No space left$",
+        ),
+        ("exec true", "ffmpeg ended with status 0"),
+        ("kill -9 $$", "ffmpeg ended with status -9"),
+        ('[[ "$*" == *faststart* ]] || { cat > /dev/null; exit 0; }; echo Error: full >&2; exit 1', "full$"),
+    ):
+        broken.write_text(f"#!/bin/bash\n{script}\n")
+        broken.chmod(0o755)
+        with monkeypatch.context() as patch:
+            patch.setattr("imageio_ffmpeg.get_ffmpeg_exe", lambda: str(broken))
+            with pytest.raises(ValueError, match=f"clip.mp4 cannot be written: .*{words}"):
+                write_video(file, noise(400), 8, {"which": "new"})
+    broken.unlink()
+    broken.parent.rmdir()
     assert read_metadata(file)["which"] == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+def test_a_stream_is_the_whole_video(tmp_path):
+    """Parts of any length give the same file but for what is only known at the end."""
+    clip, came = noise(11, 47, 61), []
+
+    def parts():
+        for part in clip.split((1, 4, 4, 2), dim=1):
+            came.append(part.shape[1])
+            yield part
+
+    write_video(tmp_path / "whole.mp4", clip, 12.5, {"parts": [1, 4, 4, 2]})
+    write_stream(tmp_path / "stream.mp4", parts(), 12.5, lambda: {"parts": came})
+    files = [tmp_path / name for name in ("whole.mp4", "stream.mp4")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    size = {"frames": 11, "height": 47, "width": 61, "fps": 12.5}
+    assert read_metadata(files[1]) == {"parts": came, "video": size}
+    assert by_pyav(files[1], set())[1] == 11
+
+
+def test_a_stream_that_breaks_off_leaves_nothing(tmp_path):
+    def breaks():
+        yield noise(5)
+        raise KeyError("the decoder")
+
+    with pytest.raises(KeyError, match="the decoder"):
+        write_stream(tmp_path / "clip.mp4", breaks(), 8, dict)
+    with pytest.raises(ValueError, match=r"clip\.mp4 cannot be written: the video has no frame"):
+        write_stream(tmp_path / "clip.mp4", iter([]), 8, dict)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_video_without_a_record_says_so(tmp_path):

@@ -159,7 +159,7 @@ def clip_of(entry, start: float, config: DataConfig, compression: Compression) -
     """Which frames of a file a clip has, and the height and width that they are fitted to."""
     from vae.video import frame_times
 
-    indices = clip_indices(entry.frames, entry.fps, config, start, frame_times(entry), compression.time)
+    indices = clip_indices(entry.frames, entry.fps, config, start, frame_times(entry), compression.step)
     return indices, *fitted_size(entry.height, entry.width, config.size, PATCH * compression.side)
 
 

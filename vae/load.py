@@ -1,41 +1,116 @@
 """Any autoencoder by its name: a weights file or run of ours, `builtin`, or a folder of diffusers."""
 
+import hashlib
+import shutil
+import sys
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from configs.load import from_json
+from configs.load import from_json, to_json
 from configs.settings import AutoencoderConfig
 from vae.diffusers_folder import load_wan
 from vae.model import Autoencoder
-from vae.weights import fill, load_weights, tensors_hash
+from vae.others import OtherAutoencoder, load_other
+from vae.statistics import FILE as MEASURED
+from vae.statistics import Statistics, read_statistics, weights_files
+from vae.weights import file_hash, fill, load_weights, read_json, save_weights, tensors_hash
 
 BUILTIN = Path(__file__).parent.parent / "dit" / "builtin"
 WEIGHTS = "autoencoder.safetensors"
 
 
-def load_autoencoder(source: str | Path, device: str | torch.device = "cpu") -> Autoencoder:
+def load_autoencoder(
+    source: str | Path, device: str | torch.device = "cpu", as_shipped: bool = False
+) -> Autoencoder | OtherAutoencoder:
     """An autoencoder from a weights file of ours or its folder, `builtin`, or a diffusers folder.
 
-    fp32, for inference. Raises ValueError where there is none.
+    fp32, for inference. Statistics that `dit vae stats` left in a diffusers folder hold, unless it is taken
+    `as_shipped`. Raises ValueError where there is none.
     """
-    path = BUILTIN if str(source) == "builtin" else Path(source)
-    if path.is_file():
-        model = load_ours(path)
-    elif (path / WEIGHTS).is_file():
-        model = load_ours(path / WEIGHTS)
-    elif (folder := diffusers_folder(path)) is not None:
-        model = load_wan(folder)
-    else:
-        raise ValueError(f"{source}: no autoencoder there; it is a weights file, or a folder with {WEIGHTS}")
+    path = find_autoencoder(source)
+    model = load_ours(path) if path.is_file() else load_folder(path, as_shipped)
     return model.to(device).eval().requires_grad_(False)
 
 
-def diffusers_folder(path: Path) -> Path | None:
-    """Where a diffusers pipeline's or autoencoder's folder has the autoencoder's `config.json`, if it has."""
-    return next((folder for folder in (path / "vae", path) if (folder / "config.json").is_file()), None)
+def find_autoencoder(source: str | Path) -> Path:
+    """The weights file of ours, or diffusers' folder, that a name means; raises ValueError where none is."""
+    path = BUILTIN if str(source) == "builtin" else Path(source)
+    for place in (path, path / WEIGHTS):
+        if place.is_file():
+            return place
+    for folder in (path / "vae", path):  # a pipeline's, a run's, or the autoencoder's own
+        if (folder / "config.json").is_file():
+            return folder
+    raise ValueError(f"{source}: no autoencoder there; it is a weights file, or a folder with {WEIGHTS}")
+
+
+def stored_hash(source: str | Path) -> str:
+    """SHA-256 of an autoencoder's weights file; of a folder that of all its files, statistics included."""
+    path = find_autoencoder(source)
+    if path.is_file():
+        return file_hash(path)
+    return hashlib.sha256("".join(map(file_hash, folder_files(path))).encode()).hexdigest()
+
+
+def folder_files(folder: Path) -> list[Path]:
+    """The files of diffusers' folder that an autoencoder is made of."""
+    files = [folder / "config.json", *weights_files(folder), folder / MEASURED]
+    return [file for file in files if file.is_file()]
+
+
+def keep_copy(source: str | Path, autoencoder: Autoencoder | OtherAutoencoder, out: Path) -> None:
+    """Writes the autoencoder that came from `source` into a run's folder, whole or not at all."""
+    if isinstance(autoencoder, Autoencoder):
+        save_weights(out / WEIGHTS, autoencoder.state_dict(), {"model": to_json(autoencoder.config)})
+        return
+    temporary = out / ".vae.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for file in folder_files(find_autoencoder(source)):
+        shutil.copyfile(file, temporary / file.name)
+    shutil.rmtree(out / "vae", ignore_errors=True)
+    temporary.rename(out / "vae")
+
+
+def load_folder(folder: Path, as_shipped: bool = False) -> Autoencoder | OtherAutoencoder:
+    """An autoencoder from diffusers' folder of one: Wan 2.1's into our own network, others into their own."""
+    settings = read_json(folder / "config.json")
+    if settings.get("_class_name", "AutoencoderKLWan") == "AutoencoderKLWan" and not settings.get(
+        "is_residual"
+    ):
+        model = load_wan(folder)
+    else:
+        model = load_other(folder)
+    if as_shipped:
+        return model
+    if (measured := read_statistics(folder, model.channels)) is not None:
+        take_statistics(model, measured)
+    elif isinstance(model, OtherAutoencoder) and not model.ships_statistics:
+        say_unmeasured(folder)
+    return model
+
+
+def take_statistics(model: Autoencoder | OtherAutoencoder, statistics: Statistics) -> None:
+    """Gives an autoencoder other statistics of its latents."""
+    if isinstance(model, OtherAutoencoder):
+        model.set_statistics(statistics)
+    else:
+        config = replace(model.config, latent_mean=statistics.mean, latent_std=statistics.std)
+        model.set_statistics(config, model.latent_mean)
+
+
+@lru_cache
+def say_unmeasured(folder: Path) -> None:
+    """Says once that latents are scaled by one factor for all channels, and what would measure them."""
+    print(
+        f"note: {folder} ships no statistics by channel, so its latents are scaled by its one factor; "
+        f"dit vae stats {folder} --data MANIFEST measures them",
+        file=sys.stderr,
+    )
 
 
 def load_ours(path: Path) -> Autoencoder:

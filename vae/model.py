@@ -7,9 +7,9 @@ Architecture: Wan 2.1 (arXiv 2503.20314, section 4.1); module names follow `Auto
 so that state dicts go both ways unchanged.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 
 import torch
@@ -21,6 +21,8 @@ from torch.utils.checkpoint import checkpoint
 from configs.settings import AutoencoderConfig
 
 CHUNK_PIXELS = 1 << 16  # of one clip that `encode` looks at together
+FRAME_PIXELS = 1 << 14  # of a frame from which the widest layers take one at a time: smaller ones lose time
+SLICE_PIXELS = 1 << 12  # of a frame from which a kernel's slices are added up; below, calls cost more
 State = dict  # module -> the last frames it saw; what a chunk must know of the chunks before it
 
 
@@ -29,20 +31,27 @@ class Compression:
     """What a latent stands for: `side` x `side` pixels of `time` frames, of the first frame alone.
 
     So 1 + time * k frames become 1 + k latent frames, and an image is a video of one frame. An autoencoder of
-    single frames has a `time` of 1, and takes any number of them.
+    single frames has a `time` of 1, and takes any number of them. Some know only `together` latent frames at
+    once after the first, so that k is a multiple of that.
     """
 
     time: int = 4
     side: int = 8
+    together: int = 1
+
+    @property
+    def step(self) -> int:
+        """Frames between one valid number of them and the next."""
+        return self.time * self.together
 
     def nearest_frames(self, frames: int) -> int:
         """The valid number of frames nearest to `frames`."""
-        return 1 + self.time * max(0, round((frames - 1) / self.time))
+        return 1 + self.step * max(0, round((frames - 1) / self.step))
 
     def check(self, frames: int, height: int, width: int) -> None:
         """Raises ValueError naming the nearest valid size where a video's does not fit."""
-        if frames < 1 or (frames - 1) % self.time:
-            rule = f"1 + {self.time}k" if self.time > 1 else "at least 1"
+        if frames < 1 or (frames - 1) % self.step:
+            rule = f"1 + {self.step}k" if self.step > 1 else "at least 1"
             raise ValueError(f"{frames} frames do not fit {rule}: use {self.nearest_frames(frames)}")
         if min(height, width) < self.side or height % self.side or width % self.side:
             nearest = f"{round_to(height, self.side)}x{round_to(width, self.side)}"
@@ -52,6 +61,12 @@ class Compression:
         """T' H' W' of the latents of a video; raises ValueError where its size does not fit."""
         self.check(frames, height, width)
         return 1 + (frames - 1) // self.time, height // self.side, width // self.side
+
+    def check_latents(self, frames: int) -> None:
+        """Raises ValueError naming the nearest valid number where there are no such latent frames."""
+        if frames < 1 or (frames - 1) % self.together:
+            nearest = 1 + self.together * max(0, round((frames - 1) / self.together))
+            raise ValueError(f"{frames} latent frames do not fit 1 + {self.together}k: use {nearest}")
 
 
 def convolve(layer: nn.Conv3d, x: Tensor) -> Tensor:
@@ -66,13 +81,24 @@ def convolve(layer: nn.Conv3d, x: Tensor) -> Tensor:
     return conv3d(x, weight, bias, layer.stride, layer.padding)
 
 
+def in_slices(x: Tensor, weight: Tensor) -> bool:
+    """Whether a kernel's slices are added up: of one large frame, without gradients, in fp32 by oneDNN."""
+    one = x.shape[2] == 1 and x.shape[3] * x.shape[4] >= SLICE_PIXELS and not torch.is_grad_enabled()
+    exact = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return one and exact and x.device.type == "cpu" and onednn_takes(x.dtype)
+
+
 def conv3d(x: Tensor, weight: Tensor, bias: Tensor, stride: tuple, padding: tuple) -> Tensor:
     """A 3D convolution, on a CPU always oneDNN's.
 
     PyTorch leaves that for up to ten times slower loops where batch x channels x frames x rows are at most
-    20480, and of 1 x 1 x 1 kernels on a single thread, which also add up in another order.
+    20480, and of 1 x 1 x 1 kernels on a single thread, which also add up in another order. oneDNN's gradient
+    of a bf16 kernel of three on two frames, padded by one, is in part memory that nobody wrote: frames are
+    padded before.
     """
     if x.device.type == "cpu" and x.dtype == weight.dtype and onednn_takes(x.dtype):
+        if padding[0] and x.dtype == torch.bfloat16:
+            x, padding = F.pad(x, (0, 0, 0, 0, padding[0], padding[0])), (0, *padding[1:])
         return torch.mkldnn_convolution(x, weight, bias, padding, stride, (1, 1, 1), 1)
     return F.conv3d(x, weight, bias, stride, padding)
 
@@ -87,27 +113,39 @@ def onednn_takes(dtype: torch.dtype) -> bool:
     )
 
 
-def activate(x: Tensor) -> Tensor:
-    """SiLU, in place where no gradient needs what it is given."""
-    return F.silu(x, inplace=not torch.is_grad_enabled())
-
-
 class CausalConv3d(nn.Conv3d):
     """A 3D convolution that sees only the past: `kernel - 1` frames of zeros, or of the chunk before."""
 
     def forward(self, x: Tensor, state: State | None = None, norm: nn.Module | None = None) -> Tensor:
         """The convolution of x, or of x normalised and activated, which is held no longer than needed."""
-        if norm is not None:
-            x = activate(norm(x))
         past = self.kernel_size[0] - 1
+        if past and state is not None and self in state and in_slices(x, self.weight):
+            return self.add_frame(x, state[self], norm)
+        if norm is not None:
+            x = norm.activated(x)
         if past:
-            if state is None or self not in state:
-                x = F.pad(x, (0, 0, 0, 0, past, 0))
-            else:
-                x = torch.cat([state[self], x], dim=2)
-            if state is not None:
+            kept = None if state is None else state.get(self)
+            x = F.pad(x, (0, 0, 0, 0, past, 0)) if kept is None else torch.cat([kept, x], dim=2)
+            if kept is not None and not torch.is_grad_enabled():
+                kept.copy_(x[:, :, -past:])
+            elif state is not None:
                 state[self] = x[:, :, -past:].clone()
         return convolve(self, x)
+
+    def add_frame(self, x: Tensor, kept: Tensor, norm: nn.Module | None) -> Tensor:
+        """The convolution of one frame more, which takes the oldest one's place among those that are kept.
+
+        The kernel's slices are added up: as fast as with frames laid side by side, and without their memory.
+        """
+        padding = self.padding[1:]
+        *older, newest = self.weight.unbind(2)
+        y = torch.mkldnn_convolution(kept[:, :, 0], older[0], self.bias, padding, (1, 1), (1, 1), 1)
+        for t, weight in enumerate(older[1:], 1):
+            y.add_(torch.mkldnn_convolution(kept[:, :, t], weight, None, padding, (1, 1), (1, 1), 1))
+            kept[:, :, t - 1] = kept[:, :, t]
+        kept[:, :, -1:] = x if norm is None else norm.activated(x)
+        y.add_(torch.mkldnn_convolution(kept[:, :, -1], newest, None, padding, (1, 1), (1, 1), 1))
+        return y[:, :, None]
 
 
 class ChannelNorm(nn.Module):
@@ -118,13 +156,26 @@ class ChannelNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(channels, *[1] * spatial_dims))
 
     def forward(self, x: Tensor) -> Tensor:
-        x, gamma = x.movedim(1, -1), self.gamma.flatten().to(x.dtype)
-        if torch.is_grad_enabled() or x.ndim < 5:
-            return F.rms_norm(x, x.shape[-1:], gamma, eps=1e-12).movedim(-1, 1)
-        normed = torch.empty_like(x)
-        for t in range(x.shape[1]):  # its squares, in fp32, are of a frame at a time
-            normed[:, t] = F.rms_norm(x[:, t], x.shape[-1:], gamma, eps=1e-12)
-        return normed.movedim(-1, 1)
+        x = x.movedim(1, -1)
+        return F.rms_norm(x, x.shape[-1:], self.gamma.flatten().to(x.dtype), eps=1e-12).movedim(-1, 1)
+
+    def activated(self, x_BCTHW: Tensor) -> Tensor:
+        """SiLU of the norm; on a CPU without gradients a frame at a time, in fp32, with nothing beside it."""
+        if torch.is_grad_enabled() or x_BCTHW.device.type != "cpu":
+            return F.silu(self(x_BCTHW), inplace=not torch.is_grad_enabled())
+        x = x_BCTHW.movedim(1, -1)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        gamma, result = self.gamma.flatten().to(dtype), torch.empty_like(x)
+        for frame, place in zip(x.unbind(1), result.unbind(1), strict=True):
+            frame = frame.to(dtype)
+            within = place if x.dtype == dtype else frame
+            squares = torch.square(frame, out=within if within is place else None)
+            power = squares.mean(-1, keepdim=True).add_(1e-12)
+            torch.mul(frame, power.rsqrt_(), out=within).mul_(gamma)
+            F.silu(within, inplace=True)
+            if within is not place:
+                place.copy_(within)
+        return result.movedim(-1, 1)
 
 
 class ResidualBlock(nn.Module):
@@ -180,7 +231,14 @@ class Downsample(nn.Module):
         self.time_conv = nn.Conv3d(channels, channels, (3, 1, 1), stride=(2, 1, 1)) if time else None
 
     def forward(self, x: Tensor, state: State | None = None) -> Tensor:
-        x = per_frame(self.resample, x)
+        return self.in_time(self.in_space(x), state)
+
+    def in_space(self, x: Tensor, state: State | None = None) -> Tensor:
+        """Halves height and width."""
+        return per_frame(self.resample, x)
+
+    def in_time(self, x: Tensor, state: State | None = None) -> Tensor:
+        """Halves the frames after the first, where it does."""
         if self.time_conv is None:
             return x
         last = x[:, :, -1:].clone() if state is not None else None
@@ -203,23 +261,35 @@ class Upsample(nn.Module):
         self.time_conv = CausalConv3d(channels, channels * 2, (3, 1, 1)) if time else None
 
     def forward(self, x: Tensor, state: State | None = None) -> Tensor:
-        if self.time_conv is not None:
-            if state is None or self not in state:
-                first, rest = x[:, :, :1], x[:, :, 1:]
-            else:
-                first, rest = x[:, :, :0], x
-            if state is not None:
-                state[self] = True
-            if rest.shape[2]:
-                rest = rearrange(self.time_conv(rest, state), "b (two c) t h w -> b c (t two) h w", two=2)
-            x = torch.cat([first, rest], dim=2) if first.shape[2] else rest
+        return self.in_space(self.in_time(x, state))
+
+    def in_time(self, x: Tensor, state: State | None = None) -> Tensor:
+        """Doubles the frames after the first, where it does."""
+        if self.time_conv is None:
+            return x
+        if state is None or self not in state:
+            first, rest = x[:, :, :1], x[:, :, 1:]
+        else:
+            first, rest = x[:, :, :0], x
+        if state is not None:
+            state[self] = True
+        if rest.shape[2]:
+            rest = rearrange(self.time_conv(rest, state), "b (two c) t h w -> b (t two) h w c", two=2)
+            rest = rest.movedim(-1, 1)  # channels stay last in memory: other layouts are slower from here on
+        return torch.cat([first, rest], dim=2) if first.shape[2] else rest
+
+    def in_space(self, x: Tensor, state: State | None = None) -> Tensor:
+        """Doubles height and width."""
         return per_frame(self.resample, x)
 
 
 def per_frame(layer: nn.Module, x_BCTHW: Tensor) -> Tensor:
-    """Applies an image layer to every frame."""
-    b = x_BCTHW.shape[0]
-    return rearrange(layer(rearrange(x_BCTHW, "b c t h w -> (b t) c h w")), "(b t) c h w -> b c t h w", b=b)
+    """Applies an image layer to every frame, in memory where channels come last."""
+    b, _, t, _, _ = x_BCTHW.shape
+    # A single frame is taken out, since reshaping leaves it strides that no layer knows for channels-last.
+    x = x_BCTHW[:, :, 0] if t == 1 else rearrange(x_BCTHW, "b c t h w -> (b t) c h w")
+    y = layer(x.contiguous(memory_format=torch.channels_last))
+    return rearrange(y, "(b t) c h w -> b c t h w", b=b) if t > 1 else y[:, :, None]
 
 
 class MiddleBlock(nn.Module):
@@ -253,15 +323,52 @@ class Coder(nn.Module):
     """What encoder and decoder share: a chain of layers, each of which may keep state between chunks."""
 
     checkpointing = False
+    scale = 1  # how much larger the video is than what is given
 
     def forward(self, x: Tensor, state: State | None = None) -> Tensor:
+        if state is not None and not torch.is_grad_enabled():
+            return self.step(x, state)
         x = self.conv_in(x, state)
         for layer in self.layers():
-            if self.checkpointing and state is None and torch.is_grad_enabled():
-                x = checkpoint(layer, x, use_reentrant=False)
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpointed(layer, x, state)
             else:
                 x = layer(x, state)
         return self.conv_out(x, state, self.norm_out)
+
+    def step(self, x: Tensor, state: State) -> Tensor:
+        """A chunk of a stream, of large frames one at a time through the layers that see every frame."""
+        pixels = x.shape[3] * x.shape[4] * self.scale**2
+        by_frame = x.device.type == "cpu" and pixels >= FRAME_PIXELS
+        for layers, every in self.parts():
+            done = []
+            for y in x.split(1 if by_frame and every else x.shape[2], dim=2):
+                for layer in layers:
+                    y = layer(y, state)
+                done.append(y)
+            x = torch.cat(done, dim=2) if len(done) > 1 else done[0]
+        return x
+
+
+def checkpointed(layer: nn.Module, x: Tensor, state: State | None) -> Tensor:
+    """A layer whose activations are computed again in the backward pass, from the state that it met before.
+
+    No gradient goes through the state that it leaves.
+    """
+    before = {module: state[module] for module in layer.modules() if module in state} if state else {}
+    after: State = {}
+
+    def run(x: Tensor) -> Tensor:
+        met = dict(before) if state is not None else None
+        y = layer(x, met)
+        after.update(met or {})
+        return y
+
+    y = checkpoint(run, x, use_reentrant=False)
+    if state is not None:
+        cut = {module: past.detach() if isinstance(past, Tensor) else past for module, past in after.items()}
+        state.update(cut)
+    return y
 
 
 class Encoder(Coder):
@@ -286,9 +393,19 @@ class Encoder(Coder):
         """The layers between the first and the last convolution."""
         return [*self.down_blocks, *self.mid_block.layers()]
 
+    def parts(self) -> list[tuple[list[Callable], bool]]:
+        """All layers in two parts, and of each whether it sees every frame of the video."""
+        blocks = list(self.down_blocks)
+        first = next(k for k, block in enumerate(blocks) if isinstance(block, Downsample) and block.time_conv)
+        rest = [*blocks[first + 1 :], *self.mid_block.layers(), partial(self.conv_out, norm=self.norm_out)]
+        every = [self.conv_in, *blocks[:first], blocks[first].in_space]
+        return [(every, True), ([blocks[first].in_time, *rest], False)]
+
 
 class Decoder(Coder):
     """Latents to video, level by level larger."""
+
+    scale = 8
 
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
@@ -308,6 +425,13 @@ class Decoder(Coder):
     def layers(self) -> list[nn.Module]:
         """The layers between the first and the last convolution."""
         return [*self.mid_block.layers(), *(layer for block in self.up_blocks for layer in block.layers())]
+
+    def parts(self) -> list[tuple[list[Callable], bool]]:
+        """All layers in two parts, and of each whether it makes every frame of the video."""
+        layers = self.layers()
+        last = max(k for k, layer in enumerate(layers) if isinstance(layer, Upsample) and layer.time_conv)
+        every = [layers[last].in_space, *layers[last + 1 :], partial(self.conv_out, norm=self.norm_out)]
+        return [([self.conv_in, *layers[:last], layers[last].in_time], False), (every, True)]
 
 
 class Autoencoder(nn.Module):

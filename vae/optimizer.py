@@ -3,19 +3,19 @@
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from configs.settings import OptimizerConfig
 
 
-def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+def make_optimizer(model: nn.Module, config: OptimizerConfig, beta1: float = 0.9) -> torch.optim.AdamW:
     """Fused AdamW; only matrices and kernels decay."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.beta2), fused=True)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(beta1, config.beta2), fused=True)
 
 
 def learning_rate(step: int, config: OptimizerConfig) -> float:
@@ -25,6 +25,28 @@ def learning_rate(step: int, config: OptimizerConfig) -> float:
         return rate
     progress = min(1.0, step / config.decay_steps)
     return rate * (0.55 + 0.45 * math.cos(math.pi * progress))
+
+
+@torch.no_grad()
+def average_gradients(optimizer: torch.optim.Optimizer, accelerator) -> None:
+    """Replaces the gradients by their means over processes; what none has met has a gradient of zero.
+
+    In place of data parallelism's own: a step may take several passes, as many as a process has shapes.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    if accelerator.num_processes > 1:
+        mean = accelerator.reduce(torch.cat([p.grad.flatten() for p in parameters]), "mean")
+        for parameter, part in zip(parameters, mean.split([p.numel() for p in parameters]), strict=True):
+            parameter.grad.copy_(part.view_as(parameter))
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, config: OptimizerConfig) -> Tensor:
+    """Scales the gradients to at most the global norm that is allowed; returns what it was."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return nn.utils.clip_grad_norm_(parameters, config.max_gradient_norm)
 
 
 @torch.no_grad()

@@ -29,6 +29,7 @@ PATIENCE = timedelta(
 LOCK_PATIENCE = 10.0  # seconds; processes that read ahead live on for some after a kill, and hold the lock
 HALF_WRITTEN = (  # names that a kill leaves in a run's folder
     ".step-*.tmp",
+    ".vae.tmp",
     ".run.json.*.tmp",
     ".log.jsonl.*.tmp",
     ".*.png.*.tmp",

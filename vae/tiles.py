@@ -193,8 +193,10 @@ def decode_bytes(model: Autoencoder, height: int, width: int) -> int:
 def tile_for(model: Autoencoder, height: int, width: int, budget: int) -> int:
     """The largest tile, in latents, whose decoding fits a budget of bytes; 0 where the whole frame does.
 
-    Raises ValueError where not even the smallest does, naming what it takes.
+    Raises ValueError where not even the smallest does, naming what it takes, and for another's autoencoder.
     """
+    if not isinstance(model, Autoencoder):
+        raise ValueError("tiles are of Wan 2.1's autoencoder and ours: another takes no limit of memory")
     if decode_bytes(model, height, width) <= budget:
         return 0
     halo = decoder_halo(model)

@@ -1,21 +1,27 @@
-"""`dit vae train CONFIG`: trains the autoencoder from scratch on the drawn world or on videos."""
+"""`dit vae train CONFIG`: trains the autoencoder, from scratch or another's weights, on images and videos."""
 
 import copy
 import sys
 import time
+from collections import Counter
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from configs.load import parse_run, to_json
-from configs.settings import AutoencoderRun
+from configs.load import from_json, parse_run, to_json
+from configs.settings import AutoencoderConfig, AutoencoderRun
+from vae.collapse import collapse
 from vae.data import Clip, batches, files_hash, open_data
-from vae.load import WEIGHTS, unmeasured
-from vae.model import Autoencoder, compression_of, time_chunks
-from vae.optimizer import learning_rate, make_optimizer, update_average
+from vae.discriminator import Discriminator, adaptive_weight, hinge
+from vae.load import WEIGHTS, find_autoencoder, load_folder, unmeasured
+from vae.losses import ERRORS, Likelihood, kl_divergence, load_perceptual
+from vae.lpips import SMALLEST, Lpips, load_lpips, lpips_of
+from vae.model import Autoencoder, State, compression_of
+from vae.optimizer import average_gradients, clip_gradients, learning_rate, make_optimizer, update_average
 from vae.quality import psnr, ssim
 from vae.run import (
     PATIENCE,
@@ -37,22 +43,39 @@ from vae.run import (
     save_checkpoint,
     smooth,
 )
-from vae.seeds import generator
-from vae.weights import fill, load_weights, read_settings, save_weights, write_whole
+from vae.seeds import generator, uniform
+from vae.statistics import latent_sums, statistics_of
+from vae.weights import fill, load_weights, read_settings, save_weights
 
 HELD_OUT = 16
-ERRORS = {
-    "l1": lambda difference: difference.abs().mean(),
-    "l2": lambda difference: difference.square().mean(),
+SCORES = ("psnr", "ssim", "lpips")
+PANELS = {
+    "error": "reconstruction error",
+    "perceptual": "perceptual loss",
+    "kl": "KL, nats per number",
+    "discriminator": "discriminator's hinge loss",
+    "psnr": "held-out PSNR, dB",
+    "lpips": "held-out LPIPS",
 }
-PANELS = {"error": "reconstruction error", "kl": "KL, nats per number", "psnr": "held-out PSNR, dB"}
 SHOWN = 6
+AMPLIFIED = 4  # times, the differences in a picture
+
+
+@dataclass(frozen=True)
+class Players:
+    """The networks of a step: the autoencoder, its likelihood, a frozen network, and a discriminator."""
+
+    autoencoder: Autoencoder
+    likelihood: Likelihood
+    perceptual: nn.Module | None
+    discriminator: Discriminator | None
 
 
 @holding
 def train(config: AutoencoderRun, held: ExitStack) -> Path:
     """Trains or goes on with the run in `config.out`; returns the path of the finished weights."""
     from accelerate import Accelerator, InitProcessGroupKwargs
+    from accelerate.utils import gather_object
 
     out, settings, loop = Path(config.out), to_json(config), config.train
     accelerator = Accelerator(
@@ -63,17 +86,27 @@ def train(config: AutoencoderRun, held: ExitStack) -> Path:
     device, rank, ranks = accelerator.device, accelerator.process_index, accelerator.num_processes
     main = accelerator.is_main_process
     check_loop(loop, config.optimizer, ranks)
+    check_recipe(config)
     compression = compression_of(config.model)
     compression.check(config.crop_frames, config.crop, config.crop)
     data, held_out = open_data(config.data, loop.seed, HELD_OUT, compression)
     torch.manual_seed(loop.seed)
     model = Autoencoder(unmeasured(config.model))
+    before = {}
     if started_before := checkpoints(out):
-        settings["model"] = read_settings(started_before[-1] / "model.safetensors")["model"]
+        before = read_settings(started_before[-1] / "model.safetensors")
+        settings["model"] = before["model"]
     elif config.init:
         settings["model"] = start_from(model, config)
     elif not config.train_encoder:
         raise ValueError("--no-train-encoder needs --init, the autoencoder whose latents are kept")
+    perceptual, network, note = load_perceptual(config.perceptual)
+    if started_before and network != before.get("perceptual_network", ""):
+        raise ValueError(
+            f"{out} holds a run whose perceptual loss had another network, or none: bring back the weights "
+            f"that it began with, or give another folder with --out"
+        )
+    settings |= {"perceptual_network": network} if network else {}
     on_main(main, lambda: open_run(out, config, files_hash(data, held_out), held))
     if (done := finished_step(out, out / WEIGHTS, loop.steps)) is not None:
         if main:
@@ -89,31 +122,44 @@ def train(config: AutoencoderRun, held: ExitStack) -> Path:
     model.quant_conv.requires_grad_(config.train_encoder)
     model.checkpoint_activations(config.checkpoint_activations)
     average = copy.deepcopy(model).requires_grad_(False).eval()
-    optimizer = make_optimizer(model, config.optimizer)
-    error_of = ERRORS[config.error]
+    likelihood = Likelihood(config.error, config.learned_variance).to(device)
+    optimizer = make_optimizer(nn.ModuleList([model, likelihood]), config.optimizer)
+    discriminator = Discriminator(config.discriminator).to(device) if config.discriminator.weight else None
+    rival = replace(config.optimizer, learning_rate=config.discriminator.learning_rate)
+    rival_optimizer = make_optimizer(discriminator, rival, beta1=0.5) if discriminator else None
+    players = Players(model, likelihood, perceptual and perceptual.to(device), discriminator)
+    lpips, _ = load_lpips("alex")  # what held-out clips are judged by, where its weights are there
     step, smoothed = 0, None
     if (checkpoint := load_checkpoint(out)) is not None:
         step, smoothed, parts = checkpoint
         model.load_state_dict(parts["model"])
         average.load_state_dict(parts["average"])
         restore_optimizer(optimizer, parts["optimizer"])
+        if config.learned_variance:
+            likelihood.load_state_dict(parts["likelihood"])
+        if discriminator:
+            discriminator.load_state_dict(parts["discriminator"])
+            restore_optimizer(rival_optimizer, parts["discriminator_optimizer"])
     shown = any(row["step"] == step and "psnr" in row for row in read_log(out / "log.jsonl"))
     log = Log(out, step, loop.steps) if main else None
-    wrapped = accelerator.prepare(Trainee(model))
+    if log and note:
+        log.say(note)
     loader = batches(data, loop.batch, step, loop.steps, rank, ranks, config.data.workers)
-    found, skipped = {}, {}
+    found, skipped, sources = {}, {}, []
 
     stopping = False
     with StopSignal() as stop:
         while not stopping:
             if step and not shown and (step % loop.show_every == 0 or step == loop.steps):
                 row = {"step": step} | evaluate(
-                    average, held_out, accelerator, out / f"reconstructions-{step:06d}.png"
+                    average, lpips, held_out, accelerator, out / f"reconstructions-{step:06d}.png"
                 )
                 if log:
                     log.add(row)
-                    log.say(f"step {step}: held out PSNR {row['psnr']:.2f} dB, SSIM {row['ssim']:.4f}")
-                    draw_curve(log.rows, PANELS, out / "curve.png")
+                    log.say(f"step {step}: {held_out_line(row)}")
+                    warn(log, sources)
+                    panels = {key: title for key, title in PANELS.items() if any(key in r for r in log.rows)}
+                    draw_curve(log.rows, panels, out / "curve.png")
             if step >= loop.steps:
                 break
             started, shown = time.monotonic(), False
@@ -121,59 +167,64 @@ def train(config: AutoencoderRun, held: ExitStack) -> Path:
             waited = time.monotonic() - started
             found |= {path: reason for clip in clips for path, reason in clip.skipped.items()}
             draws = range(step * loop.batch + rank, (step + 1) * loop.batch, ranks)
-            video = torch.stack(
-                [crop(clip.video, config, draw) for clip, draw in zip(clips, draws, strict=True)]
-            )
-            shape = config.model.latent_channels, *compression.latent_size(*video.shape[2:])
-            noise = torch.stack(
-                [torch.randn(shape, generator=generator(loop.seed, "posterior", draw)) for draw in draws]
-            )
-            video, noise = video.to(device), noise.to(device)
+            videos = [crop(clip.video, config, draw) for clip, draw in zip(clips, draws, strict=True)]
+            playing = discriminator is not None and step >= config.discriminator.start
 
-            with accelerator.autocast():
-                reconstruction, mean, log_variance = wrapped(video, noise)
-            error = error_of(reconstruction.float() - video)
-            kl = kl_divergence(mean.float(), log_variance.float())
-            loss = error + config.kl_weight * kl
+            terms = Counter()
+            for video, noise in same_shapes(videos, draws, config):
+                share = len(video) / len(videos)
+                video, noise = video.to(device), noise.to(device)
+                terms.update(learn(players, video, noise, share, config, playing, accelerator))
+            terms = {key: accelerator.reduce(term, "mean") for key, term in terms.items()}
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, config.optimizer)
-            accelerator.backward(loss)
-            norm = accelerator.clip_grad_norm_(model.parameters(), config.optimizer.max_gradient_norm)
-            if not torch.isfinite(norm):
-                raise ValueError(
-                    f"gradient not finite at step {step}, on {', '.join(clip.source for clip in clips)}"
-                )
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            average_gradients(optimizer, accelerator)
+            norms = {"gradient_norm": clip_gradients(optimizer, config.optimizer)}
+            if playing:
+                for group in rival_optimizer.param_groups:
+                    group["lr"] = learning_rate(step - config.discriminator.start, rival)
+                average_gradients(rival_optimizer, accelerator)
+                norms["discriminator_gradient_norm"] = clip_gradients(rival_optimizer, rival)
+            if not torch.isfinite(torch.stack([*norms.values(), terms["loss"]])).all():
+                named = ", ".join(gather_object([clip.source for clip in clips]))
+                raise ValueError(f"gradient not finite at step {step}, on {named}")
+            for player in (optimizer, rival_optimizer)[: 2 if playing else 1]:
+                player.step()
+                player.zero_grad(set_to_none=True)
+            if playing and config.discriminator.adaptive:
+                weight = adaptive_weight(terms.pop("error_gradient"), terms.pop("adversarial_gradient"))
+                discriminator.adaptive_weight.copy_(weight)
             step += 1
             update_average(average, model, step, config.optimizer.ema_decay)
 
             asked = accelerator.reduce(torch.tensor(float(stop.asked), device=device)).item() > 0
             stopping = asked and step < loop.steps
-            losses = torch.stack([loss, error, kl]).detach()
-            mean_loss, mean_error, mean_kl = accelerator.reduce(losses, "mean").tolist()
-            smoothed = smooth(smoothed, mean_loss)
-            if step % loop.log_every == 0 or step in (1, loop.steps) or stopping:
+            losses = {key: term.item() for key, term in terms.items()}
+            smoothed = smooth(smoothed, losses["loss"])
+            telling = step % loop.log_every == 0 or step == 1
+            if telling or step == loop.steps or stopping:
                 name_skipped(found, skipped, log)
-            if log and (step % loop.log_every == 0 or step == 1):
+                sources = gather_object([clip.source for clip in clips])
+            if log and telling:
                 seconds = time.monotonic() - started
-                row = {
-                    "step": step,
-                    "loss": mean_loss,
-                    "smoothed": smoothed,
-                    "error": mean_error,
-                    "kl": mean_kl,
-                }
-                row |= {
-                    "gradient_norm": float(norm),
-                    "clips_per_second": loop.batch / seconds,
-                    "waited": waited / seconds,
-                }
+                row = {"step": step, "loss": losses["loss"], "smoothed": smoothed} | losses
+                row |= {key: norm.item() for key, norm in norms.items()}
+                if playing:
+                    row["adaptive_weight"] = discriminator.adaptive_weight.item()
+                if config.learned_variance:
+                    row["log_scale"] = likelihood.log_scale.item()
+                row |= {"clips_per_second": loop.batch / seconds, "waited": waited / seconds}
                 log.add(row)
                 log.show(step, live_line(row, "clips_per_second", skipped))
+                warn(log, sources)
             if log and (step % loop.save_every == 0 or step == loop.steps or stopping):
                 parts = {"model": model.state_dict(), "average": average.state_dict()}
                 parts["optimizer"] = optimizer_tensors(optimizer)
+                if config.learned_variance:
+                    parts["likelihood"] = likelihood.state_dict()
+                if discriminator:
+                    parts["discriminator"] = discriminator.state_dict()
+                    parts["discriminator_optimizer"] = optimizer_tensors(rival_optimizer)
                 save_checkpoint(out, step, smoothed, parts, settings)
     if log and stopping:
         log.say(f"stopped at step {step}; the same command goes on from there")
@@ -184,83 +235,215 @@ def train(config: AutoencoderRun, held: ExitStack) -> Path:
     return out / WEIGHTS
 
 
+def check_recipe(config: AutoencoderRun) -> None:
+    """Raises ValueError for settings of the recipe that make no step."""
+    rival = config.discriminator
+    for name in (
+        *("kl_weight", "chunk", "perceptual.weight"),
+        *("discriminator.weight", "discriminator.start", "discriminator.learning_rate"),
+    ):
+        if (value := attrgetter(name)(config)) < 0:
+            raise ValueError(f"{name} = {value}: it must not be negative")
+    if not 0 <= config.images <= 1:
+        raise ValueError(f"images = {config.images}: it must be from 0 to 1")
+    if rival.width < 8 or rival.width % 8:
+        raise ValueError(f"discriminator.width = {rival.width}: it must be a positive multiple of 8")
+    if rival.depth < 1 or (rival.weight and config.crop < 2**rival.depth):
+        raise ValueError(
+            f"discriminator.depth = {rival.depth}: it must be at least 1, and 2^depth at most crop"
+        )
+
+
 def start_from(model: Autoencoder, config: AutoencoderRun) -> dict:
-    """Loads the weights of `init`; gives the model's settings, which are those of `init` with its encoder."""
-    tensors, settings = load_weights(Path(config.init))
+    """Loads the weights of `init`; gives the model's settings, which are those of `init` with its encoder.
+
+    Raises ValueError naming the first setting of the model in which the two differ.
+    """
+    path = find_autoencoder(config.init)
+    if path.is_file():
+        tensors, settings = load_weights(path)
+        settings = settings["model"]
+    elif isinstance(other := load_folder(path), Autoencoder):
+        tensors, settings = other.state_dict(), to_json(other.config)
+    else:
+        raise ValueError(
+            f"{config.init}: only autoencoders of Wan 2.1's kind are trained on, and this is another"
+        )
+    ours, theirs = unmeasured(config.model), unmeasured(from_json(AutoencoderConfig, settings))
+    for field in fields(AutoencoderConfig):
+        one, other = getattr(ours, field.name), getattr(theirs, field.name)
+        if one != other and not field.name.startswith("latent_m"):
+            words = " ".join(map(str, other)) if isinstance(other, tuple) else other
+            raise ValueError(
+                f"model.{field.name} = {one}, but {config.init} has {other}: give "
+                f"--model.{field.name.replace('_', '-')} {words}"
+            )
     fill(model, tensors, config.init)
-    return to_json(config.model) if config.train_encoder else settings["model"]
-
-
-class Trainee(torch.nn.Module):
-    """The whole forward pass as one module, for data parallelism to wrap."""
-
-    def __init__(self, autoencoder: Autoencoder):
-        super().__init__()
-        self.autoencoder = autoencoder
-
-    def forward(self, video_BCTHW: Tensor, noise_BCTHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        mean, log_variance = self.autoencoder.encode_moments(video_BCTHW)
-        latents = mean + torch.exp(0.5 * log_variance) * noise_BCTHW
-        return self.autoencoder.decode_raw(latents), mean, log_variance
-
-
-def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL of the posterior from the standard normal, nats per number (Kingma & Welling 2014, appendix B)."""
-    return 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
+    return to_json(config.model) if config.train_encoder else settings
 
 
 def crop(video_CTHW: Tensor, config: AutoencoderRun, draw: int) -> Tensor:
-    """A random crop in time and space; a clip too short or small is repeated at its end."""
-    wanted = (config.crop_frames, config.crop, config.crop)
-    missing = [max(0, w - have) for w, have in zip(wanted, video_CTHW.shape[1:], strict=True)]
-    if any(missing):
-        t, h, w = missing
-        video_CTHW = torch.nn.functional.pad(video_CTHW, (0, w, 0, h, 0, t), mode="replicate")
-    random = generator(config.train.seed, "crop", draw)
+    """A random crop in time and space, of one frame for draws that are images; what is smaller stays."""
+    seed = config.train.seed
+    image = uniform(seed, "image", draw) < config.images
+    most = (1 if image else config.crop_frames, config.crop, config.crop)
+    wanted = [min(have, length) for have, length in zip(video_CTHW.shape[1:], most, strict=True)]
+    random = generator(seed, "crop", draw)
     t, h, w = (
-        torch.randint(have - w + 1, (), generator=random).item()
-        for have, w in zip(video_CTHW.shape[1:], wanted, strict=True)
+        torch.randint(have - want + 1, (), generator=random).item()
+        for have, want in zip(video_CTHW.shape[1:], wanted, strict=True)
     )
     return video_CTHW[:, t : t + wanted[0], h : h + wanted[1], w : w + wanted[2]]
 
 
+def same_shapes(videos: list[Tensor], draws: range, config: AutoencoderRun) -> list[tuple[Tensor, Tensor]]:
+    """Clips of one shape together, B C T H W, each with its posterior's noise, a function of (seed, draw)."""
+    compression, channels = compression_of(config.model), config.model.latent_channels
+    noises = []
+    for video, draw in zip(videos, draws, strict=True):
+        shape = channels, *compression.latent_size(*video.shape[1:])
+        noises.append(torch.randn(shape, generator=generator(config.train.seed, "posterior", draw)))
+    shapes = dict.fromkeys(video.shape for video in videos)
+    alike = [[k for k, video in enumerate(videos) if video.shape == shape] for shape in shapes]
+    return [tuple(torch.stack([all_[k] for k in places]) for all_ in (videos, noises)) for places in alike]
+
+
+def learn(
+    players: Players,
+    video_BCTHW: Tensor,
+    noise_BCTHW: Tensor,
+    share: float,
+    config: AutoencoderRun,
+    playing: bool,
+    accelerator,
+) -> dict[str, Tensor]:
+    """Adds both players' gradients of clips of one shape to those they have; returns what the terms come to.
+
+    The loss is the error and the perceptual distance, or their likelihood, + KL + what the discriminator says
+    (Esser et al. 2021, equations 4 to 6), all of it times the `share` that these clips are of the step. With
+    `chunk` a clip passes in parts through the causal cache, which carries the past without its gradient, so
+    that memory does not grow with length. While `playing`, terms also hold the gradients of both losses at
+    the last layer, whose ratio weighs the next step's discriminator: one weight for all processes and shapes.
+    """
+    model, rival = players.autoencoder, players.discriminator
+    loudness = config.discriminator.weight
+    if playing and config.discriminator.adaptive:
+        loudness = loudness * rival.adaptive_weight
+    last = model.decoder.conv_out.weight
+    states: tuple[State | None, State | None] = ({}, {}) if config.chunk else (None, None)
+    total = Counter()
+    for video, noise in in_chunks(video_BCTHW, noise_BCTHW, config.chunk, model.compression.time):
+        frames = share * video.shape[2] / video_BCTHW.shape[2]
+        latents = share * noise.shape[2] / noise_BCTHW.shape[2]
+        with accelerator.autocast():
+            mean, log_variance = model.encode_moments(video, states[0])
+            made = model.decode_raw(mean + torch.exp(0.5 * log_variance) * noise, states[1])
+        leaf = made.detach().float().requires_grad_()  # where all losses meet before they enter the decoder
+        kl = kl_divergence(mean.float(), log_variance.float())
+        terms = {"error": ERRORS[config.error](leaf - video)}
+        if players.perceptual:
+            with accelerator.autocast():
+                terms["perceptual"] = players.perceptual(leaf, video)
+        loss = players.likelihood(terms["error"] + config.perceptual.weight * terms.get("perceptual", 0.0))
+        (frames * loss).backward()
+        pull = leaf.grad
+        if playing:
+            with accelerator.autocast():
+                judged, real = rival(leaf), rival(video)
+            terms["adversarial"], terms["discriminator"] = -judged.float().mean(), hinge(real, judged)
+            push = torch.autograd.grad(frames * terms["adversarial"], leaf, retain_graph=True)[0]
+            torch.autograd.backward(frames * terms["discriminator"], inputs=list(rival.parameters()))
+            if config.discriminator.adaptive:
+                for name, way in {"error_gradient": pull, "adversarial_gradient": push}.items():
+                    total[name] += torch.autograd.grad(made, last, way.type_as(made), retain_graph=True)[0]
+            pull, loss = pull + loudness * push, loss + loudness * terms["adversarial"]
+        ends = [(made, pull.type_as(made))]
+        if kl.requires_grad:
+            ends.append((latents * config.kl_weight * kl, None))
+        torch.autograd.backward(*zip(*ends, strict=True))
+        for state in states if config.chunk else ():
+            state.update({layer: past.detach() for layer, past in state.items() if isinstance(past, Tensor)})
+        for name, term in terms.items():
+            total[name] += frames * term.detach()
+        total["kl"] += latents * kl.detach()
+        total["loss"] += frames * loss.detach() + latents * config.kl_weight * kl.detach()
+    return dict(total)
+
+
+def in_chunks(video_BCTHW: Tensor, noise_BCTHW: Tensor, chunk: int, time: int) -> list[tuple[Tensor, Tensor]]:
+    """A clip and its latents' noise in parts of `chunk` latent frames, the first with one frame more than
+    `time` a latent less one; 0 leaves them whole."""
+    if not chunk:
+        return [(video_BCTHW, noise_BCTHW)]
+    noises = noise_BCTHW.split(chunk, dim=2)
+    frames = [time * noise.shape[2] for noise in noises]
+    frames[0] -= time - 1
+    return list(zip(video_BCTHW.split(frames, dim=2), noises, strict=True))
+
+
+def warn(log: Log, sources: list[str]) -> None:
+    """Says so where the newest row of the log tells of a collapse, with the files of the batch."""
+    if said := collapse(log.rows):
+        log.say(f"WARNING: {said}. The batch: {', '.join(sources) or 'none yet'}")
+
+
 @torch.no_grad()
-def evaluate(autoencoder: Autoencoder, held_out, accelerator, picture: Path) -> dict:
-    """PSNR and SSIM on held-out clips, each process its share; a picture, originals above reconstructions."""
+def evaluate(autoencoder: Autoencoder, lpips: Lpips | None, held_out, accelerator, picture: Path) -> dict:
+    """PSNR, SSIM and, with its weights, LPIPS on held-out clips, each process its share; and of their latents
+    the largest mean of a channel, the standard deviations' range, and the share of variance that is no noise.
+
+    Draws a picture of originals, reconstructions and differences.
+    """
     from accelerate.utils import gather_object
 
-    scores, pairs = torch.zeros(3, device=accelerator.device, dtype=torch.float64), []
+    device, shown = accelerator.device, []
+    scores = torch.zeros(2, len(SCORES), device=device, dtype=torch.float64)
+    moments = torch.zeros(3, autoencoder.channels, device=device, dtype=torch.float64)
     for draw in range(accelerator.process_index, min(HELD_OUT, len(held_out)), accelerator.num_processes):
         clip: Clip = held_out[draw]
-        other = autoencoder.decode(autoencoder.encode(clip.video[None].to(accelerator.device)))[0].cpu()
-        scores += scores.new_tensor([psnr(clip.video, other), ssim(clip.video, other), 1])
+        mean, log_variance = autoencoder.posterior(clip.video[None].to(device))
+        other = autoencoder.decode(mean)[0].cpu()
+        found = {"psnr": psnr(clip.video, other), "ssim": ssim(clip.video, other)}
+        if lpips and min(other.shape[2:]) >= SMALLEST:
+            found["lpips"] = lpips_of(lpips, clip.video, other)
+        scores += scores.new_tensor([[found.get(k, 0.0) for k in SCORES], [k in found for k in SCORES]])
+        parts = torch.stack([mean, mean**2, log_variance.exp()])
+        moments += parts.double().mean(dim=(1, 3, 4, 5))
         if draw < SHOWN:
-            pairs.append((draw, frames_of(clip.video), frames_of(other)))
-    pairs = sorted(gather_object(pairs), key=lambda pair: pair[0])
+            shown.append((draw, f"{Path(clip.source).name}: {found['psnr']:.1f} dB", clip.video, other))
+    shown = sorted(gather_object(shown), key=lambda row: row[0])
     if accelerator.is_main_process:
-        save_picture([pair[1:] for pair in pairs], picture)
-    total_psnr, total_ssim, count = accelerator.reduce(scores).tolist()
-    return {"psnr": total_psnr / count, "ssim": total_ssim / count}
+        show([row[1:] for row in shown], picture)
+    sums, counts = accelerator.reduce(scores).tolist()
+    first, second, noise = accelerator.reduce(moments) / counts[0]
+    variance = second - first**2 + noise
+    return {name: total / count for name, total, count in zip(SCORES, sums, counts, strict=True) if count} | {
+        "latent_mean_most": first.abs().max().item(),
+        "latent_std_least": variance.min().sqrt().item(),
+        "latent_std_most": variance.max().sqrt().item(),
+        "latent_signal": (1 - noise / variance).mean().item(),
+    }
 
 
-def frames_of(video_CTHW: Tensor) -> Tensor:
-    """Five frames from first to last, T C H W."""
-    shown = torch.linspace(0, video_CTHW.shape[1] - 1, 5).round().long()
-    return video_CTHW[:, shown].movedim(1, 0)
+def show(shown: list[tuple[str, Tensor, Tensor]], path: Path) -> None:
+    """Draws of every clip the original, with a caption, its reconstruction and the amplified difference."""
+    from vae.video import contact_sheet
+
+    videos, captions = [], []
+    for caption, video, other in shown:
+        videos += [video, other, AMPLIFIED * (other - video)]
+        captions += [caption, "reconstruction", f"difference, {AMPLIFIED} times; grey is none"]
+    contact_sheet(videos, captions, path)
 
 
-def save_picture(pairs: list[tuple[Tensor, Tensor]], path: Path) -> None:
-    """Writes a PNG: of every clip its frames above their reconstructions."""
-    from PIL import Image
-
-    height, width = (max(frames.shape[side] for frames, _ in pairs) for side in (2, 3))
-    rows = []
-    for frames_TCHW in (frames for pair in pairs for frames in pair):
-        padded = torch.ones(len(frames_TCHW), 3, height, width)
-        padded[:, :, : frames_TCHW.shape[2], : frames_TCHW.shape[3]] = frames_TCHW
-        rows.append(torch.cat(list(padded), dim=2))
-    sheet = ((torch.cat(rows, dim=1) + 1) * 127.5).round().clamp(0, 255).byte().movedim(0, -1)
-    write_whole(path, lambda temporary: Image.fromarray(sheet.numpy()).save(temporary, format="PNG"))
+def held_out_line(row: dict) -> str:
+    """Held-out scores in words."""
+    lpips = f", LPIPS {row['lpips']:.4f}" if "lpips" in row else ""
+    deviations = f"{row['latent_std_least']:.2f} to {row['latent_std_most']:.2f}"
+    return (
+        f"held out PSNR {row['psnr']:.2f} dB, SSIM {row['ssim']:.4f}{lpips}; latents' standard deviations "
+        f"{deviations}, {row['latent_signal']:.0%} of their variance no noise"
+    )
 
 
 @torch.no_grad()
@@ -272,20 +455,11 @@ def finish(
     if not config.train_encoder:
         save_weights(path, average.state_dict(), settings)
         return
-    sums = []
-    for draw in range(clips):
-        video, state = data[draw].video[None].to(average.latent_mean.device), {}
-        chunks = [average.encode_moments(chunk, state) for chunk in time_chunks(video)]
-        mean, log_variance = (torch.cat(part, dim=2) for part in zip(*chunks, strict=True))
-        second = mean**2 + log_variance.exp()
-        sums.append(
-            torch.stack([mean.double().mean(dim=(0, 2, 3, 4)), second.double().mean(dim=(0, 2, 3, 4))])
-        )
-    first, second = torch.stack(sums).mean(0)
+    found = statistics_of([latent_sums(average, data[draw].video) for draw in range(clips)])
     model = replace(
         config.model,
-        latent_mean=tuple(round(v, 6) for v in first.tolist()),
-        latent_std=tuple(round(v, 6) for v in (second - first**2).sqrt().tolist()),
+        latent_mean=tuple(round(v, 6) for v in found.mean),
+        latent_std=tuple(round(v, 6) for v in found.std),
     )
     save_weights(path, average.state_dict(), settings | {"model": to_json(model)})
 

@@ -7,11 +7,13 @@ import subprocess
 import tempfile
 import zlib
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from einops import rearrange
@@ -64,11 +66,17 @@ def ffmpeg(arguments: Sequence[str], data: bytes | None = None) -> subprocess.Co
 
     It is out of a terminal's reach: a Ctrl-C is for the process that reads, which may go on for a while.
     """
+    source = {"stdin": subprocess.DEVNULL} if data is None else {"input": data}
+    return subprocess.run(
+        command(arguments), capture_output=True, check=False, start_new_session=True, **source
+    )
+
+
+def command(arguments: Sequence[str]) -> list[str]:
+    """The ffmpeg that imageio brings, with its arguments."""
     import imageio_ffmpeg
 
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostats", *arguments]
-    source = {"stdin": subprocess.DEVNULL} if data is None else {"input": data}
-    return subprocess.run(command, capture_output=True, check=False, start_new_session=True, **source)
+    return [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostats", *arguments]
 
 
 @lru_cache(maxsize=1)
@@ -340,39 +348,88 @@ def write_video(file: str | Path, video_CTHW: Tensor, fps: float, record: dict) 
 
     `read_metadata` gives the record back, with the true size, number of frames and rate under `video`.
     """
-    frames = to_frames(video_CTHW)
-    count, height, width, _ = frames.shape
-    record = record | {"video": {"frames": count, "height": height, "width": width, "fps": fps}}
+    write_stream(file, [video_CTHW], fps, lambda: record)
+
+
+def write_stream(
+    file: str | Path, parts_CTHW: Iterable[Tensor], fps: float, record: Callable[[], dict]
+) -> None:
+    """As `write_video`, of parts of any number of frames as they come, in constant memory.
+
+    `record` is asked for when all have come. Raises ValueError where ffmpeg fails, and for no frame at all.
+    """
+    file = Path(file)
+
+    def write(temporary: Path) -> None:
+        bare = temporary.with_name(f"{temporary.name}.bare")
+        try:
+            size = encode(bare, file, parts_CTHW, fps)
+            add_record(temporary, bare, file, record() | {"video": size | {"fps": fps}})
+        finally:
+            bare.unlink(missing_ok=True)
+
+    write_whole(file, write)
+
+
+def encode(bare: Path, file: Path, parts_CTHW: Iterable[Tensor], fps: float) -> dict[str, int]:
+    """Encodes parts of a video as they come into an mp4 without a record, said to be `file` in errors.
+
+    Returns the number of frames and their size.
+    """
+    parts = iter(parts_CTHW)
+    first = next(parts, None)
+    if first is None or not first.shape[1]:
+        raise ValueError(f"{file} cannot be written: the video has no frame")
+    count, (height, width) = 0, first.shape[2:]
     even = [torch.arange(side + side % 2).clamp(max=side - 1) for side in (height, width)]
-    frames = frames[:, even[0]][:, :, even[1]]
-    _, height, width, _ = frames.shape
+    size = f"{len(even[1])}x{len(even[0])}"
+    arguments = ["-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", f"{fps:.6f}"]
+    arguments += ["-i", "pipe:0", "-c:v", "libx264", "-crf", "16"]
+    # The matrix is said in the file: a player that guesses takes another for small and large videos.
+    arguments += ["-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"]
+    arguments += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
+    arguments += ["-color_range", "tv", "-f", "mp4", f"file:{bare}"]
+    with tempfile.TemporaryFile() as log:  # not a pipe, which would fill and stop it while nobody reads
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": log}
+        encoder, taken = subprocess.Popen(command(arguments), start_new_session=True, **pipes), False
+        try:
+            for part in chain([first], parts):
+                frames = to_frames(part)[:, even[0]][:, :, even[1]]
+                encoder.stdin.write(frames.numpy().tobytes())
+                count += len(frames)
+            encoder.stdin.close()
+            taken = True
+        except BrokenPipeError:
+            pass  # it has died, and says below why
+        except BaseException:
+            encoder.kill()
+            raise
+        finally:
+            with suppress(BrokenPipeError):
+                encoder.stdin.close()
+            status = encoder.wait()
+        if status or not taken:
+            log.seek(0)
+            raise_failed(file, log.read(), status)
+    return {"frames": count, "height": height, "width": width}
 
-    def encode(temporary: Path) -> None:
-        with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as tags:
-            tags.write(";FFMETADATA1\ncomment=" + re.sub(r"([=;#\\\n])", r"\\\1", json.dumps(record)) + "\n")
-            tags.flush()
-            arguments = [
-                "-v",
-                "error",
-                "-y",
-                "-f",
-                "rawvideo",
-                "-pix_fmt",
-                "rgb24",
-                "-s",
-                f"{width}x{height}",
-            ]
-            arguments += ["-r", f"{fps:.6f}", "-i", "pipe:0", "-f", "ffmetadata", "-i", tags.name]
-            arguments += ["-map", "0:v", "-map_metadata", "1", "-c:v", "libx264", "-crf", "16"]
-            # The matrix is said in the file: a player that guesses takes another for small and large videos.
-            arguments += ["-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"]
-            arguments += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
-            arguments += ["-color_range", "tv", "-movflags", "+faststart", "-f", "mp4", f"file:{temporary}"]
-            done = ffmpeg(arguments, frames.numpy().tobytes())
-        if done.returncode:
-            raise ValueError(f"{file} cannot be written: {done.stderr.decode(errors='replace').strip()}")
 
-    write_whole(Path(file), encode)
+def add_record(temporary: Path, bare: Path, file: Path, record: dict) -> None:
+    """Copies an mp4 with a record inside, and its index in front, where a browser needs it."""
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as tags:
+        tags.write(";FFMETADATA1\ncomment=" + re.sub(r"([=;#\\\n])", r"\\\1", json.dumps(record)) + "\n")
+        tags.flush()
+        arguments = ["-v", "error", "-y", "-i", f"file:{bare}", "-f", "ffmetadata", "-i", tags.name]
+        arguments += ["-map", "0:v", "-map_metadata", "1", "-c", "copy"]
+        done = ffmpeg([*arguments, "-movflags", "+faststart", "-f", "mp4", f"file:{temporary}"])
+    if done.returncode:
+        raise_failed(file, done.stderr, done.returncode)
+
+
+def raise_failed(file: Path, log: bytes, status: int) -> NoReturn:
+    """Raises ValueError with what an ffmpeg that failed said, or how it ended where it said nothing."""
+    said = complaint(log.decode(errors="replace")) if log.strip() else f"ffmpeg ended with status {status}"
+    raise ValueError(f"{file} cannot be written: {said}")
 
 
 def read_metadata(file: str | Path) -> dict:

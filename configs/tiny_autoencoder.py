@@ -1,0 +1,20 @@
+"""An autoencoder of the built-in one's size for images and videos of one's own: its first stage.
+
+dit vae train tiny_autoencoder --data.source FOLDER
+"""
+
+from configs.autoencoder_sizes import TINY
+from configs.settings import AutoencoderRun, DataConfig, LoopConfig, OptimizerConfig
+
+config = AutoencoderRun(
+    out="runs/tiny-autoencoder",
+    data=DataConfig(source="clips", frames=17, size=96),
+    model=TINY,
+    crop=64,
+    crop_frames=9,
+    images=0.25,
+    error="l2",
+    kl_weight=1e-5,
+    train=LoopConfig(steps=1000, batch=4, log_every=20, save_every=100, show_every=100, precision="fp32"),
+    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=100, decay_steps=1000, ema_decay=0.99),
+)

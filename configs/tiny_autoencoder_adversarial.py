@@ -1,0 +1,19 @@
+"""The tiny autoencoder, second stage: a discriminator, from the first stage's weights.
+
+dit vae train tiny_autoencoder_adversarial --data.source FOLDER
+"""
+
+from dataclasses import replace
+
+from configs.settings import DiscriminatorConfig, LoopConfig, OptimizerConfig
+from configs.tiny_autoencoder import config as first
+
+config = replace(
+    first,
+    out="runs/tiny-autoencoder-adversarial",
+    init="runs/tiny-autoencoder",
+    error="l1",
+    discriminator=DiscriminatorConfig(weight=0.2, start=50, width=32, learning_rate=2e-4),
+    train=LoopConfig(steps=500, batch=4, log_every=20, save_every=100, show_every=100, precision="fp32"),
+    optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=50, decay_steps=500, ema_decay=0.99),
+)

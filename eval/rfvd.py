@@ -1,0 +1,137 @@
+"""FVD of reconstructions to their originals, from frames as they come, with nothing written between."""
+
+import hashlib
+import sys
+import zlib
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from configs.protocol import Protocol
+from configs.settings import CompareVaeSettings, FvdSettings
+from eval.clips import Source, choose_clips
+from eval.features import alone
+from eval.fvd import Side, between, enough, listed
+from eval.preprocess import prepare
+from eval.weights import load_i3d
+from vae.networks import find_weights
+from vae.processes import own_device, processes
+from vae.video import decoder
+
+
+@dataclass(frozen=True)
+class Rfvd:
+    """What the FVD of reconstructions takes: its network, the videos, and of each side's clips the frames."""
+
+    settings: FvdSettings
+    protocol: Protocol
+    network: nn.Module
+    weights: str
+    sources: list[Source]
+    spans: dict[str, dict[str, tuple[int, ...]]]
+
+
+class NoNumber(ValueError):
+    """A clip of which a network makes values that are no numbers."""
+
+
+def open_rfvd(
+    settings: CompareVaeSettings,
+    protocol: Protocol | None,
+    sources: list[Source],
+    names: list[str],
+    passed: dict[str, str],
+    frames: int,
+) -> tuple[Rfvd | None, str]:
+    """What the FVD of reconstructions takes, or nothing, and why.
+
+    Raises ValueError for clips that do not make the protocol's, and for weights that are not I3D's.
+    """
+    if protocol is None:
+        return None, "left out: --protocol ucf101-recon, or another, adds it"
+    given = FvdSettings(
+        real=settings.data,
+        fake=settings.data,
+        protocol=settings.protocol,
+        weights=settings.weights,
+        allow_small=settings.allow_small,
+        smoke=settings.smoke,
+        resamples=settings.resamples,
+    )
+    spans = {}
+    whole = [Source(name, Path(name), (Path(name),) * frames) for name in names]
+    for which, stride in (("real", protocol.real_stride), ("fake", protocol.fake_stride)):
+        span = ((protocol.frames or frames) - 1) * stride + 1
+        if frames < span:
+            raise ValueError(f"{protocol.name} takes {span} frames of a video: --frames {span} or more")
+        clips, _ = choose_clips(whole, protocol, getattr(protocol, which), stride)
+        spans[which] = {clip.source.name: clip.frames for clip in clips}
+    rfvd = Rfvd(given, protocol, None, "", sources, spans)
+    stamps(rfvd, passed, *(len(clips) for clips in spans.values()))
+    if not settings.smoke:
+        try:
+            find_weights("i3d", settings.weights)
+        except ValueError as error:
+            if settings.weights:
+                raise
+            if processes()[0] == 0:
+                print(f"rFVD left out: {error}", file=sys.stderr)
+            return None, f"left out: {error}"
+    network, weights = load_i3d(protocol.eps, settings.weights, settings.smoke)
+    network = network.to(memory_format=torch.channels_last_3d)
+    return Rfvd(given, protocol, network, weights, sources, spans), ""
+
+
+def stamps(rfvd: Rfvd, passed: dict[str, str], real: int, fake: int) -> tuple[list, list]:
+    """The stamps of both sides for what is not as the protocol says; ValueError unless that is allowed."""
+    given, protocol = rfvd.settings, rfvd.protocol
+    return (
+        listed(given, protocol, rfvd.sources) + enough(given, protocol, "real", real, passed),
+        enough(given, protocol, "fake", fake, passed),
+    )
+
+
+def feature(
+    rfvd: Rfvd | None, which: str, name: str, frames_THWC: Tensor, device: torch.device
+) -> tuple[Tensor, int] | None:
+    """A clip's features by the network of FVD, and a checksum of its frames; none where FVD takes it not."""
+    if not rfvd or name not in rfvd.spans[which]:
+        return None
+    frames_THWC = frames_THWC[list(rfvd.spans[which][name])]
+    clip = alone(partial(prepare, protocol=rfvd.protocol), frames_THWC)
+    value = rfvd.network(clip[None].to(device)).float().cpu()[0]
+    if not torch.isfinite(value).all():
+        raise NoNumber("the network of FVD gives values that are no numbers")
+    return value, zlib.crc32(frames_THWC.contiguous().numpy())
+
+
+def score_rfvd(
+    rfvd: Rfvd | None,
+    passed: dict[str, str],
+    names: list[str],
+    originals: list[tuple[Tensor, int] | None],
+    others: list[tuple[Tensor, int] | None],
+) -> dict | None:
+    """The FVD of one autoencoder's reconstructions to their originals, with all that a score carries."""
+    if not rfvd:
+        return None
+    sides = []
+    for side in (originals, others):
+        found = [(name, *made) for name, made in zip(names, side, strict=True) if made]
+        digest = hashlib.sha256("".join(f"{checksum:08x}" for *_, checksum in found).encode()).hexdigest()
+        facts = {"where": rfvd.settings.real, "videos": len(rfvd.sources), "clips": len(found)}
+        facts |= {"rgb_sha256": digest, "decoder": decoder(), "passed_over": passed}
+        sides.append((found, facts))
+    stamped = stamps(rfvd, passed, *(len(found) for found, _ in sides))
+    real, fake = (
+        Side(
+            torch.stack([value for _, value, _ in found]),
+            tuple(row[0] for row in found),
+            facts | {"stamps": s},
+        )
+        for (found, facts), s in zip(sides, stamped, strict=True)
+    )
+    return between(rfvd.settings, rfvd.protocol, real, fake, rfvd.weights, own_device())

@@ -1,0 +1,97 @@
+"""Mean and standard deviation of every latent channel: measured on clips, kept beside the weights."""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vae.diffusers_folder import naming
+from vae.weights import file_hash, read_json, write_text
+
+FILE = "latent_statistics.json"
+VERSION = 1  # of that file
+FLAT = 1e-6  # std, in units of the mean or 1, of a channel that varies by rounding alone
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of raw latents, for each channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@torch.no_grad()
+def latent_sums(autoencoder, video_CTHW: Tensor) -> Tensor:
+    """Sums over a clip's raw latents, float64 3 x C: z, z squared, and 1, of z drawn from the posterior.
+
+    The square's is E[z^2] = mean^2 + variance, so that no noise is drawn.
+    """
+    mean, log_variance = autoencoder.posterior(video_CTHW[None].to(autoencoder.latent_mean.device))
+    shift, scale = autoencoder.latent_mean.double(), autoencoder.latent_std.double()
+    mean, variance = mean.double() * scale + shift, log_variance.double().exp() * scale**2
+    sums = [z.sum(dim=(0, 2, 3, 4)) for z in (mean, mean**2 + variance, torch.ones_like(mean))]
+    return torch.stack(sums).cpu()
+
+
+def statistics_of(sums: list[Tensor]) -> Statistics:
+    """The statistics of all latents together, from the sums of every clip; added in the order of the list."""
+    first, second, count = sum(sums[1:], sums[0])
+    mean = first / count
+    return Statistics(tuple(mean.tolist()), tuple((second / count - mean**2).sqrt().tolist()))
+
+
+def weights_files(folder: Path) -> list[Path]:
+    """The files of an autoencoder's weights in a diffusers folder."""
+    return sorted(folder.glob("*.safetensors"))
+
+
+def weights_hash(folder: Path) -> str:
+    """SHA-256 of the hashes of a diffusers folder's weights."""
+    return hashlib.sha256("".join(map(file_hash, weights_files(folder))).encode()).hexdigest()
+
+
+def write_statistics(folder: Path, statistics: Statistics, measured: dict) -> Path:
+    """Writes statistics beside their weights, with what they were `measured` on; returns the file."""
+    values = {"mean": statistics.mean, "std": statistics.std, "weights": weights_hash(folder)}
+    write_text(folder / FILE, json.dumps(values | {"version": VERSION} | measured, indent=2) + "\n")
+    return folder / FILE
+
+
+def read_statistics(folder: Path, channels: int) -> Statistics | None:
+    """The statistics measured of a folder's autoencoder; None without a file of them.
+
+    Raises ValueError for a file that is damaged, or was measured of other weights.
+    """
+    file = folder / FILE
+    if not file.is_file():
+        return None
+    values = read_json(file)
+    again = f"measure again: dit vae stats {folder} --data MANIFEST, or remove the file"
+    mean, std = (tuple(listed(values.get(key))) for key in ("mean", "std"))
+    if len(mean) != channels or len(std) != channels or values.get("version") != VERSION:
+        raise ValueError(f"{file} holds no mean and std of {channels} channels; {again}")
+    if values.get("weights") != weights_hash(folder):
+        raise ValueError(f"{file} was measured of other weights than lie beside it; {again}")
+    with naming(file):
+        return checked(Statistics(mean, std))
+
+
+def listed(values) -> list[float]:
+    """The numbers of a list out of JSON; of anything else none."""
+    good = isinstance(values, list) and all(type(value) in (int, float) for value in values)
+    return [float(value) for value in values] if good else []
+
+
+def checked(statistics: Statistics) -> Statistics:
+    """The same statistics; raises ValueError where they cannot scale latents."""
+    for channel, (mean, std) in enumerate(zip(statistics.mean, statistics.std, strict=True)):
+        if not (abs(mean) < math.inf and FLAT * max(1.0, abs(mean)) < std < math.inf):
+            raise ValueError(
+                f"latent channel {channel} has the mean {mean:g} and the std {std:g}: not usable"
+            )
+    return statistics

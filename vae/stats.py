@@ -1,0 +1,128 @@
+"""`dit vae stats AUTOENCODER --data MANIFEST`: measures mean and standard deviation of latents."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from configs.load import parse, to_json
+from configs.settings import DataConfig, StatsSettings
+from vae.data import SHAPES, DrawnWorld, VideoFiles, batches, check_data, files_hash
+from vae.load import BUILTIN, find_autoencoder, load_autoencoder, take_statistics
+from vae.model import Compression
+from vae.others import OtherAutoencoder
+from vae.processes import gathered, own_device, processes
+from vae.statistics import FILE, Statistics, checked, latent_sums, statistics_of, write_statistics
+from vae.weights import check_writable, load_weights, read_json, save_weights
+
+
+def stats(settings: StatsSettings) -> Statistics:
+    """Measures an autoencoder's latents on clips, each process its share, and prints and keeps what it found.
+
+    They are kept where it ships none by channel, or with `replace`. Raises ValueError before anything is
+    computed for settings that cannot be measured with, and afterwards for a channel that does not vary.
+    """
+    check(settings)
+    rank, ranks = processes()
+    autoencoder = load_autoencoder(settings.autoencoder, own_device(), as_shipped=True)
+    path = find_autoencoder(settings.autoencoder)
+    ships = not isinstance(autoencoder, OtherAutoencoder) or autoencoder.ships_statistics
+    writes = settings.replace or not ships
+    if writes and is_known(path):
+        raise ValueError(
+            f"{path} is a model's own copy, which was trained on its latents: measure another copy"
+        )
+    if writes and rank == 0:
+        check_writable(path if path.is_file() else path / FILE)
+    config = DataConfig(settings.data, settings.frames, settings.size, settings.fps, settings.workers)
+    data = all_clips(config, settings.seed, autoencoder.compression)
+    rows = sorted(gathered(measure(autoencoder, data, settings, rank, ranks)), key=lambda row: row[0])
+    found = checked(statistics_of([sums for _, sums, _ in rows]))
+    if rank > 0:
+        return found
+    skipped = {file: reason for _, _, one in rows for file, reason in one.items()}
+    for reason in skipped.values():
+        print(f"skipped: {reason}", file=sys.stderr)
+    for line in table(found, autoencoder):
+        print(line)
+    if not writes:
+        whose = "in the weights file" if path.is_file() else "that the folder ships"
+        print(
+            f"not written: the statistics {whose} hold; --replace puts these in their place", file=sys.stderr
+        )
+        return found
+    measured = {"data": to_json(replace(config, workers=0)), "files": files_hash(data), "seed": settings.seed}
+    measured |= {"count": settings.count, "skipped": sorted(skipped), "torch": torch.__version__}
+    if path.is_dir():
+        file = write_statistics(path, found, measured)
+    else:
+        take_statistics(autoencoder, found)
+        tensors, saved = load_weights(path)
+        save_weights(
+            file := path, tensors, saved | {"model": to_json(autoencoder.config), "measured": measured}
+        )
+    print(f"written: {file}", file=sys.stderr)
+    return found
+
+
+def check(settings: StatsSettings) -> None:
+    """Raises ValueError where something is not said, or makes no measurement."""
+    if not settings.autoencoder:
+        raise ValueError("which autoencoder? dit vae stats AUTOENCODER --data MANIFEST")
+    if not settings.data:
+        raise ValueError("--data is empty: give a manifest, a folder that holds one, or shapes")
+    if settings.count < 1:
+        raise ValueError(f"count = {settings.count}: it must be at least 1")
+    if not 0 <= settings.seed < 2**63:
+        raise ValueError(f"seed = {settings.seed}: it must be from 0 to 2^63 - 1")
+
+
+def is_known(path: Path) -> bool:
+    """Whether a transformer beside an autoencoder was trained on its latents: of a run, or built in."""
+    run = path.parent / "run.json"
+    return path.parent == BUILTIN or (run.is_file() and "autoencoder" in read_json(run))
+
+
+def all_clips(config: DataConfig, seed: int, compression: Compression) -> Dataset:
+    """The clips of all files of a manifest, none held out; or the drawn world."""
+    check_data(config, compression)
+    if config.source == SHAPES:
+        return DrawnWorld(config, seed)
+    from vae.manifest import load_manifest
+
+    return VideoFiles(config, seed, load_manifest(config.source), compression)
+
+
+def measure(
+    autoencoder, data: Dataset, settings: StatsSettings, rank: int, ranks: int
+) -> list[tuple[int, Tensor, dict]]:
+    """Of each clip of this process's share: draw, sums of its latents, and the files it stands in for."""
+    draws = range(rank, settings.count, ranks)
+    loader = batches(data, ranks, 0, len(draws), rank, ranks, settings.workers)
+    bar = tqdm(zip(draws, loader, strict=True), "measuring", len(draws), unit="clip", disable=rank > 0)
+    return [(draw, latent_sums(autoencoder, clip.video), clip.skipped) for draw, (clip,) in bar]
+
+
+def table(found: Statistics, autoencoder) -> list[str]:
+    """A line for each channel: what was measured, and what that is of the latents as they leave now."""
+    shift, scale = (part.flatten().tolist() for part in (autoencoder.latent_mean, autoencoder.latent_std))
+    lines = [f"{'channel':>7} {'mean':>10} {'std':>10}   as they leave now: mean, std"]
+    for channel, (mean, std) in enumerate(zip(found.mean, found.std, strict=True)):
+        leaves = f"{(mean - shift[channel]) / scale[channel]:8.4f} {std / scale[channel]:8.4f}"
+        lines.append(f"{channel:7d} {mean:10.5f} {std:10.5f}   {leaves:>28}")
+    return lines
+
+
+def main(arguments: list[str]) -> None:
+    """The verb `dit vae stats`."""
+    stats(parse(StatsSettings, arguments, prog="dit vae stats"))
+
+
+if __name__ == "__main__":
+    from dit.cli import run_module
+
+    run_module("vae stats")
