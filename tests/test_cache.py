@@ -17,6 +17,7 @@ from configs.settings import DataConfig, EncodeSettings, FlowConfig, TextConfig
 from dit.cli import run
 from dit.encode import encode
 from dit.text import EmbeddedText, make_encoder
+from tests.test_others import CASES, saved
 from tests.test_text import tiny_umt5
 from tests.tiny_runs import (
     MODEL,
@@ -162,6 +163,24 @@ def test_a_cache_has_the_clips_of_its_files_draw_by_draw(folder, autoencoder, ma
                 seen.add((Path(kept.source).name, kept.caption, kept.posterior[0].sum().item()))
     assert len({name for name, _, _ in seen}) == 4 and len({caption for _, caption, _ in seen}) == 6
     assert len({value for _, _, value in seen}) > 8, "several places of a file are drawn"
+
+
+@pytest.mark.parametrize("name", ["CogVideoX", "HunyuanVideo", "KL", "Tiny"])
+@torch.no_grad()
+def test_autoencoders_of_diffusers_are_cached_as_ours_are(folder, tmp_path, name):
+    """Causal and by the frame, with a posterior and without."""
+    saved(tmp_path / "vae", CASES[name])
+    model = load_autoencoder(tmp_path / "vae")
+    config = replace(DATA, source=str(folder), frames=CASES[name].frames)
+    given = EncodeSettings(str(folder), str(tmp_path / "cache"), str(tmp_path / "vae"), config, store="fp32")
+    out = encode(given)
+    assert run(["data", "check", str(out)]) == 0
+    online, _ = open_data(config, 0, 1, model.compression)
+    offline, _ = open_cached(load_cache(out), replace(config, source=str(out)), 0, 1, model, sample=True)
+    for draw in range(6):
+        wanted = model.posterior(online[draw].video[None])
+        for part, kept in zip(wanted, offline[draw].posterior, strict=True):
+            assert torch.equal(part[0], kept)
 
 
 def online_and_cached(folder, autoencoder, made, tmp_path, **changes) -> tuple[Path, Path]:
