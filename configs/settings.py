@@ -399,7 +399,7 @@ class ExportSettings:
     """Write a model as the folder of a Wan pipeline, which diffusers loads, or as our own files."""
 
     model: Positional[str] = "builtin"
-    """Model folder: a run of `dit train`, or `builtin`; or the weights file of an autoencoder alone."""
+    """Model folder: a run of `dit train`, or `builtin`; or an autoencoder alone: a run, or its file."""
     out: str = "exported"
     """Folder to write; it must not exist yet, or be empty."""
     autoencoder: str = ""

@@ -158,9 +158,9 @@ def memory_of_length(name: str, precision: str, frames: int, threads: int) -> tu
         torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = random_autoencoder(SHAPES[name]).to(device, DTYPES[precision])
-    channels, side = model.config.latent_channels, LENGTHS_SIZE // 8
+    count, *sides = model.compression.latent_size(frames, LENGTHS_SIZE, LENGTHS_SIZE)
     random = torch.Generator().manual_seed(0)
-    latents = (torch.randn(1, channels, 1, side, side, generator=random) for _ in range(1 + frames // 4))
+    latents = (torch.randn(1, model.channels, 1, *sides, generator=random) for _ in range(count))
 
     def write() -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -193,8 +193,8 @@ def bench_lengths(settings: BenchVaeSettings) -> list[dict]:
     return rows
 
 
-def real_clips(settings: BenchVaeSettings) -> Iterator[tuple[str, Tensor]]:
-    """Names and videos 1 C T H W of the first clips that are long enough, sides cut to multiples of 8."""
+def real_clips(settings: BenchVaeSettings, side: int) -> Iterator[tuple[str, Tensor]]:
+    """Names and videos 1 C T H W of the first clips that are long enough, sides cut to multiples."""
     where, found = Path(settings.clips), 0
     manifest = where.is_file() or (where / NAME).is_file()
     files = [entry.path for entry in load_manifest(where)] if manifest else find_files(where)
@@ -210,7 +210,7 @@ def real_clips(settings: BenchVaeSettings) -> Iterator[tuple[str, Tensor]]:
             print(f"passed over: {error}")
             continue
         found += 1
-        height, width = (side - side % 8 for side in frames.shape[1:3])
+        height, width = (length - length % side for length in frames.shape[1:3])
         yield file.name, to_video(resize_and_crop(frames, height, width))[None]
     if not found:
         raise ValueError(f"--clips {settings.clips}: no clip in it has {settings.frames} frames")
@@ -219,7 +219,9 @@ def real_clips(settings: BenchVaeSettings) -> Iterator[tuple[str, Tensor]]:
 @torch.no_grad()
 def bench_seams(settings: BenchVaeSettings, device: torch.device, clock) -> list[dict]:
     """How far tiles of real clips are from the untiled result, both ways, and the time they take."""
-    model = load_autoencoder(settings.model).to(device)
+    model = load_autoencoder(settings.model, device)
+    if not isinstance(model, Autoencoder):
+        raise ValueError(f"--model {settings.model}: tiles are of Wan 2.1's autoencoder and ours")
     print(
         f"tiles of at most {settings.tile} latents a side of {settings.model}'s autoencoder, fp32, apart "
         f"from the untiled result,\nin latents (deviation 1) and pixels (255 levels); convolutions see "
@@ -227,7 +229,7 @@ def bench_seams(settings: BenchVaeSettings, device: torch.device, clock) -> list
         f"{'clip':34} way     halo    largest       mean   times as long"
     )
     rows = []
-    for name, video in real_clips(settings):
+    for name, video in real_clips(settings, model.compression.side):
         video = video.to(device)
         latents = model.encode(video)
         for way, x, whole, tiled, unit in (

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from configs.load import parse
 from configs.settings import EncodeSettings, TextConfig
 from dit.text import load_pretrained, text_made, without_padding
-from vae.cache import SAMPLING, Cache, CachedFile, half_written, save_index
+from vae.cache import SAMPLING, Cache, CachedFile, half_written, read_index, save_index
 from vae.data import SHAPES, check_data
 from vae.encoding import (
     Wanted,
@@ -59,19 +59,25 @@ def encode(settings: EncodeSettings) -> Path:
             for number, sha256, wrong in files
         ]
         wrong = {number: reason for number, _, reason in files if reason}
-        groups = in_shards(missing_jobs(clips, entries, clips_there), settings.shard_clips, store)
-        read = partial(read_job, entries=entries)
-        done = encode_jobs(
-            out, groups[rank::ranks], read, autoencoder, hashed, store, config.workers, not main
-        )
+        read, there = partial(read_job, entries=entries), clips_there
+        while True:  # of files of the same bytes one is tried, and the next where that cannot be had
+            left = [[] if number in wrong else wanted for number, wanted in enumerate(clips)]
+            groups = in_shards(missing_jobs(left, entries, there), settings.shard_clips, store)
+            mine = groups[rank::ranks]
+            found = encode_jobs(out, mine, read, autoencoder, hashed, store, config.workers, not main)
+            failed = dict(gathered(found))
+            wrong |= failed
+            if not failed:
+                break
+            there = on_main(main, lambda: set(find_rows(out, LATENTS)[0]))
         texts = text_keys(entries, made) if made["text"] else {}
         text_groups = in_groups([text for text, key in texts.items() if key not in texts_there], settings)
         if text_groups:
             embed(out, text_groups[rank::ranks], settings.text, made, texts, not main)
-        wrong |= dict(gathered(done))
         embedded = sum(map(len, text_groups))
 
         def finish() -> None:
+            tell_replaced(out, made)
             cache = write_cache(out, entries, files, clips, texts, wrong, made)
             print(report(out, cache, texts.values(), clips_there, embedded, settings.prune))
 
@@ -107,6 +113,19 @@ def open_folder(out: Path, held: ExitStack, settings: EncodeSettings) -> tuple[s
             file.unlink()
         found.append(set(rows))
     return tuple(found)
+
+
+def tell_replaced(out: Path, made: dict) -> None:
+    """Says so where a cache's index was made with other settings, as the new one takes its place."""
+    try:
+        before = read_index(out)[1]["made"]
+    except ValueError:
+        return
+    other = [f"data.{k} = {v}" for k, v in before["data"].items() if v != made["data"][k]]
+    other += [f"{k} = {before[k]}" for k in ("name", "store") if before[k] != made[k]]
+    if other:
+        told = "its clips stay in their shards until --prune, but only the new ones are listed"
+        print(f"note: {out} was a cache with {', '.join(other)}: {told}", file=sys.stderr)
 
 
 def text_keys(entries: Sequence[Entry], made: dict) -> dict[str, str]:
@@ -159,9 +178,6 @@ def write_cache(
     if len(wrong) == len(entries):
         raise ValueError(f"none of the {len(entries)} files can be encoded: {next(iter(wrong.values()))}")
     there, embedded = find_rows(out, LATENTS)[0], find_rows(out, TEXTS)[0]
-    for number, wanted in enumerate(clips):
-        if any(clip.key not in there for clip in wanted):  # the same bytes under another name, which failed
-            wrong.setdefault(number, f"{entries[number].path}: a file of the same bytes cannot be encoded")
     files = []
     for number, (entry, (_, sha256, _), wanted) in enumerate(zip(entries, hashes, clips, strict=True)):
         keys = () if number in wrong else tuple(clip.key for clip in wanted)

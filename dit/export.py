@@ -16,7 +16,7 @@ from vae.diffusers_folder import autoencoder_settings, write_folder, write_json
 from vae.load import WEIGHTS as AUTOENCODER
 from vae.load import load_autoencoder
 from vae.model import Autoencoder
-from vae.weights import save_weights
+from vae.weights import read_settings, save_weights
 
 
 def export(settings: ExportSettings) -> Path:
@@ -24,7 +24,7 @@ def export(settings: ExportSettings) -> Path:
     out = Path(settings.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out {out} is already there: give the name of a new folder")
-    if Path(settings.model).is_file():
+    if is_autoencoder(Path(settings.model)):
         write, model = write_autoencoder, load_autoencoder(settings.model)
     else:
         write = FORMATS[settings.format]
@@ -40,6 +40,12 @@ def export(settings: ExportSettings) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return out
+
+
+def is_autoencoder(path: Path) -> bool:
+    """Whether a model is an autoencoder's weights file, or a finished run of `dit vae train`."""
+    file = path / AUTOENCODER
+    return path.is_file() or (file.is_file() and "crop" in read_settings(file))
 
 
 def same_latents(before: Autoencoder, source: str) -> Autoencoder:

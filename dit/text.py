@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from configs.settings import TextConfig
 from vae.shards import Place, read_row
-from vae.weights import read_json
+from vae.weights import file_hash, read_json
 
 PADDING, END, FIRST_BYTE = 0, 1, 3
 VOCABULARY = 384
@@ -245,7 +245,16 @@ def text_made(config: TextConfig) -> dict | None:
     """What embeddings of a frozen encoder depend on; None for the byte-level one, which is trained."""
     if not config.folder:
         return None
-    return {"encoder": encoder_hash(config), "longest": config.longest, "padded": config.padded}
+    folder = Path(config.folder)
+    words = folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
+    files = {encoder_folder(config) / "config.json", *words.glob("*.json"), *words.glob("*.model")}
+    about = "".join(file_hash(file) for file in sorted(files))
+    return {
+        "encoder": encoder_hash(config),
+        "files": hashlib.sha256(about.encode()).hexdigest(),
+        "longest": config.longest,
+        "padded": config.padded,
+    }
 
 
 def load_pretrained(config: TextConfig) -> PretrainedEncoder:

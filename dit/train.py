@@ -40,6 +40,7 @@ from vae.run import (
     name_skipped,
     on_main,
     open_run,
+    opening,
     optimizer_tensors,
     read_log,
     restore_optimizer,
@@ -125,6 +126,8 @@ def train(config: TransformerRun, held: ExitStack) -> Path:
     validation = validation_set(held_out, autoencoder, config, rank, ranks)
     shown = any(row["step"] == step and "validation" in row for row in read_log(out / "log.jsonl"))
     log = Log(out, step, loop.steps) if main else None
+    if log:
+        log.say(opening(model, data, held_out, device, step, loop.steps))
     wrapped = accelerator.prepare(model)
     loader = batches(data, loop.batch, step, loop.steps, rank, ranks, config.data.workers)
     found, skipped = {}, {}

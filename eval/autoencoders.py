@@ -36,11 +36,12 @@ from eval.result import publish
 from eval.rfvd import NoNumber, feature, open_rfvd, score_rfvd
 from eval.weights import SMOKE, check_one
 from vae.data import SHAPES
-from vae.load import BUILTIN, load_autoencoder
+from vae.load import BUILTIN, autoencoder_hash, load_autoencoder
 from vae.lpips import load_lpips
 from vae.model import Autoencoder, Compression, round_to
 from vae.processes import own_device, processes
 from vae.shapes import draw, random_scene
+from vae.statistics import posterior_sums
 from vae.video import (
     UnreadableVideo,
     contact_sheet,
@@ -50,7 +51,7 @@ from vae.video import (
     to_video,
     write_png_frames,
 )
-from vae.weights import check_writable, tensors_hash
+from vae.weights import check_writable
 
 SCENES = 32  # of the drawn world, where no number is asked for
 SHOWN, COLUMNS = 2, 5  # clips of the picture, and frames of each
@@ -315,8 +316,8 @@ def reconstruct(candidate: Candidate, original_CTHW: Tensor, device: torch.devic
         other = model.decode(mean)[0].cpu()
     if other.shape != original_CTHW.shape:
         raise ValueError(f"{candidate.name} makes {tuple(other.shape)} of {tuple(original_CTHW.shape)}")
-    mean, noise = mean.double().cpu(), log_variance.double().exp().cpu()
-    moments_3C = torch.stack([v.mean(dim=(0, 2, 3, 4)) for v in (mean, mean.square() + noise, noise)])
+    *sums, number = posterior_sums(mean, log_variance).cpu()
+    moments_3C = torch.stack(sums) / number
     if not (torch.isfinite(other).all() and torch.isfinite(moments_3C).all()):
         raise NoNumber(f"{candidate.name} gives values that are no numbers")
     return to_frames(other), moments_3C
@@ -341,7 +342,7 @@ def description(candidate: Candidate) -> dict:
     return {
         "name": candidate.name,
         "source": candidate.source,
-        "weights": tensors_hash(model.state_dict()),
+        "weights": autoencoder_hash(model),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "compression": asdict(compression),
         "channels": channels,

@@ -39,7 +39,7 @@ from vae.weights import save_weights, tensors_hash
 class Identity(nn.Module):
     """An autoencoder whose latents are the video itself."""
 
-    compression, channels = Compression(time=1, side=1), 3
+    compression, channels, settings = Compression(time=1, side=1), 3, {}
 
     def __init__(self):
         super().__init__()

@@ -1,5 +1,7 @@
 """Proves that a cache holds what online encoding gives, survives a kill, and trains to the same losses."""
 
+import json
+import shutil
 import signal
 import subprocess
 import time
@@ -16,7 +18,7 @@ from configs.load import to_json
 from configs.settings import DataConfig, EncodeSettings, FlowConfig, TextConfig
 from dit.cli import run
 from dit.encode import encode
-from dit.text import EmbeddedText, make_encoder
+from dit.text import EmbeddedText, make_encoder, text_made
 from tests.test_others import CASES, saved
 from tests.test_text import tiny_umt5
 from tests.tiny_runs import (
@@ -319,7 +321,7 @@ def test_files_of_one_name_do_not_meet_and_copies_share(own_folder, autoencoder,
     assert len(encoded) == 13
 
 
-def test_a_copy_of_what_cannot_be_encoded_is_told_so(own_folder, autoencoder, tmp_path, capsys):
+def test_a_copy_of_what_cannot_be_encoded_is_tried_itself(own_folder, autoencoder, tmp_path, capsys):
     (own_folder / "copy.mp4").write_bytes((own_folder / "long.mp4").read_bytes())
     assert run(["data", "index", str(own_folder)]) == 0
     entries = load_manifest(own_folder)
@@ -327,8 +329,35 @@ def test_a_copy_of_what_cannot_be_encoded_is_told_so(own_folder, autoencoder, tm
     save_manifest(own_folder / "manifest.parquet", stale)
     encode(settings(own_folder, tmp_path / "cache", autoencoder))
     told = capsys.readouterr().err
-    assert "copy.mp4 has changed since it was indexed" in told
-    assert "long.mp4: a file of the same bytes cannot be encoded" in told
+    assert "copy.mp4 has changed since it was indexed" in told and "long.mp4" not in told
+    files = {file.path.stem: file for file in load_cache(tmp_path / "cache").files}
+    assert files["long"].keys and not files["copy"].keys
+
+
+def test_another_command_into_a_cache_says_what_it_replaces(own_folder, small, autoencoder, capsys):
+    encode(settings(own_folder, small, autoencoder, store="bf16"))
+    said = capsys.readouterr().err
+    assert f"note: {small} was a cache with store = fp32" in said and "until --prune" in said
+    encode(settings(own_folder, small, autoencoder, store="bf16"))
+    assert "was a cache with" not in capsys.readouterr().err
+
+
+def test_ctrl_c_keeps_what_is_encoded(own_folder, autoencoder, tmp_path, monkeypatch):
+    out, posterior, seen = tmp_path / "cache", Autoencoder.posterior, []
+
+    def interrupted(self, video):
+        if len(seen) == 5:
+            raise KeyboardInterrupt
+        seen.append(1)
+        return posterior(self, video)
+
+    monkeypatch.setattr(Autoencoder, "posterior", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        encode(settings(own_folder, out, autoencoder))
+    assert len(find_rows(out, "latents")[0]) == 5
+    monkeypatch.setattr(Autoencoder, "posterior", posterior)
+    encode(settings(own_folder, out, autoencoder))
+    assert len(find_rows(out, "latents")[0]) == 13
 
 
 def test_statistics_and_weights_and_formats_change_every_key(folder, autoencoder, made, tmp_path, encoded):
@@ -343,6 +372,28 @@ def test_statistics_and_weights_and_formats_change_every_key(folder, autoencoder
         out = encode(settings(folder, tmp_path / "cache", which, store=store))
         assert not keys & {key for file in load_cache(out).files for key in file.keys}
     assert len(encoded) == 26
+
+
+def test_settings_that_are_no_weight_change_keys(tmp_path, text_folder):
+    """Other people's autoencoders and text encoders of the same weights, with another setting."""
+    case = CASES["KL"]
+    saved(tmp_path / "one", case)
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    shutil.copytree(text_folder, tmp_path / "text")
+    for file, change in (
+        (tmp_path / "two" / "config.json", {"norm_num_groups": 4}),
+        (tmp_path / "text" / "text_encoder" / "config.json", {"layer_norm_epsilon": 0.1}),
+    ):
+        file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    one, two = (load_autoencoder(tmp_path / name) for name in ("one", "two"))
+    frames = torch.rand(1, 3, 1, 16, 16)
+    assert not torch.allclose(one.encode(frames), two.encode(frames), atol=1e-3)
+    assert autoencoder_hash(one) != autoencoder_hash(two)
+    made = [
+        text_made(TextConfig(folder=str(folder))) | {"store": "fp32"}
+        for folder in (text_folder, tmp_path / "text")
+    ]
+    assert encoding.text_key("a", made[0]) != encoding.text_key("a", made[1])
 
 
 @pytest.mark.parametrize(("store", "error"), [("fp16", 2**-11), ("bf16", 2**-8)])
@@ -492,7 +543,6 @@ def not_finite(file: Path) -> None:
         (cut, "cannot be read"),
         (swap, "holds other rows than its name and header say"),
         (Path.unlink, "is not there: give the `dit vae encode` command again"),
-        (orphan, "holds nothing that the index lists"),
         (not_finite, "is not finite"),
     ],
 )
@@ -507,12 +557,21 @@ def test_the_check_finds_what_is_wrong_and_its_remedy_mends_it(
     told = capsys.readouterr().err.splitlines()
     wrong = [line for line in told if line.startswith("wrong: ")]
     assert len(wrong) == 1 and words in wrong[0], told
-    assert "1 things are wrong, each in a line above with what to do" in told[-1]
+    assert "1 thing is wrong, each in a line above with what to do" in told[-1]
     if "delete it" in wrong[0]:
         file.unlink()
-    encode(settings(own_folder, small, autoencoder, shard_clips=3, prune=harm is orphan))
+    encode(settings(own_folder, small, autoencoder, shard_clips=3))
     assert run(["data", "check", str(small)]) == 0
     assert contents(small) == before
+
+
+def test_a_shard_that_nothing_lists_is_noted_and_pruned(small, own_folder, autoencoder, capsys):
+    before, files = contents(small), shard_files(small)
+    orphan(files[1])
+    assert run(["data", "check", str(small)]) == 0
+    assert "note: 1 shards hold nothing that the index lists" in capsys.readouterr().err
+    encode(settings(own_folder, small, autoencoder, shard_clips=3, prune=True))
+    assert shard_files(small) == files and contents(small) == before
 
 
 def test_a_wrong_index_is_found(small, capsys):

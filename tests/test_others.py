@@ -382,6 +382,13 @@ def test_measured_statistics_hold_where_none_ship_by_channel_or_when_asked_for(t
     assert model.latent_std.flatten().tolist() == torch.tensor(record["std"]).tolist()
     assert "dit vae stats" not in capsys.readouterr().err
 
+    again = [*arguments[:3], "3", *arguments[4:]]
+    assert (
+        run(["vae", "stats", str(tmp_path / "plain"), *again]) == 0
+    )  # what was made with them would not fit
+    assert "not written" in capsys.readouterr().err
+    assert json.loads((tmp_path / "plain" / FILE).read_text()) == record
+
     assert run(["vae", "stats", str(tmp_path / "own"), *arguments]) == 0
     assert "not written" in capsys.readouterr().err and not (tmp_path / "own" / FILE).exists()
     assert run(["vae", "stats", str(tmp_path / "own"), *arguments, "--replace"]) == 0
@@ -432,6 +439,9 @@ def test_two_processes_measure_what_one_does_on_files_too(tmp_path: Path, real_c
     result = launch("vae.stats", str(tmp_path / "two"), *arguments, processes=2)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-5:] == capsys.readouterr().out.splitlines()[-5:]
+    assert (tmp_path / "one" / FILE).read_bytes() == (tmp_path / "two" / FILE).read_bytes()
+    more = [str(tmp_path / "two"), *arguments, "--workers", "1", "--replace"]
+    assert run(["vae", "stats", *more]) == 0  # who reads the files is nothing that is measured
     assert (tmp_path / "one" / FILE).read_bytes() == (tmp_path / "two" / FILE).read_bytes()
 
 

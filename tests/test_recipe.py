@@ -173,6 +173,22 @@ def test_chunks_have_the_whole_clip_s_loss_and_within_each_its_gradient(checkpoi
     assert longest["loss"].item() == pytest.approx(whole["loss"].item(), rel=1e-5)
 
 
+def test_the_discriminator_judges_each_chunk_by_itself():
+    one, config = players(perceptual=False), replace(CONFIG, chunk=1)
+    video, noise = batch(9)
+    found = learn(one, video, noise, 1.0, config, True, accelerator())
+    with torch.no_grad():
+        mean, log_variance = one.autoencoder.encode_moments(video)
+        made = one.autoencoder.decode_raw(mean + (0.5 * log_variance).exp() * noise)
+        pairs = list(zip(made.split((1, 4, 4), 2), video.split((1, 4, 4), 2), strict=True))
+        shares = (1 / 9, 4 / 9, 4 / 9)
+        judged = [one.discriminator(part).mean() for part, _ in pairs]
+        losses = [hinge(one.discriminator(real), one.discriminator(fake)) for fake, real in pairs]
+    for name, parts, sign in (("adversarial", judged, -1), ("discriminator", losses, 1)):
+        expected = sign * sum(share * part.item() for share, part in zip(shares, parts, strict=True))
+        assert found[name].item() == pytest.approx(expected, rel=1e-4), name
+
+
 def test_checkpointing_within_chunks_changes_nothing():
     one, config = players(perceptual=False), replace(CONFIG, chunk=1, discriminator=DiscriminatorConfig())
     video, noise = batch(17)
@@ -355,6 +371,9 @@ def test_a_trunk_that_the_user_names_counts_all_features_alike(tmp_path):
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"other\.pth holds no network of torchvision's that is known"):
         load_perceptual(PerceptualConfig(str(tmp_path / "other.pth")))
+    (tmp_path / "other.pth").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match=r"other\.pth cannot be read as weights"):
+        load_perceptual(PerceptualConfig(str(tmp_path / "other.pth")))
 
 
 def test_a_collapse_is_said_once():
@@ -374,6 +393,7 @@ def test_a_collapse_is_said_once():
         "held-out PSNR is 21.90"
     )
     assert collapse([*scores, {"step": 40, "psnr": 21.9}, {"step": 41, "loss": 1.0}]) == ""
+    assert collapse([*scores, {"step": 40, "psnr": 21.9}, {"step": 50, "psnr": 20.0}]) == ""
 
 
 def test_a_collapse_names_the_files_of_the_batch(tmp_path, monkeypatch, capsys):
@@ -412,8 +432,9 @@ def test_fine_tuning_starts_from_a_folder_of_diffusers(tmp_path, train_encoder):
     assert (tuned.config == SMALL) != train_encoder  # statistics are measured anew where latents change
     latents = torch.randn(1, 4, 2, 2, 2)
     assert not torch.equal(tuned.decode(latents), model.decode(latents))
-    with pytest.raises(ValueError, match=r"has \(1, 2, 2, 3\): give --model.width-multipliers 1 2 2 3"):
-        train(replace(config, out=str(tmp_path / "x"), model=replace(SMALL, width_multipliers=(1, 1, 1, 1))))
+    other = replace(SMALL, base_width=4, width_multipliers=(1, 1, 1, 1))
+    with pytest.raises(ValueError, match=r"give --model.base-width 8 --model.width-multipliers 1 2 2 3$"):
+        train(replace(config, out=str(tmp_path / "x"), model=other))
 
 
 def test_patches_train_to_sixteen_times_smaller_latents(tmp_path):
@@ -442,7 +463,11 @@ def test_every_clip_of_a_batch_counts_alike(tmp_path):
 def test_a_trained_autoencoder_becomes_a_folder_that_diffusers_loads(network, tmp_path):
     from diffusers import AutoencoderKLWan
 
-    assert run_command(["export", str(network), "--out", str(tmp_path / "vae")]) == 0
+    assert run_command(["export", str(network.parent), "--out", str(tmp_path / "vae")]) == 0  # the run
+    assert run_command(["export", str(network), "--out", str(tmp_path / "again")]) == 0  # its weights file
+    assert (tmp_path / "again" / "config.json").read_bytes() == (
+        tmp_path / "vae" / "config.json"
+    ).read_bytes()
     ours, theirs = load_autoencoder(network), AutoencoderKLWan.from_pretrained(tmp_path / "vae")
     video = torch.rand(1, 3, 5, 16, 16) * 2 - 1
     mean, std = (

@@ -284,7 +284,9 @@ def test_fine_tuning_starts_from_the_weights_of_init(whole, tmp_path):
     train(replace(config, init=str(whole / vae.train.WEIGHTS), optimizer=still))
     start, kept = load_weights(whole / vae.train.WEIGHTS)[0], state(config.out)
     assert all(torch.equal(kept[f"model/{name}"], tensor) for name, tensor in start.items())
-    with pytest.raises(ValueError, match=r"base_width = 8, but .* has 4: give --model.base-width 4"):
+    with pytest.raises(
+        ValueError, match=r"has another shape than the config's model: give --model.base-width 4$"
+    ):
         bigger = replace(config, model=replace(config.model, base_width=8), out=str(tmp_path / "bigger"))
         train(replace(bigger, init=str(whole / vae.train.WEIGHTS)))
 
@@ -470,6 +472,14 @@ def test_a_kept_encoder_gives_the_same_latents_and_the_decoder_learns(tmp_path):
     assert torch.equal(before.encode(video), after.encode(video))
     latents = torch.randn(1, 4, 2, 2, 2)
     assert not torch.allclose(before.decode(latents), after.decode(latents), atol=1e-4)
+
+
+def test_a_kept_encoder_of_a_checkpoint_has_no_statistics_and_is_refused(whole, tmp_path):
+    step = max(whole.glob("step-*")) / "average.safetensors"
+    run = replace(autoencoder_run(tmp_path / "run", steps=1), init=str(step))
+    with pytest.raises(ValueError, match="statistics are measured when its run ends"):
+        train(replace(run, train_encoder=False))
+    train(run)  # an encoder that is trained needs none
 
 
 def test_a_kept_encoder_must_come_from_somewhere(tmp_path):

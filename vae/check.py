@@ -37,8 +37,13 @@ def check(settings: CheckSettings) -> None:
     problems += [f"{file} is half-written: delete it" for file in half_written(folder)]
     for line in problems:
         print(f"wrong: {line}", file=sys.stderr)
+    unused = sorted({place.shard for place in rows} - set(about["shards"]))
+    if unused:
+        told = "give its `dit vae encode` command again with --prune to remove them"
+        print(f"note: {len(unused)} shards hold nothing that the index lists: {told}", file=sys.stderr)
     if problems:
-        raise ValueError(f"{folder}: {len(problems)} things are wrong, each in a line above with what to do")
+        count = "1 thing is" if len(problems) == 1 else f"{len(problems)} things are"
+        raise ValueError(f"{folder}: {count} wrong, each in a line above with what to do")
     clips = sum(place.shard.startswith(LATENTS) for place in rows)
     print(f"{folder}: sound; {len(files)} shards, {clips} clips, {len(rows) - clips} captions")
 
@@ -85,7 +90,7 @@ def faults(key: str, row: Tensor, what: dict, header: dict, dtype: torch.dtype) 
 def wrong_in_index(
     files: list[dict], about: dict, rows: dict[Place, tuple[str, dict]], folder: Path
 ) -> Iterator[str]:
-    """What the index says that the shards do not hold, and what they hold that it does not say."""
+    """What the index says that the shards do not hold."""
     names, places = list(about["shards"]), about["made"]["data"]["places"]
     for name in names:
         if not (folder / name).is_file():
@@ -101,8 +106,6 @@ def wrong_in_index(
         if absent & there:  # of the others it was said
             which = ", ".join(sorted(absent & there))
             yield f"{file['path']} is not in {which} where the index says: {AGAIN}"
-    for name in sorted(there - set(names)):
-        yield f"{folder / name} holds nothing that the index lists: {AGAIN} with --prune"
 
 
 def names_of(row: tuple[str, dict] | None) -> tuple[str, ...]:

@@ -33,9 +33,11 @@ def discriminator_won(rows: list[dict]) -> str:
 
 
 def psnr_fell(rows: list[dict]) -> str:
-    """Says that the newest row's held-out PSNR is far below the best."""
+    """Says that the newest row's held-out PSNR is far below the best, and the one before was not."""
     scores = [(row["psnr"], row["step"]) for row in rows if "psnr" in row]
     if "psnr" not in rows[-1] or scores[-1][0] > max(scores)[0] - FALL:
+        return ""
+    if scores[-2][0] <= max(scores[:-1])[0] - FALL:
         return ""
     (now, step), (best, then) = scores[-1], max(scores)
     return f"held-out PSNR is {now:.2f} dB at step {step}, and was {best:.2f} dB at step {then}"

@@ -65,7 +65,8 @@ def clip_key(what: dict, autoencoder: str, store: str) -> str:
 
 def text_key(text: str, made: dict) -> str:
     """The key of a caption: its words, the encoder's hash and settings, and the stored number format."""
-    return key_of(text=text, **{name: made[name] for name in ("encoder", "longest", "padded", "store")})
+    depends = ("encoder", "files", "longest", "padded", "store")
+    return key_of(text=text, **{name: made[name] for name in depends})
 
 
 def wanted_clips(
@@ -164,7 +165,8 @@ def encode_jobs(
 ) -> list[tuple[int, str]]:
     """Encodes these shards' clips; gives the numbers of files whose clips cannot be had, with the reason.
 
-    A shard is written whole when its last clip is encoded, so that a kill loses what is in work alone.
+    A shard is written whole when its last clip is encoded, or a Ctrl-C ends it before; a kill loses what is
+    in work alone.
     """
     jobs = [job for group in groups for job in group]
     device, wrong = autoencoder.latent_mean.device, []
@@ -176,23 +178,25 @@ def encode_jobs(
     with tqdm(total=total, desc="encoding clips", unit="clip", disable=quiet or not total) as bar:
         for group in groups:
             rows = {}
-            for job in group:
-                videos = next(reading)
-                if isinstance(videos, str):
-                    wrong.append((job.number, videos))
-                    bar.update(len(job.clips))
-                    continue
-                for clip, video in zip(job.clips, videos, strict=True):
-                    video = video if video.is_floating_point() else to_video(video)
-                    posterior = torch.stack(autoencoder.posterior(video[None].to(device)))[:, 0]
-                    row = posterior.to(STORED[store]).cpu()
-                    if torch.isfinite(row).all():
-                        rows[clip.key] = row, clip.what
-                    else:
-                        wrong.append((job.number, not_finite(clip, store)))
-                    bar.update()
-            if rows:
-                write_shard(folder, LATENTS, rows, about)
+            try:
+                for job in group:
+                    videos = next(reading)
+                    if isinstance(videos, str):
+                        wrong.append((job.number, videos))
+                        bar.update(len(job.clips))
+                        continue
+                    for clip, video in zip(job.clips, videos, strict=True):
+                        video = video if video.is_floating_point() else to_video(video)
+                        posterior = torch.stack(autoencoder.posterior(video[None].to(device)))[:, 0]
+                        row = posterior.to(STORED[store]).cpu()
+                        if torch.isfinite(row).all():
+                            rows[clip.key] = row, clip.what
+                        else:
+                            wrong.append((job.number, not_finite(clip, store)))
+                        bar.update()
+            finally:  # a Ctrl-C keeps what is encoded; the same command goes on
+                if rows:
+                    write_shard(folder, LATENTS, rows, about)
     return wrong
 
 

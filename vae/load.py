@@ -1,6 +1,7 @@
 """Any autoencoder by its name: a weights file or run of ours, `builtin`, or a folder of diffusers."""
 
 import hashlib
+import json
 import shutil
 import sys
 from dataclasses import replace
@@ -119,15 +120,20 @@ def load_ours(path: Path) -> Autoencoder:
     Raises ValueError for other weights, and for a checkpoint's, whose latents have no statistics yet.
     """
     tensors, settings = load_weights(path)
+    autoencoder = Autoencoder(measured_config(path, settings))
+    fill(autoencoder, tensors, path)
+    return autoencoder
+
+
+def measured_config(path: Path, settings: dict) -> AutoencoderConfig:
+    """The shape and statistics in a weights file's settings; raises ValueError for a checkpoint's."""
     config = from_json(AutoencoderConfig, settings["model"])
     if "smoothed" in settings and config == unmeasured(config):
         raise ValueError(
             f"{path} is of a checkpoint, and its latents' statistics are measured when its run ends: "
             f"finish that, with --train.steps {settings['step']} to end here"
         )
-    autoencoder = Autoencoder(config)
-    fill(autoencoder, tensors, path)
-    return autoencoder
+    return config
 
 
 def unmeasured(config: AutoencoderConfig) -> AutoencoderConfig:
@@ -137,6 +143,7 @@ def unmeasured(config: AutoencoderConfig) -> AutoencoderConfig:
 
 
 def autoencoder_hash(autoencoder: nn.Module) -> str:
-    """SHA-256 of all that latents depend on: the weights, and the latents' mean and standard deviation."""
+    """SHA-256 of all that latents depend on: weights, settings, the latents' mean and standard deviation."""
     statistics = {"latent mean": autoencoder.latent_mean, "latent std": autoencoder.latent_std}
-    return tensors_hash(autoencoder.state_dict() | statistics)
+    about = json.dumps(autoencoder.settings, sort_keys=True, default=str)
+    return hashlib.sha256((tensors_hash(autoencoder.state_dict() | statistics) + about).encode()).hexdigest()

@@ -8,10 +8,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from configs.settings import PerceptualConfig
-from vae.load import load_autoencoder
+from vae.load import autoencoder_hash, load_autoencoder
 from vae.lpips import SMALLEST, TRUNKS, Lpips, load_lpips
 from vae.model import Autoencoder, Downsample
-from vae.weights import file_hash, tensors_hash
+from vae.weights import file_hash
 
 NONE = "none"
 ERRORS = {
@@ -117,7 +117,7 @@ def load_perceptual(config: PerceptualConfig) -> tuple[nn.Module | None, str, st
             f"perceptual.network = {name}: only features of autoencoders of ours, unpatched, work"
         )
     said = f"perceptual loss: features of the autoencoder {name}"
-    return frozen(EncoderDistance(autoencoder)), tensors_hash(autoencoder.state_dict()), said
+    return frozen(EncoderDistance(autoencoder)), autoencoder_hash(autoencoder), said
 
 
 def frozen(network: nn.Module) -> nn.Module:
@@ -127,7 +127,10 @@ def frozen(network: nn.Module) -> nn.Module:
 
 def read_trunk(file: Path) -> tuple[str, Lpips]:
     """Which trunk a file of torchvision's names holds, and the trunk with every feature counting alike."""
-    tensors = torch.load(file, "cpu", weights_only=True)
+    try:
+        tensors = torch.load(file, "cpu", weights_only=True)
+    except Exception as error:  # whatever a foreign file does wrong is the answer
+        raise ValueError(f"{file} cannot be read as weights: {type(error).__name__}") from None
     for trunk in TRUNKS:
         lpips = Lpips(trunk)
         try:

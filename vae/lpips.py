@@ -102,7 +102,8 @@ class Lpips(nn.Module):
         for number, layer in enumerate(self.features):
             x = layer(x)
             if number in self.taps:
-                found.append(x / (x.square().sum(dim=1, keepdim=True).sqrt() + EPS))
+                y = x.float()
+                found.append(y / (y.square().sum(dim=1, keepdim=True).sqrt() + EPS))
         return found
 
     def forward(self, one_NCHW: Tensor, other_NCHW: Tensor) -> Tensor:
@@ -114,7 +115,7 @@ class Lpips(nn.Module):
             raise ValueError(f"LPIPS takes sides of at least {SMALLEST} pixels, not {one_NCHW.shape[2:]}")
         total = torch.zeros(len(one_NCHW), device=one_NCHW.device)
         for head, x, y in zip(self.heads, self.taken(one_NCHW), self.taken(other_NCHW), strict=True):
-            apart = torch.einsum("n c h w, c -> n h w", (x - y).square(), head)[:, None]
+            apart = ((x - y).square() * head[:, None, None]).sum(dim=1, keepdim=True)
             if self.spatial:
                 apart = F.interpolate(apart, one_NCHW.shape[2:], mode="bilinear", align_corners=False)
             total = total + apart.mean(dim=(1, 2, 3))

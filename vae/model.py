@@ -8,7 +8,7 @@ so that state dicts go both ways unchanged.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from itertools import pairwise
 
@@ -438,8 +438,8 @@ class Autoencoder(nn.Module):
     """Causal video autoencoder; the only owner of its latent statistics.
 
     `encode` gives latents of zero mean and unit variance per channel, `decode` takes them; nobody else
-    scales. Every autoencoder here, of whatever origin, has `compression`, `channels`, `latent_mean`,
-    `latent_std`, `encode`, `posterior` and `decode`.
+    scales. Every autoencoder here, of whatever origin, has `settings`, `compression`, `channels`,
+    `latent_mean`, `latent_std`, `encode`, `posterior` and `decode`.
     """
 
     def __init__(self, config: AutoencoderConfig):
@@ -505,6 +505,11 @@ class Autoencoder(nn.Module):
         return compression_of(self.config)
 
     @property
+    def settings(self) -> dict:
+        """What it is beside its weights, as plain values."""
+        return asdict(self.config)
+
+    @property
     def channels(self) -> int:
         """Channels of the latents."""
         return self.config.latent_channels
@@ -563,8 +568,9 @@ class Autoencoder(nn.Module):
         dtype = self.quant_conv.weight.dtype
         for index, video in enumerate(chunks_BCTHW):
             self.compression.check(1, *video.shape[3:])
-            if video.shape[2] % 4 != (1 if index == 0 else 0):
-                wanted = "1 + 4k" if index == 0 else "4k"
+            time = self.compression.time
+            if video.shape[2] % time != (1 if index == 0 else 0):
+                wanted = f"1 + {time}k" if index == 0 else f"{time}k"
                 raise ValueError(f"chunk {index} has {video.shape[2]} frames; it must have {wanted}")
             yield self.normalise(self.encode_moments(video.to(dtype), state)[0].float())
 

@@ -72,6 +72,8 @@ class OtherAutoencoder(nn.Module):
     def __init__(self, model: nn.Module, statistics: Statistics, by_channel: bool):
         super().__init__()
         self.model = model
+        told = {name: value for name, value in model.config.items() if not name.startswith("_")}
+        self.settings = {"class": type(model).__name__} | told
         self.compression = CLASSES[type(model).__name__](model)
         self.channels = channels_of(model)
         self.frame_wise = self.compression.time == 1

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from configs.load import from_json, to_json
 from configs.settings import LoopConfig, OptimizerConfig
@@ -265,6 +265,15 @@ class Log:
     def say(self, text: str) -> None:
         """Prints a line that stays."""
         print(f"\r\x1b[K{text}" if self.live else text, file=sys.stderr, flush=True)
+
+
+def opening(model: nn.Module, data, held_out, device: torch.device, step: int, steps: int) -> str:
+    """What a run is about to do, in a line."""
+    weights = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    files = getattr(data, "entries", None)
+    on = f"{len(files)} files, {len(held_out)} held out" if files else "the drawn world"
+    begins = f"goes on from step {step}" if step else "begins"
+    return f"{begins}: {steps} steps, {weights:,} weights trained on {on}, on {device.type}"
 
 
 def name_skipped(found: dict[str, str], named: dict[str, str], log: Log | None) -> None:

@@ -25,22 +25,27 @@ class Statistics:
     std: tuple[float, ...]
 
 
-@torch.no_grad()
-def latent_sums(autoencoder, video_CTHW: Tensor) -> Tensor:
-    """Sums over a clip's raw latents, float64 3 x C: z, z squared, and 1, of z drawn from the posterior.
+def posterior_sums(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Sums over a posterior's latents, float64 4 x C: z, z squared, its variance, and 1, of z drawn from it.
 
     The square's is E[z^2] = mean^2 + variance, so that no noise is drawn.
     """
+    mean, variance = mean.double(), log_variance.double().exp()
+    parts = (mean, mean**2 + variance, variance, torch.ones_like(mean))
+    return torch.stack([part.sum(dim=(0, 2, 3, 4)) for part in parts])
+
+
+@torch.no_grad()
+def latent_sums(autoencoder, video_CTHW: Tensor) -> Tensor:
+    """`posterior_sums` of a clip's raw latents, on the CPU."""
     mean, log_variance = autoencoder.posterior(video_CTHW[None].to(autoencoder.latent_mean.device))
     shift, scale = autoencoder.latent_mean.double(), autoencoder.latent_std.double()
-    mean, variance = mean.double() * scale + shift, log_variance.double().exp() * scale**2
-    sums = [z.sum(dim=(0, 2, 3, 4)) for z in (mean, mean**2 + variance, torch.ones_like(mean))]
-    return torch.stack(sums).cpu()
+    return posterior_sums(mean.double() * scale + shift, log_variance.double() + 2 * scale.log()).cpu()
 
 
 def statistics_of(sums: list[Tensor]) -> Statistics:
     """The statistics of all latents together, from the sums of every clip; added in the order of the list."""
-    first, second, count = sum(sums[1:], sums[0])
+    first, second, _, count = sum(sums[1:], sums[0])
     mean = first / count
     return Statistics(tuple(mean.tolist()), tuple((second / count - mean**2).sqrt().tolist()))
 

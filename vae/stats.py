@@ -16,7 +16,15 @@ from vae.load import BUILTIN, find_autoencoder, load_autoencoder, take_statistic
 from vae.model import Compression
 from vae.others import OtherAutoencoder
 from vae.processes import gathered, own_device, processes
-from vae.statistics import FILE, Statistics, checked, latent_sums, statistics_of, write_statistics
+from vae.statistics import (
+    FILE,
+    Statistics,
+    checked,
+    latent_sums,
+    read_statistics,
+    statistics_of,
+    write_statistics,
+)
 from vae.weights import check_writable, load_weights, read_json, save_weights
 
 
@@ -31,14 +39,21 @@ def stats(settings: StatsSettings) -> Statistics:
     autoencoder = load_autoencoder(settings.autoencoder, own_device(), as_shipped=True)
     path = find_autoencoder(settings.autoencoder)
     ships = not isinstance(autoencoder, OtherAutoencoder) or autoencoder.ships_statistics
-    writes = settings.replace or not ships
+    known = path.is_dir() and is_measured(path, autoencoder.channels)
+    writes = settings.replace or not (ships or known)
     if writes and is_known(path):
         raise ValueError(
             f"{path} is a model's own copy, which was trained on its latents: measure another copy"
         )
     if writes and rank == 0:
         check_writable(path if path.is_file() else path / FILE)
-    config = DataConfig(settings.data, settings.frames, settings.size, settings.fps, settings.workers)
+    config = DataConfig(
+        source=settings.data,
+        frames=settings.frames,
+        size=settings.size,
+        fps=settings.fps,
+        workers=settings.workers,
+    )
     data = all_clips(config, settings.seed, autoencoder.compression)
     rows = sorted(gathered(measure(autoencoder, data, settings, rank, ranks)), key=lambda row: row[0])
     found = checked(statistics_of([sums for _, sums, _ in rows]))
@@ -51,6 +66,7 @@ def stats(settings: StatsSettings) -> Statistics:
         print(line)
     if not writes:
         whose = "in the weights file" if path.is_file() else "that the folder ships"
+        whose = f"in {path / FILE}" if known else whose
         print(
             f"not written: the statistics {whose} hold; --replace puts these in their place", file=sys.stderr
         )
@@ -81,6 +97,14 @@ def check(settings: StatsSettings) -> None:
         raise ValueError(f"seed = {settings.seed}: it must be from 0 to 2^63 - 1")
 
 
+def is_measured(folder: Path, channels: int) -> bool:
+    """Whether statistics of these weights lie beside them already."""
+    try:
+        return read_statistics(folder, channels) is not None
+    except ValueError:
+        return False
+
+
 def is_known(path: Path) -> bool:
     """Whether a transformer beside an autoencoder was trained on its latents: of a run, or built in."""
     run = path.parent / "run.json"
@@ -108,9 +132,9 @@ def measure(
 
 
 def table(found: Statistics, autoencoder) -> list[str]:
-    """A line for each channel: what was measured, and what that is of the latents as they leave now."""
+    """A line for each channel: what was measured, and what that is of the latents as they ship."""
     shift, scale = (part.flatten().tolist() for part in (autoencoder.latent_mean, autoencoder.latent_std))
-    lines = [f"{'channel':>7} {'mean':>10} {'std':>10}   as they leave now: mean, std"]
+    lines = [f"{'channel':>7} {'mean':>10} {'std':>10}   as they ship: mean, std"]
     for channel, (mean, std) in enumerate(zip(found.mean, found.std, strict=True)):
         leaves = f"{(mean - shift[channel]) / scale[channel]:8.4f} {std / scale[channel]:8.4f}"
         lines.append(f"{channel:7d} {mean:10.5f} {std:10.5f}   {leaves:>28}")

@@ -17,7 +17,7 @@ from configs.settings import AutoencoderConfig, AutoencoderRun
 from vae.collapse import collapse
 from vae.data import Clip, batches, files_hash, open_data
 from vae.discriminator import Discriminator, adaptive_weight, hinge
-from vae.load import WEIGHTS, find_autoencoder, load_folder, unmeasured
+from vae.load import WEIGHTS, find_autoencoder, load_folder, measured_config, unmeasured
 from vae.losses import ERRORS, Likelihood, kl_divergence, load_perceptual
 from vae.lpips import SMALLEST, Lpips, load_lpips, lpips_of
 from vae.model import Autoencoder, State, compression_of
@@ -37,6 +37,7 @@ from vae.run import (
     name_skipped,
     on_main,
     open_run,
+    opening,
     optimizer_tensors,
     read_log,
     restore_optimizer,
@@ -44,7 +45,7 @@ from vae.run import (
     smooth,
 )
 from vae.seeds import generator, uniform
-from vae.statistics import latent_sums, statistics_of
+from vae.statistics import checked, latent_sums, posterior_sums, statistics_of
 from vae.weights import fill, load_weights, read_settings, save_weights
 
 HELD_OUT = 16
@@ -142,8 +143,8 @@ def train(config: AutoencoderRun, held: ExitStack) -> Path:
             restore_optimizer(rival_optimizer, parts["discriminator_optimizer"])
     shown = any(row["step"] == step and "psnr" in row for row in read_log(out / "log.jsonl"))
     log = Log(out, step, loop.steps) if main else None
-    if log and note:
-        log.say(note)
+    if log:
+        log.say(opening(model, data, held_out, device, step, loop.steps) + (f"\n{note}" if note else ""))
     loader = batches(data, loop.batch, step, loop.steps, rank, ranks, config.data.workers)
     found, skipped, sources = {}, {}, []
 
@@ -199,16 +200,15 @@ def train(config: AutoencoderRun, held: ExitStack) -> Path:
 
             asked = accelerator.reduce(torch.tensor(float(stop.asked), device=device)).item() > 0
             stopping = asked and step < loop.steps
-            losses = {key: term.item() for key, term in terms.items()}
-            smoothed = smooth(smoothed, losses["loss"])
+            smoothed = smooth(smoothed, terms["loss"].item())
             telling = step % loop.log_every == 0 or step == 1
             if telling or step == loop.steps or stopping:
                 name_skipped(found, skipped, log)
                 sources = gather_object([clip.source for clip in clips])
             if log and telling:
                 seconds = time.monotonic() - started
-                row = {"step": step, "loss": losses["loss"], "smoothed": smoothed} | losses
-                row |= {key: norm.item() for key, norm in norms.items()}
+                row = {"step": step, "loss": terms["loss"].item(), "smoothed": smoothed}
+                row |= {key: term.item() for key, term in (terms | norms).items()}
                 if playing:
                     row["adaptive_weight"] = discriminator.adaptive_weight.item()
                 if config.learned_variance:
@@ -257,12 +257,15 @@ def check_recipe(config: AutoencoderRun) -> None:
 def start_from(model: Autoencoder, config: AutoencoderRun) -> dict:
     """Loads the weights of `init`; gives the model's settings, which are those of `init` with its encoder.
 
-    Raises ValueError naming the first setting of the model in which the two differ.
+    Raises ValueError naming the settings of the model in which the two differ, and for a kept encoder whose
+    latents were not measured.
     """
     path = find_autoencoder(config.init)
     if path.is_file():
-        tensors, settings = load_weights(path)
-        settings = settings["model"]
+        tensors, saved = load_weights(path)
+        settings = saved["model"]
+        if not config.train_encoder:
+            measured_config(path, saved)
     elif isinstance(other := load_folder(path), Autoencoder):
         tensors, settings = other.state_dict(), to_json(other.config)
     else:
@@ -270,14 +273,11 @@ def start_from(model: Autoencoder, config: AutoencoderRun) -> dict:
             f"{config.init}: only autoencoders of Wan 2.1's kind are trained on, and this is another"
         )
     ours, theirs = unmeasured(config.model), unmeasured(from_json(AutoencoderConfig, settings))
-    for field in fields(AutoencoderConfig):
-        one, other = getattr(ours, field.name), getattr(theirs, field.name)
-        if one != other and not field.name.startswith("latent_m"):
-            words = " ".join(map(str, other)) if isinstance(other, tuple) else other
-            raise ValueError(
-                f"model.{field.name} = {one}, but {config.init} has {other}: give "
-                f"--model.{field.name.replace('_', '-')} {words}"
-            )
+    names = [field.name for field in fields(AutoencoderConfig)]
+    if other := {name: v for name in names if (v := getattr(theirs, name)) != getattr(ours, name)}:
+        words = {name: " ".join(map(str, v)) if isinstance(v, tuple) else v for name, v in other.items()}
+        flags = " ".join(f"--model.{name.replace('_', '-')} {v}" for name, v in words.items())
+        raise ValueError(f"{config.init} has another shape than the config's model: give {flags}")
     fill(model, tensors, config.init)
     return to_json(config.model) if config.train_encoder else settings
 
@@ -305,7 +305,7 @@ def same_shapes(videos: list[Tensor], draws: range, config: AutoencoderRun) -> l
         noises.append(torch.randn(shape, generator=generator(config.train.seed, "posterior", draw)))
     shapes = dict.fromkeys(video.shape for video in videos)
     alike = [[k for k, video in enumerate(videos) if video.shape == shape] for shape in shapes]
-    return [tuple(torch.stack([all_[k] for k in places]) for all_ in (videos, noises)) for places in alike]
+    return [(torch.stack([videos[k] for k in at]), torch.stack([noises[k] for k in at])) for at in alike]
 
 
 def learn(
@@ -322,8 +322,9 @@ def learn(
     The loss is the error and the perceptual distance, or their likelihood, + KL + what the discriminator says
     (Esser et al. 2021, equations 4 to 6), all of it times the `share` that these clips are of the step. With
     `chunk` a clip passes in parts through the causal cache, which carries the past without its gradient, so
-    that memory does not grow with length. While `playing`, terms also hold the gradients of both losses at
-    the last layer, whose ratio weighs the next step's discriminator: one weight for all processes and shapes.
+    that memory does not grow with length; the discriminator judges each part by itself. While `playing`,
+    terms also hold the gradients of both losses at the last layer, whose ratio weighs the next step's
+    discriminator: one weight for all processes and shapes.
     """
     model, rival = players.autoencoder, players.discriminator
     loudness = config.discriminator.weight
@@ -398,7 +399,7 @@ def evaluate(autoencoder: Autoencoder, lpips: Lpips | None, held_out, accelerato
 
     device, shown = accelerator.device, []
     scores = torch.zeros(2, len(SCORES), device=device, dtype=torch.float64)
-    moments = torch.zeros(3, autoencoder.channels, device=device, dtype=torch.float64)
+    moments = torch.zeros(4, autoencoder.channels, device=device, dtype=torch.float64)
     for draw in range(accelerator.process_index, min(HELD_OUT, len(held_out)), accelerator.num_processes):
         clip: Clip = held_out[draw]
         mean, log_variance = autoencoder.posterior(clip.video[None].to(device))
@@ -407,16 +408,16 @@ def evaluate(autoencoder: Autoencoder, lpips: Lpips | None, held_out, accelerato
         if lpips and min(other.shape[2:]) >= SMALLEST:
             found["lpips"] = lpips_of(lpips, clip.video, other)
         scores += scores.new_tensor([[found.get(k, 0.0) for k in SCORES], [k in found for k in SCORES]])
-        parts = torch.stack([mean, mean**2, log_variance.exp()])
-        moments += parts.double().mean(dim=(1, 3, 4, 5))
+        moments += posterior_sums(mean, log_variance)
         if draw < SHOWN:
             shown.append((draw, f"{Path(clip.source).name}: {found['psnr']:.1f} dB", clip.video, other))
     shown = sorted(gather_object(shown), key=lambda row: row[0])
     if accelerator.is_main_process:
         show([row[1:] for row in shown], picture)
     sums, counts = accelerator.reduce(scores).tolist()
-    first, second, noise = accelerator.reduce(moments) / counts[0]
-    variance = second - first**2 + noise
+    *sums_of_latents, number = accelerator.reduce(moments)
+    first, second, noise = (total / number for total in sums_of_latents)
+    variance = second - first**2
     return {name: total / count for name, total, count in zip(SCORES, sums, counts, strict=True) if count} | {
         "latent_mean_most": first.abs().max().item(),
         "latent_std_least": variance.min().sqrt().item(),
@@ -455,7 +456,7 @@ def finish(
     if not config.train_encoder:
         save_weights(path, average.state_dict(), settings)
         return
-    found = statistics_of([latent_sums(average, data[draw].video) for draw in range(clips)])
+    found = checked(statistics_of([latent_sums(average, data[draw].video) for draw in range(clips)]))
     model = replace(
         config.model,
         latent_mean=tuple(round(v, 6) for v in found.mean),
