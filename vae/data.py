@@ -6,7 +6,7 @@ import os
 import sys
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -240,11 +240,15 @@ def check_data(config: DataConfig, compression: Compression) -> None:
 def files_hash(*data: Dataset) -> str:
     """SHA-256 of what a manifest says of the files of data sets; the drawn world has none.
 
-    Files of constant rate have no times, so that runs and latents older than these keep their hash.
+    Files of constant rate have no times, so that runs and latents older than these keep their hash. How a
+    file is read is left out: decord is not the same at every call, and an index may find it sound or not.
     """
     digest = hashlib.sha256()
     for part in data:
         entries = getattr(part, "entries", None)
+        if entries is not None:
+            slow = [getattr(entry, "reader", "") == "sequential" for entry in entries]
+            entries = [replace(e, reader="decord") if s else e for e, s in zip(entries, slow, strict=True)]
         digest.update(repr(entries).encode())
         digest.update(b"".join(entry.times for entry in entries or ()))
     return digest.hexdigest()
