@@ -2,9 +2,12 @@
 
 import importlib.util
 import json
+import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -67,6 +70,20 @@ def random_autoencoder(config: AutoencoderConfig) -> Autoencoder:
     return model.eval().requires_grad_(False)
 
 
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Keeps what C++ writes off the terminal: the profiler says that it starts and stops."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def peak_allocated(call: Callable[[], object], device: torch.device) -> int:
     """Most bytes that PyTorch held during a call beyond what it held before."""
     if device.type == "cuda":
@@ -74,7 +91,7 @@ def peak_allocated(call: Callable[[], object], device: torch.device) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         call()
         return torch.cuda.max_memory_allocated(device) - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as measured:
+    with silenced(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as measured:
         call()
     events = [event for event in measured.profiler.kineto_results.events() if event.name() == "[memory]"]
     used = peak = 0

@@ -225,7 +225,12 @@ def report(
 
 def main(arguments: list[str]) -> None:
     """The verb `dit vae encode`."""
-    encode(parse(EncodeSettings, arguments, prog="dit vae encode"))
+    settings = parse(EncodeSettings, arguments, prog="dit vae encode")
+    try:
+        encode(settings)
+    except KeyboardInterrupt:
+        print("\nwhat is encoded is kept; the same command goes on", file=sys.stderr, end="")
+        raise
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ def train(config: TransformerRun, held: ExitStack) -> Path:
             norm = accelerator.clip_grad_norm_(model.parameters(), config.optimizer.max_gradient_norm)
             if not torch.isfinite(norm):
                 raise ValueError(
-                    f"gradient not finite at step {step}, on {', '.join(clip.source for clip in clips)}"
+                    f"gradient not finite at step {step + 1}, on {', '.join(clip.source for clip in clips)}"
                 )
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

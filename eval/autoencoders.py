@@ -36,7 +36,7 @@ from eval.result import publish
 from eval.rfvd import NoNumber, feature, open_rfvd, score_rfvd
 from eval.weights import SMOKE, check_one
 from vae.data import SHAPES
-from vae.load import BUILTIN, autoencoder_hash, load_autoencoder
+from vae.load import BUILTIN, WEIGHTS, autoencoder_hash, load_autoencoder
 from vae.lpips import load_lpips
 from vae.model import Autoencoder, Compression, round_to
 from vae.processes import own_device, processes
@@ -238,7 +238,9 @@ def open_candidates(sources: tuple[str, ...]) -> list[Candidate]:
 
 def short_names(sources: tuple[str, ...]) -> list[str]:
     """The last parts of all paths, as many as tell them apart."""
-    parts = [Path(source).parts or (source,) for source in sources]
+    paths = [Path(source) for source in sources]
+    paths = [path.parent if path.name == WEIGHTS and path.parent.name else path for path in paths]
+    parts = [path.parts or (source,) for path, source in zip(paths, sources, strict=True)]
     for count in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-count:]) for part in parts]
         if len(set(names)) == len(names):
@@ -419,7 +421,9 @@ def draw_picture(
             captions.append(
                 f"{candidate.name}: PSNR {part.values['psnr']:.2f} dB, SSIM {part.values['ssim']:.4f}"
             )
-            captions.append(f"{candidate.name}: difference to the original, {settings.amplify:g} times")
+            captions.append(
+                f"{candidate.name}: difference to the original, {settings.amplify:g} times, black is none"
+            )
     if videos:
         contact_sheet(videos, captions, settings.picture, COLUMNS)
     else:

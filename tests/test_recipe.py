@@ -414,7 +414,7 @@ def test_what_is_not_finite_ends_the_run_and_names_the_batch(tmp_path, monkeypat
         return crop(video, config, draw) * (float("nan") if draw == 13 else 1.0)
 
     monkeypatch.setattr(vae.train, "crop", broken)
-    with pytest.raises(ValueError, match="not finite at step 3, on scene 12, scene 13, scene 14, scene 15"):
+    with pytest.raises(ValueError, match="not finite at step 4, on scene 12, scene 13, scene 14, scene 15"):
         train(autoencoder_run(tmp_path / "run"))
     assert json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])["step"] == 3
 

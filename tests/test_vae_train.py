@@ -207,6 +207,11 @@ def test_a_run_goes_on_with_the_files_it_began_with_or_not_at_all(tmp_path):
     open_run(tmp_path, config, "one")
 
 
+def test_a_run_does_not_write_among_the_videos(videos):
+    with pytest.raises(ValueError, match="holds a manifest: give the run a folder of its own with --out"):
+        open_run(Path(videos), autoencoder_run(videos))
+
+
 def test_two_runs_do_not_write_one_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(vae.run, "LOCK_PATIENCE", 0)
     with ExitStack() as held:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from configs.load import from_json, to_json
 from configs.settings import LoopConfig, OptimizerConfig
+from vae.manifest import NAME
 from vae.weights import load_weights, read_settings, save_weights, write_text, write_whole
 
 Result = TypeVar("Result")
@@ -134,6 +135,8 @@ def open_run(folder: Path, config, files: str, held: ExitStack) -> None:
     Until the first checkpoint there is nothing to keep, and the settings are written anew. The folder is
     locked until `held` ends; what a kill left half-written is removed.
     """
+    if (folder / NAME).is_file():
+        raise ValueError(f"{folder} holds a manifest: give the run a folder of its own with --out")
     lock(folder, held)
     for left in [left for pattern in HALF_WRITTEN for left in folder.glob(pattern)]:
         shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)

@@ -89,7 +89,10 @@ def train(config: AutoencoderRun, held: ExitStack) -> Path:
     check_loop(loop, config.optimizer, ranks)
     check_recipe(config)
     compression = compression_of(config.model)
-    compression.check(config.crop_frames, config.crop, config.crop)
+    try:
+        compression.check(config.crop_frames, config.crop, config.crop)
+    except ValueError as error:
+        raise ValueError(f"crop_frames and crop: {error}") from None
     data, held_out = open_data(config.data, loop.seed, HELD_OUT, compression)
     torch.manual_seed(loop.seed)
     model = Autoencoder(unmeasured(config.model))
@@ -188,7 +191,7 @@ def train(config: AutoencoderRun, held: ExitStack) -> Path:
                 norms["discriminator_gradient_norm"] = clip_gradients(rival_optimizer, rival)
             if not torch.isfinite(torch.stack([*norms.values(), terms["loss"]])).all():
                 named = ", ".join(gather_object([clip.source for clip in clips]))
-                raise ValueError(f"gradient not finite at step {step}, on {named}")
+                raise ValueError(f"gradient not finite at step {step + 1}, on {named}")
             for player in (optimizer, rival_optimizer)[: 2 if playing else 1]:
                 player.step()
                 player.zero_grad(set_to_none=True)
@@ -260,7 +263,10 @@ def start_from(model: Autoencoder, config: AutoencoderRun) -> dict:
     Raises ValueError naming the settings of the model in which the two differ, and for a kept encoder whose
     latents were not measured.
     """
-    path = find_autoencoder(config.init)
+    try:
+        path = find_autoencoder(config.init)
+    except ValueError as error:
+        raise ValueError(f"init = {error}; make that first, or give another with --init") from None
     if path.is_file():
         tensors, saved = load_weights(path)
         settings = saved["model"]
