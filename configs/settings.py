@@ -438,6 +438,8 @@ class EncodeSettings:
     """Stored number format: fp16 rounds to 1 part in 2,048, bf16 to 1 in 256, fp32 not at all."""
     shard_clips: int = 512
     """Most clips of a shard, which is what a kill may lose."""
+    encode_memory: float = 0.0
+    """GiB that encoding may take beside a clip: larger frames are encoded in tiles; 0 sets no limit."""
     prune: bool = False
     """Remove shards of which nothing is used any more."""
 

@@ -2,8 +2,8 @@
 
 dit vae train shapes_autoencoder_decoder
 
-Cost: 14 minutes on one core with AVX-512. Came to: 37.7 dB on the score's drawings, where the fourth stage has
-36.9; `init` was that stage's weights, which were the built-in ones then.
+Cost: 14 minutes on one core with AVX-512. Came to: 37.7 dB on the score's drawings, where the fourth stage
+has 36.9; `init` was that stage's weights, which were the built-in ones then.
 """
 
 from dataclasses import replace

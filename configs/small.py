@@ -3,8 +3,8 @@
 dit vae encode FOLDER --out CACHE --autoencoder runs/tiny-autoencoder --data.size 96
 dit train small --data.source CACHE --autoencoder runs/tiny-autoencoder
 
-On the same clips, of which 128 were encoded when training began, as was the way before there were caches: 2.2
-minutes, validation loss from 1.01 at step 100 to 0.68.
+On the same clips: 12 seconds to encode, 3.4 minutes to train on one core, validation loss from 0.96 at step
+100 to 0.66.
 """
 
 from configs.settings import (

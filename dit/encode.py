@@ -59,17 +59,25 @@ def encode(settings: EncodeSettings) -> Path:
             for number, sha256, wrong in files
         ]
         wrong = {number: reason for number, _, reason in files if reason}
-        read, there = partial(read_job, entries=entries), clips_there
-        while True:  # of files of the same bytes one is tried, and the next where that cannot be had
+        work = partial(
+            encode_jobs,
+            out,
+            read=partial(read_job, entries=entries),
+            autoencoder=autoencoder,
+            hashed=hashed,
+            store=store,
+            workers=config.workers,
+            quiet=not main,
+            budget=int(settings.encode_memory * 2**30),
+        )
+        there, failed = clips_there, None
+        while failed != {}:  # of files of the same bytes one is tried, and the next where that cannot be had
             left = [[] if number in wrong else wanted for number, wanted in enumerate(clips)]
             groups = in_shards(missing_jobs(left, entries, there), settings.shard_clips, store)
-            mine = groups[rank::ranks]
-            found = encode_jobs(out, mine, read, autoencoder, hashed, store, config.workers, not main)
-            failed = dict(gathered(found))
+            failed = dict(gathered(work(groups[rank::ranks])))
             wrong |= failed
-            if not failed:
-                break
-            there = on_main(main, lambda: set(find_rows(out, LATENTS)[0]))
+            if failed:
+                there = on_main(main, lambda: set(find_rows(out, LATENTS)[0]))
         texts = text_keys(entries, made) if made["text"] else {}
         text_groups = in_groups([text for text, key in texts.items() if key not in texts_there], settings)
         if text_groups:
@@ -96,6 +104,8 @@ def check(settings: EncodeSettings) -> None:
     for name in ("places", "workers"):
         if (value := getattr(settings.data, name)) < (least := int(name == "places")):
             raise ValueError(f"data.{name} = {value}: a cache needs at least {least}")
+    if settings.encode_memory < 0:
+        raise ValueError(f"encode_memory = {settings.encode_memory}: it must not be negative; 0 is no limit")
     if settings.shard_clips < 1:
         raise ValueError(f"shard_clips = {settings.shard_clips}: it must be at least 1")
 

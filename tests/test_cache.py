@@ -374,6 +374,27 @@ def test_statistics_and_weights_and_formats_change_every_key(folder, autoencoder
     assert len(encoded) == 26
 
 
+def test_a_limit_of_memory_encodes_in_tiles_to_the_same_latents(
+    folder, autoencoder, made, tmp_path, monkeypatch
+):
+    tiled, posterior = [], encoding.tiles.posterior
+
+    def note(*arguments):
+        tiled.append(arguments[2])
+        return posterior(*arguments)
+
+    monkeypatch.setattr(encoding.tiles, "posterior", note)
+    monkeypatch.setitem(encoding.tiles.WAYS, "encode", (lambda _, h, w: h * w, lambda _: 0))
+    out = encode(settings(folder, tmp_path / "cache", autoencoder, encode_memory=4 / 2**30))
+    assert tiled and set(tiled) == {2}
+    exact, found = load_cache(made), load_cache(out)
+    for one, two in zip(exact.files, found.files, strict=True):
+        assert one.keys == two.keys
+        for a, b in zip(one.clips, two.clips, strict=True):
+            whole, parts = (read_row(*at, torch.float32) for at in ((made, a), (out, b)))
+            assert (whole - parts).abs().max() < 1e-4 * whole.abs().max()
+
+
 def test_settings_that_are_no_weight_change_keys(tmp_path, text_folder):
     """Other people's autoencoders and text encoders of the same weights, with another setting."""
     case = CASES["KL"]

@@ -13,6 +13,8 @@ from vae.tiles import (
     decode_bytes,
     decoder_halo,
     encode,
+    encode_bytes,
+    posterior,
     tile_for,
 )
 from vae.video import read_frames, to_video
@@ -105,6 +107,14 @@ def test_a_budget_chooses_the_tile_and_is_kept():
     assert peak_allocated(lambda: decode(model, latents, tile), CPU) < min(
         1.2 * budget + output, 0.7 * untiled
     )
+    video = torch.rand(1, 3, 5, 8 * height, 8 * width) * 2 - 1
+    whole = model.posterior(video)
+    budget = encode_bytes(model, height, width) // 3
+    tile = tile_for(model, height, width, budget, "encode")
+    assert 0 < tile < width
+    assert peak_allocated(lambda: posterior(model, video, tile), CPU) < 1.1 * budget
+    for one, other in zip(whole, posterior(model, video, tile), strict=True):
+        assert seam(one, other) < 1e-5 * one.abs().max()
     with pytest.raises(ValueError, match="a budget of 0 MiB holds no tile: the smallest takes"):
         tile_for(model, height, width, 1000)
     with pytest.raises(ValueError, match="tile 0: it must be at least 1 latent"):

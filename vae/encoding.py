@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from configs.settings import DataConfig
+from vae import tiles
 from vae.data import DrawnWorld, clip_of, out_of_reach, starts
 from vae.load import autoencoder_hash
 from vae.manifest import Entry
@@ -162,6 +163,7 @@ def encode_jobs(
     store: str,
     workers: int,
     quiet: bool,
+    budget: int = 0,
 ) -> list[tuple[int, str]]:
     """Encodes these shards' clips; gives the numbers of files whose clips cannot be had, with the reason.
 
@@ -187,7 +189,7 @@ def encode_jobs(
                         continue
                     for clip, video in zip(job.clips, videos, strict=True):
                         video = video if video.is_floating_point() else to_video(video)
-                        posterior = torch.stack(autoencoder.posterior(video[None].to(device)))[:, 0]
+                        posterior = torch.stack(within(budget, autoencoder, video[None].to(device)))[:, 0]
                         row = posterior.to(STORED[store]).cpu()
                         if torch.isfinite(row).all():
                             rows[clip.key] = row, clip.what
@@ -198,6 +200,13 @@ def encode_jobs(
                 if rows:
                     write_shard(folder, LATENTS, rows, about)
     return wrong
+
+
+def within(budget: int, autoencoder: nn.Module, video_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
+    """The posterior of a clip, in tiles where a frame takes more than a budget of bytes; 0 is no limit."""
+    _, *sides = autoencoder.compression.latent_size(*video_BCTHW.shape[2:])
+    tile = tiles.tile_for(autoencoder, *sides, budget, "encode") if budget else 0
+    return tiles.posterior(autoencoder, video_BCTHW, tile) if tile else autoencoder.posterior(video_BCTHW)
 
 
 def not_finite(clip: Wanted, store: str) -> str:

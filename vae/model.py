@@ -526,7 +526,11 @@ class Autoencoder(nn.Module):
         if state is None:
             self.compression.check(*video_BCTHW.shape[2:])
         x = space_to_depth(video_BCTHW, self.config.patch).contiguous(memory_format=torch.channels_last_3d)
-        mean, log_variance = self.quant_conv(self.encoder(x, state)).chunk(2, dim=1)
+        return self.moments(self.encoder(x, state))
+
+    def moments(self, encoded_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance from what the encoder gives."""
+        mean, log_variance = self.quant_conv(encoded_BCTHW).chunk(2, dim=1)
         return mean, log_variance.clamp(-30.0, 20.0)
 
     def decode_raw(self, latents_BCTHW: Tensor, state: State | None = None) -> Tensor:
@@ -546,8 +550,11 @@ class Autoencoder(nn.Module):
         state: State = {}
         self.compression.check(*video_BCTHW.shape[2:])
         dtype = self.quant_conv.weight.dtype
-        chunks = [self.encode_moments(chunk.to(dtype), state) for chunk in time_chunks(video_BCTHW)]
-        mean, log_variance = (torch.cat(part, dim=2).float() for part in zip(*chunks, strict=True))
+        return self.joined(self.encode_moments(chunk.to(dtype), state) for chunk in time_chunks(video_BCTHW))
+
+    def joined(self, moments: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """The normalised posterior of a clip from the moments of its chunks."""
+        mean, log_variance = (torch.cat(part, dim=2).float() for part in zip(*moments, strict=True))
         return self.normalise(mean), log_variance - 2 * self.latent_std.log()
 
     def encode(self, video_BCTHW: Tensor) -> Tensor:

@@ -21,7 +21,8 @@ from vae.model import (
     time_chunks,
 )
 
-COPIES = 10.0  # of the widest activations that are held at once, as measured
+COPIES = 10.0  # of the widest activations that are held at once while decoding, as measured
+ENCODE_COPIES = 6.0  # the same while encoding
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,11 @@ def decode(model: Autoencoder, latents_BCTHW: Tensor, tile: int, halo: int = -1)
 
 def encode(model: Autoencoder, video_BCTHW: Tensor, tile: int, halo: int = -1) -> Tensor:
     """As `Autoencoder.encode`, in tiles of at most `tile` latents a side; `halo` as for decoding."""
+    return posterior(model, video_BCTHW, tile, halo)[0]
+
+
+def posterior(model: Autoencoder, video_BCTHW: Tensor, tile: int, halo: int = -1) -> tuple[Tensor, Tensor]:
+    """As `Autoencoder.posterior`, in tiles of at most `tile` latents a side; `halo` as for decoding."""
     check_tile(tile)
     model.compression.check(*video_BCTHW.shape[2:])
     halo, blend = halos(encoder_halo(model), halo)
@@ -165,14 +171,14 @@ def encode(model: Autoencoder, video_BCTHW: Tensor, tile: int, halo: int = -1) -
             of_tile.zero_()
             paste(uncut[index], of_tile, y, part, 1, blend)
         weights += of_tile
-    state, latents = {}, []
+    state, moments = {}, []
     for x in uncut:
         x = (x / weights).contiguous(memory_format=torch.channels_last_3d)
         for layer in encoder.mid_block.layers():
             x = layer(x, state)
         x = encoder.conv_out(x, state, encoder.norm_out)
-        latents.append(model.normalise(model.quant_conv(x).chunk(2, dim=1)[0].float()))
-    return torch.cat(latents, dim=2)
+        moments.append(model.moments(x))
+    return model.joined(moments)
 
 
 def check_tile(tile: int) -> None:
@@ -190,19 +196,31 @@ def decode_bytes(model: Autoencoder, height: int, width: int) -> int:
     return int(COPIES * places * widest * model.post_quant_conv.weight.element_size())
 
 
-def tile_for(model: Autoencoder, height: int, width: int, budget: int) -> int:
-    """The largest tile, in latents, whose decoding fits a budget of bytes; 0 where the whole frame does.
+def encode_bytes(model: Autoencoder, height: int, width: int) -> int:
+    """Estimate of what encoding the first frames of H x W latents, halo included, holds at once."""
+    config, time = model.config, model.compression.time
+    widest = config.base_width * config.width_multipliers[0]
+    places = (1 + time) * height * width * (model.compression.side // config.patch) ** 2
+    return int(ENCODE_COPIES * places * widest * model.quant_conv.weight.element_size())
+
+
+WAYS = {"decode": (decode_bytes, decoder_halo), "encode": (encode_bytes, encoder_halo)}
+
+
+def tile_for(model: Autoencoder, height: int, width: int, budget: int, way: str = "decode") -> int:
+    """The largest tile, in latents, whose coding in one way fits a budget of bytes; 0 where the frame does.
 
     Raises ValueError where not even the smallest does, naming what it takes, and for another's autoencoder.
     """
     if not isinstance(model, Autoencoder):
         raise ValueError("tiles are of Wan 2.1's autoencoder and ours: another takes no limit of memory")
-    if decode_bytes(model, height, width) <= budget:
+    takes, halo_of = WAYS[way]
+    if takes(model, height, width) <= budget:
         return 0
-    halo = decoder_halo(model)
+    halo = halo_of(model)
     for tile in range(max(height, width) - 1, 0, -1):
         sides = (min(length, tile + 2 * halo) for length in (height, width))
-        if decode_bytes(model, *sides) <= budget:
+        if takes(model, *sides) <= budget:
             return tile
-    least = decode_bytes(model, *(min(length, 1 + 2 * halo) for length in (height, width)))
+    least = takes(model, *(min(length, 1 + 2 * halo) for length in (height, width)))
     raise ValueError(f"a budget of {budget >> 20} MiB holds no tile: the smallest takes {least >> 20} MiB")

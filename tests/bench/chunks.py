@@ -51,7 +51,7 @@ def step_gradient(model: nn.Module, data, step: int, config: AutoencoderRun, acc
     players = Players(model, Likelihood("l2", False), None, None)
     for video, noise in same_shapes(videos, draws, config):
         learn(players, video, noise, len(video) / BATCH, config, False, accelerator)
-    return torch.cat([p.grad.flatten() for p in model.parameters()])
+    return torch.cat([p.grad.flatten() for p in model.parameters()]).double()
 
 
 @torch.no_grad()
