@@ -80,9 +80,8 @@ def encode(settings: EncodeSettings) -> Path:
                 there = on_main(main, lambda: set(find_rows(out, LATENTS)[0]))
         texts = text_keys(entries, made) if made["text"] else {}
         text_groups = in_groups([text for text, key in texts.items() if key not in texts_there], settings)
-        if text_groups:
-            embed(out, text_groups[rank::ranks], settings.text, made, texts, not main)
-        embedded = sum(map(len, text_groups))
+        mine = embed(out, text_groups[rank::ranks], settings.text, made, texts, not main)
+        embedded = sum(gathered([mine]))  # when all have written theirs
 
         def finish() -> None:
             tell_replaced(out, made)
@@ -153,10 +152,13 @@ def in_groups(texts: list[str], settings: EncodeSettings) -> list[list[str]]:
 
 def embed(
     out: Path, groups: list[list[str]], config: TextConfig, made: dict, keys: dict[str, str], quiet: bool
-) -> None:
-    """Embeds these shards' captions, those of like length together, and keeps them without padding."""
+) -> int:
+    """Embeds these shards' captions, those of like length together, and keeps them without padding.
+
+    Returns how many.
+    """
     if not groups:
-        return
+        return 0
     encoder, store = load_pretrained(config).to(own_device()), made["store"]
     about = made["text"] | {"store": store}
     with tqdm(total=sum(map(len, groups)), desc="encoding captions", unit="text", disable=quiet) as bar:
@@ -173,6 +175,7 @@ def embed(
                     rows[keys[text]] = row, {"text": text}
                 bar.update(len(texts))
             write_shard(out, TEXTS, rows, about)
+    return sum(map(len, groups))
 
 
 def write_cache(

@@ -54,7 +54,11 @@ def empty_config(tmp_path) -> str:
         (["train", "CONFIG", "--train.batch", "0"], 1, "dit train: train.batch = 0: it must be at least 1"),
         (["train", "CONFIG"], 1, "dit train: nowhere.safetensors: no autoencoder there"),
         (["train", "shapes", "--autoencoder", "builtin", "--init", "nowhere"], 1, "nowhere: no such model"),
-        (["vae", "train", "shapes_autoencoder", "--crop", "65"], 1, "dit vae train: 65x65 does not divide"),
+        (
+            ["vae", "train", "shapes_autoencoder", "--crop", "65"],
+            1,
+            "dit vae train: crop_frames and crop: 65x65 does not divide",
+        ),
         (["sample"], 1, "dit sample: no prompt"),
         (["sample", "a", "--model", "nowhere"], 1, "dit sample: nowhere: no such model folder"),
         (["sample", "--prompts-file", "nowhere.txt"], 1, "dit sample: nowhere.txt: no such prompts file"),
