@@ -100,6 +100,7 @@ def in_order(compute: Callable, items: Iterable, device: torch.device) -> Iterat
         yield from map(compute, items)
         return
     threads, waiting = torch.get_num_threads(), deque()
+    torch.set_num_threads(1)  # for MKL all threads': what prepares a clip here meanwhile puts that back
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             for item in items:
@@ -109,7 +110,7 @@ def in_order(compute: Callable, items: Iterable, device: torch.device) -> Iterat
             while waiting:
                 yield waiting.popleft().result()
     finally:
-        torch.set_num_threads(threads)  # MKL's are those of the last thread that set them
+        torch.set_num_threads(threads)
 
 
 def read_ahead(data: Prepared, workers: int, ahead: int) -> Iterator[tuple[int, Tensor | None, int, str]]:
