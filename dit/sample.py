@@ -22,6 +22,7 @@ from dit.denoiser import Model, load_model
 from dit.generate import Request, generate_parts, latent_shape
 from vae.video import (
     contact_sheet,
+    evenly,
     read_frames,
     read_metadata,
     resize_and_crop,
@@ -76,7 +77,7 @@ def sample(settings: SampleSettings, record: dict | None = None) -> list[Path]:
                 if record and place != record.get("place", 0):
                     continue
                 file, some = write_parts(
-                    job, parts, facts[place], settings.fps, shown_places(settings.frames)
+                    job, parts, facts[place], settings.fps, evenly(settings.frames, SHEET_FRAMES)
                 )
                 files.append(file)
                 shown.append(some)
@@ -118,11 +119,6 @@ def records(model: Model, group: list[Job], settings: SampleSettings) -> list[di
     pack = [(job.request.prompt, job.request.seed) for job in group]
     own = [truth(job, settings, model) for job in group]
     return [facts | ({"pack": pack, "place": k} if len(pack) > 1 else {}) for k, facts in enumerate(own)]
-
-
-def shown_places(count: int) -> list[int]:
-    """The evenly spaced frames, out of so many, that a contact sheet shows."""
-    return torch.linspace(0, count - 1, min(SHEET_FRAMES, count)).round().long().tolist()
 
 
 def read_prompts(settings: SampleSettings) -> list[str]:

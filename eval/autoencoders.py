@@ -40,12 +40,14 @@ from vae.load import BUILTIN, WEIGHTS, autoencoder_hash, load_autoencoder
 from vae.lpips import load_lpips
 from vae.model import Autoencoder, Compression, round_to
 from vae.processes import own_device, processes
+from vae.quality import SSIM_SIDE
 from vae.shapes import draw, random_scene
 from vae.statistics import posterior_sums
 from vae.video import (
     UnreadableVideo,
     contact_sheet,
     decoder,
+    evenly,
     resize_and_crop,
     to_frames,
     to_video,
@@ -55,7 +57,6 @@ from vae.weights import check_writable
 
 SCENES = 32  # of the drawn world, where no number is asked for
 SHOWN, COLUMNS = 2, 5  # clips of the picture, and frames of each
-SSIM_SIDE = 11
 ORIGINAL = "original"  # what the clips are called where autoencoders are called by their names
 
 
@@ -327,8 +328,7 @@ def reconstruct(candidate: Candidate, original_CTHW: Tensor, device: torch.devic
 
 def columns(frames_THWC: Tensor) -> Tensor:
     """The frames of the picture, from first to last."""
-    count = len(frames_THWC)
-    return frames_THWC[torch.linspace(0, count - 1, min(COLUMNS, count)).round().long()]
+    return frames_THWC[evenly(len(frames_THWC), COLUMNS)]
 
 
 def save(settings: CompareVaeSettings, side: str, name: str, frames_THWC: Tensor) -> None:

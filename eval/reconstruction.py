@@ -15,7 +15,7 @@ from eval.fvd import fvd
 from eval.result import publish
 from vae.lpips import SMALLEST, Lpips, load_lpips, lpips_of
 from vae.processes import own_device, processes
-from vae.quality import pooled_psnr, psnr, ssim
+from vae.quality import SSIM_SIDE, pooled_psnr, psnr, ssim
 from vae.video import UnreadableVideo, decoder, to_video
 from vae.weights import check_writable
 
@@ -99,8 +99,8 @@ def reconstruction(settings: ReconstructionSettings) -> dict:
         index, original, other, wrong = row
         if original is None:
             return index, {}, wrong
-        if min(original.shape[2:]) < 11:
-            return index, {}, f"{pairs[index][0].path} has sides below 11 pixels, which SSIM needs"
+        if min(original.shape[2:]) < SSIM_SIDE:
+            return index, {}, f"{pairs[index][0].path} has sides below {SSIM_SIDE} pixels, which SSIM needs"
         return index, qualities(original, other, lpips, device), ""
 
     rows = mapped(compute, data, settings.workers, device, "videos", "video")

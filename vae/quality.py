@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+SSIM_SIDE = 11  # of the window, and the least of a picture
+
 
 def psnr(original_CTHW: Tensor, other_CTHW: Tensor) -> float:
     """Mean over frames of each frame's PSNR in dB, of videos in [-1, 1] (peak-to-peak 2); at most 100 dB."""
@@ -42,10 +44,10 @@ def ssim(original_CTHW: Tensor, other_CTHW: Tensor) -> float:
 def blur(image_CHW: Tensor) -> Tensor:
     """A Gaussian of 11 taps and sigma 1.5 along both sides, the valid part; sums of shifted pictures are
     twelve times as fast as PyTorch's convolution of doubles."""
-    offsets = torch.arange(11, dtype=torch.float64) - 5
+    offsets = torch.arange(SSIM_SIDE, dtype=torch.float64) - SSIM_SIDE // 2
     window = torch.exp(-(offsets**2) / (2 * 1.5**2))
     for side in (1, 2):
-        length = image_CHW.shape[side] - 10
+        length = image_CHW.shape[side] - SSIM_SIDE + 1
         total = torch.zeros_like(image_CHW.narrow(side, 0, length))
         for tap, weight in enumerate((window / window.sum()).tolist()):
             total.add_(image_CHW.narrow(side, tap, length), alpha=weight)

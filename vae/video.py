@@ -475,6 +475,11 @@ def write_png_frames(folder: str | Path, video_CTHW: Tensor) -> None:
         )
 
 
+def evenly(count: int, most: int) -> list[int]:
+    """At most so many places out of `count`, evenly spaced from the first to the last."""
+    return torch.linspace(0, count - 1, min(most, count)).round().long().tolist()
+
+
 def contact_sheet(
     videos: Iterable[Tensor], captions: list[str], path: str | Path, frames: int = 5, side: int = 192
 ) -> None:
@@ -487,7 +492,7 @@ def contact_sheet(
     font, gap = caption_font(captions), 6
     rows = []
     for video in videos:
-        shown = torch.linspace(0, video.shape[1] - 1, min(frames, video.shape[1])).round().long()
+        shown = evenly(video.shape[1], frames)
         longest = max(video.shape[2:])
         scale = max(1, side // longest) if longest <= 2 * side else 2 * side / longest
         size = round(video.shape[3] * scale), round(video.shape[2] * scale)
