@@ -40,6 +40,7 @@ from vae.load import load_autoencoder
 from vae.model import Autoencoder
 from vae.video import (
     contact_sheet,
+    evenly,
     read_frames,
     read_metadata,
     resize_and_crop,
