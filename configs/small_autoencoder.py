@@ -3,6 +3,8 @@
 dit vae train small_autoencoder --data.source FOLDER
 
 The perceptual loss takes LPIPS' weights where they are (`dit eval weights` says where to put them).
+
+For a GPU; not trained to its end yet.
 """
 
 from configs.autoencoder_sizes import SMALL
