@@ -199,6 +199,7 @@ def train(config: TransformerRun, held: ExitStack) -> Path:
     elif log:
         save_weights(out / TRANSFORMER, average.trained_state(), settings | {"step": step})
         log.say(f"model: {out} (dit sample PROMPT --model {out})")
+    accelerator.wait_for_everyone()  # none leaves the group while another still works
     accelerator.end_training()
     return out / TRANSFORMER
 

@@ -234,6 +234,7 @@ def train(config: AutoencoderRun, held: ExitStack) -> Path:
     elif log:
         finish(average, config, settings | {"step": step}, data, out / WEIGHTS)
         log.say(f"weights: {out / WEIGHTS}")
+    accelerator.wait_for_everyone()  # none leaves the group while another still works
     accelerator.end_training()
     return out / WEIGHTS
 
