@@ -17,7 +17,6 @@ config = AutoencoderRun(
     crop=128,
     crop_frames=17,
     images=0.25,
-    chunk=0,
     checkpoint_activations=True,
     learned_variance=True,
     perceptual=PerceptualConfig(network="vgg"),

@@ -5,7 +5,7 @@ dit vae train small_autoencoder_adversarial --data.source FOLDER
 
 from dataclasses import replace
 
-from configs.settings import DiscriminatorConfig, LoopConfig, OptimizerConfig
+from configs.settings import DiscriminatorConfig
 from configs.small_autoencoder import config as first
 
 config = replace(
@@ -13,6 +13,6 @@ config = replace(
     out="runs/small-autoencoder-adversarial",
     init="runs/small-autoencoder",
     discriminator=DiscriminatorConfig(weight=0.5, start=1000),
-    train=LoopConfig(steps=50_000, batch=8, log_every=50, save_every=1000, show_every=1000),
-    optimizer=OptimizerConfig(learning_rate=5e-5, warmup_steps=1000, ema_decay=0.999),
+    train=replace(first.train, steps=50_000),
+    optimizer=replace(first.optimizer, learning_rate=5e-5),
 )

@@ -7,21 +7,16 @@ The perceptual loss takes LPIPS' weights where they are (`dit eval weights` says
 For a GPU; not trained to its end yet. It runs on a CPU: three seconds a step of one clip of 9 x 64 x 64.
 """
 
-from configs.autoencoder_sizes import WAN
-from configs.settings import AutoencoderRun, DataConfig, LoopConfig, OptimizerConfig, PerceptualConfig
+from dataclasses import replace
 
-config = AutoencoderRun(
+from configs.autoencoder_sizes import WAN
+from configs.small_autoencoder import config as small
+
+config = replace(
+    small,
     out="runs/wan-autoencoder",
-    data=DataConfig(source="clips", frames=33, size=256, fps=16.0, workers=4),
     model=WAN,
     crop=256,
-    crop_frames=17,
-    images=0.25,
     chunk=2,
-    checkpoint_activations=True,
-    learned_variance=True,
-    perceptual=PerceptualConfig(network="vgg"),
-    kl_weight=1e-6,
-    train=LoopConfig(steps=200_000, batch=16, log_every=50, save_every=1000, show_every=1000),
-    optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=1000, ema_decay=0.999),
+    train=replace(small.train, steps=200_000, batch=16),
 )

@@ -7,14 +7,13 @@ FOLDER is a diffusers folder, of the autoencoder or a whole pipeline. `--train-e
 
 from dataclasses import replace
 
-from configs.settings import DiscriminatorConfig, LoopConfig, OptimizerConfig
-from configs.wan_autoencoder import config as scratch
+from configs.wan_autoencoder_adversarial import config as second
 
 config = replace(
-    scratch,
+    second,
     out="runs/wan-decoder",
+    init="",
     train_encoder=False,
-    discriminator=DiscriminatorConfig(weight=0.5, start=1000),
-    train=LoopConfig(steps=20_000, batch=8, log_every=50, save_every=1000, show_every=1000),
-    optimizer=OptimizerConfig(learning_rate=2e-5, warmup_steps=500, ema_decay=0.999),
+    train=replace(second.train, steps=20_000, batch=8),
+    optimizer=replace(second.optimizer, learning_rate=2e-5, warmup_steps=500),
 )
