@@ -81,6 +81,13 @@ def fvd(settings: FvdSettings) -> dict:
     return result
 
 
+def same_choices(settings, real: str, fake: str) -> FvdSettings:
+    """FVD of two sides with what another verb's settings say under the same names; its JSON is its own."""
+    ours, theirs = ({field.name for field in dataclasses.fields(kind)} for kind in (FvdSettings, settings))
+    shared = (ours & theirs) - {"json", "real", "fake"}
+    return FvdSettings(real=real, fake=fake, **{name: getattr(settings, name) for name in shared})
+
+
 def between(
     settings: FvdSettings,
     protocol: Protocol,

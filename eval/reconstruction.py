@@ -7,11 +7,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from configs.load import parse
-from configs.settings import FvdSettings, ReconstructionSettings
+from configs.settings import ReconstructionSettings
 from dit import __version__
 from eval.clips import Clip, Source, find_sources, frame_count, read_clip
 from eval.features import mapped
-from eval.fvd import fvd
+from eval.fvd import fvd, same_choices
 from eval.result import publish
 from vae.lpips import SMALLEST, Lpips, load_lpips, lpips_of
 from vae.processes import own_device, processes
@@ -88,7 +88,9 @@ def reconstruction(settings: ReconstructionSettings) -> dict:
     if not pairs:
         raise ValueError(f"{settings.real} and {settings.fake} have no video of one name")
     lpips, weights = load_lpips(settings.lpips, settings.lpips_trunk, settings.lpips_heads)
-    between = fvd(fvd_settings(settings)) if settings.protocol else None  # what may fail for its weights
+    between = None
+    if settings.protocol:  # before the pairs are compared, as it may fail for its weights
+        between = fvd(same_choices(settings, settings.real, settings.fake))
     device = own_device()
     if lpips:
         lpips.to(device)
@@ -123,19 +125,6 @@ def reconstruction(settings: ReconstructionSettings) -> dict:
     }
     publish(result, settings.json, table(result))
     return result
-
-
-def fvd_settings(settings: ReconstructionSettings) -> FvdSettings:
-    """The same two sides, for FVD."""
-    return FvdSettings(
-        real=settings.real,
-        fake=settings.fake,
-        protocol=settings.protocol,
-        weights=settings.weights,
-        allow_small=settings.allow_small,
-        smoke=settings.smoke,
-        workers=settings.workers,
-    )
 
 
 def table(result: dict) -> str:

@@ -14,7 +14,7 @@ from configs.protocol import Protocol
 from configs.settings import CompareVaeSettings, FvdSettings
 from eval.clips import Source, choose_clips
 from eval.features import alone
-from eval.fvd import Side, between, enough, listed
+from eval.fvd import Side, between, enough, listed, same_choices
 from eval.preprocess import prepare
 from eval.weights import load_i3d
 from vae.networks import find_weights
@@ -52,15 +52,7 @@ def open_rfvd(
     """
     if protocol is None:
         return None, "left out: --protocol ucf101-recon, or another, adds it"
-    given = FvdSettings(
-        real=settings.data,
-        fake=settings.data,
-        protocol=settings.protocol,
-        weights=settings.weights,
-        allow_small=settings.allow_small,
-        smoke=settings.smoke,
-        resamples=settings.resamples,
-    )
+    given = same_choices(settings, settings.data, settings.data)
     spans = {}
     whole = [Source(name, Path(name), (Path(name),) * frames) for name in names]
     for which, stride in (("real", protocol.real_stride), ("fake", protocol.fake_stride)):
