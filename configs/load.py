@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TypeVar
 
 Settings = TypeVar("Settings")
-FOLDER = Path(__file__).parent
-NOT_RUNS = {"__init__", "autoencoder_sizes", "load", "protocol", "settings"}
+FOLDER = Path(__file__).parent / "runs"
+NOT_RUNS = {"__init__"}
 
 
 def parse_run(kind: type[Settings], arguments: list[str], prog: str) -> Settings:

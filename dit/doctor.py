@@ -105,7 +105,7 @@ def packages() -> list[tuple[str, str, str]]:
 
 def ffmpeg_version() -> str:
     """Version of the ffmpeg that imageio brings."""
-    from vae.video import ffmpeg
+    from vae.data.video import ffmpeg
 
     return ffmpeg(["-version"]).stdout.decode().split(" Copyright")[0].removeprefix("ffmpeg version ")
 
@@ -114,7 +114,7 @@ def video_round_trip() -> str:
     """Writes a small video and reads a frame in its middle back."""
     import torch
 
-    from vae.video import probe, read_frames, write_video
+    from vae.data.video import probe, read_frames, write_video
 
     ramp = torch.linspace(-1, 1, 5)[None, :, None, None].expand(3, 5, 64, 64)
     with tempfile.TemporaryDirectory() as folder:

@@ -14,9 +14,7 @@ from tqdm import tqdm
 from configs.load import parse
 from configs.settings import EncodeSettings, TextConfig
 from dit.text import load_pretrained, text_made, without_padding
-from vae.cache import SAMPLING, Cache, CachedFile, half_written, read_index, save_index
-from vae.data import SHAPES, check_data
-from vae.encoding import (
+from vae.cache.encoding import (
     Wanted,
     encode_jobs,
     file_hashes,
@@ -26,11 +24,13 @@ from vae.encoding import (
     text_key,
     wanted_clips,
 )
+from vae.cache.index import SAMPLING, Cache, CachedFile, half_written, read_index, save_index
+from vae.cache.shards import LATENTS, STORED, TEXTS, find_rows, stale_shards, write_shard
+from vae.data.clips import SHAPES, check_data
+from vae.data.manifest import NAME, Entry, load_manifest
 from vae.load import autoencoder_hash, load_autoencoder
-from vae.manifest import NAME, Entry, load_manifest
-from vae.processes import gathered, own_device, processes
-from vae.run import lock, on_main
-from vae.shards import LATENTS, STORED, TEXTS, find_rows, stale_shards, write_shard
+from vae.training.folder import lock, on_main
+from vae.training.processes import gathered, own_device, processes
 
 TEXT_BATCH = 32
 

@@ -8,15 +8,15 @@ import torch
 
 from configs.load import parse, to_json
 from configs.settings import ExportSettings
-from dit.denoiser import OURS, TRANSFORMER, Model, load_model
-from dit.diffusers_format import write_pipeline
 from dit.generate import latent_shape, shift_for
+from dit.load import OURS, TRANSFORMER, Model, load_model
 from dit.model import grid_of
+from dit.wan import write_pipeline
 from vae.diffusers_folder import autoencoder_settings, write_folder, write_json
 from vae.load import WEIGHTS as AUTOENCODER
 from vae.load import load_autoencoder
 from vae.model import Autoencoder
-from vae.weights import read_settings, save_weights
+from vae.training.weights import read_settings, save_weights
 
 
 def export(settings: ExportSettings) -> Path:

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from configs.settings import FlowConfig, SamplerConfig
-from dit.denoiser import Denoiser, Model
+from dit.load import Denoiser, Model
 from dit.model import PATCH, grid_of, make_layout, patchify, unpatchify
 from samplers.guidance import guide
 from samplers.path import size_shift
 from samplers.solvers import SOLVERS, time_grid
 from vae import tiles
 from vae.model import Autoencoder, round_to
-from vae.seeds import generator
+from vae.training.seeds import generator
 
 
 @dataclass(frozen=True)

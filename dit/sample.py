@@ -18,9 +18,9 @@ from tqdm import tqdm
 from configs.load import from_json, parse, to_json
 from configs.settings import SamplerConfig, SampleSettings
 from dit import __version__
-from dit.denoiser import Model, load_model
 from dit.generate import Request, generate_parts, latent_shape
-from vae.video import (
+from dit.load import Model, load_model
+from vae.data.video import (
     contact_sheet,
     evenly,
     read_frames,
@@ -32,7 +32,7 @@ from vae.video import (
     write_png_frames,
     write_stream,
 )
-from vae.weights import read_json, write_text
+from vae.training.weights import read_json, write_text
 
 LABEL = "AI-generated video"
 FORMATS = (".mp4", ".gif", ".png")

@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from configs.settings import TextConfig
-from vae.shards import Place, read_row
-from vae.weights import file_hash, read_json
+from vae.cache.shards import Place, read_row
+from vae.training.weights import file_hash, read_json
 
 PADDING, END, FIRST_BYTE = 0, 1, 3
 VOCABULARY = 384

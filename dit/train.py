@@ -15,18 +15,18 @@ from torch import Tensor
 from configs.load import from_json, parse_run, to_json
 from configs.settings import FlowConfig, TextConfig, TransformerRun
 from dit.attention import BACKENDS, choose_attention
-from dit.denoiser import OURS, TRANSFORMER, Denoiser, find_weights, model_folder
 from dit.generate import Request, generate, given_tokens, shift_for
+from dit.load import OURS, TRANSFORMER, Denoiser, find_weights, model_folder
 from dit.model import PATCH, Layout, grid_of, make_layout, patchify
 from dit.text import EmbeddedText, encoder_hash, encoder_width, text_made
 from samplers.path import interpolate, logit_normal_times, shift_times, velocity
-from vae.cache import Cache, find_cache, open_cached, read_scenes
-from vae.data import SHAPES, Clip, batches, files_hash, open_data
-from vae.encoding import encode_scenes
+from vae.cache.encoding import encode_scenes
+from vae.cache.index import Cache, find_cache, open_cached, read_scenes
+from vae.cache.shards import STORED
+from vae.data.clips import SHAPES, Clip, batches, files_hash, open_data
 from vae.load import keep_copy, load_autoencoder
 from vae.model import Autoencoder, round_to
-from vae.optimizer import learning_rate, make_optimizer, update_average
-from vae.run import (
+from vae.training.folder import (
     PATIENCE,
     Log,
     StopSignal,
@@ -47,9 +47,9 @@ from vae.run import (
     save_checkpoint,
     smooth,
 )
-from vae.seeds import generator, uniform
-from vae.shards import STORED
-from vae.weights import fill, load_weights, read_json, save_weights
+from vae.training.optimizer import learning_rate, make_optimizer, update_average
+from vae.training.seeds import generator, uniform
+from vae.training.weights import fill, load_weights, read_json, save_weights
 
 HELD_OUT = 32
 VALIDATION_TIMES = (0.125, 0.375, 0.625, 0.875)
@@ -294,7 +294,7 @@ def embedded_text(cache: Cache, config: TransformerRun, say: Callable) -> Embedd
 def start_from(model: Denoiser, folder: Path) -> None:
     """Loads the weights of a model folder: of ours, or the transformer alone of a diffusers Wan pipeline."""
     if (folder / "transformer" / "config.json").is_file():
-        from dit import diffusers_format
+        from dit import wan as diffusers_format
 
         fill(
             model.transformer, diffusers_format.load_transformer(folder / "transformer").state_dict(), folder
@@ -431,7 +431,7 @@ def show_samples(
     """
     from accelerate.utils import gather_object
 
-    from vae.video import contact_sheet
+    from vae.data.video import contact_sheet
 
     clips = [held_out[draw] for draw in range(min(SHOWN, len(held_out)))]
     shapes = [tuple(encode(autoencoder, clip).shape) for clip in clips]

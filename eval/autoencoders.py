@@ -18,8 +18,8 @@ from configs.load import parse, to_json
 from configs.protocol import Protocol, load_protocol
 from configs.settings import CompareVaeSettings
 from dit import __version__
-from dit.bench import make_clock, race
-from dit.bench_vae import peak_allocated
+from dit.bench.autoencoder import peak_allocated
+from dit.bench.transformer import make_clock, race
 from eval.clips import (
     Clip,
     Source,
@@ -32,18 +32,12 @@ from eval.clips import (
 )
 from eval.features import alone, mapped
 from eval.reconstruction import MEASURES, means, qualities
-from eval.result import publish
 from eval.rfvd import NoNumber, feature, open_rfvd, score_rfvd
+from eval.scoring import publish
 from eval.weights import SMOKE, check_one
-from vae.data import SHAPES
-from vae.load import BUILTIN, WEIGHTS, autoencoder_hash, load_autoencoder
-from vae.lpips import load_lpips
-from vae.model import Autoencoder, Compression, round_to
-from vae.processes import own_device, processes
-from vae.quality import SSIM_SIDE
-from vae.shapes import draw, random_scene
-from vae.statistics import posterior_sums
-from vae.video import (
+from vae.data.clips import SHAPES
+from vae.data.drawn_world import draw, random_scene
+from vae.data.video import (
     UnreadableVideo,
     contact_sheet,
     decoder,
@@ -53,7 +47,13 @@ from vae.video import (
     to_video,
     write_png_frames,
 )
-from vae.weights import check_writable
+from vae.load import BUILTIN, WEIGHTS, autoencoder_hash, load_autoencoder
+from vae.model import Autoencoder, Compression, round_to
+from vae.quality.lpips import load_lpips
+from vae.quality.psnr_ssim import SSIM_SIDE
+from vae.statistics import posterior_sums
+from vae.training.processes import own_device, processes
+from vae.training.weights import check_writable
 
 SCENES = 32  # of the drawn world, where no number is asked for
 SHOWN, COLUMNS = 2, 5  # clips of the picture, and frames of each

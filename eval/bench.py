@@ -16,15 +16,15 @@ from torch import Tensor
 from configs.load import parse
 from configs.protocol import load_protocol
 from configs.settings import BenchEvalSettings
-from dit.bench import peak_memory, race
+from dit.bench.transformer import peak_memory, race
 from eval.clips import Clip, choose_clips, find_sources, read_clip
 from eval.features import CPU, extract, in_order, keep_memory
 from eval.frechet import distance
 from eval.frechet import statistics as statistics_of
-from eval.i3d import I3D, seeded_tensors
+from eval.networks.i3d import I3D, seeded_tensors
 from eval.preprocess import prepare
-from vae.video import write_video
-from vae.weights import write_text
+from vae.data.video import write_video
+from vae.training.weights import write_text
 
 SIZE = (240, 320)  # of UCF-101
 WIDTHS = {400: 2048, 2048: 4096}  # features -> clips a side

@@ -14,9 +14,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from configs.protocol import Protocol
-from vae.manifest import NAME, load_manifest
-from vae.seeds import uniform
-from vae.video import IMAGES, VIDEOS, Probe, UnreadableVideo, probe, read_frames, read_image
+from vae.data.manifest import NAME, load_manifest
+from vae.data.video import IMAGES, VIDEOS, Probe, UnreadableVideo, probe, read_frames, read_image
+from vae.training.seeds import uniform
 
 SHOWN = 3  # reasons in a line
 

@@ -12,17 +12,17 @@ from tqdm import tqdm
 from configs.load import parse
 from configs.protocol import load_protocol
 from configs.settings import ClipsimSettings
-from eval.clip import load_clip, preprocess, seeded_clip
 from eval.clips import Clip, Source, choose_clips, find_sources, passed_lines, side_hash
 from eval.features import Prepared, in_order, read_ahead
-from eval.result import publish, scored
+from eval.networks.clip import load_clip, preprocess, seeded_clip
+from eval.scoring import publish, scored
 from eval.weights import check_one
-from vae.manifest import read_table
-from vae.networks import find_weights
-from vae.processes import gathered, own_device, processes
-from vae.seeds import generator
-from vae.video import decoder
-from vae.weights import check_writable
+from vae.data.manifest import read_table
+from vae.data.video import decoder
+from vae.quality.networks import find_weights
+from vae.training.processes import gathered, own_device, processes
+from vae.training.seeds import generator
+from vae.training.weights import check_writable
 
 SMOKE = "NOT CLIPSIM: seeded network"
 

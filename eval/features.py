@@ -21,8 +21,8 @@ from tqdm import tqdm
 from configs.protocol import Protocol
 from eval.clips import Clip, read_clip
 from eval.preprocess import prepare
-from vae.processes import gathered, processes
-from vae.video import UnreadableVideo
+from vae.data.video import UnreadableVideo
+from vae.training.processes import gathered, processes
 
 CPU = torch.device("cpu")
 FORKS = sys.platform == "linux"  # whether workers are

@@ -24,14 +24,14 @@ from eval.clips import (
 )
 from eval.features import Features, extract
 from eval.frechet import distance, distance_of_features, merge, quickest_distance, statistics
-from eval.result import publish, scored
+from eval.scoring import publish, scored
 from eval.weights import SMOKE, load_i3d
-from vae.index import list_hash
-from vae.networks import folders
-from vae.processes import own_device, processes
-from vae.seeds import generator
-from vae.video import decoder
-from vae.weights import check_writable, load_weights, read_settings, save_weights, write_text
+from vae.data.index import list_hash
+from vae.data.video import decoder
+from vae.quality.networks import folders
+from vae.training.processes import own_device, processes
+from vae.training.seeds import generator
+from vae.training.weights import check_writable, load_weights, read_settings, save_weights, write_text
 
 MOST_SAMPLES = 4096  # clips a side up to which the distance is computed from the features too
 METHODS_AGREE = 1e-6

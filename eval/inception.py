@@ -9,15 +9,15 @@ from torch import Tensor
 from configs.load import parse
 from configs.protocol import Protocol, load_protocol, load_protocols, protocol_names
 from configs.settings import InceptionSettings
-from eval.c3d import C3D
 from eval.clips import choose_clips, clips_of, find_sources, passed_lines, side_hash
 from eval.features import extract
-from eval.result import publish, scored
+from eval.networks.c3d import C3D
+from eval.scoring import publish, scored
 from eval.weights import load_c3d
-from vae.processes import own_device, processes
-from vae.seeds import generator
-from vae.video import decoder
-from vae.weights import check_writable
+from vae.data.video import decoder
+from vae.training.processes import own_device, processes
+from vae.training.seeds import generator
+from vae.training.weights import check_writable
 
 SMOKE = "NOT IS: seeded network"
 UNCERTIFIED = "C3D is not certified: no checksum of its weights is published"

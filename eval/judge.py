@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from vae.shapes import BACKGROUNDS, COLOURS, SHAPES, STAR_INNER, coverage
+from vae.data.drawn_world import BACKGROUNDS, COLOURS, SHAPES, STAR_INNER, coverage
 
 # Half the least distance between two colours of the world (RGB, 0 to 255): nearer is the same colour.
 SAME_COLOUR = 54

@@ -9,7 +9,7 @@ from torch import Tensor
 from configs.protocol import Protocol
 from eval.clips import Clip
 from eval.frechet import distance_of_features
-from vae.seeds import shuffled
+from vae.training.seeds import shuffled
 
 MOST_PAIRS = 20
 SAME = 1e-4  # of the usual distance between two real clips: nearer are copies

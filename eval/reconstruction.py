@@ -12,12 +12,12 @@ from dit import __version__
 from eval.clips import Clip, Source, find_sources, frame_count, read_clip
 from eval.features import mapped
 from eval.fvd import fvd, same_choices
-from eval.result import publish
-from vae.lpips import SMALLEST, Lpips, load_lpips, lpips_of
-from vae.processes import own_device, processes
-from vae.quality import SSIM_SIDE, pooled_psnr, psnr, ssim
-from vae.video import UnreadableVideo, decoder, to_video
-from vae.weights import check_writable
+from eval.scoring import publish
+from vae.data.video import UnreadableVideo, decoder, to_video
+from vae.quality.lpips import SMALLEST, Lpips, load_lpips, lpips_of
+from vae.quality.psnr_ssim import SSIM_SIDE, pooled_psnr, psnr, ssim
+from vae.training.processes import own_device, processes
+from vae.training.weights import check_writable
 
 MEASURES = {  # name -> what it is, as the score says
     "psnr": "dB, mean over frames of each frame's, at most 100",

@@ -17,9 +17,9 @@ from eval.features import alone
 from eval.fvd import Side, between, enough, listed, same_choices
 from eval.preprocess import prepare
 from eval.weights import load_i3d
-from vae.networks import find_weights
-from vae.processes import own_device, processes
-from vae.video import decoder
+from vae.data.video import decoder
+from vae.quality.networks import find_weights
+from vae.training.processes import own_device, processes
 
 
 @dataclass(frozen=True)

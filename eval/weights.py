@@ -10,10 +10,10 @@ from torch import Tensor
 
 from configs.load import parse
 from configs.settings import WeightsSettings
-from eval.c3d import read_c3d, seeded_c3d
-from eval.i3d import I3D, SCOPE, seeded_tensors, table
-from vae.networks import NETWORKS, certify_hash, find_weights, folders
-from vae.weights import file_hash, tensors_hash
+from eval.networks.c3d import read_c3d, seeded_c3d
+from eval.networks.i3d import I3D, SCOPE, seeded_tensors, table
+from vae.quality.networks import NETWORKS, certify_hash, find_weights, folders
+from vae.training.weights import file_hash, tensors_hash
 
 SMOKE = "NOT FVD: seeded network"
 
@@ -165,7 +165,7 @@ def certify_i3d(file: Path) -> str:
 
 def certify_clip(folder: Path) -> str:
     """What was found to be right of CLIP; raises ValueError where it is another model."""
-    from eval.clip import load_clip
+    from eval.networks.clip import load_clip
 
     return f"SHA-256 {load_clip(folder)[1]}"
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import vae.model
 from configs.settings import AutoencoderConfig
-from dit.bench_vae import peak_allocated
+from dit.bench.autoencoder import peak_allocated
 from vae.diffusers_folder import autoencoder_config, autoencoder_settings
 from vae.model import Autoencoder, ChannelNorm, Compression
 

@@ -16,24 +16,24 @@ from torch import nn
 import eval.autoencoders
 import eval.reconstruction
 import eval.rfvd
-import vae.networks
+import vae.quality.networks
 from configs.load import to_json
 from configs.settings import CompareVaeSettings, FvdSettings, ReconstructionSettings
-from dit.bench_vae import random_autoencoder
+from dit.bench.autoencoder import random_autoencoder
 from dit.cli import run
 from eval.autoencoders import COLUMNS, SHOWN, compare, fitting, short_names
 from eval.fvd import fvd
 from eval.reconstruction import reconstruction
 from eval.weights import SMOKE
 from tests.test_fvd import Means, folders, launched, quick  # noqa: F401
-from tests.tiny_runs import MODEL, environment
+from tests.tiny import MODEL, environment
+from vae.data.drawn_world import draw, random_scene
+from vae.data.video import to_frames, to_video, write_video
 from vae.load import autoencoder_hash, load_autoencoder
-from vae.lpips import Lpips
 from vae.model import Compression
-from vae.quality import psnr
-from vae.shapes import draw, random_scene
-from vae.video import to_frames, to_video, write_video
-from vae.weights import save_weights
+from vae.quality.lpips import Lpips
+from vae.quality.psnr_ssim import psnr
+from vae.training.weights import save_weights
 
 
 class Identity(nn.Module):
@@ -330,7 +330,7 @@ def test_one_that_keeps_a_clip_in_itself_is_asked_by_one_thread_at_a_time(known)
 
 
 def test_fvd_is_refused_or_left_out_with_its_reason(videos, known, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(vae.networks, "folders", lambda: [tmp_path])
+    monkeypatch.setattr(vae.quality.networks, "folders", lambda: [tmp_path])
     monkeypatch.delenv("DIT_I3D", raising=False)
     words = ["vae", "compare", "identity", "--data", str(videos), "--frames", "17", "--lpips", "none"]
     words += ["--repeats", "0", "--workers", "0", "--height", "32", "--width", "32"]

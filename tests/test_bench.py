@@ -23,11 +23,13 @@ from configs.settings import (
     TransformerConfig,
     TransformerRun,
 )
-from dit import bench, bench_vae, doctor
+from dit import doctor
+from dit.bench import autoencoder as bench_vae
+from dit.bench import transformer as bench
+from dit.bench.flops import count_flops, step_flops, text_flops, training_flops
 from dit.cli import run
-from dit.flops import count_flops, step_flops, text_flops, training_flops
 from dit.model import PATCH, make_layout, norm_and_rotate
-from vae.video import write_video
+from vae.data.video import write_video
 
 TINY = TransformerConfig(width=48, depth=2, heads=2, mlp_width=80, text_width=20, time_frequencies=32)
 CPU = torch.device("cpu")
@@ -265,7 +267,7 @@ def test_doctor_survives_what_it_tries(capsys, monkeypatch):
     def broken(*_):
         raise RuntimeError("no such codec")
 
-    monkeypatch.setattr("vae.video.ffmpeg", broken)
+    monkeypatch.setattr("vae.data.video.ffmpeg", broken)
     monkeypatch.setattr(doctor, "attention", broken)
     monkeypatch.setattr(doctor, "devices", broken)
     doctor.doctor()

@@ -21,7 +21,7 @@ from dit.encode import encode
 from dit.text import EmbeddedText, make_encoder, text_made
 from tests.test_others import CASES, saved
 from tests.test_text import tiny_umt5
-from tests.tiny_runs import (
+from tests.tiny import (
     MODEL,
     ROOT,
     assert_same_run,
@@ -32,15 +32,15 @@ from tests.tiny_runs import (
     rows,
     transformer_run,
 )
-from vae import encoding
-from vae.cache import Cache, CachedFile, CachedFiles, find_cache, is_cache, load_cache, open_cached
-from vae.data import Clip, VideoFiles, batches, clip_indices, open_data, starts
+from vae.cache import encoding
+from vae.cache.index import Cache, CachedFile, CachedFiles, find_cache, is_cache, load_cache, open_cached
+from vae.cache.shards import find_rows, read_places, read_row, shard_files, write_shard
+from vae.data.clips import Clip, VideoFiles, batches, clip_indices, open_data, starts
+from vae.data.manifest import load_manifest, save_manifest
+from vae.data.video import to_video, write_video
 from vae.load import autoencoder_hash, load_autoencoder
-from vae.manifest import load_manifest, save_manifest
 from vae.model import Autoencoder, Compression
-from vae.shards import find_rows, read_places, read_row, shard_files, write_shard
-from vae.video import to_video, write_video
-from vae.weights import load_weights, save_weights
+from vae.training.weights import load_weights, save_weights
 
 DATA = DataConfig(frames=5, size=32, fps=8.0, places=3)
 CAPTIONS = {"long": ["a red circle", "a circle that moves", "one more"], "still": ["a still"], "wide": ["w"]}
@@ -510,7 +510,7 @@ def test_a_kill_loses_the_shard_in_work_alone_and_the_same_command_goes_on(
 def test_another_process_in_the_same_cache_is_refused(folder, autoencoder, tmp_path, monkeypatch):
     from filelock import FileLock
 
-    monkeypatch.setattr("vae.run.LOCK_PATIENCE", 0.1)
+    monkeypatch.setattr("vae.training.folder.LOCK_PATIENCE", 0.1)
     (tmp_path / "cache").mkdir()
     with FileLock(tmp_path / "cache" / ".lock"), pytest.raises(ValueError, match="is in use by another run"):
         encode(settings(folder, tmp_path / "cache", autoencoder))

@@ -9,7 +9,7 @@ import pytest
 
 import dit
 from dit.cli import VERBS, run
-from tests.tiny_runs import fresh_accelerator  # noqa: F401
+from tests.tiny import fresh_accelerator  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "numpy", "tyro", "diffusers", "transformers", "accelerate", "safetensors", "configs", "PIL"}

@@ -9,13 +9,13 @@ import numpy
 import pytest
 import torch
 
-import eval.clip
 import eval.clipsim
+import eval.networks.clip
 from configs.settings import ClipsimSettings
 from dit.cli import run
-from eval.clip import Bytes, Clip, load_clip, preprocess, seeded_clip
 from eval.clipsim import SMOKE, clipsim
-from vae.video import read_frames, write_video
+from eval.networks.clip import Bytes, Clip, load_clip, preprocess, seeded_clip
+from vae.data.video import read_frames, write_video
 
 
 def vocabulary(table: Path, folder: Path) -> None:
@@ -75,7 +75,8 @@ def test_a_square_and_tall_pictures_keep_their_middle():
     frames = torch.zeros(1, 448, 224, 3, dtype=torch.uint8)
     frames[:, 112:336] = torch.randint(256, (1, 224, 224, 3), dtype=torch.uint8)
     assert torch.equal(preprocess(frames), preprocess(frames[:, 112:336]))
-    wanted = (frames[0, 112, 0].float() / 255 - torch.tensor(eval.clip.MEAN)) / torch.tensor(eval.clip.STD)
+    mean, std = torch.tensor(eval.networks.clip.MEAN), torch.tensor(eval.networks.clip.STD)
+    wanted = (frames[0, 112, 0].float() / 255 - mean) / std
     assert torch.equal(preprocess(frames)[0, :, 0, 0], wanted)
 
 

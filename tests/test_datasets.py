@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from dit.cli import run
-from vae.index import list_hash
-from vae.manifest import load_manifest
-from vae.ucf101 import CLASSES, SPLITS, VIDEOS, read_classes, read_split, words
-from vae.ucf101_prompts import PROMPTS
-from vae.video import write_video
+from vae.data.index import list_hash
+from vae.data.manifest import load_manifest
+from vae.data.ucf101 import CLASSES, SPLITS, VIDEOS, read_classes, read_split, words
+from vae.data.ucf101_prompts import PROMPTS
+from vae.data.video import write_video
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,9 @@ from configs.settings import (
     TransformerRun,
 )
 from dit.cli import run as run_command
-from dit.denoiser import TRANSFORMER, Denoiser, load_model
-from dit.diffusers_format import (
+from dit.generate import Request, generate, generate_videos
+from dit.load import TRANSFORMER, Denoiser, load_model
+from dit.wan import (
     check_pipeline,
     from_diffusers,
     load_transformer,
@@ -28,16 +29,15 @@ from dit.diffusers_format import (
     transformer_config,
     transformer_settings,
 )
-from dit.generate import Request, generate, generate_videos
 from samplers.path import size_shift
 from tests.test_model import TINY, random_transformer, reference
 from tests.test_text import random_encoder, tiny_umt5
+from vae.data.video import read_metadata
 from vae.diffusers_folder import autoencoder_settings, load_wan, write_folder
 from vae.load import WEIGHTS as AUTOENCODER
 from vae.model import Autoencoder
-from vae.seeds import generator
-from vae.video import read_metadata
-from vae.weights import save_weights
+from vae.training.seeds import generator
+from vae.training.weights import save_weights
 
 CPU = torch.device("cpu")
 AUTOENCODER_CONFIG = AutoencoderConfig(

@@ -9,19 +9,19 @@ import numpy
 import pytest
 import torch
 
-import eval.run
-import vae.networks
+import eval.benchmark
+import vae.quality.networks
 from configs.settings import RunEvalSettings
 from dit.cli import run as run_command
 from dit.pipelines import generate_with, load_pipeline
-from eval.run import plan, run, wanted
+from eval.benchmark import plan, run, wanted
 from tests.test_diffusers_format import write_run, write_wan
 from tests.test_fvd import video
 from tests.test_sample import frames_hash
-from tests.tiny_runs import launch
-from vae.manifest import load_manifest
-from vae.ucf101_prompts import PROMPTS
-from vae.video import write_video
+from tests.tiny import launch
+from vae.data.manifest import load_manifest
+from vae.data.ucf101_prompts import PROMPTS
+from vae.data.video import write_video
 
 CLASSES = sorted(PROMPTS)
 
@@ -80,8 +80,8 @@ def test_a_video_that_is_there_is_not_made_again(model, tmp_path, monkeypatch, c
     (tmp_path / "videos" / CLASSES[4] / "00004.json").write_text("{")
     stamps = {name: (tmp_path / "videos" / name).stat().st_mtime_ns for name in files_of(tmp_path)}
     calls = []
-    plain = eval.run.generate_videos
-    monkeypatch.setattr(eval.run, "generate_videos", lambda *a: calls.append(len(a[1])) or plain(*a))
+    plain = eval.benchmark.generate_videos
+    monkeypatch.setattr(eval.benchmark, "generate_videos", lambda *a: calls.append(len(a[1])) or plain(*a))
     run(settings(model, tmp_path))
     assert calls == [2, 1]  # the calls that they are of, whole
     assert files_of(tmp_path) == whole
@@ -105,7 +105,7 @@ def test_any_number_of_processes_makes_the_same_videos(model, tmp_path):
     words = ["ucf101-zeroshot", "--model", model, "--out", tmp_path / "two", "--count", 5, "--steps", 2]
     words += ["--frames", 17, "--batch", 2, "--sample-only", "--allow-small", "--smoke"]
     for metrics in range(2):  # the second time nothing is made
-        done = launch("eval.run", *words, processes=2)
+        done = launch("eval.benchmark", *words, processes=2)
         assert done.returncode == 0, done.stderr
         assert f"5 videos of 5 classes, {5 * metrics} are there" in done.stderr
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two") != {}
@@ -235,7 +235,7 @@ def test_any_pipeline_of_diffusers_is_sampled(tmp_path, monkeypatch):
         frames = torch.from_numpy(numpy.asarray(made.frames[0])).permute(3, 0, 1, 2)
         assert record["frames_sha256"] == frames_hash(frames * 2 - 1)
         assert record["model"]["class"] == "CogVideoXPipeline"
-    monkeypatch.setattr(eval.run, "generate_with", lambda *_: 1 / 0)
+    monkeypatch.setattr(eval.benchmark, "generate_with", lambda *_: 1 / 0)
     run(settings(tmp_path / "cog", tmp_path, **changes))
     with pytest.raises(ValueError, match=r"made otherwise: sample\.guidance was 3.0, and is 4.0"):
         run(settings(tmp_path / "cog", tmp_path, **changes | {"guidance": 4.0}))
@@ -251,12 +251,12 @@ def test_any_pipeline_of_diffusers_is_sampled(tmp_path, monkeypatch):
 def test_a_wan_pipeline_of_another_kind_goes_through_diffusers(tmp_path):
     """Two transformers, as Wan 2.2's large model has them, are not ours to sample."""
     write_wan(tmp_path)
-    assert not eval.run.is_foreign(str(tmp_path / "wan"))
+    assert not eval.benchmark.is_foreign(str(tmp_path / "wan"))
     shutil.copytree(tmp_path / "wan" / "transformer", tmp_path / "wan" / "transformer_2")
     index = json.loads((tmp_path / "wan" / "model_index.json").read_text())
     index |= {"transformer_2": ["diffusers", "WanTransformer3DModel"], "boundary_ratio": 0.5}
     (tmp_path / "wan" / "model_index.json").write_text(json.dumps(index))
-    assert eval.run.is_foreign(str(tmp_path / "wan"))
+    assert eval.benchmark.is_foreign(str(tmp_path / "wan"))
     pipeline = load_pipeline(str(tmp_path / "wan"), torch.device("cpu"), torch.float32)
     sizes = {"frames": 5, "height": 32, "width": 32, "steps": 2}
     one, other = (generate_with(pipeline, "a cat", seed, sizes) for seed in (0, 1))
@@ -296,7 +296,7 @@ def test_a_wan_pipeline_of_another_kind_goes_through_diffusers(tmp_path):
     ],
 )
 def test_what_is_wrong_is_told_before_a_video_is_made(model, real, tmp_path, monkeypatch, changes, message):
-    monkeypatch.setattr(vae.networks, "folders", lambda: [tmp_path])
+    monkeypatch.setattr(vae.quality.networks, "folders", lambda: [tmp_path])
     monkeypatch.delenv("DIT_I3D", raising=False)
     changes = changes | ({"real": str(real)} if changes.get("real") else {})
     with pytest.raises(ValueError, match=message):
@@ -305,8 +305,8 @@ def test_what_is_wrong_is_told_before_a_video_is_made(model, real, tmp_path, mon
 
 
 def test_values_that_are_no_numbers_are_named(model, tmp_path, monkeypatch):
-    plain = eval.run.generate_videos
-    monkeypatch.setattr(eval.run, "generate_videos", lambda *a: [v * torch.nan for v in plain(*a)])
+    plain = eval.benchmark.generate_videos
+    monkeypatch.setattr(eval.benchmark, "generate_videos", lambda *a: [v * torch.nan for v in plain(*a)])
     with pytest.raises(ValueError, match=r"gave values that are no numbers for .*, seed 0"):
         run(settings(model, tmp_path))
 

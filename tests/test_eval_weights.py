@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 
 import eval.weights
 from dit.cli import run
-from eval.i3d import TABLE, seeded_tensors, table
+from eval.networks.i3d import TABLE, seeded_tensors, table
 from eval.weights import certified, crc32c, load_i3d, read_tensors
-from vae.networks import find_weights
+from vae.quality.networks import find_weights
 
 
 @pytest.fixture(scope="module")

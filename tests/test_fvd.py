@@ -21,11 +21,11 @@ from eval.compare import compare
 from eval.frechet import distance_of_features
 from eval.fvd import at_infinity, fvd, interval, measured, sentence
 from eval.weights import SMOKE
-from tests.tiny_runs import environment
-from vae.index import list_hash
-from vae.manifest import Entry, save_manifest
-from vae.ucf101 import read_split
-from vae.video import probe, read_frames, to_video, write_video
+from tests.tiny import environment
+from vae.data.index import list_hash
+from vae.data.manifest import Entry, save_manifest
+from vae.data.ucf101 import read_split
+from vae.data.video import probe, read_frames, to_video, write_video
 
 GOOGLE = load_protocol("fvd-google", "fvd")
 

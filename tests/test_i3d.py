@@ -7,11 +7,11 @@ import torch.nn.functional as F
 
 from configs.protocol import load_protocol
 from eval.frechet import distance_of_features
-from eval.i3d import I3D, Unit, max_pool, same_padding, seeded_tensors, table
+from eval.networks.i3d import I3D, Unit, max_pool, same_padding, seeded_tensors, table
 from eval.preprocess import prepare
 from eval.weights import load_i3d
-from vae.networks import find_weights
-from vae.video import read_frames
+from vae.data.video import read_frames
+from vae.quality.networks import find_weights
 
 PROTOCOLS = {  # how the reference values name what our protocols do
     "squash": ("fvd-stylegan-v-2048", {"stored_size": 0}),

@@ -11,11 +11,11 @@ import torch
 
 from configs.protocol import load_protocol
 from dit.cli import run
-from eval import c3d
-from eval.c3d import C3D, read_c3d, seeded_c3d
 from eval.inception import SMOKE, inception_score, of_protocol
+from eval.networks import c3d
+from eval.networks.c3d import C3D, read_c3d, seeded_c3d
 from eval.preprocess import prepare
-from vae.video import write_video
+from vae.data.video import write_video
 
 
 def drawn(count: int, seed: int = 0) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from eval.judge import Verdict, judge
-from vae.shapes import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, Scene, coverage, draw, random_scene
+from vae.data.drawn_world import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, Scene, coverage, draw, random_scene
 
 OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up", "grows": None, "stays": "stays"}
 

@@ -8,8 +8,8 @@ import numpy
 import pytest
 import torch
 
-from vae.lpips import TRUNKS, Lpips, load_lpips
-from vae.video import read_frames, to_video
+from vae.data.video import read_frames, to_video
+from vae.quality.lpips import TRUNKS, Lpips, load_lpips
 
 
 def seeded(trunk: str, order: list, spatial: bool = False) -> Lpips:

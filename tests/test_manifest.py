@@ -14,11 +14,11 @@ from PIL import Image
 
 from configs.settings import DataConfig
 from dit import cli
-from vae.data import VideoFiles, batches, clip_indices, files_hash, open_data
-from vae.manifest import find_captions, load_manifest
+from vae.data.clips import VideoFiles, batches, clip_indices, files_hash, open_data
+from vae.data.manifest import find_captions, load_manifest
+from vae.data.video import decoder, ffmpeg, frame_times, probe, to_frames, to_video, write_video
 from vae.model import Compression
-from vae.run import Log, live_line, name_skipped
-from vae.video import decoder, ffmpeg, frame_times, probe, to_frames, to_video, write_video
+from vae.training.folder import Log, live_line, name_skipped
 
 
 def ramp(frames: int, height: int = 32, width: int = 48) -> torch.Tensor:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from configs.settings import TransformerConfig
-from dit.diffusers_format import to_diffusers, transformer_settings
 from dit.model import Transformer, grid_of, make_layout, patchify, unpatchify
+from dit.wan import to_diffusers, transformer_settings
 
 TINY = TransformerConfig(
     width=24, depth=2, heads=2, mlp_width=40, text_width=20, latent_channels=4, time_frequencies=32

@@ -14,24 +14,24 @@ from torch import Tensor, nn
 from configs.load import to_json
 from configs.settings import DataConfig, StatsSettings
 from dit.cli import run
-from dit.denoiser import load_model
 from dit.generate import Request, generate_videos, latent_shape
+from dit.load import load_model
 from dit.train import train
-from tests.tiny_runs import (
+from tests.tiny import (
     MODEL,
     fresh_accelerator,  # noqa: F401
     launch,
     state,
     transformer_run,
 )
-from vae.data import DrawnWorld
+from vae.data.clips import DrawnWorld
 from vae.diffusers_folder import autoencoder_settings, write_folder
+from vae.diffusers_models import CLASSES
 from vae.load import load_autoencoder, load_folder, say_unmeasured, stored_hash
 from vae.model import Autoencoder
-from vae.others import CLASSES
 from vae.statistics import FILE
 from vae.stats import stats
-from vae.weights import read_settings, save_weights
+from vae.training.weights import read_settings, save_weights
 
 FOUR = {"latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [0.5, 1.5, 1.0, 2.0]}
 WAN = dict(base_dim=8, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, **FOUR)
@@ -291,7 +291,7 @@ def test_cogvideox_makes_no_clip_of_an_even_number_of_latent_frames(tmp_path: Pa
 
 @pytest.mark.parametrize("name", ["KL", "CogVideoX"])
 def test_streams_give_what_the_whole_clip_does(tmp_path: Path, monkeypatch, name: str):
-    monkeypatch.setattr("vae.others.FRAME_PIXELS", 3 * 2 * 4)
+    monkeypatch.setattr("vae.diffusers_models.FRAME_PIXELS", 3 * 2 * 4)
     saved(tmp_path, CASES[name])
     model = load_autoencoder(tmp_path)
     video = video_of(CASES[name], 9)
@@ -309,7 +309,7 @@ def test_frames_are_taken_few_at_a_time(tmp_path: Path, monkeypatch):
     model = load_autoencoder(tmp_path)
     video = video_of(CASES["KL"], 5, batch=2)
     whole, seen = model.encode(video), []
-    monkeypatch.setattr("vae.others.FRAME_PIXELS", 3 * 2 * 4)
+    monkeypatch.setattr("vae.diffusers_models.FRAME_PIXELS", 3 * 2 * 4)
     encode = model.model.encode
     monkeypatch.setattr(model.model, "encode", lambda x, **kw: seen.append(len(x)) or encode(x, **kw))
     assert_close(model.encode(video), whole)

@@ -15,7 +15,7 @@ from eval.panel import MOTIONS, classes, floor, nearest
 from eval.report import markdown
 from eval.weights import SMOKE
 from tests.test_fvd import folders, quick, settings, video  # noqa: F401
-from vae.video import write_video
+from vae.data.video import write_video
 
 
 def normal(count: int, seed: int, width: int = 20) -> torch.Tensor:

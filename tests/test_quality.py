@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vae.quality import pooled_psnr, psnr, ssim
+from vae.quality.psnr_ssim import pooled_psnr, psnr, ssim
 
 NAMES = {"psnr": "skimage_psnr_framemean", "ssim": "skimage_ssim_wang(gauss1.5,popcov)"}
 

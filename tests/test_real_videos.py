@@ -14,19 +14,19 @@ from dit.cli import run
 from dit.encode import encode
 from dit.model import grid_of
 from dit.sample import sample
-from tests.tiny_runs import (
+from tests.tiny import (
     assert_same_run,
     autoencoder_run,
     fresh_accelerator,  # noqa: F401
     newest_step,
     transformer_run,
 )
-from vae.cache import load_cache, open_cached
-from vae.data import VideoFiles, open_data
+from vae.cache.index import load_cache, open_cached
+from vae.data.clips import VideoFiles, open_data
+from vae.data.manifest import load_manifest
+from vae.data.video import IMAGES, VIDEOS, read_frames
 from vae.load import load_autoencoder
-from vae.manifest import load_manifest
 from vae.model import Compression
-from vae.video import IMAGES, VIDEOS, read_frames
 
 CLIPS = (  # that are trained on: the traps among the clips of the folder
     "v_ApplyEyeMakeup_g01_c01.avi",  # 320 x 240, one keyframe

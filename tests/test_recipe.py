@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import vae.networks
+import vae.quality.networks
 import vae.train
 from configs.settings import AutoencoderRun, DiscriminatorConfig, OptimizerConfig, PerceptualConfig
-from dit.bench_vae import peak_allocated
+from dit.bench.autoencoder import peak_allocated
 from dit.cli import run as run_command
 from tests.test_autoencoder import SMALL, randomised
-from tests.tiny_runs import (
+from tests.tiny import (
     assert_same_run,
     autoencoder_run,
     fresh_accelerator,  # noqa: F401
@@ -25,13 +25,13 @@ from tests.tiny_runs import (
     write_config,
 )
 from vae.collapse import STEPS, collapse
-from vae.data import Clip
+from vae.data.clips import Clip
 from vae.diffusers_folder import autoencoder_settings, write_folder
 from vae.discriminator import Discriminator, adaptive_weight, hinge
 from vae.load import load_autoencoder
 from vae.losses import EncoderDistance, FrameDistance, Likelihood, load_perceptual
-from vae.lpips import Lpips
 from vae.model import Compression
+from vae.quality.lpips import Lpips
 from vae.train import Players, in_chunks, learn, train
 
 CPU = torch.device("cpu")
@@ -322,11 +322,11 @@ def seeded_lpips(folder: Path, monkeypatch) -> None:
     torch.save(trunk, folder / "alexnet-owt-7be5be79.pth")
     heads = {f"lin{k}.model.1.weight": torch.rand(1, len(h), 1, 1) for k, h in enumerate(lpips.heads)}
     torch.save(heads, folder / "lpips-alex.pth")
-    monkeypatch.setattr(vae.networks, "folders", lambda: [folder])
+    monkeypatch.setattr(vae.quality.networks, "folders", lambda: [folder])
     for part in ("trunk", "heads"):
         name = f"lpips-alex-{part}"
-        free = replace(vae.networks.NETWORKS[name], sha256="")
-        monkeypatch.setitem(vae.networks.NETWORKS, name, free)
+        free = replace(vae.quality.networks.NETWORKS[name], sha256="")
+        monkeypatch.setitem(vae.quality.networks.NETWORKS, name, free)
 
 
 def test_lpips_is_trained_on_and_held_out_clips_are_judged_by_it(tmp_path, monkeypatch):
@@ -348,7 +348,7 @@ def test_lpips_is_trained_on_and_held_out_clips_are_judged_by_it(tmp_path, monke
 
 
 def test_without_weights_it_says_so_and_trains_on(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(vae.networks, "folders", lambda: [tmp_path])
+    monkeypatch.setattr(vae.quality.networks, "folders", lambda: [tmp_path])
     config = replace(autoencoder_run(tmp_path / "run", steps=1), perceptual=PerceptualConfig("vgg"))
     train(config)
     said = capsys.readouterr().err

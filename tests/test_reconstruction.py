@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-import vae.networks
+import vae.quality.networks
 from configs.settings import ReconstructionSettings
 from dit.cli import run
 from eval.reconstruction import reconstruction
 from tests.test_fvd import folders, quick  # noqa: F401
-from vae.lpips import Lpips
-from vae.quality import pooled_psnr, psnr, ssim
-from vae.video import probe, read_frames, to_video, write_video
+from vae.data.video import probe, read_frames, to_video, write_video
+from vae.quality.lpips import Lpips
+from vae.quality.psnr_ssim import pooled_psnr, psnr, ssim
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_fvd_between_the_sides_is_that_of_its_own_verb(folders, quick, tmp_path,
 
 
 def test_fvd_that_cannot_be_is_told_before_anything_is_compared(sides, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(vae.networks, "folders", lambda: [tmp_path])
+    monkeypatch.setattr(vae.quality.networks, "folders", lambda: [tmp_path])
     monkeypatch.delenv("DIT_I3D", raising=False)
     words = ["--real", str(sides[0]), "--fake", str(sides[1]), "--lpips", "none"]
     assert run(["eval", "reconstruction", *words]) == 0
@@ -119,7 +119,7 @@ def test_lpips_needs_certified_weights_or_says_that_it_is_left_out(sides, tmp_pa
         reconstruction(settings(sides, **given))
     for name in ("lpips-alex-trunk", "lpips-alex-heads"):
         monkeypatch.setitem(
-            vae.networks.NETWORKS, name, replace(vae.networks.NETWORKS[name], sha256="")
+            vae.quality.networks.NETWORKS, name, replace(vae.quality.networks.NETWORKS[name], sha256="")
         )  # now any is right
     result = reconstruction(settings(sides, **given))
     with torch.no_grad():

@@ -7,7 +7,7 @@ import matplotlib.figure
 import pytest
 import torch
 
-from vae.run import checkpoints, draw_curve, live_line, load_checkpoint, save_checkpoint
+from vae.training.folder import checkpoints, draw_curve, live_line, load_checkpoint, save_checkpoint
 
 
 def save(folder: Path, step: int) -> None:

@@ -21,9 +21,11 @@ from configs.settings import (
     TransformerConfig,
     TransformerRun,
 )
-from dit.bench_vae import peak_allocated
+from dit.bench.autoencoder import peak_allocated
 from dit.cli import run
-from dit.denoiser import (
+from dit.export import FORMATS
+from dit.generate import Request, generate, generate_parts, generate_videos, latent_shape
+from dit.load import (
     AVERAGE,
     BUILTIN,
     TRANSFORMER,
@@ -31,14 +33,9 @@ from dit.denoiser import (
     find_weights,
     load_model,
 )
-from dit.export import FORMATS
-from dit.generate import Request, generate, generate_parts, generate_videos, latent_shape
 from dit.sample import Job, file_words, make_jobs, sample, sidecar, write_parts
 from vae import tiles
-from vae.load import WEIGHTS as AUTOENCODER
-from vae.load import load_autoencoder
-from vae.model import Autoencoder
-from vae.video import (
+from vae.data.video import (
     contact_sheet,
     evenly,
     read_frames,
@@ -48,7 +45,10 @@ from vae.video import (
     to_video,
     write_video,
 )
-from vae.weights import file_hash, load_weights, save_weights
+from vae.load import WEIGHTS as AUTOENCODER
+from vae.load import load_autoencoder
+from vae.model import Autoencoder
+from vae.training.weights import file_hash, load_weights, save_weights
 
 RUN = TransformerRun(
     data=DataConfig(frames=5, size=32),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import eval.score
+import eval.shapes
 from configs.load import to_json
 from configs.settings import (
     AutoencoderConfig,
@@ -21,14 +21,14 @@ from configs.settings import (
     TransformerRun,
 )
 from dit.cli import run
-from dit.denoiser import BUILTIN, TRANSFORMER, Denoiser, Model, load_model
 from dit.generate import generate
-from eval.score import Case, cells, make_cases, make_request, run_cases, score, table, wilson
-from vae.data import DrawnWorld
+from dit.load import BUILTIN, TRANSFORMER, Denoiser, Model, load_model
+from eval.shapes import Case, cells, make_cases, make_request, run_cases, score, table, wilson
+from vae.data.clips import DrawnWorld
+from vae.data.drawn_world import BACKGROUNDS, COLOURS, HELD_OUT, SHAPES, Scene, draw, random_scene
 from vae.load import WEIGHTS as AUTOENCODER
 from vae.model import Autoencoder
-from vae.shapes import BACKGROUNDS, COLOURS, HELD_OUT, SHAPES, Scene, draw, random_scene
-from vae.weights import save_weights
+from vae.training.weights import save_weights
 
 COUNT = 14
 RUN = TransformerRun(
@@ -86,7 +86,7 @@ def judged(folder: Path, monkeypatch) -> Callable:
         def generate_videos(model, requests, sampler, on_step):
             return [answer(scenes[request.prompt, request.seed]) for request in requests]
 
-        monkeypatch.setattr(eval.score, "generate_videos", generate_videos)
+        monkeypatch.setattr(eval.shapes, "generate_videos", generate_videos)
         return score(settings)
 
     return judged
@@ -233,7 +233,7 @@ def test_videos_do_not_depend_on_the_batch(model, given, monkeypatch):
         seen.extend(made)
         return [torch.zeros(3, 5, 64, 64)] * len(made)
 
-    monkeypatch.setattr(eval.score, "generate_videos", generate_latents)
+    monkeypatch.setattr(eval.shapes, "generate_videos", generate_latents)
     by_batch = {}
     for batch in (1, 3, 5):
         seen.clear()

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from vae.seeds import generator, shuffled, uniform
+from vae.training.seeds import generator, shuffled, uniform
 
 KEYS = [
     (seed, what, index)
@@ -55,7 +55,8 @@ def test_orders_are_permutations_and_every_epoch_has_its_own():
 def test_a_fresh_process_draws_the_same():
     """Python salts the hash of text anew in every process; the key must not go through it."""
     code = (
-        "from vae.seeds import *; import torch; noise = torch.randn(3, generator=generator(7, 'noise', 1));"
+        "from vae.training.seeds import *; import torch; "
+        "noise = torch.randn(3, generator=generator(7, 'noise', 1));"
         "print(noise.tolist(), uniform('x', 2), shuffled(6, 'o', 3))"
     )
     fresh = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vae.shapes import (
+from vae.data.drawn_world import (
     BACKGROUNDS,
     COLOURS,
     GROWTH,
@@ -110,7 +110,7 @@ def test_scenes_depend_on_seed_and_index_alone():
     random_scene(3, 4, "train")
     assert (random_scene(3, 5, "train"), caption(random_scene(3, 5, "train"), 3, 5, "test")) == wanted
     code = (
-        "from vae.shapes import *; s = random_scene(3, 5, 'train');"
+        "from vae.data.drawn_world import *; s = random_scene(3, 5, 'train');"
         "print((s, caption(s, 3, 5, 'test')), draw(s).double().sum().item(), sep='|')"
     )
     fresh = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

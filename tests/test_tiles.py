@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dit.bench_vae import peak_allocated
+from dit.bench.autoencoder import peak_allocated
 from tests.test_autoencoder import CONFIGS, SMALL, randomised
+from vae.data.video import read_frames, to_video
 from vae.tiles import (
     cut,
     decode,
@@ -17,7 +18,6 @@ from vae.tiles import (
     posterior,
     tile_for,
 )
-from vae.video import read_frames, to_video
 
 CPU = torch.device("cpu")
 

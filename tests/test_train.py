@@ -17,12 +17,12 @@ from accelerate import Accelerator
 import dit.train
 from configs.load import from_json, to_json
 from configs.settings import FlowConfig, OptimizerConfig, TextConfig, TransformerRun
-from dit.denoiser import AVERAGE, TRANSFORMER, Denoiser, load_model
-from dit.diffusers_format import to_diffusers, transformer_settings
 from dit.generate import generate
+from dit.load import AVERAGE, TRANSFORMER, Denoiser, load_model
 from dit.train import check_first_loss, check_text, drop_prompts, encode, make_batch, train, validation_set
+from dit.wan import to_diffusers, transformer_settings
 from samplers.path import logit_normal_times, shift_times
-from tests.tiny_runs import (
+from tests.tiny import (
     MODEL,
     ROOT,
     assert_same_run,
@@ -37,15 +37,15 @@ from tests.tiny_runs import (
     transformer_run,
     write_config,
 )
-from vae.cache import read_scenes
-from vae.data import Clip, batches, open_data
+from vae.cache.encoding import encode_scenes
+from vae.cache.index import read_scenes
+from vae.data.clips import Clip, batches, open_data
 from vae.diffusers_folder import write_folder
-from vae.encoding import encode_scenes
 from vae.load import load_autoencoder
 from vae.model import Autoencoder, Compression
-from vae.optimizer import update_average
-from vae.seeds import generator
-from vae.weights import load_weights, read_settings, save_weights
+from vae.training.optimizer import update_average
+from vae.training.seeds import generator
+from vae.training.weights import load_weights, read_settings, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -515,7 +515,7 @@ def test_each_picture_has_its_clip_s_shape_and_its_own_seed(
 
     monkeypatch.setattr(dit.train, "generate", note)
     monkeypatch.setattr(
-        "vae.video.contact_sheet", lambda videos, captions, _: sheets.append((videos, captions))
+        "vae.data.video.contact_sheet", lambda videos, captions, _: sheets.append((videos, captions))
     )
     model = load_autoencoder(autoencoder)
     dit.train.show_samples(random_denoiser(config), model, config, held_out, Accelerator(cpu=True), tmp_path)

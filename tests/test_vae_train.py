@@ -1,6 +1,7 @@
 """Proves that an autoencoder's training depends on its settings alone, however stopped, killed or spread."""
 
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -14,11 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-import vae.run
 import vae.train
+import vae.training.folder
 from configs.load import from_json, to_json
 from configs.settings import AutoencoderRun, DataConfig, OptimizerConfig
-from tests.tiny_runs import (
+from tests.tiny import (
     ROOT,
     assert_same_run,
     autoencoder_run,
@@ -32,15 +33,15 @@ from tests.tiny_runs import (
     state,
     write_config,
 )
-from vae.data import Clip
+from vae.data.clips import Clip
+from vae.data.drawn_world import draw, random_scene
+from vae.data.manifest import Entry, save_manifest
+from vae.data.video import probe, write_video
 from vae.load import load_autoencoder
-from vae.manifest import Entry, save_manifest
 from vae.model import Compression
-from vae.optimizer import learning_rate, make_optimizer, update_average
-from vae.quality import psnr
-from vae.shapes import draw, random_scene
-from vae.video import probe, write_video
-from vae.weights import load_weights, read_settings
+from vae.quality.psnr_ssim import psnr
+from vae.training.optimizer import learning_rate, make_optimizer, update_average
+from vae.training.weights import load_weights, read_settings
 
 train = vae.train.train
 
@@ -117,7 +118,7 @@ def test_three_steps_made_six_equal_six(whole, tmp_path):
 
 def test_a_kill_while_saving_leaves_the_last_checkpoint(whole, tmp_path, monkeypatch):
     out = tmp_path / "run"
-    save = vae.run.save_weights
+    save = vae.training.folder.save_weights
 
     class Killed(BaseException):
         pass
@@ -128,10 +129,10 @@ def test_a_kill_while_saving_leaves_the_last_checkpoint(whole, tmp_path, monkeyp
             raise Killed
         save(path, tensors, settings)
 
-    monkeypatch.setattr(vae.run, "save_weights", die_in_the_second_part_of_step_4)
+    monkeypatch.setattr(vae.training.folder, "save_weights", die_in_the_second_part_of_step_4)
     with pytest.raises(Killed):
         train(autoencoder_run(out))
-    monkeypatch.setattr(vae.run, "save_weights", save)
+    monkeypatch.setattr(vae.training.folder, "save_weights", save)
     assert (out / ".step-00000004.tmp").is_dir() and newest_step(out) == 2
     with open(out / "log.jsonl", "a") as file:
         file.write('{"step": 5, "lo')  # a line that the kill cut short
@@ -175,7 +176,7 @@ def test_a_finished_run_does_nothing_and_says_so(whole, capsys):
 )
 def test_changed_settings_are_refused_by_name(whole, change):
     changed = change(autoencoder_run(whole))
-    flat, other = (vae.run.flat(to_json(c)) for c in (autoencoder_run(whole), changed))
+    flat, other = (vae.training.folder.flat(to_json(c)) for c in (autoencoder_run(whole), changed))
     name = next(key for key in flat if flat[key] != other[key])
     before = (whole / "run.json").read_text()
     with pytest.raises(ValueError, match=f"holds a run with {name} = "):
@@ -185,7 +186,7 @@ def test_changed_settings_are_refused_by_name(whole, change):
 
 def open_run(folder: Path, config, files: str = "") -> None:
     with ExitStack() as held:
-        vae.run.open_run(folder, config, files, held)
+        vae.training.folder.open_run(folder, config, files, held)
 
 
 def test_settings_may_change_until_there_is_a_checkpoint(tmp_path):
@@ -203,7 +204,8 @@ def test_a_run_goes_on_with_the_files_it_began_with_or_not_at_all(tmp_path):
     open_run(tmp_path, config, "two")
     with pytest.raises(ValueError, match="on other files than the manifest of shapes now has: bring back"):
         open_run(tmp_path, config, "one")
-    (tmp_path / "run.json").write_text(vae.run.json.dumps(to_json(config)))  # as written before there was one
+    # As written before there was one.
+    (tmp_path / "run.json").write_text(json.dumps(to_json(config)))
     open_run(tmp_path, config, "one")
 
 
@@ -213,9 +215,9 @@ def test_a_run_does_not_write_among_the_videos(videos):
 
 
 def test_two_runs_do_not_write_one_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(vae.run, "LOCK_PATIENCE", 0)
+    monkeypatch.setattr(vae.training.folder, "LOCK_PATIENCE", 0)
     with ExitStack() as held:
-        vae.run.open_run(tmp_path, autoencoder_run(tmp_path), "", held)
+        vae.training.folder.open_run(tmp_path, autoencoder_run(tmp_path), "", held)
         with pytest.raises(ValueError, match="is in use by another run: let it end"):
             open_run(tmp_path, autoencoder_run(tmp_path))
     open_run(tmp_path, autoencoder_run(tmp_path))
@@ -247,11 +249,11 @@ def test_whatever_the_main_process_raises_reaches_the_others(monkeypatch):
         raise KeyError
 
     with pytest.raises(KeyError):
-        vae.run.on_main(True, fails)
+        vae.training.folder.on_main(True, fails)
     assert sent == ["KeyError()", None]
     monkeypatch.setattr(torch.distributed, "broadcast_object_list", lambda m: m.__setitem__(0, sent[0]))
     with pytest.raises(ValueError, match="KeyError"):
-        vae.run.on_main(False, fails)
+        vae.training.folder.on_main(False, fails)
 
 
 def test_every_file_carries_the_complete_config_and_none_is_a_pickle(whole):
@@ -329,7 +331,7 @@ def test_settings_that_make_no_run_are_refused_before_anything_is_written(tmp_pa
 def test_only_a_later_ctrl_c_interrupts(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    with vae.run.StopSignal() as stop:
+    with vae.training.folder.StopSignal() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)  # the terminal's and the launcher's, for one key
         now[0] = 5.0
@@ -342,7 +344,7 @@ def test_only_a_later_ctrl_c_interrupts(monkeypatch):
 
 def test_the_time_left_counts_days(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: 0.0)
-    log = vae.run.Log(tmp_path, 0, 100_001)
+    log = vae.training.folder.Log(tmp_path, 0, 100_001)
     monkeypatch.setattr(time, "monotonic", lambda: 2.0)
     log.show(1, "")
     assert "2.00 s/step  2 days, 7:33:20 left" in capsys.readouterr().err
@@ -369,11 +371,10 @@ def test_restored_moments_belong_to_their_weights_whatever_the_memory_layout():
         optimizer = make_optimizer(layer, OptimizerConfig(learning_rate=0.1))
         for step in range(count):
             if step == restore_at:
-                saved = {
-                    k: v.contiguous().clone() for k, v in vae.run.optimizer_tensors(optimizer).items()
-                }  # as in a file, which knows no layout
+                state = vae.training.folder.optimizer_tensors(optimizer)
+                saved = {k: v.contiguous().clone() for k, v in state.items()}  # as in a file: no layout
                 optimizer = make_optimizer(layer, OptimizerConfig(learning_rate=0.1))
-                vae.run.restore_optimizer(optimizer, saved)
+                vae.training.folder.restore_optimizer(optimizer, saved)
             optimizer.zero_grad()
             layer(torch.randn(2, 3, 3, 3, 3)).square().mean().backward()
             optimizer.step()

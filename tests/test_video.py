@@ -15,8 +15,8 @@ import torch
 from PIL import Image, ImageFilter, PngImagePlugin
 
 from tests.conftest import DATA
-from vae import video
-from vae.video import (
+from vae.data import video
+from vae.data.video import (
     Probe,
     UnreadableVideo,
     contact_sheet,

@@ -7,7 +7,7 @@ import struct
 import pytest
 import torch
 
-from vae.weights import (
+from vae.training.weights import (
     file_hash,
     fill,
     load_weights,

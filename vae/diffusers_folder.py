@@ -11,7 +11,7 @@ from torch import Tensor
 
 from configs.settings import AutoencoderConfig
 from vae.model import Autoencoder, compression_of
-from vae.weights import read_json
+from vae.training.weights import read_json
 
 
 def read_folder(folder: Path) -> tuple[dict, dict[str, Tensor]]:

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from configs.settings import PerceptualConfig
 from vae.load import autoencoder_hash, load_autoencoder
-from vae.lpips import SMALLEST, TRUNKS, Lpips, load_lpips
 from vae.model import Autoencoder, Downsample
-from vae.weights import file_hash
+from vae.quality.lpips import SMALLEST, TRUNKS, Lpips, load_lpips
+from vae.training.weights import file_hash
 
 NONE = "none"
 ERRORS = {

@@ -11,11 +11,10 @@ from tqdm import tqdm
 
 from configs.load import parse, to_json
 from configs.settings import DataConfig, StatsSettings
-from vae.data import SHAPES, DrawnWorld, VideoFiles, batches, check_data, files_hash
+from vae.data.clips import SHAPES, DrawnWorld, VideoFiles, batches, check_data, files_hash
+from vae.diffusers_models import OtherAutoencoder
 from vae.load import BUILTIN, find_autoencoder, load_autoencoder, take_statistics
 from vae.model import Compression
-from vae.others import OtherAutoencoder
-from vae.processes import gathered, own_device, processes
 from vae.statistics import (
     FILE,
     Statistics,
@@ -25,7 +24,8 @@ from vae.statistics import (
     statistics_of,
     write_statistics,
 )
-from vae.weights import check_writable, load_weights, read_json, save_weights
+from vae.training.processes import gathered, own_device, processes
+from vae.training.weights import check_writable, load_weights, read_json, save_weights
 
 
 def stats(settings: StatsSettings) -> Statistics:
@@ -116,7 +116,7 @@ def all_clips(config: DataConfig, seed: int, compression: Compression) -> Datase
     check_data(config, compression)
     if config.source == SHAPES:
         return DrawnWorld(config, seed)
-    from vae.manifest import load_manifest
+    from vae.data.manifest import load_manifest
 
     return VideoFiles(config, seed, load_manifest(config.source), compression)
 

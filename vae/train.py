@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from configs.load import from_json, parse_run, to_json
 from configs.settings import AutoencoderConfig, AutoencoderRun
 from vae.collapse import collapse
-from vae.data import Clip, batches, files_hash, open_data
+from vae.data.clips import Clip, batches, files_hash, open_data
 from vae.discriminator import Discriminator, adaptive_weight, hinge
 from vae.load import WEIGHTS, find_autoencoder, load_folder, measured_config, unmeasured
 from vae.losses import ERRORS, Likelihood, kl_divergence, load_perceptual
-from vae.lpips import SMALLEST, Lpips, load_lpips, lpips_of
 from vae.model import Autoencoder, State, compression_of
-from vae.optimizer import average_gradients, clip_gradients, learning_rate, make_optimizer, update_average
-from vae.quality import psnr, ssim
-from vae.run import (
+from vae.quality.lpips import SMALLEST, Lpips, load_lpips, lpips_of
+from vae.quality.psnr_ssim import psnr, ssim
+from vae.statistics import checked, latent_sums, posterior_sums, statistics_of
+from vae.training.folder import (
     PATIENCE,
     Log,
     StopSignal,
@@ -44,9 +44,15 @@ from vae.run import (
     save_checkpoint,
     smooth,
 )
-from vae.seeds import generator, uniform
-from vae.statistics import checked, latent_sums, posterior_sums, statistics_of
-from vae.weights import fill, load_weights, read_settings, save_weights
+from vae.training.optimizer import (
+    average_gradients,
+    clip_gradients,
+    learning_rate,
+    make_optimizer,
+    update_average,
+)
+from vae.training.seeds import generator, uniform
+from vae.training.weights import fill, load_weights, read_settings, save_weights
 
 HELD_OUT = 16
 SCORES = ("psnr", "ssim", "lpips")
@@ -435,7 +441,7 @@ def evaluate(autoencoder: Autoencoder, lpips: Lpips | None, held_out, accelerato
 
 def show(shown: list[tuple[str, Tensor, Tensor]], path: Path) -> None:
     """Draws of every clip the original, with a caption, its reconstruction and the amplified difference."""
-    from vae.video import contact_sheet
+    from vae.data.video import contact_sheet
 
     videos, captions = [], []
     for caption, video, other in shown:

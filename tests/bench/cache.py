@@ -25,15 +25,15 @@ import torch
 from configs.load import to_json
 from configs.settings import AutoencoderConfig, DataConfig, EncodeSettings, IndexSettings
 from dit.encode import encode
-from vae.cache import SAMPLING, load_cache, open_cached
-from vae.data import VideoFiles, clip_of, open_data
-from vae.index import index
+from vae.cache.index import SAMPLING, load_cache, open_cached
+from vae.data.clips import VideoFiles, clip_of, open_data
+from vae.data.drawn_world import draw, random_scene
+from vae.data.index import index
+from vae.data.video import read_frames, write_video
 from vae.load import load_autoencoder
 from vae.model import Autoencoder
-from vae.seeds import generator
-from vae.shapes import draw, random_scene
-from vae.video import read_frames, write_video
-from vae.weights import save_weights
+from vae.training.seeds import generator
+from vae.training.weights import save_weights
 
 DRAWS, FILES = 200, 24
 SMALL = AutoencoderConfig(

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from configs.autoencoder_sizes import TINY
 from configs.settings import AutoencoderRun, DataConfig, LoopConfig, OptimizerConfig
-from dit.bench_vae import peak_allocated
-from vae.data import open_data
+from dit.bench.autoencoder import peak_allocated
+from vae.data.clips import open_data
 from vae.losses import Likelihood
 from vae.model import Autoencoder
-from vae.optimizer import clip_gradients, learning_rate, make_optimizer
-from vae.quality import psnr
+from vae.quality.psnr_ssim import psnr
 from vae.train import Players, crop, learn, same_shapes
+from vae.training.optimizer import clip_gradients, learning_rate, make_optimizer
 
 STEPS, BATCH, HELD_OUT = 300, 2, 8
 CONFIG = AutoencoderRun(

@@ -12,7 +12,7 @@ from torch import nn
 
 from configs.settings import TextConfig
 from dit.text import ByteEncoder
-from vae.shapes import COLOURS, MOTIONS, SHAPES, caption, random_scene
+from vae.data.drawn_world import COLOURS, MOTIONS, SHAPES, caption, random_scene
 
 STEPS, BATCH, EVERY = 200, 64, 50
 ASKED = {"shape": list(SHAPES), "colour": list(COLOURS), "motion": list(MOTIONS)}

@@ -1,0 +1,192 @@
+"""A model folder: transformer, text encoder and autoencoder, loaded together from ours or diffusers'."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from configs.load import from_json, to_json
+from configs.settings import FlowConfig, SamplerConfig, TextConfig, TransformerConfig
+from dit.attention import BACKENDS, choose_attention
+from dit.model import PATCH, Layout, Transformer
+from dit.text import encoder_hash, make_encoder
+from vae.diffusers_folder import naming
+from vae.load import BUILTIN, load_autoencoder, stored_hash
+from vae.model import Autoencoder, round_to
+from vae.training.folder import checkpoints
+from vae.training.weights import file_hash, load_weights, read_json, read_settings
+
+TRANSFORMER = "transformer.safetensors"
+AVERAGE = "average.safetensors"
+OURS = "dit.json"  # in an exported folder: the defaults of sampling, and how its text was trained
+
+
+class Denoiser(nn.Module):
+    """Transformer and text encoder as one module: from noisy tokens and prompts to velocities.
+
+    A frozen encoder may be given, in place of the one that the settings name.
+    """
+
+    def __init__(self, config: TransformerConfig, text: TextConfig, encoder: nn.Module | None = None):
+        super().__init__()
+        self.text = make_encoder(text) if encoder is None else encoder
+        self.transformer = Transformer(config)
+
+    def forward(self, tokens_LP: Tensor, times_M: Tensor, layout: Layout, prompts: list[str]) -> Tensor:
+        return self.transformer(tokens_LP, times_M, self.transformer.embed_text(*self.text(prompts)), layout)
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """The tensors that training changes: all but a frozen text encoder's."""
+        frozen = bool(self.text.config.folder)
+        return {k: v for k, v in self.state_dict().items() if not (frozen and k.startswith("text."))}
+
+    def load_trained_state(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `trained_state`."""
+        missing, unexpected = self.load_state_dict(tensors, strict=False)
+        absent = [name for name in missing if not (self.text.config.folder and name.startswith("text."))]
+        if absent or unexpected:
+            raise ValueError(f"weights do not fit the settings: {', '.join([*absent, *unexpected][:3])}")
+
+
+@dataclass(frozen=True)
+class Model:
+    """Everything that turns a prompt into a video, and what it is: weights by hash, settings, defaults."""
+
+    denoiser: Denoiser
+    autoencoder: Autoencoder
+    sampler: SamplerConfig
+    flow: FlowConfig
+    weights: str
+    size: tuple[int, int, int]
+    fps: float
+    settings: dict
+
+
+def model_folder(name: str) -> Path:
+    """The folder that a setting names; `builtin` is the built-in model's."""
+    return BUILTIN if name == "builtin" else Path(name)
+
+
+def load_model(folder: str, device: torch.device, dtype: torch.dtype) -> Model:
+    """The model of a folder: ours (a run or its checkpoint), `builtin`, or a diffusers Wan pipeline's.
+
+    Raises ValueError where the folder is none of these.
+    """
+    path = model_folder(folder)
+    if (path / "model_index.json").is_file() or (path / "transformer" / "config.json").is_file():
+        model = load_diffusers_model(path)
+    else:
+        model = load_our_model(path)
+    model.denoiser.transformer.cast(dtype)  # before it moves: the device never holds both formats
+    if model.denoiser.text.config.folder:  # frozen, and often larger than the transformer
+        model.denoiser.text.to(dtype)
+    model.denoiser.to(device).eval().requires_grad_(False)
+    head_width = model.denoiser.transformer.head_width
+    model.denoiser.transformer.attention = BACKENDS[choose_attention(device, dtype, head_width)]
+    model.autoencoder.to(device).eval().requires_grad_(False)
+    return model
+
+
+def find_weights(folder: Path) -> Path:
+    """The transformer's weights in a model folder: the finished ones, or the average of a newer checkpoint.
+
+    The folder may be a checkpoint itself.
+    """
+    finished, steps = folder / TRANSFORMER, checkpoints(folder)
+    newest = int(steps[-1].name.removeprefix("step-")) if steps else 0
+    if finished.is_file() and read_settings(finished).get("step", newest) >= newest:
+        return finished
+    for file in (*(step / AVERAGE for step in steps[-1:]), folder / AVERAGE):
+        if file.is_file():
+            return file
+    if not folder.exists():
+        raise ValueError(f"{folder}: no such model folder")
+    raise ValueError(
+        f"{folder} holds no model: neither {TRANSFORMER}, nor a checkpoint, nor a diffusers pipeline"
+    )
+
+
+def load_our_model(folder: Path) -> Model:
+    """A model that this project trained."""
+    file = find_weights(folder)
+    tensors, settings = load_weights(file)
+    if not {"model", "text", "sampler", "flow", "data"} <= set(settings):
+        raise ValueError(f"{file} is no transformer: give a folder of `dit train`, not of `dit vae train`")
+    denoiser = Denoiser(
+        from_json(TransformerConfig, settings["model"]), from_json(TextConfig, settings["text"])
+    )
+    denoiser.load_trained_state({name: tensor.float() for name, tensor in tensors.items()})
+    data, home = settings["data"], folder.parent if file == folder / AVERAGE else folder
+    autoencoder = load_autoencoder(home)
+    multiple = PATCH[1] * autoencoder.compression.side
+    side = round_to(data["size"], multiple)  # clips of files have that area, not that side
+    return Model(
+        denoiser=denoiser,
+        autoencoder=autoencoder,
+        sampler=from_json(SamplerConfig, settings["sampler"]),
+        flow=from_json(FlowConfig, settings["flow"]),
+        weights="+".join([file_hash(file), stored_hash(home), *text_hash(denoiser)]),
+        size=(data["frames"], side, side),
+        fps=data["fps"],
+        settings=settings,
+    )
+
+
+def load_diffusers_model(folder: Path) -> Model:
+    """A text-to-video Wan pipeline's folder: transformer, vae, text_encoder, tokenizer, scheduler.
+
+    A folder that `dit export` wrote also holds what diffusers has no place for, so that it samples as before.
+    """
+    from dit import wan as diffusers_format
+
+    if (folder / "model_index.json").is_file():
+        diffusers_format.check_pipeline(folder)
+    transformer = diffusers_format.load_transformer(folder / "transformer")
+    shift = diffusers_format.scheduler_shift(folder / "scheduler")
+    text, sampler = TextConfig(padded=True), SamplerConfig(steps=50, guidance=5.0)
+    flow, size, fps = FlowConfig(shift=shift, shift_tokens=0), (81, 480, 832), 16.0
+    if (folder / OURS).is_file():
+        settings = read_json(folder / OURS)
+        with naming(folder / OURS):
+            text = from_json(TextConfig, settings["text"])
+            sampler = from_json(SamplerConfig, settings["sampler"])
+            flow, size, fps = (
+                from_json(FlowConfig, settings["flow"]),
+                tuple(settings["size"]),
+                settings["fps"],
+            )
+    denoiser = Denoiser(replace(transformer.config, depth=0), replace(text, folder=str(folder)))
+    denoiser.transformer = transformer
+    autoencoder = load_autoencoder(folder / "vae", as_shipped=True)
+    if autoencoder.channels != transformer.config.latent_channels:
+        raise ValueError(
+            f"{folder}: the transformer takes {transformer.config.latent_channels} latent channels, but the "
+            f"autoencoder has {autoencoder.channels}"
+        )
+    files = [
+        *sorted((folder / "transformer").glob("*.safetensors")),
+        *sorted((folder / "vae").glob("*.safetensors")),
+    ]
+    return Model(
+        denoiser=denoiser,
+        autoencoder=autoencoder,
+        sampler=sampler,
+        flow=flow,
+        weights="+".join([*map(file_hash, files), *text_hash(denoiser)]),
+        size=size,
+        fps=fps,
+        settings={
+            "folder": folder.name,
+            "model": to_json(transformer.config),
+            "text": to_json(replace(text, folder="")),
+            "flow": to_json(flow),
+            "sampler": to_json(sampler),
+        },
+    )
+
+
+def text_hash(denoiser: Denoiser) -> list[str]:
+    """The hash of a frozen text encoder; one that was trained with the transformer lies in its file."""
+    config = denoiser.text.config
+    return [encoder_hash(config)] if config.folder else []

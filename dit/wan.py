@@ -1,0 +1,202 @@
+"""Wan's transformer and whole pipelines as diffusers' state dicts, settings and folders, both ways."""
+
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from configs.settings import TransformerConfig
+from dit.model import PATCH, Transformer
+from dit.text import write_encoder
+from vae.diffusers_folder import (
+    autoencoder_settings,
+    check_tensors,
+    naming,
+    read_folder,
+    write_folder,
+    write_json,
+)
+from vae.model import Autoencoder
+from vae.training.weights import read_json
+
+NAMES = {  # ours -> diffusers', outside the blocks
+    "patch_embedding": "patch_embedding",
+    "time_in": "condition_embedder.time_embedder.linear_1",
+    "time_out": "condition_embedder.time_embedder.linear_2",
+    "time_proj": "condition_embedder.time_proj",
+    "text_in": "condition_embedder.text_embedder.linear_1",
+    "text_out": "condition_embedder.text_embedder.linear_2",
+    "proj_out": "proj_out",
+}
+BLOCK_NAMES = {
+    "attn1.to_out": "attn1.to_out.0",
+    "attn2.to_q": "attn2.to_q",
+    "attn2.to_out": "attn2.to_out.0",
+    "norm2": "norm2",
+    "ffn_in": "ffn.net.0.proj",
+    "ffn_out": "ffn.net.2",
+}
+
+
+def to_diffusers(state: dict[str, Tensor], config: TransformerConfig) -> dict[str, Tensor]:
+    """Our transformer's state dict under the names and shapes of `WanTransformer3DModel`."""
+    result = {"scale_shift_table": state["scale_shift_table"][None]}
+    for ours, theirs in NAMES.items():
+        for part in ("weight", "bias"):
+            result[f"{theirs}.{part}"] = state[f"{ours}.{part}"]
+    pt, ph, pw = PATCH
+    kernel = "o (c pt ph pw) -> o c pt ph pw"
+    weight = rearrange(state["patch_embedding.weight"], kernel, pt=pt, ph=ph, pw=pw)
+    result["patch_embedding.weight"] = weight.contiguous()
+    for block in range(config.depth):
+        prefix = f"blocks.{block}."
+        result[f"{prefix}scale_shift_table"] = state[f"{prefix}scale_shift_table"][None]
+        for name, other in BLOCK_NAMES.items():
+            for part in ("weight", "bias"):
+                result[f"{prefix}{other}.{part}"] = state[f"{prefix}{name}.{part}"]
+        for attention, fused, parts in (("attn1", "to_qkv", "qkv"), ("attn2", "to_kv", "kv")):
+            for norm in ("norm_q", "norm_k"):
+                result[f"{prefix}{attention}.{norm}.weight"] = state[f"{prefix}{attention}.{norm}"]
+            for part in ("weight", "bias"):
+                pieces = state[f"{prefix}{attention}.{fused}.{part}"].chunk(len(parts))
+                for letter, piece in zip(parts, pieces, strict=True):
+                    result[f"{prefix}{attention}.to_{letter}.{part}"] = piece.clone()
+    return result
+
+
+def from_diffusers(state: dict[str, Tensor], config: TransformerConfig) -> dict[str, Tensor]:
+    """The inverse of `to_diffusers`; raises ValueError naming tensors that are missing or do not fit."""
+    with torch.device("meta"):
+        known = to_diffusers(Transformer(config).state_dict(), config)
+    check_tensors(state, known, "text-to-video Wan transformer")
+    result = {"scale_shift_table": state["scale_shift_table"][0]}
+    for ours, theirs in NAMES.items():
+        for part in ("weight", "bias"):
+            result[f"{ours}.{part}"] = state[f"{theirs}.{part}"]
+    result["patch_embedding.weight"] = result["patch_embedding.weight"].flatten(1)
+    for block in range(config.depth):
+        prefix = f"blocks.{block}."
+        result[f"{prefix}scale_shift_table"] = state[f"{prefix}scale_shift_table"][0]
+        for name, other in BLOCK_NAMES.items():
+            for part in ("weight", "bias"):
+                result[f"{prefix}{name}.{part}"] = state[f"{prefix}{other}.{part}"]
+        for attention, fused, parts in (("attn1", "to_qkv", "qkv"), ("attn2", "to_kv", "kv")):
+            for norm in ("norm_q", "norm_k"):
+                result[f"{prefix}{attention}.{norm}"] = state[f"{prefix}{attention}.{norm}.weight"]
+            for part in ("weight", "bias"):
+                pieces = [state[f"{prefix}{attention}.to_{letter}.{part}"] for letter in parts]
+                result[f"{prefix}{attention}.{fused}.{part}"] = torch.cat(pieces)
+    return result
+
+
+def transformer_settings(config: TransformerConfig) -> dict:
+    """Our settings as the `config.json` of `WanTransformer3DModel`."""
+    return {
+        "_class_name": "WanTransformer3DModel",
+        "patch_size": list(PATCH),
+        "num_attention_heads": config.heads,
+        "attention_head_dim": config.width // config.heads,
+        "in_channels": config.latent_channels,
+        "out_channels": config.latent_channels,
+        "text_dim": config.text_width,
+        "freq_dim": config.time_frequencies,
+        "ffn_dim": config.mlp_width,
+        "num_layers": config.depth,
+        "cross_attn_norm": True,
+        "qk_norm": "rms_norm_across_heads",
+        "eps": config.eps,
+        "rope_max_seq_len": 1024,
+    }
+
+
+def transformer_config(settings: dict) -> TransformerConfig:
+    """Our settings from a `config.json`; raises ValueError naming what this architecture does not have."""
+    wanted = {"patch_size": list(PATCH), "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads"}
+    wanted |= {"image_dim": None, "added_kv_proj_dim": None}
+    for key, value in wanted.items():
+        found = settings.get(key, value)
+        if (list(found) if isinstance(found, tuple) else found) != value:
+            raise ValueError(f"a Wan transformer with {key} = {found!r} is not supported, only {value!r}")
+    if settings.get("out_channels") not in (None, settings["in_channels"]):
+        raise ValueError("a transformer whose output has other channels than its input is not supported")
+    return TransformerConfig(
+        width=settings["num_attention_heads"] * settings["attention_head_dim"],
+        depth=settings["num_layers"],
+        heads=settings["num_attention_heads"],
+        mlp_width=settings["ffn_dim"],
+        text_width=settings["text_dim"],
+        latent_channels=settings["in_channels"],
+        time_frequencies=settings["freq_dim"],
+        eps=settings["eps"],
+    )
+
+
+def load_transformer(folder: Path) -> Transformer:
+    """A transformer from a diffusers Wan pipeline's `transformer` folder; raises ValueError naming it."""
+    settings, tensors = read_folder(folder)
+    with naming(folder):
+        config = transformer_config(settings)
+        with torch.device("meta"):
+            model = Transformer(config)
+        model.load_state_dict(from_diffusers(tensors, config), assign=True)
+    return model
+
+
+def scheduler_settings(shift: float) -> dict:
+    """UniPC as in Wan's own folders: second order, on the path and the shifted even times of `samplers/`."""
+    return {
+        "_class_name": "UniPCMultistepScheduler",
+        "num_train_timesteps": 1000,
+        "prediction_type": "flow_prediction",
+        "use_flow_sigmas": True,
+        "flow_shift": shift,
+        "solver_order": 2,
+        "final_sigmas_type": "zero",
+    }
+
+
+def scheduler_shift(folder: Path) -> float:
+    """The shift of the times that a pipeline's scheduler has."""
+    file = folder / "scheduler_config.json"
+    if not file.is_file():
+        raise ValueError(f"{folder} holds no scheduler: a Wan pipeline's has scheduler_config.json")
+    settings = read_json(file)
+    with naming(file):
+        return float(settings.get("flow_shift", settings.get("shift", 1.0)))
+
+
+def check_pipeline(folder: Path) -> None:
+    """Raises ValueError where a pipeline's `model_index.json` says that it is more than one transformer."""
+    index = read_json(folder / "model_index.json")
+    if (index.get("transformer_2") or [None])[0]:
+        raise ValueError(
+            f"{folder} holds two transformers (Wan 2.2 A14B); only pipelines of one are supported"
+        )
+
+
+def write_pipeline(
+    folder: Path, transformer: Transformer, autoencoder: Autoencoder, encoder: nn.Module, shift: float
+) -> None:
+    """Writes the whole folder of a pipeline, which diffusers' `WanPipeline.from_pretrained(folder)` loads.
+
+    That pipeline pads the text it encodes with zeros and attends to the padding, as the open Wan weights were
+    trained. Text that was trained unpadded has to be given to it as `prompt_embeds`, one prompt a call.
+    Its UniPC takes our times, cut to thousandths. `FlowMatchEulerDiscreteScheduler` spaces them differently,
+    unless `set_timesteps` is given the even times before the shift as `sigmas`.
+    """
+    tensors = to_diffusers(transformer.state_dict(), transformer.config)
+    write_folder(folder / "transformer", transformer_settings(transformer.config), tensors)
+    write_folder(folder / "vae", autoencoder_settings(autoencoder.config), autoencoder.state_dict())
+    write_json(folder / "scheduler" / "scheduler_config.json", scheduler_settings(shift))
+    text = {part: ["transformers", name] for part, name in write_encoder(encoder, folder).items()}
+    index = {
+        "_class_name": "WanPipeline",
+        "transformer": ["diffusers", "WanTransformer3DModel"],
+        "transformer_2": [None, None],
+        "vae": ["diffusers", "AutoencoderKLWan"],
+        "scheduler": ["diffusers", "UniPCMultistepScheduler"],
+        "boundary_ratio": None,
+        "expand_timesteps": False,
+    }
+    write_json(folder / "model_index.json", index | text)

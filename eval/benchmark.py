@@ -1,0 +1,401 @@
+"""`dit eval run JOB`: a data set's prompts sampled by a model, then scored; the same command goes on."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from tqdm import tqdm
+
+from configs.load import nearest, parse
+from configs.protocol import Protocol, load_protocol
+from configs.settings import ClipsimSettings, FvdSettings, InceptionSettings, RunEvalSettings, SampleSettings
+from dit import __version__
+from dit.generate import Request, generate_videos, latent_shape
+from dit.load import model_folder
+from dit.pipelines import generate_with, is_foreign, load_pipeline
+from dit.sample import LABEL, Job, check, load_with_settings, records, sampler_of, write
+from eval.clipsim import clipsim
+from eval.fvd import chosen, fvd
+from eval.inception import inception
+from eval.networks.clip import load_clip
+from eval.weights import load_c3d, load_i3d
+from vae.data.index import few, probe_all
+from vae.data.manifest import NAME, load_manifest, save_manifest
+from vae.data.msrvtt import number, read_annotations
+from vae.data.ucf101 import words
+from vae.data.ucf101_prompts import PROMPTS
+from vae.data.video import contact_sheet, read_frames, to_video
+from vae.quality.networks import find_weights
+from vae.training.processes import own_device, processes
+from vae.training.seeds import uniform
+from vae.training.weights import check_writable, write_text
+
+JOBS = {  # name -> metric -> protocol
+    "ucf101-zeroshot": {"fvd": "ucf101-zeroshot-10k", "is": "is-c3d-10k"},
+    "ucf101-class": {"fvd": "fvd-stylegan-v-2048-uniform", "is": "is-stylegan-v-2048"},
+    "msrvtt": {"fvd": "msrvtt-2990", "clipsim": "msrvtt-2990"},
+    "msrvtt-all-captions": {"fvd": "msrvtt-all-captions", "clipsim": "msrvtt-all-captions"},
+}
+SHOWN = 12  # videos in the picture
+UNSURE = {"version", "torch", "frames_sha256"}  # of a record, what does not say which video it is
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One video to make: its name within the folder, its prompt and its seed."""
+
+    name: str
+    prompt: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Maker:
+    """A model that makes videos: the records of a group's videos, known before they are made; the videos
+    C T H W; how many one group has; and the rate of their files."""
+
+    records: Callable[[list[Sample]], list[dict]]
+    videos: Callable[[list[Sample]], list[Tensor]]
+    batch: int
+    fps: float
+
+
+def run(settings: RunEvalSettings) -> dict:
+    """Makes the videos that are not there, then scores them all; returns the scores by metric.
+
+    Everything that can be wrong with data, weights and settings raises ValueError before a video is made.
+    """
+    if settings.job not in JOBS:
+        close = nearest(settings.job, list(JOBS))
+        raise ValueError(f"no job {settings.job or '(none given)'}{close or ': ' + ', '.join(JOBS)}")
+    protocols = wanted(settings)
+    out = Path(settings.out or f"scores/{settings.job}")
+    rank, _ = processes()
+    if not model_folder(settings.model).exists():
+        raise ValueError(f"{settings.model}: no such model folder")
+    samples = plan(settings, protocols)
+    if not settings.sample_only:
+        check_scoring(settings, protocols)
+    if rank == 0:
+        check_writable(out / "scores.json")
+    device = own_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    maker = pipeline_maker(settings) if is_foreign(settings.model) else own_maker(settings)
+    make_all(samples, maker, out / "videos", least_frames(protocols), settings.model)
+    if dist.is_initialized():
+        dist.barrier()
+    if rank == 0:
+        list_videos(samples, out / "videos")
+    if dist.is_initialized():
+        dist.barrier()
+    return {} if settings.sample_only else scored(settings, protocols, out)
+
+
+def wanted(settings: RunEvalSettings) -> dict[str, Protocol]:
+    """The protocols of the metrics that are asked for; raises ValueError for one that the job has not."""
+    has = JOBS[settings.job]
+    for metric in settings.metrics:
+        if metric not in has:
+            raise ValueError(f"--metrics {metric}: {settings.job} is scored by {' and '.join(has)}")
+    return {m: load_protocol(name, m) for m, name in has.items() if m in (settings.metrics or has)}
+
+
+def least_frames(protocols: dict[str, Protocol]) -> int:
+    """The frames that every video must have."""
+    return max([(p.frames - 1) * p.fake_stride + 1 for p in protocols.values()] + [1])
+
+
+def check_scoring(settings: RunEvalSettings, protocols: dict[str, Protocol]) -> None:
+    """Raises ValueError where scoring would, once the videos are made: for the real side, or for weights."""
+    if "fvd" in protocols:
+        if not settings.real:
+            raise ValueError("no --real: FVD needs the real videos; --metrics leaves it out")
+        chosen(fvd_settings(settings, protocols["fvd"], Path()), protocols["fvd"], "real")
+    try:
+        if "fvd" in protocols:
+            load_i3d(protocols["fvd"].eps, settings.i3d, settings.smoke)
+        if "is" in protocols:
+            load_c3d(settings.c3d, settings.c3d_mean, settings.smoke, settings.uncertified)
+        if "clipsim" in protocols and not settings.smoke:
+            load_clip(find_weights("clip", settings.clip))
+    except ValueError as error:
+        raise ValueError(f"{error}; --metrics leaves a score out, --sample-only all of them") from None
+
+
+def plan(settings: RunEvalSettings, protocols: dict[str, Protocol]) -> list[Sample]:
+    """The videos to make, the same for the same settings; ValueError for a wrong number, or no prompts."""
+    count = settings.count or max(protocol.fake for protocol in protocols.values())
+    for metric, protocol in ({} if settings.sample_only else protocols).items():
+        if count < protocol.fake and not settings.allow_small:
+            raise ValueError(
+                f"--count {count}: {protocol.name} takes {protocol.fake} videos for its {metric}; with "
+                "--allow-small the score is stamped"
+            )
+        if count < (least := max(2, protocol.splits)):
+            raise ValueError(
+                f"--count {count}: {protocol.name} needs at least {least} videos for its {metric}; --metrics "
+                "leaves it out"
+            )
+    if settings.job.startswith("ucf101"):
+        return [sample for sample, _ in zip(ucf101_samples(settings, count), range(count), strict=False)]
+    return msrvtt_samples(settings)[:count]
+
+
+def ucf101_samples(settings: RunEvalSettings, count: int) -> list[Sample]:
+    """Videos of UCF-101's classes in turn, under their folders."""
+    own = "names" if settings.job == "ucf101-class" else "sentences"
+    bare = (own if settings.prompts == "job" else settings.prompts) == "names"
+    samples = []
+    for k in range(count):
+        kind = sorted(PROMPTS)[k % len(PROMPTS)]
+        prompt = words(kind) if bare else PROMPTS[kind]
+        samples.append(Sample(f"{kind}/{k:05d}", prompt, settings.seed + k))
+    return samples
+
+
+def msrvtt_samples(settings: RunEvalSettings) -> list[Sample]:
+    """A video of one drawn caption of each real one, or of every caption; ValueError without captions."""
+    if settings.annotations:
+        captions = read_annotations(Path(settings.annotations), "test")
+    elif settings.real and (Path(settings.real).is_file() or (Path(settings.real) / NAME).is_file()):
+        captions = {entry.path.stem: list(entry.captions) for entry in load_manifest(settings.real)}
+    else:
+        raise ValueError(
+            "no prompts: give --annotations FOLDER, or --real with a manifest by `dit data msrvtt`"
+        )
+    without = sorted(name for name, lines in captions.items() if not any(line.strip() for line in lines))
+    if without:
+        raise ValueError(f"{settings.annotations or settings.real}: no caption for {few(without)}")
+    pairs = []
+    for name in sorted(captions, key=number):
+        lines = [line for line in captions[name] if line.strip()]
+        if settings.job == "msrvtt":
+            pairs.append((name, lines[int(uniform("caption", settings.seed, name) * len(lines))]))
+        else:
+            pairs += [(f"{name}-{k:02d}", line) for k, line in enumerate(lines)]
+    return [Sample(name, prompt, settings.seed + k) for k, (name, prompt) in enumerate(pairs)]
+
+
+def own_maker(settings: RunEvalSettings) -> Maker:
+    """A model of ours, or a Wan pipeline."""
+    shared = {field.name for field in dataclasses.fields(SampleSettings)} & {
+        *(
+            "model",
+            "frames",
+            "height",
+            "width",
+            "fps",
+            "steps",
+            "guidance",
+            "solver",
+            "seed",
+            "batch",
+            "precision",
+        )
+    }
+    model, whole = load_with_settings(
+        SampleSettings(**{name: getattr(settings, name) for name in sorted(shared)}, out="")
+    )
+    check(whole)
+    shape = latent_shape(model.autoencoder, whole.frames, whole.height, whole.width)
+
+    def jobs(group: list[Sample]) -> list[Job]:
+        return [Job(Request(s.prompt, shape, s.seed), Path(f"{s.name}.mp4"), None) for s in group]
+
+    def videos(group: list[Sample]) -> list[Tensor]:
+        return generate_videos(model, [job.request for job in jobs(group)], sampler_of(whole))
+
+    return Maker(lambda group: records(model, jobs(group), whole), videos, whole.batch, whole.fps)
+
+
+def pipeline_maker(settings: RunEvalSettings) -> Maker:
+    """Any other pipeline of diffusers; what the settings leave open is its own choice."""
+    if settings.solver != "model" or settings.batch != 1:
+        raise ValueError(
+            f"{settings.model} is another project's pipeline: it takes no --solver and no --batch"
+        )
+    device = own_device()
+    half = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
+    pipeline = load_pipeline(settings.model, device, torch.bfloat16 if half else torch.float32)
+    given = {name: getattr(settings, name) for name in ("frames", "height", "width", "steps")}
+    given = {name: value for name, value in given.items() if value}
+    if settings.guidance != -1.0:
+        given["guidance"] = settings.guidance
+    facts = {
+        "label": LABEL,
+        "ai_generated": True,
+        "weights": pipeline.weights,
+        "model": pipeline.facts,
+        "sample": given | {"precision": "bf16" if half else "fp32"},
+        "version": __version__,
+        "torch": torch.__version__,
+    }
+    return Maker(
+        lambda group: [{"prompt": s.prompt, "seed": s.seed} | facts for s in group],
+        lambda group: [generate_with(pipeline, s.prompt, s.seed, given) for s in group],
+        1,
+        settings.fps or 8.0,
+    )
+
+
+def make_all(samples: list[Sample], maker: Maker, folder: Path, least: int, model: str) -> None:
+    """Makes the videos that are not there; groups are the plan's, whatever is there, on any processes.
+
+    Raises ValueError where one in the folder was made otherwise, is too short, or is not finite.
+    """
+    rank, ranks = processes()
+    groups = [samples[k : k + maker.batch] for k in range(0, len(samples), maker.batch)]
+    facts = [maker.records(group) for group in groups]
+    there = [
+        [made_before(folder, *pair) for pair in zip(g, f, strict=True)]
+        for g, f in zip(groups, facts, strict=True)
+    ]
+    unmade = [k for k, found in enumerate(there) if not all(found)]
+    have = sum(map(sum, there))
+    if rank == 0:
+        kinds = {sample.name.split("/")[0] for sample in samples if "/" in sample.name}
+        of = f" of {len(kinds)} classes" if kinds else ""
+        print(f"{len(samples)} videos{of}, {have} are there", file=sys.stderr)
+    if dist.is_initialized():
+        dist.barrier()  # all have looked before one writes
+    mine = unmade[rank::ranks]
+    missing = sum(not found for k in mine for found in there[k])
+    with tqdm(
+        total=missing, desc="sampling", unit="video", disable=rank > 0 or not missing, smoothing=0.05
+    ) as bar:
+        for k in mine:
+            for sample, record, found, video in zip(
+                groups[k], facts[k], there[k], maker.videos(groups[k]), strict=True
+            ):
+                if found:
+                    continue
+                check_video(sample, video, least, model)
+                write(Job(None, folder / f"{sample.name}.mp4", None), video, record, maker.fps)
+                bar.update()
+
+
+def check_video(sample: Sample, video_CTHW: Tensor, least: int, model: str) -> None:
+    """Raises ValueError for a video that no score can take."""
+    if video_CTHW.shape[1] < least:
+        nearest_frames = 1 + 4 * -(-(least - 1) // 4)
+        raise ValueError(
+            f"{model} makes {video_CTHW.shape[1]} frames, and a score takes {least}: "
+            f"give --frames {nearest_frames}"
+        )
+    if not torch.isfinite(video_CTHW).all():
+        raise ValueError(f"{model} gave values that are no numbers for {sample.prompt!r}, seed {sample.seed}")
+
+
+def changed(before: dict, record: dict, within: str = "") -> Iterator[tuple[str, object, object]]:
+    """Names and both values of what differs, those of nested dicts as `sample.steps`."""
+    for name, now in record.items():
+        was = before.get(name)
+        if isinstance(now, dict) and isinstance(was, dict):
+            yield from changed(was, now, f"{within}{name}.")
+        elif was != now:
+            yield within + name, was, now
+
+
+def made_before(folder: Path, sample: Sample, record: dict) -> bool:
+    """Whether a video is there; raises ValueError where it was made otherwise."""
+    file = folder / f"{sample.name}.mp4"
+    beside = file.with_suffix(".json")
+    if not file.is_file() or not beside.is_file():
+        return False
+    try:
+        before = json.loads(beside.read_text())
+    except ValueError:
+        return False
+    record = json.loads(json.dumps(record))
+    other = [
+        f"{name} was {was!r}, and is {now!r}"
+        for name, was, now in changed(before, record)
+        if name not in UNSURE
+    ]
+    if other:
+        raise ValueError(
+            f"{file} was made otherwise: {'; '.join(other[:3])}: give another --out, or the settings that "
+            "made it"
+        )
+    return True
+
+
+def list_videos(samples: list[Sample], folder: Path) -> None:
+    """Writes the manifest of the videos and a picture of some; raises ValueError where one cannot be read."""
+    captions = {folder / f"{sample.name}.mp4": (sample.prompt,) for sample in samples}
+    entries, bad = probe_all(list(captions), captions, 0)
+    if bad:
+        raise ValueError(f"{bad} videos cannot be read, as said above: delete them, and run this again")
+    save_manifest(folder / NAME, entries)
+    some = [entries[k * len(entries) // min(SHOWN, len(entries))] for k in range(min(SHOWN, len(entries)))]
+    videos = (to_video(read_frames(entry.path, range(entry.frames), entry)) for entry in some)
+    contact_sheet(videos, [entry.captions[0] for entry in some], folder.parent / "contact-sheet.png")
+
+
+def fvd_settings(settings: RunEvalSettings, protocol: Protocol, out: Path) -> FvdSettings:
+    """The settings of FVD between the real videos and those that were made."""
+    return FvdSettings(
+        real=settings.real,
+        protocol=protocol.name,
+        weights=settings.i3d,
+        json=str(out / "fvd.json"),
+        report=str(out / "fvd.html"),
+        panel=settings.panel,
+        allow_small=settings.allow_small,
+        smoke=settings.smoke,
+        workers=settings.workers,
+    )
+
+
+def scored(settings: RunEvalSettings, protocols: dict[str, Protocol], out: Path) -> dict:
+    """Every score, each in a file of its own, and all of them in one."""
+    videos = str(out / "videos")  # whose manifest lists the plan's
+    every = {"allow_small": settings.allow_small, "smoke": settings.smoke, "workers": settings.workers}
+    scores = {}
+    for metric, protocol in protocols.items():
+        own = {
+            "videos": videos,
+            "protocol": protocol.name,
+            "json": str(out / f"{metric}.json"),
+        } | every
+        if metric == "fvd":
+            scores[metric] = fvd(replace(fvd_settings(settings, protocol, out), fake=videos))
+        elif metric == "clipsim":
+            scores[metric] = clipsim(ClipsimSettings(weights=settings.clip, **own))
+        else:
+            c3d = {"weights": settings.c3d, "mean": settings.c3d_mean, "uncertified": settings.uncertified}
+            scores[metric] = inception(InceptionSettings(**c3d, **own))
+    short = {
+        metric: {name: score[name] for name in ("value", "interval", "stamps", "protocol_sha256")}
+        | {"protocol": protocols[metric].name, "file": f"{metric}.json"}
+        for metric, score in scores.items()
+    }
+    if processes()[0] == 0:
+        about = {
+            "job": settings.job,
+            "model": Path(settings.model).name,
+            "scores": short,
+            "version": __version__,
+        }
+        write_text(out / "scores.json", json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+        made = [name for name in ("scores.json", "fvd.html", "contact-sheet.png") if (out / name).is_file()]
+        print(f"{out}: {', '.join(made)}")
+    return scores
+
+
+def main(arguments: list[str]) -> None:
+    """The verb `dit eval run`."""
+    run(parse(RunEvalSettings, arguments, prog="dit eval run"))
+
+
+if __name__ == "__main__":
+    from dit.cli import run_module
+
+    run_module("eval run")

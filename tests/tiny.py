@@ -1,0 +1,140 @@
+"""Training runs small enough for a test, and what two runs that should be one are compared by."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from configs.settings import (
+    AutoencoderConfig,
+    AutoencoderRun,
+    DataConfig,
+    LoopConfig,
+    SamplerConfig,
+    TextConfig,
+    TransformerConfig,
+    TransformerRun,
+)
+from vae.training.folder import checkpoints, load_checkpoint, read_log
+
+ROOT = Path(__file__).parent.parent
+MODEL = AutoencoderConfig(
+    base_width=4,
+    decoder_base_width=4,
+    width_multipliers=(1, 1, 1, 1),
+    residual_blocks=1,
+    latent_channels=4,
+    latent_mean=(0.0,) * 4,
+    latent_std=(1.0,) * 4,
+)
+LOOP = LoopConfig(steps=6, batch=4, log_every=1, save_every=2, show_every=3, precision="fp32")
+CLOCK = {"tokens_per_second", "clips_per_second", "waited"}
+
+
+def autoencoder_run(out: Path, **loop) -> AutoencoderRun:
+    """A run of an autoencoder of a few thousand weights on crops of 5 frames of 16 x 16."""
+    return AutoencoderRun(
+        out=str(out),
+        data=DataConfig(frames=5, size=32),
+        model=MODEL,
+        crop=16,
+        crop_frames=5,
+        train=replace(LOOP, **loop),
+    )
+
+
+def transformer_run(out: Path, autoencoder: Path, cached_clips: int = 0, **loop) -> TransformerRun:
+    """A run of a transformer of one block on clips of eight tokens."""
+    return TransformerRun(
+        out=str(out),
+        autoencoder=str(autoencoder),
+        data=DataConfig(frames=5, size=32),
+        model=TransformerConfig(
+            width=32, depth=1, heads=2, mlp_width=32, text_width=16, latent_channels=4, time_frequencies=16
+        ),
+        text=TextConfig(width=16, depth=1, heads=2, mlp_width=16),
+        sampler=SamplerConfig(steps=2, guidance=2.0),
+        cached_clips=cached_clips,
+        train=replace(LOOP, **loop),
+    )
+
+
+def write_config(file: Path, config) -> Path:
+    """The Python file of a run."""
+    file.write_text(f"from configs.settings import *\n\nconfig = {config!r}\n")
+    return file
+
+
+def command(module: str, *arguments: str, processes: int = 1) -> list[str]:
+    """The command that runs a module with this Python, on several processes where asked."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return [sys.executable, *(launcher if processes > 1 else []), "-m", module, *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    """The environment of such a command: no GPU, as many threads as here."""
+    threads = str(torch.get_num_threads())
+    return os.environ | {"OMP_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+
+
+def launch(module: str, *arguments: str, processes: int = 1) -> subprocess.CompletedProcess:
+    """Runs a module in the repository's root; one that hangs ends in an error."""
+    return subprocess.run(
+        command(module, *arguments, processes=processes),
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+
+
+def state(out: str | Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a run's newest checkpoint, with its step and smoothed loss."""
+    step, smoothed, parts = load_checkpoint(Path(out))
+    tensors = {f"{part}/{name}": tensor for part, values in parts.items() for name, tensor in values.items()}
+    assert {"model", "average", "optimizer"} <= set(parts)
+    numbers = {"step": torch.tensor(step), "smoothed": torch.tensor(smoothed, dtype=torch.float64)}
+    return tensors | numbers
+
+
+def rows(out: str | Path) -> list[dict]:
+    """The log of a run without what the clock decides."""
+    return [{k: v for k, v in row.items() if k not in CLOCK} for row in read_log(Path(out) / "log.jsonl")]
+
+
+def assert_same_run(out: str | Path, other: str | Path) -> None:
+    """Two runs ended in the same state and wrote the same log, to the bit."""
+    one, two = state(out), state(other)
+    assert one.keys() == two.keys()
+    different = [name for name in one if not torch.equal(one[name], two[name])]
+    assert not different, f"{len(different)} of {len(one)} differ: {different[:5]}"
+    assert json.dumps(rows(out)) == json.dumps(rows(other))
+
+
+def largest_difference(out: str | Path, other: str | Path) -> float:
+    """The largest difference of a weight between two runs, relative to the largest one of its tensor."""
+    one, two = state(out), state(other)
+    names = [name for name in one if name.startswith(("model/", "average/"))]
+    return max(((one[n] - two[n]).abs().max() / one[n].abs().max().clamp(min=1e-3)).item() for n in names)
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    """Each run of a process may have its own precision; a test file that imports this has it throughout."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def newest_step(out: str | Path) -> int:
+    """The step of the newest complete checkpoint, 0 for none."""
+    found = checkpoints(Path(out))
+    return int(found[-1].name.removeprefix("step-")) if found else 0

@@ -1,0 +1,124 @@
+"""`dit data check CACHE`: verifies every shard of a latent cache, and that its index fits them."""
+
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from tqdm import tqdm
+
+from configs.load import parse
+from configs.settings import CheckSettings
+from vae.cache.encoding import clip_key, text_key
+from vae.cache.index import half_written, places_in, read_index
+from vae.cache.shards import LATENTS, STORED, Place, read_places, shard_files, shard_name
+from vae.model import Compression
+from vae.training.weights import tensors_hash
+
+MEND = "delete it, and give the `dit vae encode` command again"
+AGAIN = "give the `dit vae encode` command again"
+
+
+def check(settings: CheckSettings) -> None:
+    """Names what is wrong with a cache, a line each, then raises ValueError; or says that nothing is."""
+    if not settings.cache:
+        raise ValueError("give a cache, `dit data check CACHE`")
+    table, about, folder = read_index(settings.cache)
+    files, rows, problems = shard_files(folder), {}, []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for found, wrong in tqdm(pool.map(check_shard, files), "shards", len(files), unit="shard"):
+            rows |= found
+            problems += wrong
+    problems += wrong_in_index(table.to_pylist(), about, rows, folder)
+    problems += [f"{file} is half-written: delete it" for file in half_written(folder)]
+    for line in problems:
+        print(f"wrong: {line}", file=sys.stderr)
+    unused = sorted({place.shard for place in rows} - set(about["shards"]))
+    if unused:
+        told = "give its `dit vae encode` command again with --prune to remove them"
+        print(f"note: {len(unused)} shards hold nothing that the index lists: {told}", file=sys.stderr)
+    if problems:
+        count = "1 thing is" if len(problems) == 1 else f"{len(problems)} things are"
+        raise ValueError(f"{folder}: {count} wrong, each in a line above with what to do")
+    clips = sum(place.shard.startswith(LATENTS) for place in rows)
+    print(f"{folder}: sound; {len(files)} shards, {clips} clips, {len(rows) - clips} captions")
+
+
+def check_shard(file: Path) -> tuple[dict[Place, tuple[str, dict]], list[str]]:
+    """The key of every row of a shard with what it is, by its place; and what is wrong with the shard."""
+    try:
+        places, header = read_places(file)
+        tensors = load_file(file)
+        what, store, digest = header["rows"], header["store"], header["sha256"]
+    except (ValueError, KeyError, OSError) as error:
+        return {}, [f"{file} cannot be read ({error}): {MEND}"]
+    if places.keys() != what.keys() or file.name != shard_name(header["kind"], places):
+        return {}, [f"{file} holds other rows than its name and header say: {MEND}"]
+    found = {place: (key, what[key]) for key, place in places.items()}
+    if tensors_hash(tensors) != digest:
+        return found, [f"{file} has changed since it was written: {MEND}"]
+    wrong = [
+        f"{file}: row {key[:12]} {fault}: {MEND}"
+        for key, tensor in tensors.items()
+        for fault in faults(key, tensor, what[key], header, STORED[store])
+    ]
+    return found, wrong
+
+
+def faults(key: str, row: Tensor, what: dict, header: dict, dtype: torch.dtype) -> Iterator[str]:
+    """What is wrong with a row, by what its shard's header says that it is."""
+    if header["kind"] == LATENTS:
+        frames = what["frames"] if isinstance(what["frames"], int) else len(what["frames"])
+        size = Compression(*header["compression"]).latent_size(frames, *what["size"])
+        fits = row.ndim == 5 and len(row) == 2 and tuple(row.shape[2:]) == tuple(size)
+        wanted = clip_key(what, header["autoencoder"], header["store"])
+    else:
+        fits = row.ndim == 2
+        wanted = text_key(what["text"], header)
+    if not fits or row.dtype != dtype:
+        yield f"is {tuple(row.shape)} in {row.dtype}, which it cannot be"
+    if key != wanted:
+        yield "is not what its key says"
+    if not torch.isfinite(row).all():
+        yield "is not finite"
+
+
+def wrong_in_index(
+    files: list[dict], about: dict, rows: dict[Place, tuple[str, dict]], folder: Path
+) -> Iterator[str]:
+    """What the index says that the shards do not hold."""
+    names, places = list(about["shards"]), about["made"]["data"]["places"]
+    for name in names:
+        if not (folder / name).is_file():
+            yield f"{folder / name} is not there: {AGAIN}"
+    there = {place.shard for place in rows}
+    for file in files:
+        clips = places_in(file, "clip", names)
+        if not len(clips) == len(file["keys"]) == (0 if file["reason"] else places):
+            yield f"{file['path']} has {len(clips)} clips in the index, not {places}: {AGAIN}"
+        texts = zip(places_in(file, "text", names), file["captions"], strict=False)
+        wanted = [*zip(clips, file["keys"], strict=False), *texts]
+        absent = {place.shard for place, name in wanted if name not in names_of(rows.get(place))}
+        if absent & there:  # of the others it was said
+            which = ", ".join(sorted(absent & there))
+            yield f"{file['path']} is not in {which} where the index says: {AGAIN}"
+
+
+def names_of(row: tuple[str, dict] | None) -> tuple[str, ...]:
+    """What the index may call a row: its key, or of a caption its words."""
+    return (row[0], row[1].get("text", row[0])) if row else ()
+
+
+def main(arguments: list[str]) -> None:
+    """The verb `dit data check`."""
+    check(parse(CheckSettings, arguments, prog="dit data check"))
+
+
+if __name__ == "__main__":
+    from dit.cli import run_module
+
+    run_module("data check")

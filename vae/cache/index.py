@@ -1,0 +1,291 @@
+"""The latent cache: clips and captions encoded once, listed in an index, and training clips of them."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from configs.settings import DataConfig
+from vae.cache.encoding import scenes
+from vae.cache.shards import FORMAT, LATENTS, STORED, TEXTS, Place, find_rows, read_row, shard_files
+from vae.data.clips import (
+    SHAPES,
+    Clip,
+    DrawnWorld,
+    HeldOutFiles,
+    UnusableData,
+    VideoFiles,
+    check_data,
+    held_out_split,
+    starts,
+)
+from vae.data.manifest import relative
+from vae.data.video import UnreadableVideo
+from vae.load import autoencoder_hash
+from vae.model import Compression
+from vae.training.seeds import shuffled
+from vae.training.weights import write_whole
+
+INDEX = "index.parquet"
+MARK = b"latent cache"  # in the index's metadata
+SAMPLING = ("frames", "size", "fps", "places")  # the settings of data that say which clips there are
+
+
+class DamagedCache(UnusableData):
+    """A cache whose shards are not what its index says."""
+
+
+@dataclass(frozen=True)
+class CachedFile:
+    """A file of a cache: its captions, the key of its clip at each place, and where clips and captions lie.
+
+    One that could not be read has no keys, and the reason. What is written is what a run depends on.
+    """
+
+    times: ClassVar[bytes] = b""  # by which its clips were chosen: the keys hold them
+
+    captions: tuple[str, ...]
+    keys: tuple[str, ...]
+    path: Path = field(repr=False)
+    sha256: str = field(repr=False)
+    reason: str = field(repr=False)
+    clips: tuple[Place, ...] = field(repr=False)
+    texts: tuple[Place, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A cache that was opened: its files in the manifest's order, and what it was made with.
+
+    `made` has the settings of the data, the autoencoder's hash, the stored number format, and of frozen text
+    encoders the hash and settings; `empty` is where the empty prompt's embedding lies.
+    """
+
+    folder: Path
+    files: list[CachedFile]
+    made: dict
+    empty: Place | None
+
+
+def save_index(folder: Path, files: list[CachedFile], made: dict, empty: Place | None) -> None:
+    """Writes the index: a row for each file, and in the metadata what the cache was made with."""
+    import pyarrow
+    import pyarrow.parquet
+
+    places = [place for file in files for place in (*file.clips, *file.texts)] + ([empty] if empty else [])
+    names = sorted({place.shard for place in places})
+    numbers = {name: k for k, name in enumerate(names)}
+    home = folder.resolve()
+
+    def columns(prefix: str, found: Sequence[Place]) -> dict:
+        return {
+            f"{prefix}_shard": [numbers[place.shard] for place in found],
+            f"{prefix}_offset": [place.offset for place in found],
+            f"{prefix}_shape": [list(place.shape) for place in found],
+        }
+
+    rows = [
+        {
+            "path": relative(file.path, home),
+            "sha256": file.sha256,
+            "captions": list(file.captions),
+            "keys": list(file.keys),
+            "reason": file.reason,
+        }
+        | columns("clip", file.clips)
+        | columns("text", file.texts)
+        for file in files
+    ]
+    text, number = pyarrow.string(), pyarrow.int64()
+    kinds = {"path": text, "sha256": text, "reason": text}
+    kinds |= {"captions": pyarrow.list_(text), "keys": pyarrow.list_(text)}
+    for prefix in ("clip", "text"):
+        kinds |= {f"{prefix}_{what}": pyarrow.list_(number) for what in ("shard", "offset")}
+        kinds[f"{prefix}_shape"] = pyarrow.list_(pyarrow.list_(number))
+    about = {"format": FORMAT, "made": made, "empty": asdict(empty) if empty else None}
+    about["shards"] = {name: (folder / name).stat().st_size for name in names}
+    schema = pyarrow.schema(list(kinds.items()), metadata={MARK: json.dumps(about)})
+    table = pyarrow.Table.from_pylist(rows, schema)
+    write_whole(folder / INDEX, lambda temporary: pyarrow.parquet.write_table(table, temporary))
+
+
+def half_written(folder: Path) -> list[Path]:
+    """What a kill left of shards and indices that were being written."""
+    names = (f".{LATENTS}-*.safetensors.*.tmp", f".{TEXTS}-*.safetensors.*.tmp", f".{INDEX}.*.tmp")
+    return sorted(file for name in names for file in folder.glob(name))
+
+
+def index_file(source: str | Path) -> Path:
+    """Where the index of a cache is, which is given by its folder or by the index itself."""
+    return Path(source) / INDEX if Path(source).is_dir() else Path(source)
+
+
+def is_cache(source: str | Path) -> bool:
+    """Whether a source of data is a cache, finished or not."""
+    import pyarrow
+    import pyarrow.parquet
+
+    file = index_file(source)
+    if file.is_file() and file.suffix == ".parquet":
+        try:
+            return MARK in (pyarrow.parquet.read_schema(file).metadata or {})
+        except pyarrow.ArrowException:
+            pass  # its shards, if there are any, say what it is
+    return Path(source).is_dir() and bool(shard_files(Path(source)))
+
+
+def find_cache(source: str) -> Cache | None:
+    """The cache that a source of data is; None where it is something else."""
+    return load_cache(source) if source != SHAPES and is_cache(source) else None
+
+
+def load_cache(source: str | Path) -> Cache:
+    """A cache by its index; raises ValueError where there is none, or a shard is not there as it was."""
+    table, about, folder = read_index(source)
+    sizes = about["shards"]
+    for name, size in sizes.items():
+        if not (folder / name).is_file() or (folder / name).stat().st_size != size:
+            raise ValueError(f"{folder / name} is not there as it was: {remedy(folder)}")
+    names = list(sizes)
+    files = [
+        CachedFile(
+            captions=tuple(row["captions"]),
+            keys=tuple(row["keys"]),
+            path=folder / row["path"],
+            sha256=row["sha256"],
+            reason=row["reason"],
+            clips=places_in(row, "clip", names),
+            texts=places_in(row, "text", names),
+        )
+        for row in table.to_pylist()
+    ]
+    empty = about["empty"] and Place(**about["empty"] | {"shape": tuple(about["empty"]["shape"])})
+    return Cache(folder, files, about["made"], empty)
+
+
+def places_in(row: dict, prefix: str, names: Sequence[str]) -> tuple[Place, ...]:
+    """Where the clips or the captions of a row of the index lie."""
+    columns = zip(*(row[f"{prefix}_{what}"] for what in ("shard", "offset", "shape")), strict=True)
+    return tuple(Place(names[shard], offset, tuple(shape)) for shard, offset, shape in columns)
+
+
+def read_index(source: str | Path) -> tuple[object, dict, Path]:
+    """The table of an index, what its metadata say, and its folder."""
+    import pyarrow
+    import pyarrow.parquet
+
+    file = index_file(source)
+    if not file.is_file():
+        if Path(source).is_dir() and shard_files(Path(source)):
+            again = "give its `dit vae encode` command again"
+            raise ValueError(f"{source} has shards and no {INDEX}, its encoding did not end: {again}")
+        raise ValueError(f"{source}: no such cache; make one with `dit vae encode MANIFEST --out CACHE`")
+    try:
+        table = pyarrow.parquet.read_table(file)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{file} is damaged ({error}): give its `dit vae encode` command again") from None
+    if MARK not in (table.schema.metadata or {}):
+        raise ValueError(
+            f"{file} is no index of a cache; make one with `dit vae encode MANIFEST --out CACHE`"
+        )
+    about = json.loads(table.schema.metadata[MARK])
+    if about["format"] != FORMAT:
+        raise ValueError(
+            f"{file} is of another version of this code: give its `dit vae encode` command again"
+        )
+    return table, about, file.parent
+
+
+def remedy(folder: Path) -> str:
+    """What to do about a damaged cache."""
+    return f"`dit data check {folder}` says what is damaged, its `dit vae encode` command makes that again"
+
+
+def check_made(cache: Cache, config: DataConfig, autoencoder: nn.Module) -> None:
+    """Raises ValueError, naming the setting, where a run wants other clips or latents than a cache holds."""
+    for name in SAMPLING:
+        if (value := getattr(config, name)) != (held := cache.made["data"][name]):
+            raise ValueError(
+                f"data.{name} = {value}, but {cache.folder} was made with {held}: give --data.{name} {held}, "
+                f"or make a cache with {value}"
+            )
+    if autoencoder_hash(autoencoder) != cache.made["autoencoder"]:
+        raise ValueError(
+            f"{cache.folder} was made by another autoencoder, {cache.made['name']}: give that one with "
+            f"--autoencoder, or make a cache with this one"
+        )
+
+
+def open_cached(
+    cache: Cache, config: DataConfig, seed: int, validation: int, autoencoder: nn.Module, sample: bool
+) -> tuple[VideoFiles, HeldOutFiles]:
+    """Training and held-out data of a cache: the same clips as `open_data` has of its manifest.
+
+    With `sample` they have log-variances too. Raises ValueError where the cache holds other ones.
+    """
+    check_data(config, autoencoder.compression)
+    check_made(cache, config, autoencoder)
+    kept, held = held_out_split(cache.files, seed, validation)
+    data = CachedFiles(cache, config, seed, kept, autoencoder.compression, sample)
+    return data, HeldOutFiles(held, data)
+
+
+class CachedFiles(VideoFiles):
+    """Files of a cache: which file, place and caption a draw has is what it is of the files themselves."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        config: DataConfig,
+        seed: int,
+        entries: list[CachedFile],
+        compression: Compression,
+        sample: bool,
+    ):
+        super().__init__(config, seed, entries, compression)
+        self.folder, self.dtype, self.parts = cache.folder, STORED[cache.made["store"]], 2 if sample else 1
+        self.place = {start: k for k, start in enumerate(starts(config.places))}
+
+    def content(self, entry: CachedFile, start: float) -> tuple[None, tuple[Tensor, ...]]:
+        """No video, and the posterior of a clip."""
+        if entry.reason:
+            raise UnreadableVideo(entry.reason)
+        return None, read_posterior(self.folder, entry.clips[self.place[start]], self.dtype, self.parts)
+
+
+def read_posterior(folder: Path, place: Place, dtype: torch.dtype, parts: int = 2) -> tuple[Tensor, ...]:
+    """Mean and log-variance C T H W, or so many of these; raises DamagedCache where they cannot be read."""
+    try:
+        return read_row(folder, place, dtype, parts).unbind()
+    except (ValueError, OSError) as error:
+        raise DamagedCache(f"{error}: {remedy(folder)}") from None
+
+
+class CachedWorld(Dataset):
+    """The first scenes of the drawn world as posteriors; every epoch has its own order and new captions."""
+
+    def __init__(self, world: DrawnWorld, folder: Path, places: list[Place], store: str):
+        self.world, self.folder, self.places, self.dtype = world, folder, places, STORED[store]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, draw: int) -> Clip:
+        epoch, position = divmod(draw, len(self.places))
+        k = shuffled(len(self.places), self.world.seed, "cached order", epoch)[position]
+        posterior = read_posterior(self.folder, self.places[k], self.dtype)
+        return Clip(None, self.world.caption(k, draw), f"scene {k}", posterior=posterior)
+
+
+def read_scenes(
+    world: DrawnWorld, autoencoder: nn.Module, count: int, folder: Path, store: str = "fp16"
+) -> CachedWorld:
+    """The scenes that `encode_scenes` encoded."""
+    places = find_rows(folder, LATENTS)[0]
+    found = [places[clip.key] for clip in scenes(world, count, autoencoder, store)]
+    return CachedWorld(world, folder, found, store)

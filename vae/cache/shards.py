@@ -1,0 +1,98 @@
+"""Shards: safetensors files of rows under keys of their content; headers say what the rows are."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vae.training.weights import read_settings, save_weights, tensors_hash
+
+FORMAT = 1  # of shards and keys; another one makes every row anew
+LATENTS, TEXTS = "latents", "texts"  # the two kinds of shards
+STORED = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a row lies: the name of its shard, its first byte there, and its shape."""
+
+    shard: str
+    offset: int
+    shape: tuple[int, ...]
+
+
+def key_of(**content) -> str:
+    """SHA-256 of everything that a row depends on, the code's format among it."""
+    text = json.dumps(content | {"format": FORMAT}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_shard(folder: Path, kind: str, rows: Mapping[str, tuple[Tensor, dict]], about: dict) -> Path:
+    """Writes rows, each a tensor and what it is, under their keys; whole or not at all, named by the keys."""
+    tensors = {key: tensor for key, (tensor, _) in rows.items()}
+    header = about | {"format": FORMAT, "kind": kind, "rows": {key: what for key, (_, what) in rows.items()}}
+    file = folder / shard_name(kind, rows)
+    save_weights(file, tensors, header | {"sha256": tensors_hash(tensors)})
+    return file
+
+
+def shard_name(kind: str, keys: Mapping | set) -> str:
+    """The name of the shard that holds these keys."""
+    return f"{kind}-{key_of(keys=sorted(keys))[:24]}.safetensors"
+
+
+def shard_files(folder: Path, kind: str = "*") -> list[Path]:
+    """The shards of a folder, by their names."""
+    return sorted(folder.glob(f"{kind}-{'[0-9a-f]' * 24}.safetensors"))
+
+
+def read_places(file: Path) -> tuple[dict[str, Place], dict]:
+    """Where every row of a shard lies, and the shard's header; raises ValueError for one that is not whole.
+
+    A safetensors file is eight bytes with the length of its table, the table as JSON, and the tensors.
+    """
+    settings = read_settings(file)
+    with open(file, "rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        table = json.loads(opened.read(length))
+    return {
+        key: Place(file.name, 8 + length + table[key]["data_offsets"][0], tuple(table[key]["shape"]))
+        for key in table.keys() - {"__metadata__"}
+    }, settings
+
+
+def find_rows(folder: Path, kind: str) -> tuple[dict[str, Place], list[Path]]:
+    """Where every row of a folder's shards of one kind lies, and the shards that are damaged."""
+    found, damaged = {}, []
+    for file in shard_files(folder, kind):
+        try:
+            found |= read_places(file)[0]
+        except ValueError:
+            damaged.append(file)
+    return found, damaged
+
+
+def stale_shards(folder: Path, used: set[str]) -> list[Path]:
+    """The shards of a folder that hold nothing of what is used, or are damaged."""
+    found = {kind: find_rows(folder, kind) for kind in (LATENTS, TEXTS)}
+    held = {place.shard for rows, _ in found.values() for key, place in rows.items() if key in used}
+    return [file for file in shard_files(folder) if file.name not in held]
+
+
+def read_row(folder: Path, place: Place, dtype: torch.dtype, first: int | None = None) -> Tensor:
+    """A row, or its `first` entries along the first dimension, as fp32; raises ValueError where it is cut.
+
+    It is read and not mapped: nothing stays open, and memory does not grow with what was read.
+    """
+    shape = place.shape if first is None else (first, *place.shape[1:])
+    buffer = bytearray(math.prod(shape) * dtype.itemsize)
+    with open(folder / place.shard, "rb") as file:
+        file.seek(place.offset)
+        if (found := file.readinto(buffer)) != len(buffer):
+            raise ValueError(f"{folder / place.shard} ends {len(buffer) - found} bytes too early")
+    return torch.frombuffer(buffer, dtype=dtype).view(shape).float()

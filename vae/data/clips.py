@@ -1,0 +1,282 @@
+"""Training clips: from the drawn world or from files, each a pure function of (seed, draw)."""
+
+import hashlib
+import math
+import os
+import sys
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from configs.settings import DataConfig
+from vae.data.drawn_world import caption, random_scene
+from vae.data.drawn_world import draw as draw_scene
+from vae.model import Compression, round_to
+from vae.training.seeds import generator, shuffled
+
+SHAPES = "shapes"
+PATCH = 2  # latents along each side of a patch of dit/model.py
+ROUNDED = 1e-4  # seconds by which the times of frames, and sums of them, may be off
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A training clip: float video C T H W in [-1, 1], its caption, and where it came from.
+
+    `skipped` are the files it was taken in place of, as they cannot be read: path -> reason. A clip of a
+    cache has no video but its latents' `posterior`, C T H W each: the mean, and where asked the log-variance.
+    """
+
+    video: Tensor | None
+    caption: str
+    source: str
+    skipped: dict[str, str] = field(default_factory=dict)
+    posterior: tuple[Tensor, ...] = ()
+
+
+class UnusableData(ValueError):
+    """Data that training cannot go on with, whichever process found it."""
+
+
+class NothingReadable(UnusableData):
+    """A data set none of whose files can be read."""
+
+
+class DrawnWorld(Dataset):
+    """The drawn world: draw `i` is scene `i` of the seed, for ever new."""
+
+    def __init__(self, config: DataConfig, seed: int, split: str = "train"):
+        self.config, self.seed, self.split = config, seed, split
+
+    def __len__(self) -> int:
+        return 1 << 31  # scenes do not run out
+
+    def __getitem__(self, draw: int) -> Clip:
+        scene = random_scene(self.seed, draw, self.split)
+        video = draw_scene(scene, self.config.frames, self.config.size, self.config.size)
+        return Clip(video, self.caption(draw, draw), f"scene {draw}")
+
+    def caption(self, index: int, draw: int) -> str:
+        """A caption of scene `index`, phrased anew for every draw."""
+        return caption(random_scene(self.seed, index, self.split), self.seed, draw, "train")
+
+
+class VideoFiles(Dataset):
+    """Videos and images of a manifest; every epoch has its own order, clip positions and captions.
+
+    A file that cannot be read is replaced by the next one in the epoch's order, and told in the clip's
+    `skipped`; with nothing readable left NothingReadable is raised.
+    """
+
+    def __init__(self, config: DataConfig, seed: int, entries: list, compression: Compression):
+        self.config, self.seed, self.entries, self.compression = config, seed, entries, compression
+        self.skipped: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, draw: int) -> Clip:
+        from vae.data.video import UnreadableVideo
+
+        count = len(self.entries)
+        epoch, position = divmod(draw, count)
+        order = shuffled(count, self.seed, "order", epoch)
+        skipped = {}
+        for attempt in range(count):
+            entry = self.entries[order[(position + attempt) % count]]
+            path = str(entry.path)
+            if path not in self.skipped:
+                try:
+                    return self.read(entry, draw, skipped)
+                except UnreadableVideo as error:
+                    self.skipped[path] = str(error)
+            skipped[path] = self.skipped[path]
+        reason = next(iter(skipped.values()))
+        raise NothingReadable(f"none of the {count} files of {self.config.source} can be read: {reason}")
+
+    def read(self, entry, draw: int, skipped: dict[str, str]) -> Clip:
+        """The clip of draw `draw` from one file: from a random start, with one of the file's captions."""
+        random = generator(self.seed, "clip", draw)
+        start = random_start(self.config.places, random)
+        captions = entry.captions or ("",)
+        which = torch.randint(len(captions), (), generator=random).item()
+        video, posterior = self.content(entry, start)
+        return Clip(video, captions[which], str(entry.path), skipped, posterior)
+
+    def content(self, entry, start: float) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+        """Video and posterior of a clip of a file; here the video alone."""
+        from vae.data.video import read_frames, resize_and_crop, to_video
+
+        indices, height, width = clip_of(entry, start, self.config, self.compression)
+        frames = resize_and_crop(read_frames(entry.path, indices, entry), height, width)
+        return to_video(frames), ()
+
+
+class HeldOutFiles(VideoFiles):
+    """Files that are not trained on; it names itself what it skips, as no training step does.
+
+    Where none of them can be read, clips of `training` stand in for theirs, and it says so.
+    """
+
+    def __init__(self, entries: list, training: VideoFiles):
+        super().__init__(training.config, training.seed, entries, training.compression)
+        self.training = training
+
+    def content(self, entry, start: float) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+        """Video and posterior of a clip of a file, had as those of the training data are."""
+        return self.training.content(entry, start)
+
+    def __getitem__(self, draw: int) -> Clip:
+        before = set(self.skipped)
+        try:
+            return super().__getitem__(draw)
+        except NothingReadable:
+            if len(before) < len(self.entries):
+                print("no held-out file can be read: files that are trained on stand in", file=sys.stderr)
+            return self.training[draw]
+        finally:
+            for path in self.skipped.keys() - before:
+                print(f"skipped: {self.skipped[path]}", file=sys.stderr)
+
+
+def random_start(places: int, random: torch.Generator) -> float:
+    """Where in a file a clip starts, from 0, its first frame, to 1, as late as can be."""
+    if not places:
+        return torch.rand((), generator=random).item()
+    return starts(places)[torch.randint(places, (), generator=random).item()]
+
+
+def starts(places: int) -> list[float]:
+    """So many starts, evenly spaced from the first to the last; a single one is in the middle."""
+    return [k / (places - 1) for k in range(places)] if places > 1 else [0.5]
+
+
+def clip_of(entry, start: float, config: DataConfig, compression: Compression) -> tuple[list[int], int, int]:
+    """Which frames of a file a clip has, and the height and width that they are fitted to."""
+    from vae.data.video import frame_times
+
+    indices = clip_indices(entry.frames, entry.fps, config, start, frame_times(entry), compression.step)
+    return indices, *fitted_size(entry.height, entry.width, config.size, PATCH * compression.side)
+
+
+def clip_indices(
+    frames: int,
+    fps: float,
+    config: DataConfig,
+    start: float,
+    times: Sequence[float] = (),
+    step: int = 4,
+) -> list[int]:
+    """Indices of the longest valid clip (1 + `step` * k frames, at most `config.frames`) from a start.
+
+    The start goes from 0, the first frame, to 1, as late as the clip can be. Of a file of constant rate these
+    are the frames nearest in time; where its frames' `times` in seconds are given, the frame that a player
+    shows at each wanted time.
+    """
+    last, stride = frames - 1, fps / config.fps if frames > 1 else 1.0
+    if times:
+        last, stride = times[-1] + ROUNDED, 1 / config.fps
+    available = int(last / stride) + 1
+    length = 1 + step * ((min(available, config.frames) - 1) // step)
+    first = start * (last - (length - 1) * stride)
+    wanted = [first + k * stride for k in range(length)]
+    if times:
+        return [bisect_right(times, place + ROUNDED) - 1 for place in wanted]
+    return [min(frames - 1, round(place)) for place in wanted]
+
+
+def fitted_size(height: int, width: int, size: int, multiple: int) -> tuple[int, int]:
+    """Height and width of area near `size` squared, in multiples, near the given aspect ratio."""
+    scale = size / (height * width) ** 0.5
+    return round_to(height * scale, multiple), round_to(width * scale, multiple)
+
+
+def open_data(
+    config: DataConfig, seed: int, validation: int, compression: Compression
+) -> tuple[Dataset, Dataset]:
+    """Training and held-out data; of files the last `validation` in a seeded order are held out.
+
+    Clips fit an autoencoder of this compression, and their latents a transformer's patches. Raises ValueError
+    where the source is not there, or for numbers that make no clip.
+    """
+    check_data(config, compression)
+    if config.source == SHAPES:
+        return DrawnWorld(config, seed), DrawnWorld(config, seed + 1)
+    from vae.cache.index import is_cache
+    from vae.data.manifest import load_manifest
+
+    if is_cache(config.source):
+        raise ValueError(f"{config.source} holds latents and no video: give the manifest it was made of")
+    kept, held = held_out_split(load_manifest(config.source), seed, validation)
+    data = VideoFiles(config, seed, kept, compression)
+    return data, HeldOutFiles(held, data)
+
+
+def held_out_split(entries: list, seed: int, validation: int) -> tuple[list, list]:
+    """The files that are trained on and those that are held out, each in their order."""
+    order = shuffled(len(entries), seed, "held out")
+    held = set(order[: min(validation, len(entries) // 4)]) or {order[0]}
+    kept = [entry for k, entry in enumerate(entries) if k not in held or len(entries) == 1]
+    return kept, [entries[k] for k in sorted(held)]
+
+
+def check_data(config: DataConfig, compression: Compression) -> None:
+    """Raises ValueError for numbers that make no clip."""
+    least = PATCH * compression.side
+    if not 0 < config.fps < math.inf:
+        raise ValueError(f"data.fps = {config.fps}: it must be above 0")
+    if config.size < least:
+        raise ValueError(f"data.size = {config.size}: it must be at least {least}")
+    if config.places < 0:
+        raise ValueError(f"data.places = {config.places}: it must be at least 0, which is anywhere")
+    side = config.size if config.source == SHAPES else least
+    compression.check(config.frames, side, side)
+
+
+def files_hash(*data: Dataset) -> str:
+    """SHA-256 of what a manifest says of the files of data sets; the drawn world has none.
+
+    Files of constant rate have no times, so that runs and latents older than these keep their hash. How a
+    file is read is left out: decord is not the same at every call, and an index may find it sound or not.
+    """
+    digest = hashlib.sha256()
+    for part in data:
+        entries = getattr(part, "entries", None)
+        if entries is not None:
+            slow = [getattr(entry, "reader", "") == "sequential" for entry in entries]
+            entries = [replace(e, reader="decord") if s else e for e, s in zip(entries, slow, strict=True)]
+        digest.update(repr(entries).encode())
+        digest.update(b"".join(entry.times for entry in entries or ()))
+    return digest.hexdigest()
+
+
+def batches(
+    data: Dataset, batch: int, first_step: int, steps: int, rank: int, ranks: int, workers: int
+) -> Iterator:
+    """This rank's share of every step's batch: step `s` holds draws `s * batch` to `(s + 1) * batch`.
+
+    The whole batch does not depend on the number of ranks, nor a step on where the run was resumed.
+    Raises ValueError where nothing can be read.
+    """
+    draws = (range(s * batch + rank, (s + 1) * batch, ranks) for s in range(first_step, steps))
+    loader = DataLoader(
+        data, batch_sampler=draws, collate_fn=list, num_workers=workers, worker_init_fn=out_of_reach
+    )
+    try:
+        yield from loader
+    except UnusableData as error:  # a worker's has its traceback above the sentence
+        name = f"{type(error).__module__}.{type(error).__qualname__}: "
+        raise ValueError(str(error).strip().splitlines()[-1].removeprefix(name)) from error
+
+
+def out_of_reach(worker: int) -> None:
+    """Takes a reading process out of the group that a Ctrl-C or SIGTERM is sent to: the loop decides.
+
+    To ignore the signals instead would hang the end of a run that failed, which sends SIGTERM and waits.
+    """
+    if hasattr(os, "setsid"):  # not on Windows
+        os.setsid()

@@ -1,0 +1,325 @@
+"""The drawn world: coloured shapes that move over plain backgrounds, with captions, all exactly known."""
+
+import math
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from vae.training.seeds import generator
+
+SHAPES = ("circle", "square", "triangle", "star")
+COLOURS = {
+    "red": (215, 20, 30),
+    "green": (30, 170, 60),
+    "blue": (30, 70, 235),
+    "yellow": (255, 235, 40),
+    "purple": (150, 40, 200),
+    "orange": (255, 135, 0),
+}
+BACKGROUNDS = {"black": (0, 0, 0), "white": (255, 255, 255), "grey": (128, 128, 128)}
+MOTIONS = ("left", "right", "up", "down", "grows", "stays")
+TRIPLES = tuple(product(SHAPES, COLOURS, MOTIONS))
+# A Latin rule: shape and colour indices of equal parity, and one motion for each such pair. It holds out 12
+# of 144: each shape three times, each colour twice, each motion twice.
+HELD_OUT = frozenset(
+    (shape, colour, MOTIONS[(2 * s + c + 3) % 6])
+    for s, shape in enumerate(SHAPES)
+    for c, colour in enumerate(COLOURS)
+    if (s + c) % 2 == 0
+)
+SPLITS = {
+    "train": tuple(triple for triple in TRIPLES if triple not in HELD_OUT),
+    "unseen_triples": tuple(triple for triple in TRIPLES if triple in HELD_OUT),
+    "any": TRIPLES,
+}
+
+DIRECTION = {
+    "left": (-1, 0),
+    "right": (1, 0),
+    "up": (0, -1),
+    "down": (0, 1),
+    "grows": (0, 0),
+    "stays": (0, 0),
+}
+RADIUS = (0.17, 0.21)
+TRAVEL = (0.25, 0.45)
+GROWTH = (0.65, 1.0)
+MARGIN = 0.02
+STAR_INNER = 0.5
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One shape's life: where it starts, and by how much x, y or the radius changes over the clip (speed).
+
+    x and y are fractions of width and height, the circumscribed radius of the shorter side.
+    """
+
+    shape: str
+    colour: str
+    background: str
+    motion: str
+    x: float
+    y: float
+    radius: float
+    speed: float
+
+
+def random_scene(seed: int, index: int, split: str) -> Scene:
+    """Scene `index` of a seed; its triple is drawn evenly from `SPLITS[split]`.
+
+    Each coordinate starts, half of the time, where every motion would fit, so that a first frame does not
+    tell the motion; else anywhere this motion fits. Radius and background do not depend on the motion.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
+    triple, background, size, x_zone, x_place, y_zone, y_place, pace = torch.rand(
+        8, generator=generator(seed, "scene", split, index)
+    ).tolist()
+    shape, colour, motion = pick(SPLITS[split], triple)
+    radius = between(RADIUS, size)
+    least, most = (radius * GROWTH[0], radius * GROWTH[1]) if motion == "grows" else TRAVEL
+    reach = radius + MARGIN + (least if motion == "grows" else 0)
+    x, y = (
+        start(direction, reach, radius, zone, place)
+        for direction, zone, place in zip(
+            DIRECTION[motion], (x_zone, y_zone), (x_place, y_place), strict=True
+        )
+    )
+    most = min(most, room(motion, x, y, radius))
+    speed = 0.0 if motion == "stays" else between((least, most), pace)
+    return Scene(shape, colour, pick(tuple(BACKGROUNDS), background), motion, x, y, radius, speed)
+
+
+def start(direction: int, reach: float, radius: float, zone: float, place: float) -> float:
+    """A start coordinate at least `reach` from both sides, with room for the least travel."""
+    common = radius + MARGIN + TRAVEL[0]
+    if zone < 0.5:
+        return between((common, 1 - common), place)
+    low = reach + (TRAVEL[0] if direction < 0 else 0)
+    high = 1 - reach - (TRAVEL[0] if direction > 0 else 0)
+    return between((low, high), place)
+
+
+def room(motion: str, x: float, y: float, radius: float) -> float:
+    """How far the edge may still go in the motion's direction before it comes near the side."""
+    gaps = {"left": x, "right": 1 - x, "up": y, "down": 1 - y}
+    gap = gaps.get(motion, min(gaps.values()))
+    return gap - radius - MARGIN
+
+
+def between(limits: tuple[float, float], fraction: float) -> float:
+    """The point at this fraction of an interval."""
+    return limits[0] + (limits[1] - limits[0]) * fraction
+
+
+def pick(choices: tuple, fraction: float):
+    """The choice at this fraction, in [0, 1), of the list."""
+    return choices[int(fraction * len(choices))]
+
+
+def path(scene: Scene, frames: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Centre x, centre y and radius in each frame (T each), in the units of the scene."""
+    way_T = scene.speed * torch.linspace(0, 1, frames)
+    right, down = DIRECTION[scene.motion]
+    growth = 1 if scene.motion == "grows" else 0
+    return scene.x + right * way_T, scene.y + down * way_T, scene.radius + growth * way_T
+
+
+def circle(x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
+    """Signed distance to a circle, negative inside; y points down, as in the other three."""
+    return (x * x + y * y).sqrt_() - radius
+
+
+def square(x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
+    """Signed distance to the sides of an upright square."""
+    return torch.maximum(x.abs(), y.abs()) - radius * math.sqrt(0.5)
+
+
+def triangle(x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
+    """Signed distance to the sides of an equilateral triangle that points up."""
+    return torch.maximum(x.abs() * math.sqrt(0.75) - y / 2, y) - radius / 2
+
+
+def star(x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
+    """Signed distance to the sides of a five-pointed star that points up, folded onto half of one point."""
+    normal_x, normal_y = math.cos(math.pi / 5), math.sin(math.pi / 5)
+    x, y = torch.broadcast_tensors(x.abs(), -y)
+    for _ in range(2):
+        beyond = (normal_x * x - normal_y * y).clamp_(min=0).mul_(2)
+        x, y = (x - normal_x * beyond).abs_(), y + normal_y * beyond
+    inner_x, inner_y = STAR_INNER * normal_y, STAR_INNER * normal_x
+    length = math.hypot(inner_x, 1 - inner_y)
+    return ((1 - inner_y) / length) * x + (inner_x / length) * (y - radius)
+
+
+DISTANCE = {"circle": circle, "square": square, "triangle": triangle, "star": star}
+
+
+def coverage(shape: str, x_T: Tensor, y_T: Tensor, radius_T: Tensor, height: int, width: int) -> Tensor:
+    """How much of each pixel (T H W, 0 to 1) a shape covers; lengths in pixels, edges one pixel soft."""
+    across = torch.arange(width) + 0.5 - x_T[:, None, None]
+    along = torch.arange(height)[:, None] + 0.5 - y_T[:, None, None]
+    return (0.5 - DISTANCE[shape](across, along, radius_T[:, None, None])).clamp_(0, 1)
+
+
+def draw(scene: Scene, frames: int = 17, height: int = 64, width: int = 64) -> Tensor:
+    """The scene as a float video C T H W in [-1, 1]; any size and number of frames shows the same motion."""
+    x_T, y_T, radius_T = path(scene, frames)
+    cover_THW = coverage(scene.shape, x_T * width, y_T * height, radius_T * min(height, width), height, width)
+    colour_C111 = torch.tensor(COLOURS[scene.colour]).view(3, 1, 1, 1) / 127.5 - 1
+    background_C111 = torch.tensor(BACKGROUNDS[scene.background]).view(3, 1, 1, 1) / 127.5 - 1
+    return torch.addcmul(background_C111, colour_C111 - background_C111, cover_THW)
+
+
+GOES = (
+    ("moves", "moving"),
+    ("slides", "sliding"),
+    ("drifts", "drifting"),
+    ("glides", "gliding"),
+    ("travels", "travelling"),
+    ("goes", "going"),
+    ("flies", "flying"),
+    ("floats", "floating"),
+    ("shifts", "shifting"),
+)
+WHERE = {
+    "left": ("left", "to the left", "leftwards", "towards the left"),
+    "right": ("right", "to the right", "rightwards", "towards the right"),
+    "up": ("up", "upwards", "to the top", "towards the top"),
+    "down": ("down", "downwards", "to the bottom", "towards the bottom"),
+}
+ITSELF = {
+    "left": (),
+    "right": (),
+    "up": (("rises", "rising"), ("climbs", "climbing"), ("rises up", "rising up"), ("ascends", "ascending")),
+    "down": (
+        ("falls", "falling"),
+        ("sinks", "sinking"),
+        ("falls down", "falling down"),
+        ("drops", "dropping"),
+    ),
+    "grows": (
+        ("grows", "growing"),
+        ("gets bigger", "getting bigger"),
+        ("expands", "expanding"),
+        ("becomes larger", "becoming larger"),
+        ("gets larger", "getting larger"),
+        ("becomes bigger", "becoming bigger"),
+        ("grows in size", "growing in size"),
+    ),
+    "stays": (
+        ("stays still", "staying still"),
+        ("does not move", "not moving"),
+        ("stands still", "standing still"),
+        ("rests", "resting"),
+        ("stays in place", "staying in place"),
+        ("remains still", "remaining still"),
+        ("stays where it is", "staying where it is"),
+    ),
+}
+# What a shape does, and is doing: first the plainest way to say it.
+VERBS = {
+    motion: tuple(
+        (f"{does} {where}", f"{doing} {where}") for where in WHERE.get(motion, ()) for does, doing in GOES
+    )
+    + 3 * ITSELF[motion]
+    for motion in MOTIONS
+}
+ARTICLES = ("a", "a", "a", "the", "one")
+ADJECTIVES = ("", "", "", "", "bright ", "plain ", "flat ", "single ")
+PLAIN = "{thing} {does}"
+TEMPLATES = {
+    "train": (
+        PLAIN,
+        "{thing} {does} {on}",
+        "{on}, {thing} {does}",
+        "{thing} {doing}",
+        "{thing} {doing} {on}",
+        "{thing} {on} {does}",
+        "{thing} that {does}",
+        "{thing} which {does} {on}",
+        "{thing} is {doing}",
+        "{thing} is {doing} {on}",
+        "{colour} {shape} {does}",
+        "{colour} {shape}, {doing}",
+        "{colour} {shape}, {background} background, {doing}",
+        "{shape}, {colour}, {doing}",
+        "the {shape} is {colour} and {does}",
+        "the {shape} that {does} is {colour}",
+        "a video of {thing} {doing}",
+        "a video in which {thing} {does} {on}",
+        "an animation in which {thing} {does}",
+        "an animation of {thing} that is {doing}",
+        "a clip of {thing} that {does}",
+        "a clip where {thing} is {doing} {on}",
+        "there is {thing} that {does}",
+        "here {thing} {does}",
+        "we see {thing} {doing}",
+        "we see how {thing} {does} {on}",
+        "{background} background, {thing} {does}",
+        "a {background} frame where {thing} {does}",
+        "the background is {background} and {thing} {does}",
+        "{thing} {does} while the background is {background}",
+    ),
+    "test": (
+        "a clip in which {thing} is {doing}",
+        "an animation of {thing} {doing} {on}",
+        "there is a video of {thing} that {does}",
+        "here is {thing} {doing}",
+        "{on} we see {thing} that {does}",
+        "the {shape} {does} and is {colour}",
+        "{thing} {does}, and the background is {background}",
+        "we see a video where {thing} {does}",
+        "{doing}, {colour} {shape} {on}",
+    ),
+}
+PLAIN_SHARE = 0.15
+LONGEST_CAPTION = 80
+
+
+def plain_caption(scene: Scene) -> str:
+    """The shortest full description, such as `a red circle moves left`; one of the training captions."""
+    return f"{with_article('a', scene.colour)} {scene.shape} {VERBS[scene.motion][0][0]}"
+
+
+def caption(scene: Scene, seed: int, index: int, phrasing: str) -> str:
+    """A sentence of at most 80 ASCII bytes that names colour, shape and motion, sometimes the background.
+
+    The templates of the phrasings `train` and `test` differ, their words do not; ValueError for another.
+    """
+    if phrasing not in TEMPLATES:
+        raise ValueError(f"phrasing {phrasing!r} is none of {', '.join(TEMPLATES)}")
+    random = generator(seed, "caption", phrasing, index)
+    if phrasing == "train" and torch.rand((), generator=random).item() < PLAIN_SHARE:
+        return plain_caption(scene)
+    while True:
+        sentence = phrase(scene, TEMPLATES[phrasing], torch.rand(6, generator=random).tolist())
+        if len(sentence) <= LONGEST_CAPTION:
+            return sentence
+
+
+def phrase(scene: Scene, templates: tuple[str, ...], choices: list[float]) -> str:
+    """One sentence of a grammar, chosen by six numbers in [0, 1)."""
+    template, verb, article, adjective, capital, stop = choices
+    does, doing = pick(VERBS[scene.motion], verb)
+    description = f"{pick(ADJECTIVES, adjective)}{scene.colour} {scene.shape}"
+    sentence = pick(templates, template).format(
+        thing=with_article(pick(ARTICLES, article), description),
+        does=does,
+        doing=doing,
+        on=f"on a {scene.background} background",
+        colour=scene.colour,
+        shape=scene.shape,
+        background=scene.background,
+    )
+    return (
+        (sentence[0].upper() if capital < 0.3 else sentence[0]) + sentence[1:] + ("." if stop < 0.3 else "")
+    )
+
+
+def with_article(article: str, words: str) -> str:
+    """The words after their article, `an` before a vowel."""
+    return f"{'an' if article == 'a' and words[0] in 'aeiou' else article} {words}"

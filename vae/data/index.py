@@ -1,0 +1,117 @@
+"""`dit data index FOLDER`: decodes every video and image of a folder once and writes a manifest of them."""
+
+import hashlib
+import os
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+from tqdm import tqdm
+
+from configs.load import parse
+from configs.settings import IndexSettings
+from vae.data.manifest import NAME, Entry, find_captions, find_files, passed_over, save_manifest
+from vae.data.video import Probe, UnreadableVideo, probe
+
+
+def index(settings: IndexSettings) -> Path:
+    """Writes the manifest and returns its path; bad files are named on stderr with their reason.
+
+    Raises ValueError where the folder is not there or nothing in it can be read.
+    """
+    folder = Path(settings.folder)
+    if not settings.folder or not folder.is_dir():
+        raise ValueError(f"{settings.folder or 'no folder given'}: give a folder, `dit data index FOLDER`")
+    out = Path(settings.out) if settings.out else folder / NAME
+    files = find_files(folder)
+    if not files:
+        raise ValueError(f"{folder} holds no video or image")
+    captions, unknown = find_captions(folder, files)
+    if unknown:
+        print(f"note: captions of {len(unknown)} files that are not here: {few(unknown)}", file=sys.stderr)
+    if others := [str(path.relative_to(folder)) for path in passed_over(folder, files)]:
+        print(f"note: {len(others)} files are no video or image: {few(others)}", file=sys.stderr)
+    entries, bad = probe_all(files, captions, settings.workers)
+    if not entries:
+        raise ValueError(f"none of the {len(files)} files in {folder} can be read")
+    save_manifest(out, entries)
+    print(summary(entries, bad, out))
+    return out
+
+
+def probe_all(
+    files: list[Path], captions: Mapping[Path, tuple[str, ...]], workers: int
+) -> tuple[list[Entry], int]:
+    """The entries of files that can be read, in their order, and how many cannot, each with its reason."""
+    entries, bad = [], 0
+    # Threads suffice: decoding happens in processes of its own or with the interpreter's lock released.
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        results = pool.map(try_probe, files)
+        for file, result in zip(
+            files, tqdm(results, total=len(files), desc="index", unit="file"), strict=True
+        ):
+            if isinstance(result, UnreadableVideo):
+                bad += 1
+                tqdm.write(f"bad: {result}", file=sys.stderr)
+                continue
+            if result.streams > 1:
+                others = f"{result.streams} video streams; stream {result.stream}, the first, is read"
+                tqdm.write(f"note: {file} has {others}", file=sys.stderr)
+            entries.append(Entry(**asdict(result), path=file, captions=captions[file]))
+    return entries, bad
+
+
+def write_manifest(entries: list[Entry], bad: int, out: Path, about: str, names: list[str]) -> Path:
+    """Writes the manifest of a data set with a list, and says what is in it; the list has a hash.
+
+    Raises ValueError where there is no entry.
+    """
+    if not entries:
+        raise ValueError(f"none of the {bad} videos can be read")
+    save_manifest(out, entries)
+    print(summary(entries, bad, out))
+    print(f"{about} {list_hash(names)[:12]}: {len(entries)} of {len(names)} videos")
+    return out
+
+
+def list_hash(names: list[str]) -> str:
+    """SHA-256 of the sorted names, a line each."""
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
+
+
+def few(names: list[str]) -> str:
+    """The first three names, and that there are more."""
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
+def try_probe(file: Path) -> Probe | UnreadableVideo:
+    """What a file holds, or what is wrong with it."""
+    try:
+        return probe(file)
+    except UnreadableVideo as error:
+        return error
+
+
+def summary(entries: list[Entry], bad: int, out: Path) -> str:
+    """The manifest in numbers."""
+    videos = [entry for entry in entries if entry.reader != "image"]
+    slow = sum(entry.reader == "sequential" for entry in videos)
+    hours = sum(entry.frames / entry.fps for entry in videos) / 3600
+    return (
+        f"{out}: {len(videos)} videos ({sum(v.frames for v in videos)} frames, {hours:.2f} h; "
+        f"{slow} can only be read from their start), {len(entries) - len(videos)} images, "
+        f"{sum(not entry.captions for entry in entries)} without a caption; {bad} bad files left out"
+    )
+
+
+def main(arguments: list[str]) -> None:
+    """The verb `dit data index`."""
+    index(parse(IndexSettings, arguments, prog="dit data index"))
+
+
+if __name__ == "__main__":
+    from dit.cli import run_module
+
+    run_module("data index")

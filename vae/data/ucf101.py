@@ -1,0 +1,104 @@
+"""`dit data ucf101 ROOT --lists LISTS`: a manifest of UCF-101 by its official lists, with prompts."""
+
+import re
+import sys
+from pathlib import Path
+
+from configs.load import parse
+from configs.settings import Ucf101Settings
+from vae.data.index import few, probe_all, write_manifest
+from vae.data.manifest import NAME
+from vae.data.ucf101_prompts import PROMPTS, VERSION
+
+SPLITS = ("all", *(f"{part}{number}" for part in ("train", "test") for number in (1, 2, 3)))
+CLASSES, VIDEOS = 101, 13320
+NAMED = re.compile(r"v_[A-Za-z]+_g\d\d_c\d\d\.avi")
+
+
+def read_classes(lists: Path) -> list[str]:
+    """The names of the classes in `classInd.txt`, in their order; raises ValueError for another file."""
+    rows = [line.split() for line in read_lines(lists / "classInd.txt")]
+    if any(len(row) != 2 or not row[0].isdigit() for row in rows):
+        raise ValueError(f"{lists / 'classInd.txt'}: a line is a number and a class")
+    return [name for _, name in rows]
+
+
+def read_split(lists: Path, split: str) -> list[str]:
+    """The videos `CLASS/v_CLASS_gXX_cYY.avi` of a split, sorted; `all` are those of split 1, both parts."""
+    names = []
+    for part in ("train1", "test1") if split == "all" else (split,):
+        file = lists / f"{part[:-1]}list0{part[-1]}.txt"
+        for line in read_lines(file):
+            name = line.split()[0]
+            if name.count("/") != 1 or not NAMED.fullmatch(name.split("/")[1]):
+                raise ValueError(f"{file}: {line!r} is no CLASS/v_CLASS_gXX_cYY.avi")
+            names.append(name)
+    return sorted(names)
+
+
+def read_lines(file: Path) -> list[str]:
+    """The lines of an official list that hold anything; raises ValueError where it is not there."""
+    if not file.is_file():
+        raise ValueError(f"{file}: no such list; UCF-101's are in its ucfTrainTestlist folder")
+    return [line.strip() for line in file.read_text().splitlines() if line.strip()]
+
+
+def find_videos(root: Path, names: list[str]) -> tuple[dict[str, Path], list[str]]:
+    """The files of a split below a folder, by the video's own name, wherever they lie, and what is missing.
+
+    Raises ValueError where two files have one name.
+    """
+    found: dict[str, Path] = {}
+    for file in sorted(root.rglob("v_*.avi")):
+        if file.name in found:
+            raise ValueError(f"{found[file.name]} and {file} are one video: which is it?")
+        found[file.name] = file
+    there = {name: found[name.split("/")[1]] for name in names if name.split("/")[1] in found}
+    return there, [name for name in names if name not in there]
+
+
+def words(name: str) -> str:
+    """The bare name of a class as words: ApplyEyeMakeup becomes `apply eye makeup`."""
+    return " ".join(re.findall(r"[A-Z][a-z]*|[a-z]+", name)).lower()
+
+
+def ucf101(settings: Ucf101Settings) -> Path:
+    """Writes the manifest, its captions the class's sentence or its bare name; returns its path.
+
+    Raises ValueError for a wrong root, wrong lists, or where no video of the split is there.
+    """
+    root, lists = Path(settings.root), Path(settings.lists)
+    if not settings.root or not root.is_dir():
+        raise ValueError(f"{settings.root or 'no folder given'}: give UCF-101's, `dit data ucf101 ROOT`")
+    if not settings.lists:
+        raise ValueError("--lists: give the folder of the official lists, with classInd.txt")
+    classes, names = read_classes(lists), read_split(lists, settings.split)
+    strange = sorted({name.split("/")[0] for name in names} - set(classes))
+    if strange:
+        raise ValueError(f"{lists}: the lists have classes that classInd.txt has not: {few(strange)}")
+    there, missing = find_videos(root, names)
+    if missing:
+        print(f"note: {len(missing)} of {len(names)} videos are missing: {few(missing)}", file=sys.stderr)
+    if not there:
+        raise ValueError(f"{root} holds none of the {len(names)} videos of {settings.split}")
+    captions = {}
+    for name, file in there.items():
+        kind = name.split("/")[0]
+        sentence = words(kind) if settings.prompts == "names" else PROMPTS.get(kind, words(kind))
+        captions[file] = (sentence,)
+    entries, bad = probe_all([there[name] for name in sorted(there)], captions, settings.workers)
+    out = Path(settings.out) if settings.out else root / NAME
+    prompts = f"sentences, version {VERSION}" if settings.prompts == "sentences" else "bare names"
+    about = f"UCF-101 {settings.split} ({len(classes)} classes; prompts: {prompts}), list"
+    return write_manifest(entries, bad, out, about, names)
+
+
+def main(arguments: list[str]) -> None:
+    """The verb `dit data ucf101`."""
+    ucf101(parse(Ucf101Settings, arguments, prog="dit data ucf101"))
+
+
+if __name__ == "__main__":
+    from dit.cli import run_module
+
+    run_module("data ucf101")

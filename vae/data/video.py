@@ -1,0 +1,536 @@
+"""Video and image files: exact frames in, mp4 with their record, GIF, PNG frames and contact sheets out."""
+
+import json
+import platform
+import re
+import subprocess
+import tempfile
+import zlib
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from vae.training.weights import write_whole
+
+IMAGES = {".png", ".jpg", ".jpeg", ".webp"}
+VIDEOS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"}
+# decord's seeks are wrong in some H.265 files, and it opens no AV1; of others we have no proof.
+SEEKABLE = {"h264", "mpeg4", "vp8", "vp9", "mjpeg"}
+SEEKS_TRIED = 12
+TICKS = 10_000  # a second, in which times of frames are kept: four bytes last for 119 hours
+PAPER = (222, 226, 232)  # behind contact sheets: white, black and grey videos all stand out from it
+
+
+class UnreadableVideo(ValueError):
+    """A file whose frames cannot be had; the message names it and says why."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a file holds, found by decoding all of it once; height and width are those of the upright picture.
+
+    `reader` is how its frames are read: `decord`, `sequential` where decord's answers are wrong, or `image`.
+    `stream` is the one that is read, out of `streams` of video. An image has one frame and no rate.
+    `checksums` are the CRC-32 of every frame's RGB bytes, four bytes each in this machine's order, against
+    which each frame that decord gives is checked. `decoder` made them: another one rounds colours otherwise.
+    `times` are every frame's time since the first, in the same form and in ticks; a file of constant rate,
+    whose frames `fps` places, has none.
+    """
+
+    frames: int
+    fps: float
+    height: int
+    width: int
+    codec: str
+    duration: float
+    bytes: int
+    reader: str
+    stream: int
+    streams: int
+    checksums: bytes
+    decoder: str = field(default="", kw_only=True, repr=False)
+    times: bytes = field(default=b"", kw_only=True, repr=False)
+
+
+def ffmpeg(arguments: Sequence[str], data: bytes | None = None) -> subprocess.CompletedProcess:
+    """Runs the ffmpeg that imageio brings; its exit status is the caller's to judge.
+
+    It is out of a terminal's reach: a Ctrl-C is for the process that reads, which may go on for a while.
+    """
+    source = {"stdin": subprocess.DEVNULL} if data is None else {"input": data}
+    return subprocess.run(
+        command(arguments), capture_output=True, check=False, start_new_session=True, **source
+    )
+
+
+def command(arguments: Sequence[str]) -> list[str]:
+    """The ffmpeg that imageio brings, with its arguments."""
+    import imageio_ffmpeg
+
+    return [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostats", *arguments]
+
+
+@lru_cache(maxsize=1)
+def decoder() -> str:
+    """What decodes on this machine: the same file may give other RGB bytes elsewhere."""
+    import imageio_ffmpeg
+
+    return f"ffmpeg {imageio_ffmpeg.get_ffmpeg_version()} on {platform.machine()}"
+
+
+def first_video(path: Path) -> list[str]:
+    """Arguments that decode the first video stream, never a cover picture, up to the first damage."""
+    return ["-xerror", "-threads", "1", "-i", f"file:{path}", "-map", "0:V:0", "-fps_mode", "passthrough"]
+
+
+def probe(path: str | Path) -> Probe:
+    """What a file holds, and how to read it; raises UnreadableVideo where a decoder notices any damage."""
+    path = Path(path)
+    if not path.is_file():
+        raise UnreadableVideo(f"{path}: no such file")
+    state = path.stat()
+    return probe_once(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def probe_once(path: Path, size: int, changed: int) -> Probe:
+    """`probe` of a file in one state of its bytes."""
+    if size == 0:
+        raise UnreadableVideo(f"{path} is empty")
+    if path.suffix.lower() in IMAGES:
+        _, height, width, _ = read_image(path).shape
+        return Probe(1, 0.0, height, width, path.suffix[1:].lower(), 0.0, size, "image", 0, 1, b"")
+    clock = ["-enc_time_base", f"1:{TICKS}"]
+    done = ffmpeg([*first_video(path), *clock, "-pix_fmt", "rgb24", "-f", "framehash", "-hash", "crc32", "-"])
+    log = done.stderr.decode(errors="replace")
+    if done.returncode:
+        raise UnreadableVideo(f"{path} cannot be read: {complaint(log)}")
+    rows = [line.split(",") for line in done.stdout.decode().splitlines() if line and line[0] != "#"]
+    checksums = [int(row[5], 16) for row in rows]
+    header, _, output = log.partition("\nOutput #0")
+    streams = re.findall(r"^  Stream #0:(\d+).*?: Video: (.*)$", header, re.MULTILINE)
+    streams = [(int(number), line) for number, line in streams if "(attached pic)" not in line]
+    made = re.search(r": Video: .*? (\d+)x(\d+)[ ,]", output)
+    if not checksums or not streams or not made:
+        raise UnreadableVideo(f"{path} holds no video frame")
+    number, line = streams[0]
+    width, height = int(made[1]), int(made[2])
+    said = re.search(r"Duration: (\d+):(\d+):([\d.]+)", header)
+    duration = int(said[1]) * 3600 + int(said[2]) * 60 + float(said[3]) if said else 0.0
+    rate = re.search(r", ([\d.]+)(k?) fps", line) or re.search(r", ([\d.]+)(k?) tbr", line)
+    if rate:
+        fps = exact_rate(float(rate[1]) * (1000 if rate[2] else 1))
+    elif duration:
+        fps = len(checksums) / duration
+    else:
+        raise UnreadableVideo(f"{path} does not say its frame rate")
+    codec = line.split()[0].rstrip(",")
+    sound = codec in SEEKABLE and len(streams) == 1 and decord_agrees(path, (height, width), checksums)
+    reader = "decord" if sound else "sequential"
+    times = uneven_times([int(row[2]) for row in rows], fps)
+    frames, checksums = len(checksums), array("I", checksums).tobytes()
+    found = (frames, fps, height, width, codec, duration, size, reader, number, len(streams), checksums)
+    return Probe(*found, decoder=decoder(), times=times)
+
+
+def uneven_times(ticks: list[int], fps: float) -> bytes:
+    """The `times` of a Probe: none where every frame lies within a quarter of an interval of a constant rate.
+
+    That rate must be `fps` to 1 %, as some print it with two decimals. Times that run backwards say nothing.
+    """
+    times, last = [tick - ticks[0] for tick in ticks], len(ticks) - 1
+    interval = times[-1] / max(1, last)
+    even = all(abs(time - k * interval) <= interval / 4 for k, time in enumerate(times))
+    as_said = abs(interval * fps / TICKS - 1) * last <= 0.25 + 0.01 * last
+    if (even and as_said) or times != sorted(times) or not 0 < times[-1] < 1 << 32:
+        return b""
+    return array("I", times).tobytes()
+
+
+def frame_times(known: Probe) -> list[float]:
+    """Every frame's time in seconds since the first one; of a file of constant rate, none."""
+    return [tick / TICKS for tick in array("I", known.times)]
+
+
+def complaint(log: str) -> str:
+    """The first line in which a decoder says what is wrong, without its address."""
+    wrong = re.compile(r"invalid|error|corrupt|missing|matches no streams|truncat|concealing", re.IGNORECASE)
+    described = ("Input #", "Output #", " ")  # the file as such: its name and tags may hold any word
+    lines = [line for line in log.splitlines() if line.strip() and not line.startswith(described)]
+    line = next((line for line in lines if wrong.search(line)), (lines or ["no reason is given"])[-1])
+    return re.sub(r"^(\[[^]]*\] )+", "", line).strip().rstrip(".")
+
+
+def exact_rate(fps: float) -> float:
+    """A rate printed with two decimals as the NTSC fraction it stands for, where it does."""
+    ntsc = round(fps * 1.001) * 1000 / 1001
+    return ntsc if fps != round(fps) and abs(fps - ntsc) < 0.006 else fps
+
+
+def decord_agrees(path: Path, size: tuple[int, int], checksums: list[int]) -> bool:
+    """Whether decord sees the same frames as a sequential decoder, also after seeks around keyframes.
+
+    An edit list gives it frames of negative time that no player shows; it may take another stream.
+    """
+    try:
+        import decord
+    except ImportError:
+        return False
+    try:
+        reader = decord.VideoReader(str(path.resolve()), num_threads=1)
+        if len(reader) != len(checksums):
+            return False
+        start = float(reader.get_frame_timestamp(0)[0])
+        if -1e9 < start < 0:  # far below: a packet without a time, as in AVI, which does no harm
+            return False
+        last = len(checksums) - 1
+        keys = [key + step for key in reader.get_key_indices() for step in (0, 1, -1)]
+        wanted = [k for k in dict.fromkeys([last, 0, *keys, last // 2, last // 3]) if 0 <= k <= last]
+        every = max(1, len(wanted) // SEEKS_TRIED)
+        # From the end to the start, so that each of them is a seek.
+        for index in sorted(wanted[::every], reverse=True):
+            frame = reader[index].asnumpy()
+            if frame.shape[:2] != size or zlib.crc32(frame.tobytes()) != checksums[index]:
+                return False
+    except (decord.DECORDError, RuntimeError, AssertionError):
+        return False
+    return True
+
+
+def read_frames(path: str | Path, indices: Sequence[int], known: Probe | None = None) -> Tensor:
+    """Frames at exactly these indices, in this order, uint8 T H W C, of the first video stream, upright.
+
+    `known`, from a manifest, saves decoding the file once to learn how it must be read. Raises
+    UnreadableVideo for a damaged file, or one changed since; ValueError for an index that it does not have.
+    """
+    path = Path(path)
+    if known is None:
+        known = probe(path)
+    elif not path.is_file():
+        raise UnreadableVideo(f"{path}: no such file")
+    elif path.stat().st_size != known.bytes:
+        raise UnreadableVideo(f"{path} has changed since it was indexed: run `dit data index` again")
+    wrong = [index for index in indices if not 0 <= index < known.frames]
+    if wrong or not len(indices):
+        raise ValueError(f"{path} has frames 0 to {known.frames - 1}, not {wrong[0] if wrong else 'none'}")
+    if known.reader == "image":
+        return read_image(path).expand(len(indices), -1, -1, -1)
+    distinct = sorted(set(indices))
+    read = {"decord": read_with_decord, "sequential": read_in_sequence}[known.reader]
+    frames = read(path, distinct, known)
+    return frames if distinct == list(indices) else frames[[distinct.index(index) for index in indices]]
+
+
+def read_with_decord(path: Path, indices: list[int], known: Probe) -> Tensor:
+    """Frames of a file on which decord was right when tried; one that is not what it was is read in sequence.
+
+    So is every file on a machine without decord.
+    decord is not the same at every call: the last frame of an AVI may be that frame or an earlier one. The
+    reader is closed again, as an open one holds memory.
+    """
+    try:
+        import decord
+    except ImportError:
+        return read_in_sequence(path, indices, known)
+    try:
+        frames = decord.VideoReader(str(path.resolve()), num_threads=1).get_batch(indices).asnumpy()
+    except (decord.DECORDError, RuntimeError, AssertionError):
+        return read_in_sequence(path, indices, known)
+    wanted = array("I", known.checksums)
+    if [zlib.crc32(frame) for frame in frames] != [wanted[index] for index in indices]:
+        return read_in_sequence(path, indices, known)
+    return torch.from_numpy(frames)
+
+
+def read_in_sequence(path: Path, indices: list[int], known: Probe) -> Tensor:
+    """Frames of any file, by decoding it from the start to the last of them."""
+    chosen = "+".join(f"between(n,{first},{last})" for first, last in runs(indices))
+    arguments = [
+        "-v",
+        "error",
+        *first_video(path),
+        "-vf",
+        f"select='{chosen}'",
+        "-frames:v",
+        str(len(indices)),
+    ]
+    done = ffmpeg([*arguments, "-pix_fmt", "rgb24", "-f", "rawvideo", "-"])
+    shape = len(indices), known.height, known.width, 3
+    if done.returncode or len(done.stdout) != torch.Size(shape).numel():
+        raise UnreadableVideo(f"{path} cannot be read: {complaint(done.stderr.decode(errors='replace'))}")
+    frames = torch.frombuffer(bytearray(done.stdout), dtype=torch.uint8).view(shape)
+    wanted = array("I", known.checksums)
+    if [zlib.crc32(frame.numpy().tobytes()) for frame in frames] != [wanted[index] for index in indices]:
+        raise UnreadableVideo(f"{path} {why_other(known)}: run `dit data index` again")
+    return frames
+
+
+def why_other(known: Probe) -> str:
+    """Why a file's frames are not those of its manifest."""
+    if known.decoder in ("", decoder()):
+        return "has changed since it was indexed"
+    return f"was indexed by {known.decoder}, and {decoder()} decodes it to other bytes"
+
+
+def runs(indices: list[int]) -> list[tuple[int, int]]:
+    """Rising indices as first and last of each unbroken run."""
+    breaks = [0, *(k for k in range(1, len(indices)) if indices[k] > indices[k - 1] + 1), len(indices)]
+    return [(indices[first], indices[end - 1]) for first, end in pairwise(breaks)]
+
+
+def read_image(path: Path) -> Tensor:
+    """An image as a video of one frame, turned as its EXIF says; raises UnreadableVideo.
+
+    16 bits of grey become 8; what is transparent shows white.
+    """
+    import numpy
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    wrong = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError)
+    try:
+        with Image.open(path) as image:
+            pixels = numpy.array(to_rgb(ImageOps.exif_transpose(image), image.format))
+    except wrong as error:
+        raise UnreadableVideo(f"{path} cannot be read: {error}") from None
+    return torch.from_numpy(pixels)[None]
+
+
+def to_rgb(image, format: str | None):
+    """A Pillow image in 8-bit RGB; raises ValueError for numbers whose range no one knows."""
+    import numpy
+    from PIL import Image
+
+    if image.mode.startswith("I;16") or (image.mode == "I" and format == "PNG"):
+        levels = (numpy.asarray(image).astype("uint32") * 255 + 32767) // 65535
+        image = Image.fromarray(levels.astype("uint8"))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its pixels are numbers of no known range (mode {image.mode})")
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def to_video(frames_THWC: Tensor) -> Tensor:
+    """Frames of bytes as a float video C T H W in [-1, 1]."""
+    return rearrange(frames_THWC, "t h w c -> c t h w").float() / 127.5 - 1
+
+
+def to_frames(video_CTHW: Tensor) -> Tensor:
+    """The inverse of `to_video`, rounded; what is outside [-1, 1] is clipped."""
+    levels = (video_CTHW.float() + 1) * 127.5
+    return rearrange(levels.round().clamp(0, 255).byte(), "c t h w -> t h w c").contiguous().cpu()
+
+
+def resize_and_crop(frames_THWC: Tensor, height: int, width: int) -> Tensor:
+    """Frames scaled, with antialiasing, to just cover height x width, and cut to it about the centre."""
+    have_height, have_width = frames_THWC.shape[1:3]
+    scale = max(height / have_height, width / have_width)
+    size = max(height, round(have_height * scale)), max(width, round(have_width * scale))
+    frames = rearrange(frames_THWC, "t h w c -> t c h w")
+    if size != (have_height, have_width):
+        frames = torch.nn.functional.interpolate(frames, size, mode="bicubic", antialias=True)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    return rearrange(frames[:, :, top : top + height, left : left + width], "t c h w -> t h w c").contiguous()
+
+
+def write_video(file: str | Path, video_CTHW: Tensor, fps: float, record: dict) -> None:
+    """Writes an H.264 mp4 that browsers play, with `record` inside; an odd side repeats its last line.
+
+    `read_metadata` gives the record back, with the true size, number of frames and rate under `video`.
+    """
+    write_stream(file, [video_CTHW], fps, lambda: record)
+
+
+def write_stream(
+    file: str | Path, parts_CTHW: Iterable[Tensor], fps: float, record: Callable[[], dict]
+) -> None:
+    """As `write_video`, of parts of any number of frames as they come, in constant memory.
+
+    `record` is asked for when all have come. Raises ValueError where ffmpeg fails, and for no frame at all.
+    """
+    file = Path(file)
+
+    def write(temporary: Path) -> None:
+        bare = temporary.with_name(f"{temporary.name}.bare")
+        try:
+            size = encode(bare, file, parts_CTHW, fps)
+            add_record(temporary, bare, file, record() | {"video": size | {"fps": fps}})
+        finally:
+            bare.unlink(missing_ok=True)
+
+    write_whole(file, write)
+
+
+def encode(bare: Path, file: Path, parts_CTHW: Iterable[Tensor], fps: float) -> dict[str, int]:
+    """Encodes parts of a video as they come into an mp4 without a record, said to be `file` in errors.
+
+    Returns the number of frames and their size.
+    """
+    parts = iter(parts_CTHW)
+    first = next(parts, None)
+    if first is None or not first.shape[1]:
+        raise ValueError(f"{file} cannot be written: the video has no frame")
+    count, (height, width) = 0, first.shape[2:]
+    even = [torch.arange(side + side % 2).clamp(max=side - 1) for side in (height, width)]
+    size = f"{len(even[1])}x{len(even[0])}"
+    arguments = ["-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", f"{fps:.6f}"]
+    arguments += ["-i", "pipe:0", "-c:v", "libx264", "-crf", "16"]
+    # The matrix is said in the file: a player that guesses takes another for small and large videos.
+    arguments += ["-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"]
+    arguments += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
+    arguments += ["-color_range", "tv", "-f", "mp4", f"file:{bare}"]
+    with tempfile.TemporaryFile() as log:  # not a pipe, which would fill and stop it while nobody reads
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": log}
+        encoder, taken = subprocess.Popen(command(arguments), start_new_session=True, **pipes), False
+        try:
+            for part in chain([first], parts):
+                frames = to_frames(part)[:, even[0]][:, :, even[1]]
+                encoder.stdin.write(frames.numpy().tobytes())
+                count += len(frames)
+            encoder.stdin.close()
+            taken = True
+        except BrokenPipeError:
+            pass  # it has died, and says below why
+        except BaseException:
+            encoder.kill()
+            raise
+        finally:
+            with suppress(BrokenPipeError):
+                encoder.stdin.close()
+            status = encoder.wait()
+        if status or not taken:
+            log.seek(0)
+            raise_failed(file, log.read(), status)
+    return {"frames": count, "height": height, "width": width}
+
+
+def add_record(temporary: Path, bare: Path, file: Path, record: dict) -> None:
+    """Copies an mp4 with a record inside, and its index in front, where a browser needs it."""
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as tags:
+        tags.write(";FFMETADATA1\ncomment=" + re.sub(r"([=;#\\\n])", r"\\\1", json.dumps(record)) + "\n")
+        tags.flush()
+        arguments = ["-v", "error", "-y", "-i", f"file:{bare}", "-f", "ffmetadata", "-i", tags.name]
+        arguments += ["-map", "0:v", "-map_metadata", "1", "-c", "copy"]
+        done = ffmpeg([*arguments, "-movflags", "+faststart", "-f", "mp4", f"file:{temporary}"])
+    if done.returncode:
+        raise_failed(file, done.stderr, done.returncode)
+
+
+def raise_failed(file: Path, log: bytes, status: int) -> NoReturn:
+    """Raises ValueError with what an ffmpeg that failed said, or how it ended where it said nothing."""
+    said = complaint(log.decode(errors="replace")) if log.strip() else f"ffmpeg ended with status {status}"
+    raise ValueError(f"{file} cannot be written: {said}")
+
+
+def read_metadata(file: str | Path) -> dict:
+    """The record inside an mp4 of ours, read without decoding; raises ValueError where there is none."""
+    if not Path(file).is_file():
+        raise ValueError(f"{file}: no such file")
+    done = ffmpeg(["-v", "error", "-i", f"file:{file}", "-f", "ffmetadata", "-"])
+    text = done.stdout.decode(errors="replace")
+    found = re.search(r"^comment=((?:[^\\\n]|\\.|\\\n)*)$", text, re.MULTILINE)
+    try:
+        record = json.loads(re.sub(r"\\(.|\n)", r"\1", found[1])) if found else None
+    except json.JSONDecodeError:
+        record = None
+    if not isinstance(record, dict):
+        raise ValueError(
+            f"{file} carries no record: it was not written by this project, or was encoded again"
+        )
+    return record
+
+
+def write_gif(file: str | Path, video_CTHW: Tensor, fps: float) -> None:
+    """Writes an animated GIF that repeats for ever, with 256 colours a frame."""
+    import imageio.v3
+
+    frames, times = to_frames(video_CTHW).numpy(), {"duration": 1000 / fps, "loop": 0}
+    write_whole(
+        Path(file), lambda temporary: imageio.v3.imwrite(temporary, frames, extension=".gif", **times)
+    )
+
+
+def write_png_frames(folder: str | Path, video_CTHW: Tensor) -> None:
+    """Writes every frame as `folder/0000.png` and so on, without loss; a longer video's further ones go."""
+    from PIL import Image
+
+    frames = to_frames(video_CTHW)
+    for old in Path(folder).glob("[0-9][0-9][0-9][0-9]*.png"):
+        if old.stem.isdecimal() and int(old.stem) >= len(frames):
+            old.unlink()
+    for number, frame in enumerate(frames):
+        image = Image.fromarray(frame.numpy())
+        write_whole(
+            Path(folder) / f"{number:04d}.png", lambda temporary, i=image: i.save(temporary, format="PNG")
+        )
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """At most so many places out of `count`, evenly spaced from the first to the last."""
+    return torch.linspace(0, count - 1, min(most, count)).round().long().tolist()
+
+
+def contact_sheet(
+    videos: Iterable[Tensor], captions: list[str], path: str | Path, frames: int = 5, side: int = 192
+) -> None:
+    """Writes a PNG with a row per video (C T H W in [-1, 1]): its caption above evenly spaced frames.
+
+    Small videos grow by whole factors towards `side` pixels, large ones shrink to twice that.
+    """
+    from PIL import Image, ImageDraw
+
+    font, gap = caption_font(captions), 6
+    rows = []
+    for video in videos:
+        shown = evenly(video.shape[1], frames)
+        longest = max(video.shape[2:])
+        scale = max(1, side // longest) if longest <= 2 * side else 2 * side / longest
+        size = round(video.shape[3] * scale), round(video.shape[2] * scale)
+        filter = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
+        rows.append([Image.fromarray(f.numpy()).resize(size, filter) for f in to_frames(video[:, shown])])
+    width = max(320, *(len(row) * (row[0].width + gap) + gap for row in rows))
+    texts = [wrap(caption, font, width - 2 * gap) for caption in captions]
+    line = 24
+    heights = [len(text) * line + row[0].height + 3 * gap for text, row in zip(texts, rows, strict=True)]
+    sheet = Image.new("RGB", (width, sum(heights) + gap), PAPER)
+    draw, top = ImageDraw.Draw(sheet), gap
+    for text, row, height in zip(texts, rows, heights, strict=True):
+        for number, words in enumerate(text):
+            draw.text((gap, top + number * line), words, fill="black", font=font)
+        for column, image in enumerate(row):
+            sheet.paste(image, (gap + column * (image.width + gap), top + len(text) * line + gap))
+        top += height
+    write_whole(Path(path), lambda temporary: sheet.save(temporary, format="PNG"))
+
+
+def caption_font(captions: list[str], size: int = 18):
+    """Pillow's own font, or for captions with more than ASCII the wider one that matplotlib brings."""
+    from PIL import ImageFont
+
+    if all(caption.isascii() for caption in captions):
+        return ImageFont.load_default(size)
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)
+
+
+def wrap(text: str, font, width: int) -> list[str]:
+    """A caption in lines of at most `width` pixels; a longer word has a line of its own."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines

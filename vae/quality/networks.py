@@ -1,0 +1,116 @@
+"""The networks that scores and losses need: where their weights are looked for, and how to get them."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from vae.training.weights import file_hash
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that scores need: what for, the variable and usual names of its file, how to get it, hash."""
+
+    purpose: str
+    variable: str
+    files: tuple[str, ...]
+    how: str
+    sha256: str = ""  # or its first digits, where that is all that is published
+
+
+NETWORKS = {
+    "i3d": Network(
+        "FVD",
+        "DIT_I3D",
+        ("i3d_torchscript.pt", "i3d_pretrained_400.pt", "rgb_scratch.pt", "i3d.safetensors"),
+        "the TF-Hub module i3d-kinetics-400/1, DeepMind's checkpoint data/checkpoints/rgb_scratch of "
+        "github.com/google-deepmind/kinetics-i3d, or a port of either; any file with its tensors will do",
+    ),
+    "clip": Network(
+        "CLIPSIM",
+        "DIT_CLIP",
+        ("clip-vit-base-patch32", "models--openai--clip-vit-base-patch32/snapshots/*"),
+        "the folder openai/clip-vit-base-patch32 of the Hugging Face hub, with pytorch_model.bin",
+    ),
+    "c3d": Network(
+        "the Inception score",
+        "DIT_C3D",
+        ("conv3d_deepnetA_ucf.npz",),
+        "conv3d_deepnetA_ucf.npz of TGANv2's release v1.0 (github.com/pfnet-research/tgan2)",
+    ),
+    "c3d-mean": Network(
+        "the Inception score",
+        "DIT_C3D_MEAN",
+        ("mean2.npz",),
+        "mean2.npz of TGANv2's release v1.0 (github.com/pfnet-research/tgan2)",
+    ),
+}
+LPIPS = {  # trunk -> torchvision's file, which is named after its SHA-256, and that of the heads
+    "alex": (
+        "alexnet-owt-7be5be79.pth",
+        "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
+    ),
+    "vgg": (
+        "vgg16-397923af.pth",
+        "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
+    ),
+    "squeeze": (
+        "squeezenet1_1-b8a52dc0.pth",
+        "4a5350f23600cb79923ce65bb07cbf57dca461329894153e05a1346bd531cf76",
+    ),
+}
+for trunk, (file, heads) in LPIPS.items():
+    variable, begins = f"DIT_LPIPS_{trunk.upper()}", file.removesuffix(".pth").split("-")[-1]
+    NETWORKS[f"lpips-{trunk}-trunk"] = Network(
+        "LPIPS", f"{variable}_TRUNK", (file,), f"torchvision's {file} (download.pytorch.org/models)", begins
+    )
+    NETWORKS[f"lpips-{trunk}-heads"] = Network(
+        "LPIPS",
+        f"{variable}_HEADS",
+        (f"lpips-{trunk}.pth",),
+        f"lpips/weights/v0.1/{trunk}.pth of github.com/richzhang/PerceptualSimilarity, or the lpips package",
+        heads,
+    )
+
+
+def folders() -> list[Path]:
+    """Where weights usually lie: this project's cache, PyTorch's and the Hugging Face hub's."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    hub = Path(os.environ.get("HF_HOME", cache / "huggingface")) / "hub"
+    return [cache / "dit-lab", Path(torch.hub.get_dir()) / "checkpoints", hub]
+
+
+def find_weights(network: str, given: str = "") -> Path:
+    """The file of a network: the one given, the variable's, or one of a usual name in a usual folder.
+
+    Raises ValueError saying where it was looked for and how to get it.
+    """
+    needed = NETWORKS[network]
+    for name in (given, os.environ.get(needed.variable, "")):
+        if name:
+            if not Path(name).exists():
+                raise ValueError(f"{name}: no such file or folder; it should hold the weights of {network}")
+            return Path(name)
+    for folder in folders():
+        for name in needed.files:
+            if found := sorted(folder.glob(name)):
+                return found[-1]
+    smoke = "" if needed.purpose == "LPIPS" else ". --smoke runs with seeded weights, which give no score"
+    raise ValueError(
+        f"{needed.purpose} needs the weights of {network}, and there are none: name the file on the command "
+        f"line, set {needed.variable}, or put {needed.files[0]} into {folders()[0]}. They are "
+        f"{needed.how}{smoke}"
+    )
+
+
+def certify_hash(name: str, file: Path) -> str:
+    """SHA-256 of a file whose published hash is known; raises ValueError where it is another."""
+    digest = file_hash(file)
+    if not digest.startswith(NETWORKS[name].sha256):
+        raise ValueError(
+            f"{file} is not {NETWORKS[name].how}: its SHA-256 is {digest[:12]}…, not "
+            f"{NETWORKS[name].sha256[:12]}…"
+        )
+    return digest

@@ -1,0 +1,31 @@
+"""Processes that share work: which one this is, on which device, and what all of them found."""
+
+import os
+
+import torch
+import torch.distributed as dist
+
+from vae.training.folder import PATIENCE
+
+
+def processes() -> tuple[int, int]:
+    """Rank and number of the processes that share the work; joins them where a launcher started several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        dist.init_process_group("gloo", timeout=PATIENCE)  # one may wait for another's whole share
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def own_device() -> torch.device:
+    """This process's GPU where there is one, with exact fp32 products; else the CPU."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    there = torch.cuda.is_available()
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if there else torch.device("cpu")
+
+
+def gathered(rows: list) -> list:
+    """The rows of all processes."""
+    if not dist.is_initialized():
+        return rows
+    parts: list = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, rows)
+    return [row for part in parts for row in part]
