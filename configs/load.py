@@ -13,6 +13,8 @@ import typing
 from pathlib import Path
 from typing import TypeVar
 
+from tyro.conf import Positional as Positional
+
 Settings = TypeVar("Settings")
 FOLDER = Path(__file__).parent / "runs"
 NOT_RUNS = {"__init__"}

@@ -114,7 +114,8 @@ def video_round_trip() -> str:
     """Writes a small video and reads a frame in its middle back."""
     import torch
 
-    from vae.data.video import probe, read_frames, write_video
+    from vae.data.video import probe, read_frames
+    from vae.data.write import write_video
 
     ramp = torch.linspace(-1, 1, 5)[None, :, None, None].expand(3, 5, 64, 64)
     with tempfile.TemporaryDirectory() as folder:

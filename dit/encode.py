@@ -4,16 +4,19 @@ import math
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from tqdm import tqdm
 
-from configs.load import parse
-from configs.settings import EncodeSettings, TextConfig
+from configs.data import DataConfig
+from configs.load import Positional, parse
+from configs.model import TextConfig
 from dit.text import load_pretrained, text_made, without_padding
+from vae.cache.clips import SAMPLING
 from vae.cache.encoding import (
     Wanted,
     encode_jobs,
@@ -24,13 +27,38 @@ from vae.cache.encoding import (
     text_key,
     wanted_clips,
 )
-from vae.cache.index import SAMPLING, Cache, CachedFile, half_written, read_index, save_index
+from vae.cache.index import Cache, CachedFile, half_written, read_index, save_index
 from vae.cache.shards import LATENTS, STORED, TEXTS, find_rows, stale_shards, write_shard
 from vae.data.clips import SHAPES, check_data
 from vae.data.manifest import NAME, Entry, load_manifest
 from vae.load import autoencoder_hash, load_autoencoder
-from vae.training.folder import lock, on_main
-from vae.training.processes import gathered, own_device, processes
+from vae.training.folder import lock
+from vae.training.processes import gathered, on_main, own_device, processes
+
+
+@dataclass(frozen=True)
+class EncodeSettings:
+    """Encode a manifest's clips and captions once, into a cache for `dit train --data.source CACHE`."""
+
+    manifest: Positional[str] = ""
+    """Manifest, or the folder that holds one."""
+    out: str = ""
+    """Folder of the cache; the same command goes on after a kill, and encodes what is new or changed."""
+    autoencoder: str = "builtin"
+    """Weights file of the autoencoder, a run's or a diffusers folder; `builtin` is the drawn world's."""
+    data: DataConfig = field(default_factory=lambda: DataConfig(places=4, workers=2))
+    """The clips: which, and how large; `data.source` is the manifest."""
+    text: TextConfig = field(default_factory=TextConfig)
+    """Text encoder: a frozen one's embeddings of all captions are kept; a byte-level one runs in training."""
+    store: Literal["fp16", "bf16", "fp32"] = "fp16"
+    """Stored number format: fp16 rounds to 1 part in 2,048, bf16 to 1 in 256, fp32 not at all."""
+    shard_clips: int = 512
+    """Most clips of a shard, which is what a kill may lose."""
+    encode_memory: float = 0.0
+    """GiB that encoding may take beside a clip: larger frames are encoded in tiles; 0 sets no limit."""
+    prune: bool = False
+    """Remove shards of which nothing is used any more."""
+
 
 TEXT_BATCH = 32
 

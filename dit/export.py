@@ -1,22 +1,36 @@
 """`dit export MODEL --out FOLDER`: a model as the folder of a Wan pipeline, or our own in half precision."""
 
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
-from configs.load import parse, to_json
-from configs.settings import ExportSettings
+from configs.load import Positional, parse, to_json
 from dit.generate import latent_shape, shift_for
 from dit.load import OURS, TRANSFORMER, Model, load_model
-from dit.model import grid_of
+from dit.pack import grid_of
 from dit.wan import write_pipeline
 from vae.diffusers_folder import autoencoder_settings, write_folder, write_json
 from vae.load import WEIGHTS as AUTOENCODER
 from vae.load import load_autoencoder
 from vae.model import Autoencoder
 from vae.training.weights import read_settings, save_weights
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """Write a model as the folder of a Wan pipeline, which diffusers loads, or as our own files."""
+
+    model: Positional[str] = "builtin"
+    """Model folder: a run of `dit train`, or `builtin`; or an autoencoder alone: a run, or its file."""
+    out: str = "exported"
+    """Folder to write; it must not exist yet, or be empty."""
+    autoencoder: str = ""
+    """Another autoencoder of the same latents, its decoder trained on; empty takes the model's own."""
+    format: Literal["diffusers", "half"] = "diffusers"
+    """`diffusers` for `WanPipeline`; `half` for our own files in half precision, like the built-in model."""
 
 
 def export(settings: ExportSettings) -> Path:

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from configs.settings import FlowConfig, SamplerConfig
+from configs.sampling import SamplerConfig
+from configs.train import FlowConfig
 from dit.load import Denoiser, Model
-from dit.model import PATCH, grid_of, make_layout, patchify, unpatchify
+from dit.pack import PATCH, grid_of, make_layout, patchify, unpatchify
 from samplers.guidance import guide
 from samplers.path import size_shift
 from samplers.solvers import SOLVERS, time_grid
 from vae import tiles
-from vae.model import Autoencoder, round_to
+from vae.compression import round_to
+from vae.model import Autoencoder
 from vae.training.seeds import generator
 
 

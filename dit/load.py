@@ -7,15 +7,20 @@ import torch
 from torch import Tensor, nn
 
 from configs.load import from_json, to_json
-from configs.settings import FlowConfig, SamplerConfig, TextConfig, TransformerConfig
+from configs.model import TextConfig, TransformerConfig
+from configs.sampling import SamplerConfig
+from configs.train import FlowConfig
 from dit.attention import BACKENDS, choose_attention
-from dit.model import PATCH, Layout, Transformer
+from dit.model import Transformer
+from dit.pack import PATCH, Layout
 from dit.text import encoder_hash, make_encoder
+from vae.compression import round_to
 from vae.diffusers_folder import naming
 from vae.load import BUILTIN, load_autoencoder, stored_hash
-from vae.model import Autoencoder, round_to
-from vae.training.folder import checkpoints
-from vae.training.weights import file_hash, load_weights, read_json, read_settings
+from vae.model import Autoencoder
+from vae.training.checkpoints import checkpoints
+from vae.training.files import file_hash, read_json
+from vae.training.weights import load_weights, read_settings
 
 TRANSFORMER = "transformer.safetensors"
 AVERAGE = "average.safetensors"
@@ -138,12 +143,12 @@ def load_diffusers_model(folder: Path) -> Model:
 
     A folder that `dit export` wrote also holds what diffusers has no place for, so that it samples as before.
     """
-    from dit import wan as diffusers_format
+    from dit import wan
 
     if (folder / "model_index.json").is_file():
-        diffusers_format.check_pipeline(folder)
-    transformer = diffusers_format.load_transformer(folder / "transformer")
-    shift = diffusers_format.scheduler_shift(folder / "scheduler")
+        wan.check_pipeline(folder)
+    transformer = wan.load_transformer(folder / "transformer")
+    shift = wan.scheduler_shift(folder / "scheduler")
     text, sampler = TextConfig(padded=True), SamplerConfig(steps=50, guidance=5.0)
     flow, size, fps = FlowConfig(shift=shift, shift_tokens=0), (81, 480, 832), 16.0
     if (folder / OURS).is_file():

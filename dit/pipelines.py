@@ -11,7 +11,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from vae.training.weights import file_hash, read_json
+from vae.training.files import file_hash, read_json
 
 OURS = "WanPipeline"  # what this project samples itself
 WORDS = {  # our settings -> what pipelines call them

@@ -1,148 +1,19 @@
-"""Text encoders: a tiny byte-level T5 of our own, and the door to transformers' T5 and UMT5.
-
-The byte-level encoder has ByT5's token ids (Xue et al. 2022: byte + 3, end 1, padding 0), so it needs no
-vocabulary file, and the weights of `T5EncoderModel` (gated-gelu, T5 1.1) under the same names.
-"""
+"""The door to text encoders: transformers' T5 and UMT5, embeddings of a cache, the byte-level one."""
 
 import hashlib
 import html
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from configs.settings import TextConfig
+from configs.model import TextConfig
+from dit.byte_t5 import BUCKETS, END, EPS, FARTHEST, PADDING, VOCABULARY, ByteEncoder
 from vae.cache.shards import Place, read_row
-from vae.training.weights import file_hash, read_json
-
-PADDING, END, FIRST_BYTE = 0, 1, 3
-VOCABULARY = 384
-BUCKETS, FARTHEST = 32, 128
-EPS = 1e-6
-NEIGHBOURS = ((-1, 1.0), (1, 1.0), (0, 0.5), (-3, 0.5))  # where a head looks first, and how fast that falls
-
-
-def byte_tokens(prompt: str, longest: int) -> list[int]:
-    """Token ids of a prompt, the end mark last; the empty prompt is the end mark alone."""
-    return [byte + FIRST_BYTE for byte in prompt.encode()[: longest - 1]] + [END]
-
-
-class ByteEncoder(nn.Module):
-    """Byte-level T5 encoder (Raffel et al. 2020), bidirectional, with T5's relative position buckets."""
-
-    def __init__(self, config: TextConfig):
-        super().__init__()
-        self.config = config
-        self.shared = nn.Embedding(VOCABULARY, config.width)
-        self.encoder = nn.Module()
-        self.encoder.block = nn.ModuleList([EncoderBlock(config, first=k == 0) for k in range(config.depth)])
-        self.encoder.final_layer_norm = Norm(config.width)
-        for name, parameter in self.named_parameters():
-            if parameter.ndim == 2:  # T5's attention has no 1/sqrt(d): its q starts smaller
-                inside = parameter.shape[1] * (
-                    config.width // config.heads if name.endswith("q.weight") else 1
-                )
-                nn.init.normal_(
-                    parameter, std=0.05 if "relative" in name or "shared" in name else inside**-0.5
-                )
-        self.encoder.block[0].layer[0].SelfAttention.look_near()
-
-    def forward(self, prompts: list[str]) -> tuple[Tensor, list[int]]:
-        """Packed embeddings S x width of all prompts, and how many tokens each has."""
-        ids = [byte_tokens(prompt, self.config.longest) for prompt in prompts]
-        lengths = [len(row) for row in ids]
-        device = self.shared.weight.device
-        padded = torch.tensor([row + [PADDING] * (max(lengths) - len(row)) for row in ids], device=device)
-        real_BS = padded != PADDING
-        x = self.shared(padded)
-        positions = self.encoder.block[0].layer[0].SelfAttention.position_bias(padded.shape[1])
-        bias = positions.masked_fill(~real_BS[:, None, None, :], torch.finfo(positions.dtype).min)
-        for block in self.encoder.block:
-            x = block(x, bias)
-        return self.encoder.final_layer_norm(x)[real_BS], lengths
-
-
-class EncoderBlock(nn.Module):
-    """Attention, then a feed-forward layer, each normed first and added; named as in transformers."""
-
-    def __init__(self, config: TextConfig, first: bool):
-        super().__init__()
-        self.layer = nn.ModuleList([nn.Module(), nn.Module()])
-        self.layer[0].layer_norm = Norm(config.width)
-        self.layer[0].SelfAttention = RelativeAttention(config, first)
-        self.layer[1].layer_norm = Norm(config.width)
-        self.layer[1].DenseReluDense = GatedFeedForward(config)
-
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        x = x + self.layer[0].SelfAttention(self.layer[0].layer_norm(x), bias)
-        return x + self.layer[1].DenseReluDense(self.layer[1].layer_norm(x))
-
-
-class RelativeAttention(nn.Module):
-    """T5's attention: no scale, and in the first block the table of relative positions."""
-
-    def __init__(self, config: TextConfig, first: bool):
-        super().__init__()
-        self.heads = config.heads
-        for name in "qkvo":
-            setattr(self, name, nn.Linear(config.width, config.width, bias=False))
-        if first:
-            self.relative_attention_bias = nn.Embedding(BUCKETS, config.heads)
-
-    @torch.no_grad()
-    def look_near(self) -> None:
-        """Lets every head begin at a neighbour of its own, so that bytes are read in words, not as a bag."""
-        exact = BUCKETS // 4
-        steps = torch.arange(BUCKETS // 2, dtype=torch.float32)
-        steps = torch.where(steps < exact, steps, exact * (FARTHEST / exact) ** (steps / exact - 1))
-        distance = torch.cat([-steps, steps])
-        for head in range(self.heads):
-            neighbour, slope = NEIGHBOURS[head % len(NEIGHBOURS)]
-            bias = -slope * (distance - neighbour).abs().clamp(max=12)
-            self.relative_attention_bias.weight[:, head] = bias
-
-    def position_bias(self, length: int) -> Tensor:
-        """Bias of every pair of positions, 1 x heads x length x length (Raffel et al. 2020, section 2.1)."""
-        device = self.relative_attention_bias.weight.device
-        position = torch.arange(length, device=device)
-        distance = position[None, :] - position[:, None]
-        exact = BUCKETS // 4
-        far = exact + (distance.abs().clamp(min=1) / exact).log() / math.log(FARTHEST / exact) * exact
-        bucket = torch.where(distance.abs() < exact, distance.abs(), far.long().clamp(max=BUCKETS // 2 - 1))
-        bucket = bucket + (distance > 0) * (BUCKETS // 2)
-        return rearrange(self.relative_attention_bias(bucket), "q k n -> 1 n q k")
-
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        q, k, v = (
-            rearrange(layer(x), "b s (n d) -> b n s d", n=self.heads) for layer in (self.q, self.k, self.v)
-        )
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.type_as(q), scale=1.0)
-        return self.o(rearrange(y, "b n s d -> b s (n d)"))
-
-
-class GatedFeedForward(nn.Module):
-    """T5 1.1's feed-forward layer: one projection gates another (Shazeer 2020)."""
-
-    def __init__(self, config: TextConfig):
-        super().__init__()
-        self.wi_0 = nn.Linear(config.width, config.mlp_width, bias=False)
-        self.wi_1 = nn.Linear(config.width, config.mlp_width, bias=False)
-        self.wo = nn.Linear(config.mlp_width, config.width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.wo(F.gelu(self.wi_0(x), approximate="tanh") * self.wi_1(x))
-
-
-class Norm(nn.RMSNorm):
-    """T5's norm: RMS, no mean, no bias."""
-
-    def __init__(self, width: int):
-        super().__init__(width, eps=EPS)
+from vae.training.files import file_hash, read_json
 
 
 class PretrainedEncoder(nn.Module):

@@ -13,43 +13,38 @@ import torch
 from torch import Tensor
 
 from configs.load import from_json, parse_run, to_json
-from configs.settings import FlowConfig, TextConfig, TransformerRun
+from configs.model import TextConfig
+from configs.train import FlowConfig, TransformerRun
 from dit.attention import BACKENDS, choose_attention
 from dit.generate import Request, generate, given_tokens, shift_for
 from dit.load import OURS, TRANSFORMER, Denoiser, find_weights, model_folder
-from dit.model import PATCH, Layout, grid_of, make_layout, patchify
+from dit.pack import PATCH, Layout, grid_of, make_layout, patchify
 from dit.text import EmbeddedText, encoder_hash, encoder_width, text_made
 from samplers.path import interpolate, logit_normal_times, shift_times, velocity
+from vae.cache.clips import find_cache, open_cached, read_scenes
 from vae.cache.encoding import encode_scenes
-from vae.cache.index import Cache, find_cache, open_cached, read_scenes
+from vae.cache.index import Cache
 from vae.cache.shards import STORED
+from vae.compression import round_to
 from vae.data.clips import SHAPES, Clip, batches, files_hash, open_data
 from vae.load import keep_copy, load_autoencoder
-from vae.model import Autoencoder, round_to
-from vae.training.folder import (
-    PATIENCE,
-    Log,
-    StopSignal,
-    check_loop,
+from vae.model import Autoencoder
+from vae.training.checkpoints import (
     checkpoints,
-    draw_curve,
     finished_step,
-    holding,
-    live_line,
     load_checkpoint,
-    name_skipped,
-    on_main,
-    open_run,
-    opening,
     optimizer_tensors,
-    read_log,
     restore_optimizer,
     save_checkpoint,
-    smooth,
 )
+from vae.training.files import read_json
+from vae.training.folder import open_run
+from vae.training.log import Log, draw_curve, live_line, opening, read_log, smooth
 from vae.training.optimizer import learning_rate, make_optimizer, update_average
+from vae.training.processes import PATIENCE, on_main
 from vae.training.seeds import generator, uniform
-from vae.training.weights import fill, load_weights, read_json, save_weights
+from vae.training.session import StopSignal, check_loop, holding, name_skipped
+from vae.training.weights import fill, load_weights, save_weights
 
 HELD_OUT = 32
 VALIDATION_TIMES = (0.125, 0.375, 0.625, 0.875)
@@ -294,11 +289,9 @@ def embedded_text(cache: Cache, config: TransformerRun, say: Callable) -> Embedd
 def start_from(model: Denoiser, folder: Path) -> None:
     """Loads the weights of a model folder: of ours, or the transformer alone of a diffusers Wan pipeline."""
     if (folder / "transformer" / "config.json").is_file():
-        from dit import wan as diffusers_format
+        from dit.wan import load_transformer
 
-        fill(
-            model.transformer, diffusers_format.load_transformer(folder / "transformer").state_dict(), folder
-        )
+        fill(model.transformer, load_transformer(folder / "transformer").state_dict(), folder)
         return
     file = find_weights(folder)
     trained = model.trained_state()
@@ -431,7 +424,7 @@ def show_samples(
     """
     from accelerate.utils import gather_object
 
-    from vae.data.video import contact_sheet
+    from vae.data.sheets import contact_sheet
 
     clips = [held_out[draw] for draw in range(min(SHOWN, len(held_out)))]
     shapes = [tuple(encode(autoencoder, clip).shape) for clip in clips]

@@ -6,8 +6,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from configs.settings import TransformerConfig
-from dit.model import PATCH, Transformer
+from configs.model import TransformerConfig
+from dit.model import Transformer
+from dit.pack import PATCH
 from dit.text import write_encoder
 from vae.diffusers_folder import (
     autoencoder_settings,
@@ -18,7 +19,7 @@ from vae.diffusers_folder import (
     write_json,
 )
 from vae.model import Autoencoder
-from vae.training.weights import read_json
+from vae.training.files import read_json
 
 NAMES = {  # ours -> diffusers', outside the blocks
     "patch_embedding": "patch_embedding",

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from configs.load import parse, to_json
+from configs.load import Positional, parse, to_json
 from configs.protocol import Protocol, load_protocol
-from configs.settings import CompareVaeSettings
 from dit import __version__
 from dit.bench.autoencoder import peak_allocated
 from dit.bench.transformer import make_clock, race
@@ -31,29 +31,79 @@ from eval.clips import (
     side_hash,
 )
 from eval.features import alone, mapped
+from eval.fvd import same_choices
+from eval.networks.certify import SMOKE, check_one
 from eval.reconstruction import MEASURES, means, qualities
 from eval.rfvd import NoNumber, feature, open_rfvd, score_rfvd
 from eval.scoring import publish
-from eval.weights import SMOKE, check_one
+from vae.compression import Compression, round_to
 from vae.data.clips import SHAPES
 from vae.data.drawn_world import draw, random_scene
-from vae.data.video import (
-    UnreadableVideo,
-    contact_sheet,
-    decoder,
-    evenly,
-    resize_and_crop,
-    to_frames,
-    to_video,
-    write_png_frames,
-)
+from vae.data.sheets import contact_sheet, evenly
+from vae.data.video import UnreadableVideo, decoder, resize_and_crop, to_frames, to_video
+from vae.data.write import write_png_frames
 from vae.load import BUILTIN, WEIGHTS, autoencoder_hash, load_autoencoder
-from vae.model import Autoencoder, Compression, round_to
+from vae.model import Autoencoder
 from vae.quality.lpips import load_lpips
 from vae.quality.psnr_ssim import SSIM_SIDE
 from vae.statistics import posterior_sums
+from vae.training.files import check_writable
 from vae.training.processes import own_device, processes
-from vae.training.weights import check_writable
+
+
+@dataclass(frozen=True)
+class CompareVaeSettings:
+    """Compare autoencoders on the same clips: quality, latents, compression, time and memory."""
+
+    autoencoders: Positional[tuple[str, ...]] = ()
+    """Autoencoders: `builtin`, weights files, runs of `dit vae train`, folders of diffusers."""
+    data: str = ""
+    """Videos: a folder of them, a folder of folders of frames, a manifest; or `shapes`, the drawn world."""
+    count: int = 0
+    """Clips, one a video; 0 takes the protocol's number, or all videos, or 32 scenes of the drawn world."""
+    frames: int = 17
+    """Frames of a clip; the nearest number that all autoencoders take is taken."""
+    height: int = 128
+    """Height of the clips in pixels, which are scaled to cover it and cut about the centre; likewise."""
+    width: int = 128
+    """Width in pixels; likewise."""
+    stride: int = 1
+    """Step between two frames of a clip."""
+    seed: int = 0
+    """Seed of the choice of videos, of where in them clips begin, and of the scenes."""
+    json: str = ""
+    """File for all figures, every clip's too, as JSON."""
+    picture: str = ""
+    """PNG for the same frames through each autoencoder, with amplified differences."""
+    amplify: float = 8.0
+    """How many times larger the picture shows differences."""
+    save: str = ""
+    """New folder for all originals and reconstructions, as folders of PNG frames."""
+    protocol: str = ""
+    """Protocol of the FVD of reconstructions, such as ucf101-recon; empty leaves it out."""
+    weights: str = ""
+    """File with the weights of I3D; without it, they are looked for as `dit eval weights` says."""
+    allow_small: bool = False
+    """FVD of fewer or other clips than the protocol says; it is stamped."""
+    smoke: bool = False
+    """FVD with a seeded network in place of certified weights; it is stamped: it is not FVD."""
+    resamples: int = 200
+    """Bootstrap samples of FVD's confidence interval; 0 makes none."""
+    lpips: Literal["alex", "vgg", "squeeze", "none"] = "alex"
+    """Trunk of LPIPS; `none` leaves it out, and so do weights that are not there."""
+    lpips_trunk: str = ""
+    """File with the trunk's weights, torchvision's; without it, it is looked for in the usual places."""
+    lpips_heads: str = ""
+    """File with LPIPS' own weights of version 0.1; without it, it is looked for in the usual places."""
+    fps: float = 24.0
+    """Frames in the second of video whose time and memory are measured."""
+    repeats: int = 3
+    """Measurements of time, of which the median counts; 0 leaves time and memory out."""
+    threads: int = 1
+    """Threads of a CPU that is timed; one is measured in CPU seconds, 0 is all, by the wall clock."""
+    workers: int = 2
+    """Processes that read videos."""
+
 
 SCENES = 32  # of the drawn world, where no number is asked for
 SHOWN, COLUMNS = 2, 5  # clips of the picture, and frames of each
@@ -122,7 +172,8 @@ def compare(settings: CompareVaeSettings) -> dict:
     lpips, lpips_weights = load_lpips(settings.lpips, settings.lpips_trunk, settings.lpips_heads)
     protocol = load_protocol(settings.protocol, "fvd") if settings.protocol else None
     choice = choose(settings, protocol, frames, height, width)
-    rfvd, why_no_rfvd = open_rfvd(settings, protocol, choice.sources, choice.names, choice.passed, frames)
+    given = same_choices(settings, settings.data, settings.data)
+    rfvd, why_no_rfvd = open_rfvd(given, protocol, choice.sources, choice.names, choice.passed, frames)
     device, (rank, ranks) = own_device(), processes()
     for module in (*(c.model for c in candidates), lpips, rfvd and rfvd.network):
         if module:

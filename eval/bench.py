@@ -6,16 +6,16 @@ import statistics
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from configs.load import parse
 from configs.protocol import load_protocol
-from configs.settings import BenchEvalSettings
 from dit.bench.transformer import peak_memory, race
 from eval.clips import Clip, choose_clips, find_sources, read_clip
 from eval.features import CPU, extract, in_order, keep_memory
@@ -23,8 +23,31 @@ from eval.frechet import distance
 from eval.frechet import statistics as statistics_of
 from eval.networks.i3d import I3D, seeded_tensors
 from eval.preprocess import prepare
-from vae.data.video import write_video
-from vae.training.weights import write_text
+from vae.data.write import write_video
+from vae.training.files import write_text
+
+
+@dataclass(frozen=True)
+class BenchEvalSettings:
+    """Time scoring: the whole job beside its bare network, the distance beside scipy's, memory over clips."""
+
+    clips: int = 96
+    """Clips of the job that is timed."""
+    batch: int = 8
+    """Clips in one call of the network on a GPU; a CPU computes each alone."""
+    workers: int = 2
+    """Processes that read videos while the network computes."""
+    repeats: int = 3
+    """Measurements of each side, of which the median counts."""
+    few: int = 50
+    """Clips of the smaller job whose memory is measured."""
+    many: int = 500
+    """Clips of the larger one."""
+    parts: tuple[Literal["job", "distance", "memory"], ...] = ("job", "distance")
+    """What to measure; memory takes some ten minutes on two cores."""
+    json: str = ""
+    """File for all figures; empty writes none."""
+
 
 SIZE = (240, 320)  # of UCF-101
 WIDTHS = {400: 2048, 2048: 4096}  # features -> clips a side

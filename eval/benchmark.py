@@ -6,35 +6,101 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
-from configs.load import nearest, parse
+from configs.load import Positional, nearest, parse
 from configs.protocol import Protocol, load_protocol
-from configs.settings import ClipsimSettings, FvdSettings, InceptionSettings, RunEvalSettings, SampleSettings
+from configs.sampling import SampleSettings
 from dit import __version__
 from dit.generate import Request, generate_videos, latent_shape
 from dit.load import model_folder
 from dit.pipelines import generate_with, is_foreign, load_pipeline
-from dit.sample import LABEL, Job, check, load_with_settings, records, sampler_of, write
-from eval.clipsim import clipsim
-from eval.fvd import chosen, fvd
-from eval.inception import inception
+from dit.record import LABEL, Job, records, sampler_of, write
+from dit.sample import check, load_with_settings
+from eval.clipsim import ClipsimSettings, clipsim
+from eval.fvd import FvdSettings, chosen, fvd
+from eval.inception import InceptionSettings, inception
+from eval.networks.certify import load_c3d, load_i3d
 from eval.networks.clip import load_clip
-from eval.weights import load_c3d, load_i3d
 from vae.data.index import few, probe_all
 from vae.data.manifest import NAME, load_manifest, save_manifest
 from vae.data.msrvtt import number, read_annotations
+from vae.data.sheets import contact_sheet
 from vae.data.ucf101 import words
 from vae.data.ucf101_prompts import PROMPTS
-from vae.data.video import contact_sheet, read_frames, to_video
+from vae.data.video import read_frames, to_video
 from vae.quality.networks import find_weights
+from vae.training.files import check_writable, write_text
 from vae.training.processes import own_device, processes
 from vae.training.seeds import uniform
-from vae.training.weights import check_writable, write_text
+
+
+@dataclass(frozen=True)
+class RunEvalSettings:
+    """Sample a data set's prompts with a model, then score the videos; the same command goes on."""
+
+    job: Positional[str] = ""
+    """What to sample and score: ucf101-zeroshot, ucf101-class, msrvtt or msrvtt-all-captions."""
+    model: str = "builtin"
+    """Model folder: ours, any text-to-video pipeline of diffusers, or `builtin`."""
+    real: str = ""
+    """Manifest of the real videos, as `dit data ucf101` and `dit data msrvtt` write it; or their folder."""
+    annotations: str = ""
+    """Folder with MSR-VTT's annotation files; without it, prompts are the manifest's captions."""
+    out: str = ""
+    """Folder for videos and scores; empty is scores/JOB."""
+    metrics: tuple[Literal["fvd", "clipsim", "is"], ...] = ()
+    """What to score; empty is all of the job's."""
+    sample_only: bool = False
+    """Make the videos and leave scoring for later, with the same command without this."""
+    count: int = 0
+    """Videos to make; 0 is the protocol's number, and fewer need --allow-small."""
+    prompts: Literal["job", "sentences", "names"] = "job"
+    """Prompts of UCF-101's classes: sentences of ours, or bare names; `job` is the job's own choice."""
+    seed: int = 0
+    """Seed of the first video; the next ones count up."""
+    frames: int = 0
+    """Frames of a video; 0 takes the model's own number."""
+    height: int = 0
+    """Height in pixels; 0 takes the model's own."""
+    width: int = 0
+    """Width in pixels; 0 takes the model's own."""
+    fps: float = 0.0
+    """Frames a second of the files; 0 takes the model's own, or 8 where it has none."""
+    steps: int = 0
+    """Solver steps; 0 takes the model's own."""
+    guidance: float = -1.0
+    """Classifier-free guidance scale, 1 is none; -1 takes the model's own."""
+    solver: Literal["model", "euler", "heun", "multistep"] = "model"
+    """ODE solver of a model of ours; `model` takes its own."""
+    batch: int = 1
+    """Videos in one packed call of a model of ours; others make one at a time."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Number format of the model; `auto` is bf16 on a GPU and fp32 on a CPU."""
+    i3d: str = ""
+    """File with the weights of I3D; without it, they are looked for as `dit eval weights` says."""
+    clip: str = ""
+    """Folder with CLIP ViT-B/32; likewise."""
+    c3d: str = ""
+    """File with C3D's weights; likewise."""
+    c3d_mean: str = ""
+    """File with C3D's mean; likewise."""
+    uncertified: bool = False
+    """Score with weights of C3D that nothing certifies; the score is stamped."""
+    allow_small: bool = False
+    """Score fewer or other videos than the protocol says; scores are stamped."""
+    smoke: bool = False
+    """Score with seeded networks in place of certified weights; scores are stamped: they are none."""
+    panel: bool = False
+    """Put beside FVD what real clips score against other real ones, and with their motion changed."""
+    workers: int = 2
+    """Processes that read videos while a network computes."""
+
 
 JOBS = {  # name -> metric -> protocol
     "ucf101-zeroshot": {"fvd": "ucf101-zeroshot-10k", "is": "is-c3d-10k"},

@@ -3,6 +3,7 @@
 import json
 import sys
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,18 +12,42 @@ from tqdm import tqdm
 
 from configs.load import parse
 from configs.protocol import load_protocol
-from configs.settings import ClipsimSettings
 from eval.clips import Clip, Source, choose_clips, find_sources, passed_lines, side_hash
 from eval.features import Prepared, in_order, read_ahead
+from eval.networks.certify import check_one
 from eval.networks.clip import load_clip, preprocess, seeded_clip
 from eval.scoring import publish, scored
-from eval.weights import check_one
-from vae.data.manifest import read_table
+from vae.data.captions import read_table
 from vae.data.video import decoder
 from vae.quality.networks import find_weights
+from vae.training.files import check_writable
 from vae.training.processes import gathered, own_device, processes
 from vae.training.seeds import generator
-from vae.training.weights import check_writable
+
+
+@dataclass(frozen=True)
+class ClipsimSettings:
+    """Score how well videos show their prompts by CLIPSIM, under a named protocol."""
+
+    videos: str = ""
+    """Videos: a folder of them, a folder of folders of frames, or a manifest."""
+    prompts: str = ""
+    """CSV or JSONL with `path` and `caption`; empty takes the record or the text beside each video."""
+    protocol: str = "msrvtt-2990"
+    """Name of the protocol; `dit eval protocols` lists them."""
+    json: str = ""
+    """File for the score with its protocol and every video's, as JSON."""
+    weights: str = ""
+    """Folder with CLIP ViT-B/32; without it, it is looked for as `dit eval weights` says."""
+    allow_small: bool = False
+    """Score fewer videos than the protocol says; the score is stamped."""
+    smoke: bool = False
+    """Run with a seeded network in place of certified weights; the score is stamped: it is not CLIPSIM."""
+    workers: int = 2
+    """Processes that read videos while the network computes."""
+    resamples: int = 1000
+    """Bootstrap samples of the confidence interval; 0 makes none."""
+
 
 SMOKE = "NOT CLIPSIM: seeded network"
 

@@ -1,11 +1,19 @@
 """`dit eval compare`: scores of one protocol in a table; those of different ones are never side by side."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
-from configs.load import parse
+from configs.load import Positional, parse
 from configs.protocol import differences
-from configs.settings import CompareSettings
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """Scores side by side; those of other protocols are refused."""
+
+    scores: Positional[tuple[str, ...]] = ()
+    """JSON files that scoring wrote."""
 
 
 def read_score(file: str) -> dict:

@@ -10,7 +10,6 @@ from tqdm import tqdm
 
 from configs.load import parse
 from configs.protocol import Protocol, load_protocol
-from configs.settings import FvdSettings
 from eval import panel, report
 from eval.clips import (
     Clip,
@@ -24,14 +23,50 @@ from eval.clips import (
 )
 from eval.features import Features, extract
 from eval.frechet import distance, distance_of_features, merge, quickest_distance, statistics
+from eval.networks.certify import SMOKE, load_i3d
 from eval.scoring import publish, scored
-from eval.weights import SMOKE, load_i3d
 from vae.data.index import list_hash
 from vae.data.video import decoder
 from vae.quality.networks import folders
+from vae.training.files import check_writable, write_text
 from vae.training.processes import own_device, processes
 from vae.training.seeds import generator
-from vae.training.weights import check_writable, load_weights, read_settings, save_weights, write_text
+from vae.training.weights import load_weights, read_settings, save_weights
+
+
+@dataclass(frozen=True)
+class FvdSettings:
+    """Score generated videos against real ones by the Frechet video distance, under a named protocol."""
+
+    real: str = ""
+    """Real videos: a folder of them, a folder of folders of frames, a manifest, or saved features."""
+    fake: str = ""
+    """Generated videos: the same."""
+    protocol: str = ""
+    """Name of the protocol; `dit eval protocols` lists them."""
+    json: str = ""
+    """File for the score with its protocol, as JSON."""
+    weights: str = ""
+    """File with the weights of I3D; without it, they are looked for as `dit eval weights` says."""
+    report: str = ""
+    """HTML file for a page with tables, plots and pictures, which opens offline."""
+    save_real: str = ""
+    """File for the real side's features (.safetensors), which another run may take as --real."""
+    cache: bool = True
+    """Keep the real side's features in the user's cache, under the hashes of protocol, files and weights."""
+    allow_small: bool = False
+    """Score fewer clips than the protocol says; the score is stamped."""
+    smoke: bool = False
+    """Run with a seeded network in place of certified weights; the score is stamped: it is not FVD."""
+    batch: int = 8
+    """Clips in one call of the network on a GPU; a CPU computes each alone."""
+    workers: int = 2
+    """Processes that read videos while the network computes."""
+    resamples: int = 200
+    """Bootstrap samples of the confidence interval; 0 makes none."""
+    panel: bool = False
+    """Also score the real set against other real clips, and its frames shuffled, reversed and frozen."""
+
 
 MOST_SAMPLES = 4096  # clips a side up to which the distance is computed from the features too
 METHODS_AGREE = 1e-6

@@ -1,5 +1,6 @@
 """`dit eval is`: the Inception score of videos by C3D (Salimans et al. 2016), under a named protocol."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy
@@ -8,16 +9,44 @@ from torch import Tensor
 
 from configs.load import parse
 from configs.protocol import Protocol, load_protocol, load_protocols, protocol_names
-from configs.settings import InceptionSettings
 from eval.clips import choose_clips, clips_of, find_sources, passed_lines, side_hash
 from eval.features import extract
 from eval.networks.c3d import C3D
+from eval.networks.certify import load_c3d
 from eval.scoring import publish, scored
-from eval.weights import load_c3d
 from vae.data.video import decoder
+from vae.training.files import check_writable
 from vae.training.processes import own_device, processes
 from vae.training.seeds import generator
-from vae.training.weights import check_writable
+
+
+@dataclass(frozen=True)
+class InceptionSettings:
+    """Score how sure and how varied videos of UCF-101's classes are, by the Inception score of C3D."""
+
+    videos: str = ""
+    """Videos: a folder of them, a folder of folders of frames, or a manifest."""
+    protocol: str = "is-c3d-10k"
+    """Name of the protocol; `dit eval protocols` lists them."""
+    json: str = ""
+    """File for the score with its protocol, as JSON."""
+    weights: str = ""
+    """File with C3D's weights; without it, it is looked for as `dit eval weights` says."""
+    mean: str = ""
+    """File with C3D's mean, mean2.npz; without it, it is looked for likewise."""
+    uncertified: bool = False
+    """Score with weights that nothing certifies; the score is stamped."""
+    allow_small: bool = False
+    """Score fewer videos than the protocol says; the score is stamped."""
+    smoke: bool = False
+    """Run with a seeded network; the score is stamped: it is no Inception score."""
+    batch: int = 8
+    """Clips in one call of the network on a GPU; a CPU computes each alone."""
+    workers: int = 2
+    """Processes that read videos while the network computes."""
+    resamples: int = 200
+    """Bootstrap samples of the confidence interval; 0 makes none."""
+
 
 SMOKE = "NOT IS: seeded network"
 UNCERTIFIED = "C3D is not certified: no checksum of its weights is published"

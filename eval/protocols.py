@@ -1,10 +1,18 @@
 """`dit eval protocols`: what every score's protocol says."""
 
 import dataclasses
+from dataclasses import dataclass
 
-from configs.load import parse
+from configs.load import Positional, parse
 from configs.protocol import load_protocols, protocol_module, protocol_names
-from configs.settings import ProtocolsSettings
+
+
+@dataclass(frozen=True)
+class ProtocolsSettings:
+    """The protocols of scores: what each follows, all its fields, and its hash."""
+
+    name: Positional[str] = ""
+    """A protocol to show whole; empty lists them."""
 
 
 def card(name: str) -> str:

@@ -1,13 +1,14 @@
 """`dit eval reconstruction`: how near reconstructed videos are to their originals, frame by frame."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from configs.load import parse
-from configs.settings import ReconstructionSettings
 from dit import __version__
 from eval.clips import Clip, Source, find_sources, frame_count, read_clip
 from eval.features import mapped
@@ -16,8 +17,37 @@ from eval.scoring import publish
 from vae.data.video import UnreadableVideo, decoder, to_video
 from vae.quality.lpips import SMALLEST, Lpips, load_lpips, lpips_of
 from vae.quality.psnr_ssim import SSIM_SIDE, pooled_psnr, psnr, ssim
+from vae.training.files import check_writable
 from vae.training.processes import own_device, processes
-from vae.training.weights import check_writable
+
+
+@dataclass(frozen=True)
+class ReconstructionSettings:
+    """Compare videos with reconstructions: PSNR of both kinds, SSIM and LPIPS of frames, FVD of clips."""
+
+    real: str = ""
+    """Original videos: a folder of them, a folder of folders of frames, or a manifest."""
+    fake: str = ""
+    """Reconstructions of the same names, sizes and numbers of frames."""
+    json: str = ""
+    """File for the scores and every video's, as JSON."""
+    protocol: str = ""
+    """Protocol of the FVD between the two sides, such as ucf101-recon; empty leaves FVD out."""
+    weights: str = ""
+    """File with the weights of I3D; without it, they are looked for as `dit eval weights` says."""
+    allow_small: bool = False
+    """FVD of fewer or other clips than the protocol says; it is stamped."""
+    smoke: bool = False
+    """FVD with a seeded network in place of certified weights; it is stamped: it is not FVD."""
+    lpips: Literal["alex", "vgg", "squeeze", "none"] = "alex"
+    """Trunk of LPIPS; `none` leaves it out, and so do weights that are not there."""
+    lpips_trunk: str = ""
+    """File with the trunk's weights, torchvision's; without it, it is looked for in the usual places."""
+    lpips_heads: str = ""
+    """File with LPIPS' own weights of version 0.1; without it, it is looked for in the usual places."""
+    workers: int = 2
+    """Processes that read videos."""
+
 
 MEASURES = {  # name -> what it is, as the score says
     "psnr": "dB, mean over frames of each frame's, at most 100",

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from configs.protocol import published
 from eval.clips import Clip, read_clip
-from eval.weights import SMOKE
-from vae.data.video import UnreadableVideo, contact_sheet, to_video
+from eval.networks.certify import SMOKE
+from vae.data.sheets import contact_sheet
+from vae.data.video import UnreadableVideo, to_video
 
 STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:62em;padding:0 1em;color:#222}
 h1{font-size:1.6em}h2{font-size:1.15em;margin-top:2em}table{border-collapse:collapse}

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from configs.protocol import Protocol
-from configs.settings import CompareVaeSettings, FvdSettings
 from eval.clips import Source, choose_clips
 from eval.features import alone
-from eval.fvd import Side, between, enough, listed, same_choices
+from eval.fvd import FvdSettings, Side, between, enough, listed
+from eval.networks.certify import load_i3d
 from eval.preprocess import prepare
-from eval.weights import load_i3d
 from vae.data.video import decoder
 from vae.quality.networks import find_weights
 from vae.training.processes import own_device, processes
@@ -39,7 +38,7 @@ class NoNumber(ValueError):
 
 
 def open_rfvd(
-    settings: CompareVaeSettings,
+    given: FvdSettings,
     protocol: Protocol | None,
     sources: list[Source],
     names: list[str],
@@ -52,7 +51,6 @@ def open_rfvd(
     """
     if protocol is None:
         return None, "left out: --protocol ucf101-recon, or another, adds it"
-    given = same_choices(settings, settings.data, settings.data)
     spans = {}
     whole = [Source(name, Path(name), (Path(name),) * frames) for name in names]
     for which, stride in (("real", protocol.real_stride), ("fake", protocol.fake_stride)):
@@ -63,16 +61,16 @@ def open_rfvd(
         spans[which] = {clip.source.name: clip.frames for clip in clips}
     rfvd = Rfvd(given, protocol, None, "", sources, spans)
     stamps(rfvd, passed, *(len(clips) for clips in spans.values()))
-    if not settings.smoke:
+    if not given.smoke:
         try:
-            find_weights("i3d", settings.weights)
+            find_weights("i3d", given.weights)
         except ValueError as error:
-            if settings.weights:
+            if given.weights:
                 raise
             if processes()[0] == 0:
                 print(f"rFVD left out: {error}", file=sys.stderr)
             return None, f"left out: {error}"
-    network, weights = load_i3d(protocol.eps, settings.weights, settings.smoke)
+    network, weights = load_i3d(protocol.eps, given.weights, given.smoke)
     network = network.to(memory_format=torch.channels_last_3d)
     return Rfvd(given, protocol, network, weights, sources, spans), ""
 

@@ -8,8 +8,8 @@ import torch
 
 from configs.protocol import Protocol
 from dit import __version__
+from vae.training.files import write_text
 from vae.training.processes import processes
-from vae.training.weights import write_text
 
 
 def scored(

@@ -6,21 +6,53 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from configs.load import parse, to_json
-from configs.settings import EvalSettings, SamplerConfig
+from configs.sampling import SamplerConfig
 from dit import __version__
 from dit.generate import Request, generate_videos, latent_shape
 from dit.load import Model, load_model
 from eval.judge import Verdict, judge
-from vae.data.drawn_world import Scene, caption, draw, random_scene
-from vae.data.video import contact_sheet
+from vae.data.drawn_captions import caption
+from vae.data.drawn_world import Scene, draw, random_scene
+from vae.data.sheets import contact_sheet
 from vae.quality.psnr_ssim import psnr, ssim
-from vae.training.weights import check_writable, tensors_hash, write_text
+from vae.training.files import check_writable, write_text
+from vae.training.weights import tensors_hash
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """Score a model on the drawn world, exactly: text to video, image to video, reconstruction."""
+
+    model: str = "builtin"
+    """Model folder: a run of `dit train` or one of its step-*, a diffusers Wan pipeline, or `builtin`."""
+    json: str = ""
+    """File for scores, confusions, failures and the whole protocol, as JSON."""
+    picture: str = ""
+    """PNG for a contact sheet of failures, at most 24."""
+    count: int = 512
+    """Videos in each of the three parts: prompts, unseen triples, first frames."""
+    reconstructions: int = 128
+    """Drawings that the autoencoder reconstructs."""
+    seed: int = 1000
+    """Seed of the scenes, the words and the noise; not the one that the model was trained with."""
+    steps: int = 0
+    """Solver steps; 0 takes the model's own."""
+    guidance: float = -1.0
+    """Classifier-free guidance scale, 1 is none; -1 takes the model's own."""
+    solver: Literal["model", "euler", "heun", "multistep"] = "model"
+    """ODE solver; `model` takes the model's own."""
+    batch: int = 32
+    """Videos in one packed call; the scores do not depend on it."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Number format of the transformer; `auto` is bf16 on a GPU and fp32 on a CPU."""
+
 
 PROTOCOL = "drawn-world-2"
 KEPT_DB = 30.0

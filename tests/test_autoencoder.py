@@ -7,11 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
+import vae.convolution
 import vae.model
-from configs.settings import AutoencoderConfig
+from configs.model import AutoencoderConfig
 from dit.bench.autoencoder import peak_allocated
+from vae.compression import Compression
+from vae.convolution import ChannelNorm
 from vae.diffusers_folder import autoencoder_config, autoencoder_settings
-from vae.model import Autoencoder, ChannelNorm, Compression
+from vae.model import Autoencoder
 
 CPU = torch.device("cpu")
 SMALL = AutoencoderConfig(
@@ -159,7 +162,7 @@ def test_streams_equal_the_whole_clip(name):
 def test_the_difference_of_streams_is_printed(monkeypatch, pixels):
     """Against one pass of the whole clip without state; `-s` shows what it comes to."""
     monkeypatch.setattr(vae.model, "FRAME_PIXELS", pixels)
-    monkeypatch.setattr(vae.model, "SLICE_PIXELS", pixels)
+    monkeypatch.setattr(vae.convolution, "SLICE_PIXELS", pixels)
     model, video = randomised(SMALL), random_video(33)
     whole = model.normalise(model.encode_moments(video)[0])
     latents = torch.randn_like(whole)
@@ -192,7 +195,7 @@ def test_frames_one_at_a_time_take_less_memory(monkeypatch):
     decoded = twin.decode(latents).sample
     for pixels in (1 << 30, 1):
         monkeypatch.setattr(vae.model, "FRAME_PIXELS", pixels)
-        monkeypatch.setattr(vae.model, "SLICE_PIXELS", pixels)
+        monkeypatch.setattr(vae.convolution, "SLICE_PIXELS", pixels)
         monkeypatch.setattr(vae.model, "CHUNK_PIXELS", 1)
         assert_close(model.encode(video), model.normalise(latents))
         assert_close(model.decode(model.normalise(latents)), decoded)
@@ -327,7 +330,7 @@ def test_autocast_reaches_every_convolution(monkeypatch):
         return convolve(x, weight, bias, *settings)
 
     monkeypatch.setattr(torch, "mkldnn_convolution", noted)
-    if not vae.model.onednn_takes(torch.bfloat16):
+    if not vae.convolution.onednn_takes(torch.bfloat16):
         pytest.skip("oneDNN takes no bf16 on this processor")
     model, video = randomised(SMALL), random_video(5)
     expected = model.encode_moments(video)[0]
@@ -367,7 +370,7 @@ def test_sizes_that_do_not_fit_name_the_nearest_that_do():
 
 def test_a_bf16_kernel_s_gradient_on_two_padded_frames_is_that_of_fp32():
     """oneDNN leaves part of it unwritten: freed memory is filled with NaN first, to be found."""
-    if not vae.model.onednn_takes(torch.bfloat16):
+    if not vae.convolution.onednn_takes(torch.bfloat16):
         pytest.skip("no bf16 convolutions on this processor")
     for _ in range(10):
         weight = torch.randn(8, 32, 3, 3, 3).to(memory_format=torch.channels_last_3d)
@@ -377,6 +380,6 @@ def test_a_bf16_kernel_s_gradient_on_two_padded_frames_is_that_of_fp32():
             [torch.full_like(weight, float("nan"), dtype=dtype) for _ in range(20)]
             w, given = weight.to(dtype).requires_grad_(), x.to(dtype)
             bias = torch.zeros(8, dtype=dtype)
-            vae.model.conv3d(given, w, bias, (1, 1, 1), (1, 1, 1)).float().square().sum().backward()
+            vae.convolution.conv3d(given, w, bias, (1, 1, 1), (1, 1, 1)).float().square().sum().backward()
             found.append(w.grad.float())
         assert (found[0] - found[1]).norm() < 0.02 * found[1].norm()

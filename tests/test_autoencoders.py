@@ -18,19 +18,19 @@ import eval.reconstruction
 import eval.rfvd
 import vae.quality.networks
 from configs.load import to_json
-from configs.settings import CompareVaeSettings, FvdSettings, ReconstructionSettings
 from dit.bench.autoencoder import random_autoencoder
 from dit.cli import run
-from eval.autoencoders import COLUMNS, SHOWN, compare, fitting, short_names
-from eval.fvd import fvd
-from eval.reconstruction import reconstruction
-from eval.weights import SMOKE
+from eval.autoencoders import COLUMNS, SHOWN, CompareVaeSettings, compare, fitting, short_names
+from eval.fvd import FvdSettings, fvd
+from eval.networks.certify import SMOKE
+from eval.reconstruction import ReconstructionSettings, reconstruction
 from tests.test_fvd import Means, folders, launched, quick  # noqa: F401
 from tests.tiny import MODEL, environment
+from vae.compression import Compression
 from vae.data.drawn_world import draw, random_scene
-from vae.data.video import to_frames, to_video, write_video
+from vae.data.video import to_frames, to_video
+from vae.data.write import write_video
 from vae.load import autoencoder_hash, load_autoencoder
-from vae.model import Compression
 from vae.quality.lpips import Lpips
 from vae.quality.psnr_ssim import psnr
 from vae.training.weights import save_weights

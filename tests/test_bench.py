@@ -16,20 +16,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from configs.settings import (
-    AutoencoderConfig,
-    BenchSettings,
-    OptimizerConfig,
-    TransformerConfig,
-    TransformerRun,
-)
+from configs.model import AutoencoderConfig, TransformerConfig
+from configs.train import OptimizerConfig, TransformerRun
 from dit import doctor
 from dit.bench import autoencoder as bench_vae
 from dit.bench import transformer as bench
 from dit.bench.flops import count_flops, step_flops, text_flops, training_flops
+from dit.bench.transformer import BenchSettings
 from dit.cli import run
-from dit.model import PATCH, make_layout, norm_and_rotate
-from vae.data.video import write_video
+from dit.model import norm_and_rotate
+from dit.pack import PATCH, make_layout
+from vae.data.write import write_video
 
 TINY = TransformerConfig(width=48, depth=2, heads=2, mlp_width=80, text_width=20, time_frequencies=32)
 CPU = torch.device("cpu")
@@ -196,7 +193,7 @@ def test_bench_prints_what_it_measures(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(bench, "matmul_peak", lambda *_: 2e9)
     config = tmp_path / "tiny.py"
     config.write_text(
-        "from configs.settings import DataConfig, TransformerConfig, TransformerRun\n"
+        "from configs.train import DataConfig, TransformerConfig, TransformerRun\n"
         f"config = TransformerRun(data=DataConfig(frames=5, size=48), model={TINY!r})\n"
     )
     file = tmp_path / "new" / "figures.json"

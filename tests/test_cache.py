@@ -14,10 +14,13 @@ import torch
 from PIL import Image
 
 import dit.train
+import vae.train
+from configs.data import DataConfig
 from configs.load import to_json
-from configs.settings import DataConfig, EncodeSettings, FlowConfig, TextConfig
+from configs.model import TextConfig
+from configs.train import AutoencoderRun, FlowConfig
 from dit.cli import run
-from dit.encode import encode
+from dit.encode import EncodeSettings, encode
 from dit.text import EmbeddedText, make_encoder, text_made
 from tests.test_others import CASES, saved
 from tests.test_text import tiny_umt5
@@ -33,13 +36,16 @@ from tests.tiny import (
     transformer_run,
 )
 from vae.cache import encoding
-from vae.cache.index import Cache, CachedFile, CachedFiles, find_cache, is_cache, load_cache, open_cached
+from vae.cache.clips import CachedFiles, find_cache, open_cached
+from vae.cache.index import Cache, CachedFile, is_cache, load_cache
 from vae.cache.shards import find_rows, read_places, read_row, shard_files, write_shard
+from vae.compression import Compression
 from vae.data.clips import Clip, VideoFiles, batches, clip_indices, open_data, starts
 from vae.data.manifest import load_manifest, save_manifest
-from vae.data.video import to_video, write_video
+from vae.data.video import to_video
+from vae.data.write import write_video
 from vae.load import autoencoder_hash, load_autoencoder
-from vae.model import Autoencoder, Compression
+from vae.model import Autoencoder
 from vae.training.weights import load_weights, save_weights
 
 DATA = DataConfig(frames=5, size=32, fps=8.0, places=3)
@@ -686,9 +692,9 @@ def test_settings_that_make_no_cache_are_refused(words, told, capsys, tmp_path, 
     assert told in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
-def test_an_autoencoder_is_not_trained_on_latents(made, folder, autoencoder):
+def test_an_autoencoder_is_not_trained_on_latents(made, folder, autoencoder, tmp_path):
     with pytest.raises(ValueError, match="holds latents and no video: give the manifest it was made of"):
-        open_data(replace(DATA, source=str(made)), 0, 1, load_autoencoder(autoencoder).compression)
+        vae.train.train(AutoencoderRun(out=str(tmp_path / "run"), data=replace(DATA, source=str(made))))
     with pytest.raises(ValueError, match="holds a manifest: give the cache a folder of its own"):
         encode(settings(folder, folder, autoencoder))
     assert not is_cache(folder) and isinstance(

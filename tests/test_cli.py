@@ -34,7 +34,7 @@ def test_help_names_every_verb_and_imports_nothing_heavy():
 def empty_config(tmp_path) -> str:
     file = tmp_path / "empty.py"
     file.write_text(
-        "from configs.settings import *\nconfig = TransformerRun(autoencoder='nowhere.safetensors')\n"
+        "from configs.train import *\nconfig = TransformerRun(autoencoder='nowhere.safetensors')\n"
     )
     return str(file)
 

@@ -11,11 +11,11 @@ import torch
 
 import eval.clipsim
 import eval.networks.clip
-from configs.settings import ClipsimSettings
 from dit.cli import run
-from eval.clipsim import SMOKE, clipsim
+from eval.clipsim import SMOKE, ClipsimSettings, clipsim
 from eval.networks.clip import Bytes, Clip, load_clip, preprocess, seeded_clip
-from vae.data.video import read_frames, write_video
+from vae.data.video import read_frames
+from vae.data.write import write_video
 
 
 def vocabulary(table: Path, folder: Path) -> None:

@@ -12,7 +12,7 @@ from vae.data.index import list_hash
 from vae.data.manifest import load_manifest
 from vae.data.ucf101 import CLASSES, SPLITS, VIDEOS, read_classes, read_split, words
 from vae.data.ucf101_prompts import PROMPTS
-from vae.data.video import write_video
+from vae.data.write import write_video
 
 
 @pytest.fixture(scope="module")

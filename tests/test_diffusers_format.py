@@ -9,15 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from configs.data import DataConfig
 from configs.load import to_json
-from configs.settings import (
-    AutoencoderConfig,
-    DataConfig,
-    FlowConfig,
-    SamplerConfig,
-    TextConfig,
-    TransformerRun,
-)
+from configs.model import AutoencoderConfig, TextConfig
+from configs.sampling import SamplerConfig
+from configs.train import FlowConfig, TransformerRun
 from dit.cli import run as run_command
 from dit.generate import Request, generate, generate_videos
 from dit.load import TRANSFORMER, Denoiser, load_model
@@ -32,7 +28,7 @@ from dit.wan import (
 from samplers.path import size_shift
 from tests.test_model import TINY, random_transformer, reference
 from tests.test_text import random_encoder, tiny_umt5
-from vae.data.video import read_metadata
+from vae.data.write import read_metadata
 from vae.diffusers_folder import autoencoder_settings, load_wan, write_folder
 from vae.load import WEIGHTS as AUTOENCODER
 from vae.model import Autoencoder

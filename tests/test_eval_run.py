@@ -11,17 +11,16 @@ import torch
 
 import eval.benchmark
 import vae.quality.networks
-from configs.settings import RunEvalSettings
 from dit.cli import run as run_command
 from dit.pipelines import generate_with, load_pipeline
-from eval.benchmark import plan, run, wanted
+from eval.benchmark import RunEvalSettings, plan, run, wanted
 from tests.test_diffusers_format import write_run, write_wan
 from tests.test_fvd import video
 from tests.test_sample import frames_hash
 from tests.tiny import launch
 from vae.data.manifest import load_manifest
 from vae.data.ucf101_prompts import PROMPTS
-from vae.data.video import write_video
+from vae.data.write import write_video
 
 CLASSES = sorted(PROMPTS)
 

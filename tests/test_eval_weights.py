@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import eval.weights
+import eval.networks.certify
 from dit.cli import run
+from eval.networks.certify import certified, crc32c, load_i3d, read_tensors
 from eval.networks.i3d import TABLE, seeded_tensors, table
-from eval.weights import certified, crc32c, load_i3d, read_tensors
 from vae.quality.networks import find_weights
 
 
@@ -25,7 +25,7 @@ def seeded() -> dict[str, torch.Tensor]:
 def trusted(seeded, monkeypatch) -> dict[str, torch.Tensor]:
     """The seeded tensors, which the table of checksums says are the right ones."""
     rows = {name: row | {"crc32c": crc32c(seeded[name].numpy())} for name, row in table().items()}
-    monkeypatch.setattr(eval.weights, "table", lambda: rows)
+    monkeypatch.setattr(eval.networks.certify, "table", lambda: rows)
     return seeded
 
 

@@ -14,18 +14,18 @@ from PIL import Image
 
 import eval.fvd
 from configs.protocol import differences, load_protocol, load_protocols, protocol_names
-from configs.settings import FvdSettings
 from dit.cli import run
 from eval.clips import choose_clips, find_sources, read_clip
 from eval.compare import compare
 from eval.frechet import distance_of_features
-from eval.fvd import at_infinity, fvd, interval, measured, sentence
-from eval.weights import SMOKE
+from eval.fvd import FvdSettings, at_infinity, fvd, interval, measured, sentence
+from eval.networks.certify import SMOKE
 from tests.tiny import environment
 from vae.data.index import list_hash
 from vae.data.manifest import Entry, save_manifest
 from vae.data.ucf101 import read_split
-from vae.data.video import probe, read_frames, to_video, write_video
+from vae.data.video import probe, read_frames, to_video
+from vae.data.write import write_video
 
 GOOGLE = load_protocol("fvd-google", "fvd")
 

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 
 from configs.protocol import load_protocol
 from eval.frechet import distance_of_features
+from eval.networks.certify import load_i3d
 from eval.networks.i3d import I3D, Unit, max_pool, same_padding, seeded_tensors, table
 from eval.preprocess import prepare
-from eval.weights import load_i3d
 from vae.data.video import read_frames
 from vae.quality.networks import find_weights
 

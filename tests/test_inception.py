@@ -15,7 +15,7 @@ from eval.inception import SMOKE, inception_score, of_protocol
 from eval.networks import c3d
 from eval.networks.c3d import C3D, read_c3d, seeded_c3d
 from eval.preprocess import prepare
-from vae.data.video import write_video
+from vae.data.write import write_video
 
 
 def drawn(count: int, seed: int = 0) -> torch.Tensor:
@@ -148,7 +148,7 @@ def videos(tmp_path_factory) -> Path:
 
 
 def test_the_verb_scores_and_stamps(videos, seeded, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("eval.weights.seeded_c3d", lambda: seeded)
+    monkeypatch.setattr("eval.networks.certify.seeded_c3d", lambda: seeded)
     out = tmp_path / "is.json"
     common = ["eval", "is", "--videos", str(videos), "--smoke", "--workers", "0", "--resamples", "20"]
     assert run([*common, "--allow-small", "--json", str(out)]) == 0
@@ -174,8 +174,8 @@ def test_without_weights_that_anything_certifies_there_is_no_score(
     call = ["eval", "is", "--videos", str(videos), "--allow-small", "--workers", "0"]
     assert run(call) == 1
     assert "conv3d_deepnetA_ucf.npz of TGANv2's release" in capsys.readouterr().err
-    monkeypatch.setattr("eval.weights.read_c3d", lambda *_: seeded)
-    monkeypatch.setattr("eval.weights.find_weights", lambda *_: tmp_path)
+    monkeypatch.setattr("eval.networks.certify.read_c3d", lambda *_: seeded)
+    monkeypatch.setattr("eval.networks.certify.find_weights", lambda *_: tmp_path)
     assert run(call) == 1
     assert "--uncertified scores with them" in capsys.readouterr().err
     assert run([*call, "--uncertified", "--resamples", "0"]) == 0

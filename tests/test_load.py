@@ -2,19 +2,26 @@
 
 import ast
 import dataclasses
+import importlib
+import inspect
 import json
 import typing
-from pathlib import Path
 
 import pytest
 
 import configs.load
-from configs import settings
 from configs.load import first_paragraph, from_json, load_run, names, parse, parse_run, run_names, to_json
-from configs.settings import AutoencoderRun, LoopConfig, SampleSettings, TransformerRun
+from configs.sampling import SampleSettings
+from configs.train import AutoencoderRun, LoopConfig, TransformerRun
+from dit.cli import VERBS
 
-KINDS = [
-    kind for kind in vars(settings).values() if isinstance(kind, type) and dataclasses.is_dataclass(kind)
+CONFIGS = ("configs.model", "configs.data", "configs.train", "configs.sampling")
+KINDS = [  # of `configs/`, and of every verb
+    kind
+    for module in (*CONFIGS, *(module for module, _ in VERBS.values() if module != "dit.doctor"))
+    for kind in vars(importlib.import_module(module)).values()
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind) and kind.__module__ == module
+    if kind.__name__.endswith(("Config", "Run", "Settings"))
 ]
 
 
@@ -149,7 +156,7 @@ def config_file(tmp_path):
 
 def test_a_file_of_one_s_own_is_a_config_and_flags_change_it(config_file):
     file = config_file(
-        "from configs.settings import LoopConfig, TransformerRun\n"
+        "from configs.train import LoopConfig, TransformerRun\n"
         "config = TransformerRun(out='here', train=LoopConfig(steps=7, batch=3))\n"
     )
     config = parse_run(TransformerRun, [file, "--train.steps", "9"], "dit train")
@@ -161,11 +168,11 @@ def test_a_file_of_one_s_own_is_a_config_and_flags_change_it(config_file):
     [
         ("config = 3", "must set `config` to a TransformerRun, not int"),
         ("", "must set `config` to a TransformerRun, not NoneType"),
-        ("from configs.settings import AutoencoderRun\nconfig = AutoencoderRun()", "not AutoencoderRun"),
+        ("from configs.train import AutoencoderRun\nconfig = AutoencoderRun()", "not AutoencoderRun"),
         ("config = (", "is not a config: SyntaxError"),
         ("import no_such_module", "is not a config: ModuleNotFoundError"),
         (
-            "from configs.settings import TransformerRun\nconfig = TransformerRun(stepz=3)",
+            "from configs.train import TransformerRun\nconfig = TransformerRun(stepz=3)",
             "is not a config: TypeError.*stepz",
         ),
     ],
@@ -179,7 +186,7 @@ def test_a_file_that_is_no_config_is_named_with_the_reason(config_file, text, me
 
 def test_the_repository_s_configs_load_under_their_names():
     found = run_names(AutoencoderRun) + run_names(TransformerRun)
-    files = {file.stem for file in Path(settings.__file__).parent.glob("*.py")}
+    files = {file.stem for file in configs.load.FOLDER.glob("*.py")}
     assert sorted(found) == sorted(files - configs.load.NOT_RUNS) and "shapes_autoencoder" in found
     for kind in (AutoencoderRun, TransformerRun):
         for name in run_names(kind):
@@ -190,18 +197,16 @@ def test_the_repository_s_configs_load_under_their_names():
         parse_run(AutoencoderRun, [], "dit vae train")
 
 
-def documentation() -> dict[str, dict[str, str]]:
-    """The line under each field of each settings class, read from the source."""
-    found = {}
-    for node in ast.parse(Path(settings.__file__).read_text()).body:
-        if isinstance(node, ast.ClassDef):
-            lines = {}
-            for field, line in zip(node.body, [*node.body[1:], None], strict=True):
-                if isinstance(field, ast.AnnAssign):
-                    assert isinstance(line, ast.Expr), f"{node.name}.{field.target.id} has no documentation"
-                    lines[field.target.id] = line.value.value
-            found[node.name] = lines
-    return found
+def documentation(kind: type) -> dict[str, str]:
+    """The line under each field of a settings class and of those it derives from, read from the source."""
+    lines = {}
+    for part in kind.__mro__[:-1]:
+        (node,) = ast.parse(inspect.getsource(part)).body
+        for field, line in zip(node.body, [*node.body[1:], None], strict=True):
+            if isinstance(field, ast.AnnAssign):
+                assert isinstance(line, ast.Expr), f"{node.name}.{field.target.id} has no documentation"
+                lines[field.target.id] = line.value.value
+    return lines
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.__name__.endswith(("Run", "Settings"))])
@@ -211,14 +216,14 @@ def test_help_shows_the_documentation_of_every_setting(kind, capsys, monkeypatch
         parse(kind, ["--help"], "dit verb")
     assert not stopped.value.code
     shown = "".join(capsys.readouterr().out.replace("│", "").split())
-    lines = documentation()
 
     def check(kind):
+        lines = documentation(kind)
+        assert all("\n" not in line.strip() for line in lines.values())
         for field in dataclasses.fields(kind):
             inner = type(getattr(kind(), field.name))
-            assert "".join(lines[kind.__name__][field.name].split()) in shown, field.name
+            assert "".join(lines[field.name].split()) in shown, field.name
             if dataclasses.is_dataclass(inner):
                 check(inner)
 
     check(kind)
-    assert all("\n" not in line.strip() for group in lines.values() for line in group.values())

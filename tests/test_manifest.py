@@ -12,13 +12,16 @@ import pytest
 import torch
 from PIL import Image
 
-from configs.settings import DataConfig
+from configs.data import DataConfig
 from dit import cli
+from vae.compression import Compression
+from vae.data.captions import find_captions
 from vae.data.clips import VideoFiles, batches, clip_indices, files_hash, open_data
-from vae.data.manifest import find_captions, load_manifest
-from vae.data.video import decoder, ffmpeg, frame_times, probe, to_frames, to_video, write_video
-from vae.model import Compression
-from vae.training.folder import Log, live_line, name_skipped
+from vae.data.manifest import load_manifest
+from vae.data.video import decoder, ffmpeg, frame_times, probe, to_frames, to_video
+from vae.data.write import write_video
+from vae.training.log import Log, live_line
+from vae.training.session import name_skipped
 
 
 def ramp(frames: int, height: int = 32, width: int = 48) -> torch.Tensor:

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from configs.settings import TransformerConfig
-from dit.model import Transformer, grid_of, make_layout, patchify, unpatchify
+from configs.model import TransformerConfig
+from dit.model import Transformer
+from dit.pack import grid_of, make_layout, patchify, unpatchify
 from dit.wan import to_diffusers, transformer_settings
 
 TINY = TransformerConfig(

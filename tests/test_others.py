@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from configs.data import DataConfig
 from configs.load import to_json
-from configs.settings import DataConfig, StatsSettings
 from dit.cli import run
 from dit.generate import Request, generate_videos, latent_shape
 from dit.load import load_model
@@ -30,7 +30,7 @@ from vae.diffusers_models import CLASSES
 from vae.load import load_autoencoder, load_folder, say_unmeasured, stored_hash
 from vae.model import Autoencoder
 from vae.statistics import FILE
-from vae.stats import stats
+from vae.stats import StatsSettings, stats
 from vae.training.weights import read_settings, save_weights
 
 FOUR = {"latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [0.5, 1.5, 1.0, 2.0]}

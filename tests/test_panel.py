@@ -11,11 +11,11 @@ import torch
 from eval.clips import Clip, Source, read_clip
 from eval.frechet import distance_of_features
 from eval.fvd import fvd, sentence
+from eval.networks.certify import SMOKE
 from eval.panel import MOTIONS, classes, floor, nearest
 from eval.report import markdown
-from eval.weights import SMOKE
 from tests.test_fvd import folders, quick, settings, video  # noqa: F401
-from vae.data.video import write_video
+from vae.data.write import write_video
 
 
 def normal(count: int, seed: int, width: int = 20) -> torch.Tensor:

@@ -9,10 +9,11 @@ from PIL import Image
 
 import dit.train
 import vae.train
-from configs.settings import DataConfig, EncodeSettings, SampleSettings
+from configs.data import DataConfig
+from configs.sampling import SampleSettings
 from dit.cli import run
-from dit.encode import encode
-from dit.model import grid_of
+from dit.encode import EncodeSettings, encode
+from dit.pack import grid_of
 from dit.sample import sample
 from tests.tiny import (
     assert_same_run,
@@ -21,12 +22,13 @@ from tests.tiny import (
     newest_step,
     transformer_run,
 )
-from vae.cache.index import load_cache, open_cached
+from vae.cache.clips import open_cached
+from vae.cache.index import load_cache
+from vae.compression import Compression
 from vae.data.clips import VideoFiles, open_data
 from vae.data.manifest import load_manifest
 from vae.data.video import IMAGES, VIDEOS, read_frames
 from vae.load import load_autoencoder
-from vae.model import Compression
 
 CLIPS = (  # that are trained on: the traps among the clips of the folder
     "v_ApplyEyeMakeup_g01_c01.avi",  # 320 x 240, one keyframe

@@ -11,7 +11,7 @@ from torch import nn
 
 import vae.quality.networks
 import vae.train
-from configs.settings import AutoencoderRun, DiscriminatorConfig, OptimizerConfig, PerceptualConfig
+from configs.train import AutoencoderRun, DiscriminatorConfig, OptimizerConfig, PerceptualConfig
 from dit.bench.autoencoder import peak_allocated
 from dit.cli import run as run_command
 from tests.test_autoencoder import SMALL, randomised
@@ -25,12 +25,12 @@ from tests.tiny import (
     write_config,
 )
 from vae.collapse import STEPS, collapse
+from vae.compression import Compression
 from vae.data.clips import Clip
 from vae.diffusers_folder import autoencoder_settings, write_folder
 from vae.discriminator import Discriminator, adaptive_weight, hinge
 from vae.load import load_autoencoder
 from vae.losses import EncoderDistance, FrameDistance, Likelihood, load_perceptual
-from vae.model import Compression
 from vae.quality.lpips import Lpips
 from vae.train import Players, in_chunks, learn, train
 

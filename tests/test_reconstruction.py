@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import vae.quality.networks
-from configs.settings import ReconstructionSettings
 from dit.cli import run
-from eval.reconstruction import reconstruction
+from eval.reconstruction import ReconstructionSettings, reconstruction
 from tests.test_fvd import folders, quick  # noqa: F401
-from vae.data.video import probe, read_frames, to_video, write_video
+from vae.data.video import probe, read_frames, to_video
+from vae.data.write import write_video
 from vae.quality.lpips import Lpips
 from vae.quality.psnr_ssim import pooled_psnr, psnr, ssim
 

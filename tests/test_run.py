@@ -7,7 +7,8 @@ import matplotlib.figure
 import pytest
 import torch
 
-from vae.training.folder import checkpoints, draw_curve, live_line, load_checkpoint, save_checkpoint
+from vae.training.checkpoints import checkpoints, load_checkpoint, save_checkpoint
+from vae.training.log import draw_curve, live_line
 
 
 def save(folder: Path, step: int) -> None:

@@ -11,16 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from configs.data import DataConfig
 from configs.load import to_json
-from configs.settings import (
-    AutoencoderConfig,
-    DataConfig,
-    SamplerConfig,
-    SampleSettings,
-    TextConfig,
-    TransformerConfig,
-    TransformerRun,
-)
+from configs.model import AutoencoderConfig, TextConfig, TransformerConfig
+from configs.sampling import SamplerConfig, SampleSettings
+from configs.train import TransformerRun
 from dit.bench.autoencoder import peak_allocated
 from dit.cli import run
 from dit.export import FORMATS
@@ -33,22 +28,17 @@ from dit.load import (
     find_weights,
     load_model,
 )
-from dit.sample import Job, file_words, make_jobs, sample, sidecar, write_parts
+from dit.record import Job, sidecar, write_parts
+from dit.sample import file_words, make_jobs, sample
 from vae import tiles
-from vae.data.video import (
-    contact_sheet,
-    evenly,
-    read_frames,
-    read_metadata,
-    resize_and_crop,
-    to_frames,
-    to_video,
-    write_video,
-)
+from vae.data.sheets import contact_sheet, evenly
+from vae.data.video import read_frames, resize_and_crop, to_frames, to_video
+from vae.data.write import read_metadata, write_video
 from vae.load import WEIGHTS as AUTOENCODER
 from vae.load import load_autoencoder
 from vae.model import Autoencoder
-from vae.training.weights import file_hash, load_weights, save_weights
+from vae.training.files import file_hash
+from vae.training.weights import load_weights, save_weights
 
 RUN = TransformerRun(
     data=DataConfig(frames=5, size=32),

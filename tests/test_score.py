@@ -10,20 +10,15 @@ import pytest
 import torch
 
 import eval.shapes
+from configs.data import DataConfig
 from configs.load import to_json
-from configs.settings import (
-    AutoencoderConfig,
-    DataConfig,
-    EvalSettings,
-    SamplerConfig,
-    TextConfig,
-    TransformerConfig,
-    TransformerRun,
-)
+from configs.model import AutoencoderConfig, TextConfig, TransformerConfig
+from configs.sampling import SamplerConfig
+from configs.train import TransformerRun
 from dit.cli import run
 from dit.generate import generate
 from dit.load import BUILTIN, TRANSFORMER, Denoiser, Model, load_model
-from eval.shapes import Case, cells, make_cases, make_request, run_cases, score, table, wilson
+from eval.shapes import Case, EvalSettings, cells, make_cases, make_request, run_cases, score, table, wilson
 from vae.data.clips import DrawnWorld
 from vae.data.drawn_world import BACKGROUNDS, COLOURS, HELD_OUT, SHAPES, Scene, draw, random_scene
 from vae.load import WEIGHTS as AUTOENCODER

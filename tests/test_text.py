@@ -7,16 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from configs.settings import TextConfig
-from dit.text import (
-    ByteEncoder,
-    as_transformers,
-    byte_tokens,
-    clean,
-    encoder_hash,
-    make_encoder,
-    write_encoder,
-)
+from configs.model import TextConfig
+from dit.byte_t5 import ByteEncoder, byte_tokens
+from dit.text import as_transformers, clean, encoder_hash, make_encoder, write_encoder
 
 TINY = TextConfig(width=24, depth=3, heads=3, mlp_width=40, longest=300)
 PROMPTS = [

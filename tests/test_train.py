@@ -16,7 +16,8 @@ from accelerate import Accelerator
 
 import dit.train
 from configs.load import from_json, to_json
-from configs.settings import FlowConfig, OptimizerConfig, TextConfig, TransformerRun
+from configs.model import TextConfig
+from configs.train import FlowConfig, OptimizerConfig, TransformerRun
 from dit.generate import generate
 from dit.load import AVERAGE, TRANSFORMER, Denoiser, load_model
 from dit.train import check_first_loss, check_text, drop_prompts, encode, make_batch, train, validation_set
@@ -37,12 +38,13 @@ from tests.tiny import (
     transformer_run,
     write_config,
 )
+from vae.cache.clips import read_scenes
 from vae.cache.encoding import encode_scenes
-from vae.cache.index import read_scenes
+from vae.compression import Compression
 from vae.data.clips import Clip, batches, open_data
 from vae.diffusers_folder import write_folder
 from vae.load import load_autoencoder
-from vae.model import Autoencoder, Compression
+from vae.model import Autoencoder
 from vae.training.optimizer import update_average
 from vae.training.seeds import generator
 from vae.training.weights import load_weights, read_settings, save_weights
@@ -515,7 +517,7 @@ def test_each_picture_has_its_clip_s_shape_and_its_own_seed(
 
     monkeypatch.setattr(dit.train, "generate", note)
     monkeypatch.setattr(
-        "vae.data.video.contact_sheet", lambda videos, captions, _: sheets.append((videos, captions))
+        "vae.data.sheets.contact_sheet", lambda videos, captions, _: sheets.append((videos, captions))
     )
     model = load_autoencoder(autoencoder)
     dit.train.show_samples(random_denoiser(config), model, config, held_out, Accelerator(cpu=True), tmp_path)

@@ -16,9 +16,14 @@ import torch
 from PIL import Image
 
 import vae.train
+import vae.training.checkpoints
 import vae.training.folder
+import vae.training.log
+import vae.training.processes
+import vae.training.session
+from configs.data import DataConfig
 from configs.load import from_json, to_json
-from configs.settings import AutoencoderRun, DataConfig, OptimizerConfig
+from configs.train import AutoencoderRun, OptimizerConfig
 from tests.tiny import (
     ROOT,
     assert_same_run,
@@ -33,12 +38,13 @@ from tests.tiny import (
     state,
     write_config,
 )
+from vae.compression import Compression
 from vae.data.clips import Clip
 from vae.data.drawn_world import draw, random_scene
 from vae.data.manifest import Entry, save_manifest
-from vae.data.video import probe, write_video
+from vae.data.video import probe
+from vae.data.write import write_video
 from vae.load import load_autoencoder
-from vae.model import Compression
 from vae.quality.psnr_ssim import psnr
 from vae.training.optimizer import learning_rate, make_optimizer, update_average
 from vae.training.weights import load_weights, read_settings
@@ -118,7 +124,7 @@ def test_three_steps_made_six_equal_six(whole, tmp_path):
 
 def test_a_kill_while_saving_leaves_the_last_checkpoint(whole, tmp_path, monkeypatch):
     out = tmp_path / "run"
-    save = vae.training.folder.save_weights
+    save = vae.training.checkpoints.save_weights
 
     class Killed(BaseException):
         pass
@@ -129,10 +135,10 @@ def test_a_kill_while_saving_leaves_the_last_checkpoint(whole, tmp_path, monkeyp
             raise Killed
         save(path, tensors, settings)
 
-    monkeypatch.setattr(vae.training.folder, "save_weights", die_in_the_second_part_of_step_4)
+    monkeypatch.setattr(vae.training.checkpoints, "save_weights", die_in_the_second_part_of_step_4)
     with pytest.raises(Killed):
         train(autoencoder_run(out))
-    monkeypatch.setattr(vae.training.folder, "save_weights", save)
+    monkeypatch.setattr(vae.training.checkpoints, "save_weights", save)
     assert (out / ".step-00000004.tmp").is_dir() and newest_step(out) == 2
     with open(out / "log.jsonl", "a") as file:
         file.write('{"step": 5, "lo')  # a line that the kill cut short
@@ -249,11 +255,11 @@ def test_whatever_the_main_process_raises_reaches_the_others(monkeypatch):
         raise KeyError
 
     with pytest.raises(KeyError):
-        vae.training.folder.on_main(True, fails)
+        vae.training.processes.on_main(True, fails)
     assert sent == ["KeyError()", None]
     monkeypatch.setattr(torch.distributed, "broadcast_object_list", lambda m: m.__setitem__(0, sent[0]))
     with pytest.raises(ValueError, match="KeyError"):
-        vae.training.folder.on_main(False, fails)
+        vae.training.processes.on_main(False, fails)
 
 
 def test_every_file_carries_the_complete_config_and_none_is_a_pickle(whole):
@@ -331,7 +337,7 @@ def test_settings_that_make_no_run_are_refused_before_anything_is_written(tmp_pa
 def test_only_a_later_ctrl_c_interrupts(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    with vae.training.folder.StopSignal() as stop:
+    with vae.training.session.StopSignal() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)  # the terminal's and the launcher's, for one key
         now[0] = 5.0
@@ -344,7 +350,7 @@ def test_only_a_later_ctrl_c_interrupts(monkeypatch):
 
 def test_the_time_left_counts_days(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: 0.0)
-    log = vae.training.folder.Log(tmp_path, 0, 100_001)
+    log = vae.training.log.Log(tmp_path, 0, 100_001)
     monkeypatch.setattr(time, "monotonic", lambda: 2.0)
     log.show(1, "")
     assert "2.00 s/step  2 days, 7:33:20 left" in capsys.readouterr().err
@@ -371,10 +377,10 @@ def test_restored_moments_belong_to_their_weights_whatever_the_memory_layout():
         optimizer = make_optimizer(layer, OptimizerConfig(learning_rate=0.1))
         for step in range(count):
             if step == restore_at:
-                state = vae.training.folder.optimizer_tensors(optimizer)
+                state = vae.training.checkpoints.optimizer_tensors(optimizer)
                 saved = {k: v.contiguous().clone() for k, v in state.items()}  # as in a file: no layout
                 optimizer = make_optimizer(layer, OptimizerConfig(learning_rate=0.1))
-                vae.training.folder.restore_optimizer(optimizer, saved)
+                vae.training.checkpoints.restore_optimizer(optimizer, saved)
             optimizer.zero_grad()
             layer(torch.randn(2, 3, 3, 3, 3)).square().mean().backward()
             optimizer.step()

@@ -16,22 +16,18 @@ from PIL import Image, ImageFilter, PngImagePlugin
 
 from tests.conftest import DATA
 from vae.data import video
+from vae.data.sheets import contact_sheet
 from vae.data.video import (
     Probe,
     UnreadableVideo,
-    contact_sheet,
     probe,
     read_frames,
     read_image,
-    read_metadata,
     resize_and_crop,
     to_frames,
     to_video,
-    write_gif,
-    write_png_frames,
-    write_stream,
-    write_video,
 )
+from vae.data.write import read_metadata, write_gif, write_png_frames, write_stream, write_video
 
 CLIPS = {  # name -> how it must be read, None where either may be found
     "v_ApplyEyeMakeup_g01_c01.avi": None,  # decord's last frame is now this one, now another

@@ -7,16 +7,8 @@ import struct
 import pytest
 import torch
 
-from vae.training.weights import (
-    file_hash,
-    fill,
-    load_weights,
-    read_settings,
-    save_weights,
-    tensors_hash,
-    write_text,
-    write_whole,
-)
+from vae.training.files import file_hash, write_text, write_whole
+from vae.training.weights import fill, load_weights, read_settings, save_weights, tensors_hash
 
 SETTINGS = {"model": {"width": 3, "list": [1.5, True, None]}, "name": "größe", "smoothed": 0.1 + 0.2}
 

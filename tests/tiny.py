@@ -10,17 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from configs.settings import (
-    AutoencoderConfig,
-    AutoencoderRun,
-    DataConfig,
-    LoopConfig,
-    SamplerConfig,
-    TextConfig,
-    TransformerConfig,
-    TransformerRun,
-)
-from vae.training.folder import checkpoints, load_checkpoint, read_log
+from configs.data import DataConfig
+from configs.model import AutoencoderConfig, TextConfig, TransformerConfig
+from configs.sampling import SamplerConfig
+from configs.train import AutoencoderRun, LoopConfig, TransformerRun
+from vae.training.checkpoints import checkpoints, load_checkpoint
+from vae.training.log import read_log
 
 ROOT = Path(__file__).parent.parent
 MODEL = AutoencoderConfig(
@@ -66,7 +61,7 @@ def transformer_run(out: Path, autoencoder: Path, cached_clips: int = 0, **loop)
 
 def write_config(file: Path, config) -> Path:
     """The Python file of a run."""
-    file.write_text(f"from configs.settings import *\n\nconfig = {config!r}\n")
+    file.write_text(f"from configs.train import *\n\nconfig = {config!r}\n")
     return file
 
 

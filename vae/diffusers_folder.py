@@ -9,9 +9,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from configs.settings import AutoencoderConfig
+from configs.model import AutoencoderConfig
 from vae.model import Autoencoder, compression_of
-from vae.training.weights import read_json
+from vae.training.files import read_json
 
 
 def read_folder(folder: Path) -> tuple[dict, dict[str, Tensor]]:

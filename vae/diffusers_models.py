@@ -11,8 +11,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from vae.compression import Compression
 from vae.diffusers_folder import check_tensors, naming, read_folder
-from vae.model import Compression
 from vae.statistics import Statistics, checked
 
 FRAME_PIXELS = 1 << 20  # of frames that an autoencoder of single frames looks at together

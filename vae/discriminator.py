@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from configs.settings import DiscriminatorConfig
-from vae.model import convolve
+from configs.train import DiscriminatorConfig
+from vae.convolution import convolve
 
 GROUPS = (
     8  # of channels that are normalised together; no statistics cross clips, so that batches do not matter

@@ -12,13 +12,14 @@ import torch
 from torch import nn
 
 from configs.load import from_json, to_json
-from configs.settings import AutoencoderConfig
+from configs.model import AutoencoderConfig
 from vae.diffusers_folder import load_wan
 from vae.diffusers_models import OtherAutoencoder, load_other
 from vae.model import Autoencoder
 from vae.statistics import FILE as MEASURED
 from vae.statistics import Statistics, read_statistics, weights_files
-from vae.training.weights import file_hash, fill, load_weights, read_json, save_weights, tensors_hash
+from vae.training.files import file_hash, read_json
+from vae.training.weights import fill, load_weights, save_weights, tensors_hash
 
 BUILTIN = Path(__file__).parent.parent / "dit" / "builtin"
 WEIGHTS = "autoencoder.safetensors"

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from configs.settings import PerceptualConfig
+from configs.train import PerceptualConfig
 from vae.load import autoencoder_hash, load_autoencoder
 from vae.model import Autoencoder, Downsample
 from vae.quality.lpips import SMALLEST, TRUNKS, Lpips, load_lpips
-from vae.training.weights import file_hash
+from vae.training.files import file_hash
 
 NONE = "none"
 ERRORS = {

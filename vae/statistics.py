@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vae.diffusers_folder import naming
-from vae.training.weights import file_hash, read_json, write_text
+from vae.training.files import file_hash, read_json, write_text
 
 FILE = "latent_statistics.json"
 VERSION = 1  # of that file

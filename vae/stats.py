@@ -1,7 +1,7 @@
 """`dit vae stats AUTOENCODER --data MANIFEST`: measures mean and standard deviation of latents."""
 
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from configs.load import parse, to_json
-from configs.settings import DataConfig, StatsSettings
+from configs.data import DataConfig
+from configs.load import Positional, parse, to_json
+from vae.compression import Compression
 from vae.data.clips import SHAPES, DrawnWorld, VideoFiles, batches, check_data, files_hash
 from vae.diffusers_models import OtherAutoencoder
 from vae.load import BUILTIN, find_autoencoder, load_autoencoder, take_statistics
-from vae.model import Compression
 from vae.statistics import (
     FILE,
     Statistics,
@@ -24,8 +24,33 @@ from vae.statistics import (
     statistics_of,
     write_statistics,
 )
+from vae.training.files import check_writable, read_json
 from vae.training.processes import gathered, own_device, processes
-from vae.training.weights import check_writable, load_weights, read_json, save_weights
+from vae.training.weights import load_weights, save_weights
+
+
+@dataclass(frozen=True)
+class StatsSettings:
+    """Measure mean and standard deviation of an autoencoder's latents, and keep them where it ships none."""
+
+    autoencoder: Positional[str] = ""
+    """Weights file of ours, a run's folder, or an autoencoder's or pipeline's folder of diffusers."""
+    data: str = ""
+    """Manifest of the clips, or a folder that holds one (`dit data index FOLDER`); or `shapes`."""
+    count: int = 64
+    """Clips to measure; where the manifest has fewer files, several clips of each."""
+    frames: int = 17
+    """Most frames of a clip, as many as the autoencoder takes; a shorter video gives what it has."""
+    size: int = 256
+    """Side in pixels of the square whose area a clip has."""
+    fps: float = 8.0
+    """Frames a second of a clip."""
+    seed: int = 0
+    """Seed of the order of the files and of which part of each is taken."""
+    workers: int = 0
+    """Processes that read videos ahead; 0 reads in the measuring process."""
+    replace: bool = False
+    """Write the statistics also where the autoencoder has its own by channel, which models may know it by."""
 
 
 def stats(settings: StatsSettings) -> Statistics:

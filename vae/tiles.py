@@ -11,15 +11,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from vae.model import (
-    Autoencoder,
-    Downsample,
-    ResidualBlock,
-    State,
-    depth_to_space,
-    space_to_depth,
-    time_chunks,
-)
+from vae.convolution import State
+from vae.model import Autoencoder, Downsample, ResidualBlock, depth_to_space, space_to_depth, time_chunks
 
 COPIES = 10.0  # of the widest activations that are held at once while decoding, as measured
 ENCODE_COPIES = 6.0  # the same while encoding

@@ -13,37 +13,29 @@ import torch
 from torch import Tensor, nn
 
 from configs.load import from_json, parse_run, to_json
-from configs.settings import AutoencoderConfig, AutoencoderRun
+from configs.model import AutoencoderConfig
+from configs.train import AutoencoderRun
+from vae.cache.index import is_cache
 from vae.collapse import collapse
-from vae.data.clips import Clip, batches, files_hash, open_data
+from vae.convolution import State
+from vae.data.clips import SHAPES, Clip, batches, files_hash, open_data
 from vae.discriminator import Discriminator, adaptive_weight, hinge
 from vae.load import WEIGHTS, find_autoencoder, load_folder, measured_config, unmeasured
 from vae.losses import ERRORS, Likelihood, kl_divergence, load_perceptual
-from vae.model import Autoencoder, State, compression_of
+from vae.model import Autoencoder, compression_of
 from vae.quality.lpips import SMALLEST, Lpips, load_lpips, lpips_of
 from vae.quality.psnr_ssim import psnr, ssim
 from vae.statistics import checked, latent_sums, posterior_sums, statistics_of
-from vae.training.folder import (
-    PATIENCE,
-    Log,
-    StopSignal,
-    check_loop,
+from vae.training.checkpoints import (
     checkpoints,
-    draw_curve,
     finished_step,
-    holding,
-    live_line,
     load_checkpoint,
-    name_skipped,
-    on_main,
-    open_run,
-    opening,
     optimizer_tensors,
-    read_log,
     restore_optimizer,
     save_checkpoint,
-    smooth,
 )
+from vae.training.folder import open_run
+from vae.training.log import Log, draw_curve, live_line, opening, read_log, smooth
 from vae.training.optimizer import (
     average_gradients,
     clip_gradients,
@@ -51,7 +43,9 @@ from vae.training.optimizer import (
     make_optimizer,
     update_average,
 )
+from vae.training.processes import PATIENCE, on_main
 from vae.training.seeds import generator, uniform
+from vae.training.session import StopSignal, check_loop, holding, name_skipped
 from vae.training.weights import fill, load_weights, read_settings, save_weights
 
 HELD_OUT = 16
@@ -99,6 +93,8 @@ def train(config: AutoencoderRun, held: ExitStack) -> Path:
         compression.check(config.crop_frames, config.crop, config.crop)
     except ValueError as error:
         raise ValueError(f"crop_frames and crop: {error}") from None
+    if config.data.source != SHAPES and is_cache(config.data.source):
+        raise ValueError(f"{config.data.source} holds latents and no video: give the manifest it was made of")
     data, held_out = open_data(config.data, loop.seed, HELD_OUT, compression)
     torch.manual_seed(loop.seed)
     model = Autoencoder(unmeasured(config.model))
@@ -441,7 +437,7 @@ def evaluate(autoencoder: Autoencoder, lpips: Lpips | None, held_out, accelerato
 
 def show(shown: list[tuple[str, Tensor, Tensor]], path: Path) -> None:
     """Draws of every clip the original, with a caption, its reconstruction and the amplified difference."""
-    from vae.data.video import contact_sheet
+    from vae.data.sheets import contact_sheet
 
     videos, captions = [], []
     for caption, video, other in shown:

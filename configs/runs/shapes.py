@@ -6,16 +6,10 @@ Cost: 2.1 hours on two cores without AVX-512, 9 minutes of it to encode the clip
 0.227.
 """
 
-from configs.settings import (
-    DataConfig,
-    FlowConfig,
-    LoopConfig,
-    OptimizerConfig,
-    SamplerConfig,
-    TextConfig,
-    TransformerConfig,
-    TransformerRun,
-)
+from configs.data import DataConfig
+from configs.model import TextConfig, TransformerConfig
+from configs.sampling import SamplerConfig
+from configs.train import FlowConfig, LoopConfig, OptimizerConfig, TransformerRun
 
 config = TransformerRun(
     out="runs/shapes",

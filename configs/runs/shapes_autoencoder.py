@@ -8,7 +8,8 @@ start as.
 """
 
 from configs.autoencoder_sizes import TINY
-from configs.settings import AutoencoderRun, DataConfig, LoopConfig, OptimizerConfig
+from configs.data import DataConfig
+from configs.train import AutoencoderRun, LoopConfig, OptimizerConfig
 
 config = AutoencoderRun(
     out="runs/shapes-autoencoder",

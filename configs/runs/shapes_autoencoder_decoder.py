@@ -9,7 +9,7 @@ has 36.9; `init` was that stage's weights, which were the built-in ones then.
 from dataclasses import replace
 
 from configs.runs.shapes_autoencoder_robust import config as fourth
-from configs.settings import LoopConfig, OptimizerConfig
+from configs.train import LoopConfig, OptimizerConfig
 
 config = replace(
     fourth,

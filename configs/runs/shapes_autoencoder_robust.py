@@ -9,7 +9,7 @@ SSIM 0.988.
 from dataclasses import replace
 
 from configs.runs.shapes_autoencoder_sharp import config as third
-from configs.settings import LoopConfig, OptimizerConfig
+from configs.train import LoopConfig, OptimizerConfig
 
 config = replace(
     third,

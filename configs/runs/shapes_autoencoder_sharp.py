@@ -9,7 +9,7 @@ It was to take 2,000 steps, and was ended at 1,241.
 from dataclasses import replace
 
 from configs.runs.shapes_autoencoder_whole import config as second
-from configs.settings import LoopConfig, OptimizerConfig
+from configs.train import LoopConfig, OptimizerConfig
 
 config = replace(
     second,

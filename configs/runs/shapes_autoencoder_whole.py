@@ -9,7 +9,7 @@ AMX).
 from dataclasses import replace
 
 from configs.runs.shapes_autoencoder import config as first
-from configs.settings import LoopConfig, OptimizerConfig
+from configs.train import LoopConfig, OptimizerConfig
 
 config = replace(
     first,

@@ -9,7 +9,7 @@ Cost: one hour on two cores without AVX-512, 9 minutes of it to encode the clips
 from dataclasses import replace
 
 from configs.runs.shapes import config as first
-from configs.settings import LoopConfig, OptimizerConfig
+from configs.train import LoopConfig, OptimizerConfig
 
 config = replace(
     first,

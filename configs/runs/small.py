@@ -7,15 +7,9 @@ On the same clips: 12 seconds to encode, 3.4 minutes to train on one core, valid
 100 to 0.66.
 """
 
-from configs.settings import (
-    DataConfig,
-    FlowConfig,
-    LoopConfig,
-    OptimizerConfig,
-    TextConfig,
-    TransformerConfig,
-    TransformerRun,
-)
+from configs.data import DataConfig
+from configs.model import TextConfig, TransformerConfig
+from configs.train import FlowConfig, LoopConfig, OptimizerConfig, TransformerRun
 
 config = TransformerRun(
     out="runs/small",

@@ -8,7 +8,8 @@ For a GPU; not trained to its end yet.
 """
 
 from configs.autoencoder_sizes import SMALL
-from configs.settings import AutoencoderRun, DataConfig, LoopConfig, OptimizerConfig, PerceptualConfig
+from configs.data import DataConfig
+from configs.train import AutoencoderRun, LoopConfig, OptimizerConfig, PerceptualConfig
 
 config = AutoencoderRun(
     out="runs/small-autoencoder",

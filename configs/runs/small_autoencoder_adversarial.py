@@ -6,7 +6,7 @@ dit vae train small_autoencoder_adversarial --data.source FOLDER
 from dataclasses import replace
 
 from configs.runs.small_autoencoder import config as first
-from configs.settings import DiscriminatorConfig
+from configs.train import DiscriminatorConfig
 
 config = replace(
     first,

@@ -7,7 +7,8 @@ shared, held-out PSNR 18.0 dB at step 100, 21.3 at 500, 21.9 at 1,000, SSIM 0.58
 """
 
 from configs.autoencoder_sizes import TINY
-from configs.settings import AutoencoderRun, DataConfig, LoopConfig, OptimizerConfig
+from configs.data import DataConfig
+from configs.train import AutoencoderRun, LoopConfig, OptimizerConfig
 
 config = AutoencoderRun(
     out="runs/tiny-autoencoder",

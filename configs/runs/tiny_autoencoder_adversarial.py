@@ -9,7 +9,7 @@ rises from 0.583 to 0.607.
 from dataclasses import replace
 
 from configs.runs.tiny_autoencoder import config as first
-from configs.settings import DiscriminatorConfig, LoopConfig, OptimizerConfig
+from configs.train import DiscriminatorConfig, LoopConfig, OptimizerConfig
 
 config = replace(
     first,

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +20,51 @@ from torch.profiler import ProfilerActivity, profile
 
 from configs.autoencoder_sizes import SMALL, TINY, WAN
 from configs.load import parse
-from configs.settings import AutoencoderConfig, BenchVaeSettings
+from configs.model import AutoencoderConfig
 from dit.bench.transformer import DTYPES, instructions, make_clock, peak_memory, race
 from vae import tiles
 from vae.data.manifest import NAME, find_files, load_manifest
-from vae.data.video import UnreadableVideo, probe, read_frames, resize_and_crop, to_video, write_stream
+from vae.data.video import UnreadableVideo, probe, read_frames, resize_and_crop, to_video
+from vae.data.write import write_stream
 from vae.diffusers_folder import autoencoder_settings
 from vae.load import load_autoencoder
 from vae.model import Autoencoder, compression_of, time_chunks
-from vae.training.weights import write_text
+from vae.training.files import write_text
+
+
+@dataclass(frozen=True)
+class BenchVaeSettings:
+    """Time and memory of encoding and decoding, beside diffusers' Wan autoencoder with the same weights."""
+
+    parts: tuple[Literal["diffusers", "lengths", "seams"], ...] = ("diffusers",)
+    """What to measure: beside diffusers; memory over lengths, streamed into an mp4; tiles on real clips."""
+    shapes: tuple[Literal["tiny", "small", "wan"], ...] = ("tiny", "small")
+    """Which autoencoders: the built-in one's shape, a third of Wan's width, Wan 2.1's."""
+    precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
+    """Number formats of weights and compute; tiles are compared in fp32."""
+    frames: int = 17
+    """Frames of the clip beside diffusers, and of each real one; 1 + 4k."""
+    size: int = 192
+    """Height and width in pixels of the clip beside diffusers."""
+    lengths: tuple[int, ...] = (17, 81, 321)
+    """Frames of the videos of 256 x 256 whose memory is compared, each 1 + 4k."""
+    clips: str = ""
+    """Real clips for the tiles: a folder or a manifest, of which the first that are long enough are taken."""
+    count: int = 3
+    """How many of them."""
+    model: str = "builtin"
+    """Folder whose autoencoder the tiles are of, or `builtin`."""
+    tile: int = 16
+    """Side of a tile in latents, at most."""
+    halos: tuple[int, ...] = (0, 2, 4, 8, -1)
+    """How far tiles see beyond themselves, in latents; -1 is all that convolutions see."""
+    repeats: int = 3
+    """Measurements of each side, of which the median counts."""
+    threads: int = 0
+    """Threads on a CPU; 0 is all, measured by the wall clock, and one in CPU seconds."""
+    json: str = ""
+    """File for all figures; empty writes none."""
+
 
 SHAPES = {"tiny": TINY, "small": SMALL, "wan": WAN}
 LENGTHS_SIZE = 256

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import torch
 
-from configs.settings import TransformerConfig
-from dit.model import PATCH
+from configs.model import TransformerConfig
+from dit.pack import PATCH
 
 
 def text_flops(config: TransformerConfig, text: int) -> int:

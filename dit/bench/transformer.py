@@ -13,18 +13,46 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from configs.load import load_run, parse
-from configs.settings import BenchSettings, OptimizerConfig, TransformerConfig, TransformerRun
+from configs.load import Positional, load_run, parse
+from configs.model import TransformerConfig
+from configs.train import OptimizerConfig, TransformerRun
 from dit.attention import BACKENDS, Lengths, choose_attention
 from dit.bench.flops import step_flops, training_flops
-from dit.model import PATCH, Layout, Transformer, make_layout, patchify, unpatchify
-from vae.training.weights import write_text
+from dit.model import Transformer
+from dit.pack import PATCH, Layout, make_layout, patchify, unpatchify
+from vae.training.files import write_text
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """Time training and sampling, beside diffusers with the same weights and beside padding with a mask."""
+
+    config: Positional[str] = ""
+    """Config of a training run, a name or a file; empty is width 384, depth 12, 6 heads, 1,024 tokens."""
+    batch: int = 1
+    """Clips in a call."""
+    text_tokens: int = 77
+    """Text tokens of a clip."""
+    repeats: int = 7
+    """Measurements of each side, of which the median counts."""
+    threads: int = 1
+    """Threads on a CPU; one is measured in CPU seconds, which a busy machine does not disturb."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to run; `auto` is the GPU where there is one."""
+    precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
+    """Number formats to measure."""
+    parts: tuple[Literal["model", "diffusers", "packs"], ...] = ("model", "diffusers", "packs")
+    """What to measure: our training and sampling steps, the same work in diffusers, packs against padding."""
+    json: str = ""
+    """File for all figures; empty writes none."""
+
 
 REFERENCE = TransformerConfig(width=384, depth=12, heads=6, mlp_width=1536)
 REFERENCE_GRID = (4, 16, 16)

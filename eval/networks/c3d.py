@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae.model import conv3d
+from vae.convolution import conv3d
 
 CLASSES = 101
 FRAMES, SIZE = 16, 112

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from vae.model import conv3d
+from vae.convolution import conv3d
 
 TABLE = Path(__file__).parent / "i3d_tensors.json"
 SCOPE = "RGB/inception_i3d/"

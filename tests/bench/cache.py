@@ -22,14 +22,17 @@ from statistics import median
 
 import torch
 
+from configs.data import DataConfig
 from configs.load import to_json
-from configs.settings import AutoencoderConfig, DataConfig, EncodeSettings, IndexSettings
-from dit.encode import encode
-from vae.cache.index import SAMPLING, load_cache, open_cached
+from configs.model import AutoencoderConfig
+from dit.encode import EncodeSettings, encode
+from vae.cache.clips import SAMPLING, open_cached
+from vae.cache.index import load_cache
 from vae.data.clips import VideoFiles, clip_of, open_data
 from vae.data.drawn_world import draw, random_scene
-from vae.data.index import index
-from vae.data.video import read_frames, write_video
+from vae.data.index import IndexSettings, index
+from vae.data.video import read_frames
+from vae.data.write import write_video
 from vae.load import load_autoencoder
 from vae.model import Autoencoder
 from vae.training.seeds import generator

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from configs.autoencoder_sizes import TINY
-from configs.settings import AutoencoderRun, DataConfig, LoopConfig, OptimizerConfig
+from configs.data import DataConfig
+from configs.train import AutoencoderRun, LoopConfig, OptimizerConfig
 from dit.bench.autoencoder import peak_allocated
 from vae.data.clips import open_data
 from vae.losses import Likelihood

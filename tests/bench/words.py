@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from configs.settings import TextConfig
-from dit.text import ByteEncoder
-from vae.data.drawn_world import COLOURS, MOTIONS, SHAPES, caption, random_scene
+from configs.model import TextConfig
+from dit.byte_t5 import ByteEncoder
+from vae.data.drawn_captions import caption
+from vae.data.drawn_world import COLOURS, MOTIONS, SHAPES, random_scene
 
 STEPS, BATCH, EVERY = 200, 64, 50
 ASKED = {"shape": list(SHAPES), "colour": list(COLOURS), "motion": list(MOTIONS)}

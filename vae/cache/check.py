@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,13 +12,21 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from configs.load import parse
-from configs.settings import CheckSettings
+from configs.load import Positional, parse
 from vae.cache.encoding import clip_key, text_key
 from vae.cache.index import half_written, places_in, read_index
 from vae.cache.shards import LATENTS, STORED, Place, read_places, shard_files, shard_name
-from vae.model import Compression
+from vae.compression import Compression
 from vae.training.weights import tensors_hash
+
+
+@dataclass(frozen=True)
+class CheckSettings:
+    """Verify every shard of a latent cache, byte for byte, and that its index fits them."""
+
+    cache: Positional[str] = ""
+    """Folder of the cache."""
+
 
 MEND = "delete it, and give the `dit vae encode` command again"
 AGAIN = "give the `dit vae encode` command again"

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from configs.settings import DataConfig
+from configs.data import DataConfig
 from vae import tiles
 from vae.cache.shards import LATENTS, STORED, find_rows, key_of, stale_shards, write_shard
 from vae.data.clips import DrawnWorld, clip_of, out_of_reach, starts
 from vae.data.manifest import Entry
 from vae.data.video import UnreadableVideo, read_frames, resize_and_crop, to_video
 from vae.load import autoencoder_hash
-from vae.training.folder import on_main
-from vae.training.weights import file_hash
+from vae.training.files import file_hash
+from vae.training.processes import on_main
 
 PIXELS = 1 << 28  # bytes of frames that are read at once from a file with many places
 SHARD_BYTES = 1 << 28  # of a shard's rows, which wait in memory

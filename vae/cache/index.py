@@ -1,4 +1,4 @@
-"""The latent cache: clips and captions encoded once, listed in an index, and training clips of them."""
+"""The index of a latent cache: its files, and where their clips and captions lie."""
 
 import json
 from collections.abc import Sequence
@@ -6,38 +6,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-import torch
-from torch import Tensor, nn
-from torch.utils.data import Dataset
-
-from configs.settings import DataConfig
-from vae.cache.encoding import scenes
-from vae.cache.shards import FORMAT, LATENTS, STORED, TEXTS, Place, find_rows, read_row, shard_files
-from vae.data.clips import (
-    SHAPES,
-    Clip,
-    DrawnWorld,
-    HeldOutFiles,
-    UnusableData,
-    VideoFiles,
-    check_data,
-    held_out_split,
-    starts,
-)
+from vae.cache.shards import FORMAT, LATENTS, TEXTS, Place, shard_files
 from vae.data.manifest import relative
-from vae.data.video import UnreadableVideo
-from vae.load import autoencoder_hash
-from vae.model import Compression
-from vae.training.seeds import shuffled
-from vae.training.weights import write_whole
+from vae.training.files import write_whole
 
 INDEX = "index.parquet"
 MARK = b"latent cache"  # in the index's metadata
-SAMPLING = ("frames", "size", "fps", "places")  # the settings of data that say which clips there are
-
-
-class DamagedCache(UnusableData):
-    """A cache whose shards are not what its index says."""
 
 
 @dataclass(frozen=True)
@@ -139,11 +113,6 @@ def is_cache(source: str | Path) -> bool:
     return Path(source).is_dir() and bool(shard_files(Path(source)))
 
 
-def find_cache(source: str) -> Cache | None:
-    """The cache that a source of data is; None where it is something else."""
-    return load_cache(source) if source != SHAPES and is_cache(source) else None
-
-
 def load_cache(source: str | Path) -> Cache:
     """A cache by its index; raises ValueError where there is none, or a shard is not there as it was."""
     table, about, folder = read_index(source)
@@ -204,88 +173,3 @@ def read_index(source: str | Path) -> tuple[object, dict, Path]:
 def remedy(folder: Path) -> str:
     """What to do about a damaged cache."""
     return f"`dit data check {folder}` says what is damaged, its `dit vae encode` command makes that again"
-
-
-def check_made(cache: Cache, config: DataConfig, autoencoder: nn.Module) -> None:
-    """Raises ValueError, naming the setting, where a run wants other clips or latents than a cache holds."""
-    for name in SAMPLING:
-        if (value := getattr(config, name)) != (held := cache.made["data"][name]):
-            raise ValueError(
-                f"data.{name} = {value}, but {cache.folder} was made with {held}: give --data.{name} {held}, "
-                f"or make a cache with {value}"
-            )
-    if autoencoder_hash(autoencoder) != cache.made["autoencoder"]:
-        raise ValueError(
-            f"{cache.folder} was made by another autoencoder, {cache.made['name']}: give that one with "
-            f"--autoencoder, or make a cache with this one"
-        )
-
-
-def open_cached(
-    cache: Cache, config: DataConfig, seed: int, validation: int, autoencoder: nn.Module, sample: bool
-) -> tuple[VideoFiles, HeldOutFiles]:
-    """Training and held-out data of a cache: the same clips as `open_data` has of its manifest.
-
-    With `sample` they have log-variances too. Raises ValueError where the cache holds other ones.
-    """
-    check_data(config, autoencoder.compression)
-    check_made(cache, config, autoencoder)
-    kept, held = held_out_split(cache.files, seed, validation)
-    data = CachedFiles(cache, config, seed, kept, autoencoder.compression, sample)
-    return data, HeldOutFiles(held, data)
-
-
-class CachedFiles(VideoFiles):
-    """Files of a cache: which file, place and caption a draw has is what it is of the files themselves."""
-
-    def __init__(
-        self,
-        cache: Cache,
-        config: DataConfig,
-        seed: int,
-        entries: list[CachedFile],
-        compression: Compression,
-        sample: bool,
-    ):
-        super().__init__(config, seed, entries, compression)
-        self.folder, self.dtype, self.parts = cache.folder, STORED[cache.made["store"]], 2 if sample else 1
-        self.place = {start: k for k, start in enumerate(starts(config.places))}
-
-    def content(self, entry: CachedFile, start: float) -> tuple[None, tuple[Tensor, ...]]:
-        """No video, and the posterior of a clip."""
-        if entry.reason:
-            raise UnreadableVideo(entry.reason)
-        return None, read_posterior(self.folder, entry.clips[self.place[start]], self.dtype, self.parts)
-
-
-def read_posterior(folder: Path, place: Place, dtype: torch.dtype, parts: int = 2) -> tuple[Tensor, ...]:
-    """Mean and log-variance C T H W, or so many of these; raises DamagedCache where they cannot be read."""
-    try:
-        return read_row(folder, place, dtype, parts).unbind()
-    except (ValueError, OSError) as error:
-        raise DamagedCache(f"{error}: {remedy(folder)}") from None
-
-
-class CachedWorld(Dataset):
-    """The first scenes of the drawn world as posteriors; every epoch has its own order and new captions."""
-
-    def __init__(self, world: DrawnWorld, folder: Path, places: list[Place], store: str):
-        self.world, self.folder, self.places, self.dtype = world, folder, places, STORED[store]
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, draw: int) -> Clip:
-        epoch, position = divmod(draw, len(self.places))
-        k = shuffled(len(self.places), self.world.seed, "cached order", epoch)[position]
-        posterior = read_posterior(self.folder, self.places[k], self.dtype)
-        return Clip(None, self.world.caption(k, draw), f"scene {k}", posterior=posterior)
-
-
-def read_scenes(
-    world: DrawnWorld, autoencoder: nn.Module, count: int, folder: Path, store: str = "fp16"
-) -> CachedWorld:
-    """The scenes that `encode_scenes` encoded."""
-    places = find_rows(folder, LATENTS)[0]
-    found = [places[clip.key] for clip in scenes(world, count, autoencoder, store)]
-    return CachedWorld(world, folder, found, store)

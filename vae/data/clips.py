@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from configs.settings import DataConfig
-from vae.data.drawn_world import caption, random_scene
+from configs.data import DataConfig
+from vae.compression import Compression, round_to
+from vae.data.drawn_captions import caption
 from vae.data.drawn_world import draw as draw_scene
-from vae.model import Compression, round_to
+from vae.data.drawn_world import random_scene
 from vae.training.seeds import generator, shuffled
 
 SHAPES = "shapes"
@@ -206,11 +207,8 @@ def open_data(
     check_data(config, compression)
     if config.source == SHAPES:
         return DrawnWorld(config, seed), DrawnWorld(config, seed + 1)
-    from vae.cache.index import is_cache
     from vae.data.manifest import load_manifest
 
-    if is_cache(config.source):
-        raise ValueError(f"{config.source} holds latents and no video: give the manifest it was made of")
     kept, held = held_out_split(load_manifest(config.source), seed, validation)
     data = VideoFiles(config, seed, kept, compression)
     return data, HeldOutFiles(held, data)

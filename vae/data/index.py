@@ -5,15 +5,27 @@ import os
 import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
-from configs.load import parse
-from configs.settings import IndexSettings
-from vae.data.manifest import NAME, Entry, find_captions, find_files, passed_over, save_manifest
+from configs.load import Positional, parse
+from vae.data.captions import find_captions
+from vae.data.manifest import NAME, Entry, find_files, passed_over, save_manifest
 from vae.data.video import Probe, UnreadableVideo, probe
+
+
+@dataclass(frozen=True)
+class IndexSettings:
+    """Make a manifest of a folder: every video and image is decoded once, what is damaged is left out."""
+
+    folder: Positional[str] = ""
+    """Folder of videos, images and captions: each line of `clip.txt` is one, of which every use draws one."""
+    out: str = ""
+    """File to write; empty writes `manifest.parquet` in the folder, where `--data.source FOLDER` finds it."""
+    workers: int = 0
+    """Files decoded at the same time; 0 takes as many as there are cores."""
 
 
 def index(settings: IndexSettings) -> Path:

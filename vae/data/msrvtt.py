@@ -2,13 +2,29 @@
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from configs.load import parse
-from configs.settings import MsrvttSettings
+from configs.load import Positional, parse
 from vae.data.index import few, probe_all, write_manifest
 from vae.data.manifest import NAME
 from vae.data.video import VIDEOS
+
+
+@dataclass(frozen=True)
+class MsrvttSettings:
+    """Make a manifest of MSR-VTT by its official annotation files, with their captions."""
+
+    root: Positional[str] = ""
+    """Folder with the videos and the annotation files, in it or below."""
+    split: Literal["test", "train", "validate", "all"] = "test"
+    """Which videos."""
+    out: str = ""
+    """File to write; empty is manifest.parquet in the folder."""
+    workers: int = 0
+    """Threads that probe files; 0 is one for each core."""
+
 
 FILES = {"train": "train_val_videodatainfo.json", "test": "test_videodatainfo.json"}
 FILES["validate"] = FILES["train"]

@@ -2,13 +2,33 @@
 
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from configs.load import parse
-from configs.settings import Ucf101Settings
+from configs.load import Positional, parse
 from vae.data.index import few, probe_all, write_manifest
 from vae.data.manifest import NAME
 from vae.data.ucf101_prompts import PROMPTS, VERSION
+
+
+@dataclass(frozen=True)
+class Ucf101Settings:
+    """Make a manifest of UCF-101 by its official lists, with a prompt for each class."""
+
+    root: Positional[str] = ""
+    """Folder with the videos, in their classes' folders or not."""
+    lists: str = ""
+    """Folder with the official lists: classInd.txt, trainlist01.txt and so on."""
+    split: Literal["all", "train1", "train2", "train3", "test1", "test2", "test3"] = "all"
+    """Which videos; `all` are those of split 1, both parts."""
+    prompts: Literal["sentences", "names"] = "sentences"
+    """Captions: a sentence of ours for each class, or its bare name."""
+    out: str = ""
+    """File to write; empty is manifest.parquet in the folder."""
+    workers: int = 0
+    """Threads that probe files; 0 is one for each core."""
+
 
 SPLITS = ("all", *(f"{part}{number}" for part in ("train", "test") for number in (1, 2, 3)))
 CLASSES, VIDEOS = 101, 13320

@@ -1,25 +1,19 @@
-"""Video and image files: exact frames in, mp4 with their record, GIF, PNG frames and contact sheets out."""
+"""Video and image files read: what a file holds, and exact frames by checksum."""
 
-import json
 import platform
 import re
 import subprocess
-import tempfile
 import zlib
 from array import array
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 from einops import rearrange
 from torch import Tensor
-
-from vae.training.weights import write_whole
 
 IMAGES = {".png", ".jpg", ".jpeg", ".webp"}
 VIDEOS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"}
@@ -27,7 +21,6 @@ VIDEOS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"}
 SEEKABLE = {"h264", "mpeg4", "vp8", "vp9", "mjpeg"}
 SEEKS_TRIED = 12
 TICKS = 10_000  # a second, in which times of frames are kept: four bytes last for 119 hours
-PAPER = (222, 226, 232)  # behind contact sheets: white, black and grey videos all stand out from it
 
 
 class UnreadableVideo(ValueError):
@@ -341,196 +334,3 @@ def resize_and_crop(frames_THWC: Tensor, height: int, width: int) -> Tensor:
         frames = torch.nn.functional.interpolate(frames, size, mode="bicubic", antialias=True)
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
     return rearrange(frames[:, :, top : top + height, left : left + width], "t c h w -> t h w c").contiguous()
-
-
-def write_video(file: str | Path, video_CTHW: Tensor, fps: float, record: dict) -> None:
-    """Writes an H.264 mp4 that browsers play, with `record` inside; an odd side repeats its last line.
-
-    `read_metadata` gives the record back, with the true size, number of frames and rate under `video`.
-    """
-    write_stream(file, [video_CTHW], fps, lambda: record)
-
-
-def write_stream(
-    file: str | Path, parts_CTHW: Iterable[Tensor], fps: float, record: Callable[[], dict]
-) -> None:
-    """As `write_video`, of parts of any number of frames as they come, in constant memory.
-
-    `record` is asked for when all have come. Raises ValueError where ffmpeg fails, and for no frame at all.
-    """
-    file = Path(file)
-
-    def write(temporary: Path) -> None:
-        bare = temporary.with_name(f"{temporary.name}.bare")
-        try:
-            size = encode(bare, file, parts_CTHW, fps)
-            add_record(temporary, bare, file, record() | {"video": size | {"fps": fps}})
-        finally:
-            bare.unlink(missing_ok=True)
-
-    write_whole(file, write)
-
-
-def encode(bare: Path, file: Path, parts_CTHW: Iterable[Tensor], fps: float) -> dict[str, int]:
-    """Encodes parts of a video as they come into an mp4 without a record, said to be `file` in errors.
-
-    Returns the number of frames and their size.
-    """
-    parts = iter(parts_CTHW)
-    first = next(parts, None)
-    if first is None or not first.shape[1]:
-        raise ValueError(f"{file} cannot be written: the video has no frame")
-    count, (height, width) = 0, first.shape[2:]
-    even = [torch.arange(side + side % 2).clamp(max=side - 1) for side in (height, width)]
-    size = f"{len(even[1])}x{len(even[0])}"
-    arguments = ["-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", f"{fps:.6f}"]
-    arguments += ["-i", "pipe:0", "-c:v", "libx264", "-crf", "16"]
-    # The matrix is said in the file: a player that guesses takes another for small and large videos.
-    arguments += ["-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"]
-    arguments += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
-    arguments += ["-color_range", "tv", "-f", "mp4", f"file:{bare}"]
-    with tempfile.TemporaryFile() as log:  # not a pipe, which would fill and stop it while nobody reads
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": log}
-        encoder, taken = subprocess.Popen(command(arguments), start_new_session=True, **pipes), False
-        try:
-            for part in chain([first], parts):
-                frames = to_frames(part)[:, even[0]][:, :, even[1]]
-                encoder.stdin.write(frames.numpy().tobytes())
-                count += len(frames)
-            encoder.stdin.close()
-            taken = True
-        except BrokenPipeError:
-            pass  # it has died, and says below why
-        except BaseException:
-            encoder.kill()
-            raise
-        finally:
-            with suppress(BrokenPipeError):
-                encoder.stdin.close()
-            status = encoder.wait()
-        if status or not taken:
-            log.seek(0)
-            raise_failed(file, log.read(), status)
-    return {"frames": count, "height": height, "width": width}
-
-
-def add_record(temporary: Path, bare: Path, file: Path, record: dict) -> None:
-    """Copies an mp4 with a record inside, and its index in front, where a browser needs it."""
-    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as tags:
-        tags.write(";FFMETADATA1\ncomment=" + re.sub(r"([=;#\\\n])", r"\\\1", json.dumps(record)) + "\n")
-        tags.flush()
-        arguments = ["-v", "error", "-y", "-i", f"file:{bare}", "-f", "ffmetadata", "-i", tags.name]
-        arguments += ["-map", "0:v", "-map_metadata", "1", "-c", "copy"]
-        done = ffmpeg([*arguments, "-movflags", "+faststart", "-f", "mp4", f"file:{temporary}"])
-    if done.returncode:
-        raise_failed(file, done.stderr, done.returncode)
-
-
-def raise_failed(file: Path, log: bytes, status: int) -> NoReturn:
-    """Raises ValueError with what an ffmpeg that failed said, or how it ended where it said nothing."""
-    said = complaint(log.decode(errors="replace")) if log.strip() else f"ffmpeg ended with status {status}"
-    raise ValueError(f"{file} cannot be written: {said}")
-
-
-def read_metadata(file: str | Path) -> dict:
-    """The record inside an mp4 of ours, read without decoding; raises ValueError where there is none."""
-    if not Path(file).is_file():
-        raise ValueError(f"{file}: no such file")
-    done = ffmpeg(["-v", "error", "-i", f"file:{file}", "-f", "ffmetadata", "-"])
-    text = done.stdout.decode(errors="replace")
-    found = re.search(r"^comment=((?:[^\\\n]|\\.|\\\n)*)$", text, re.MULTILINE)
-    try:
-        record = json.loads(re.sub(r"\\(.|\n)", r"\1", found[1])) if found else None
-    except json.JSONDecodeError:
-        record = None
-    if not isinstance(record, dict):
-        raise ValueError(
-            f"{file} carries no record: it was not written by this project, or was encoded again"
-        )
-    return record
-
-
-def write_gif(file: str | Path, video_CTHW: Tensor, fps: float) -> None:
-    """Writes an animated GIF that repeats for ever, with 256 colours a frame."""
-    import imageio.v3
-
-    frames, times = to_frames(video_CTHW).numpy(), {"duration": 1000 / fps, "loop": 0}
-    write_whole(
-        Path(file), lambda temporary: imageio.v3.imwrite(temporary, frames, extension=".gif", **times)
-    )
-
-
-def write_png_frames(folder: str | Path, video_CTHW: Tensor) -> None:
-    """Writes every frame as `folder/0000.png` and so on, without loss; a longer video's further ones go."""
-    from PIL import Image
-
-    frames = to_frames(video_CTHW)
-    for old in Path(folder).glob("[0-9][0-9][0-9][0-9]*.png"):
-        if old.stem.isdecimal() and int(old.stem) >= len(frames):
-            old.unlink()
-    for number, frame in enumerate(frames):
-        image = Image.fromarray(frame.numpy())
-        write_whole(
-            Path(folder) / f"{number:04d}.png", lambda temporary, i=image: i.save(temporary, format="PNG")
-        )
-
-
-def evenly(count: int, most: int) -> list[int]:
-    """At most so many places out of `count`, evenly spaced from the first to the last."""
-    return torch.linspace(0, count - 1, min(most, count)).round().long().tolist()
-
-
-def contact_sheet(
-    videos: Iterable[Tensor], captions: list[str], path: str | Path, frames: int = 5, side: int = 192
-) -> None:
-    """Writes a PNG with a row per video (C T H W in [-1, 1]): its caption above evenly spaced frames.
-
-    Small videos grow by whole factors towards `side` pixels, large ones shrink to twice that.
-    """
-    from PIL import Image, ImageDraw
-
-    font, gap = caption_font(captions), 6
-    rows = []
-    for video in videos:
-        shown = evenly(video.shape[1], frames)
-        longest = max(video.shape[2:])
-        scale = max(1, side // longest) if longest <= 2 * side else 2 * side / longest
-        size = round(video.shape[3] * scale), round(video.shape[2] * scale)
-        filter = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
-        rows.append([Image.fromarray(f.numpy()).resize(size, filter) for f in to_frames(video[:, shown])])
-    width = max(320, *(len(row) * (row[0].width + gap) + gap for row in rows))
-    texts = [wrap(caption, font, width - 2 * gap) for caption in captions]
-    line = 24
-    heights = [len(text) * line + row[0].height + 3 * gap for text, row in zip(texts, rows, strict=True)]
-    sheet = Image.new("RGB", (width, sum(heights) + gap), PAPER)
-    draw, top = ImageDraw.Draw(sheet), gap
-    for text, row, height in zip(texts, rows, heights, strict=True):
-        for number, words in enumerate(text):
-            draw.text((gap, top + number * line), words, fill="black", font=font)
-        for column, image in enumerate(row):
-            sheet.paste(image, (gap + column * (image.width + gap), top + len(text) * line + gap))
-        top += height
-    write_whole(Path(path), lambda temporary: sheet.save(temporary, format="PNG"))
-
-
-def caption_font(captions: list[str], size: int = 18):
-    """Pillow's own font, or for captions with more than ASCII the wider one that matplotlib brings."""
-    from PIL import ImageFont
-
-    if all(caption.isascii() for caption in captions):
-        return ImageFont.load_default(size)
-    import matplotlib
-
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)
-
-
-def wrap(text: str, font, width: int) -> list[str]:
-    """A caption in lines of at most `width` pixels; a longer word has a line of its own."""
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return lines

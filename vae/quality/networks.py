@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from vae.training.weights import file_hash
+from vae.training.files import file_hash
 
 
 @dataclass(frozen=True)

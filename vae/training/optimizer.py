@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from configs.settings import OptimizerConfig
+from configs.train import OptimizerConfig
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig, beta1: float = 0.9) -> torch.optim.AdamW:

@@ -1,11 +1,32 @@
 """Processes that share work: which one this is, on which device, and what all of them found."""
 
 import os
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
-from vae.training.folder import PATIENCE
+Result = TypeVar("Result")
+PATIENCE = timedelta(
+    hours=2
+)  # how long a process waits for the others: encoding a shard or a picture takes a while
+
+
+def on_main(main: bool, work: Callable[[], Result]) -> Result:
+    """What `work` gives on the main process, which alone runs it, and what it raises: for all of them."""
+    told, error = ["", None], None
+    if main:
+        try:
+            told[1] = work()
+        except Exception as caught:
+            told, error = [str(caught) or repr(caught), None], caught
+    if torch.distributed.is_initialized():
+        torch.distributed.broadcast_object_list(told)
+    if error or told[0]:
+        raise error or ValueError(told[0])
+    return told[1]
 
 
 def processes() -> tuple[int, int]:

@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,47 +10,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vae.training.files import write_whole
+
 HEADER = "settings"
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Calls `write` on a temporary neighbour of `path` and renames it: no half file has the final name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        write(temporary)
-        temporary.chmod(mode)  # safetensors would let nobody else read the file
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    write_whole(path, lambda temporary: temporary.write_text(text))
-
-
-def read_json(file: Path) -> dict:
-    """The object in a JSON file; raises ValueError naming the file where there is none."""
-    try:
-        values = json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{file} holds {values!r}, which is no set of settings")
-    return values
-
-
-def check_writable(file: Path) -> None:
-    """Raises ValueError or OSError where a file cannot be written, before what it is for is measured."""
-    if file.is_dir():
-        raise ValueError(f"{file} is a folder: give a file in it")
-    write_text(file.with_name(f"{file.name}.part"), "")
-    file.with_name(f"{file.name}.part").unlink()
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], settings: dict, dtype: torch.dtype | None = None):
@@ -109,9 +70,3 @@ def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(tensors[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, the name of a set of weights."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,149 @@
+"""Videos written: mp4 with their record inside, GIF, and PNG frames."""
+
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from itertools import chain
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from vae.data.video import command, complaint, ffmpeg, to_frames
+from vae.training.files import write_whole
+
+
+def write_video(file: str | Path, video_CTHW: Tensor, fps: float, record: dict) -> None:
+    """Writes an H.264 mp4 that browsers play, with `record` inside; an odd side repeats its last line.
+
+    `read_metadata` gives the record back, with the true size, number of frames and rate under `video`.
+    """
+    write_stream(file, [video_CTHW], fps, lambda: record)
+
+
+def write_stream(
+    file: str | Path, parts_CTHW: Iterable[Tensor], fps: float, record: Callable[[], dict]
+) -> None:
+    """As `write_video`, of parts of any number of frames as they come, in constant memory.
+
+    `record` is asked for when all have come. Raises ValueError where ffmpeg fails, and for no frame at all.
+    """
+    file = Path(file)
+
+    def write(temporary: Path) -> None:
+        bare = temporary.with_name(f"{temporary.name}.bare")
+        try:
+            size = encode(bare, file, parts_CTHW, fps)
+            add_record(temporary, bare, file, record() | {"video": size | {"fps": fps}})
+        finally:
+            bare.unlink(missing_ok=True)
+
+    write_whole(file, write)
+
+
+def encode(bare: Path, file: Path, parts_CTHW: Iterable[Tensor], fps: float) -> dict[str, int]:
+    """Encodes parts of a video as they come into an mp4 without a record, said to be `file` in errors.
+
+    Returns the number of frames and their size.
+    """
+    parts = iter(parts_CTHW)
+    first = next(parts, None)
+    if first is None or not first.shape[1]:
+        raise ValueError(f"{file} cannot be written: the video has no frame")
+    count, (height, width) = 0, first.shape[2:]
+    even = [torch.arange(side + side % 2).clamp(max=side - 1) for side in (height, width)]
+    size = f"{len(even[1])}x{len(even[0])}"
+    arguments = ["-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", f"{fps:.6f}"]
+    arguments += ["-i", "pipe:0", "-c:v", "libx264", "-crf", "16"]
+    # The matrix is said in the file: a player that guesses takes another for small and large videos.
+    arguments += ["-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"]
+    arguments += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
+    arguments += ["-color_range", "tv", "-f", "mp4", f"file:{bare}"]
+    with tempfile.TemporaryFile() as log:  # not a pipe, which would fill and stop it while nobody reads
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": log}
+        encoder, taken = subprocess.Popen(command(arguments), start_new_session=True, **pipes), False
+        try:
+            for part in chain([first], parts):
+                frames = to_frames(part)[:, even[0]][:, :, even[1]]
+                encoder.stdin.write(frames.numpy().tobytes())
+                count += len(frames)
+            encoder.stdin.close()
+            taken = True
+        except BrokenPipeError:
+            pass  # it has died, and says below why
+        except BaseException:
+            encoder.kill()
+            raise
+        finally:
+            with suppress(BrokenPipeError):
+                encoder.stdin.close()
+            status = encoder.wait()
+        if status or not taken:
+            log.seek(0)
+            raise_failed(file, log.read(), status)
+    return {"frames": count, "height": height, "width": width}
+
+
+def add_record(temporary: Path, bare: Path, file: Path, record: dict) -> None:
+    """Copies an mp4 with a record inside, and its index in front, where a browser needs it."""
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as tags:
+        tags.write(";FFMETADATA1\ncomment=" + re.sub(r"([=;#\\\n])", r"\\\1", json.dumps(record)) + "\n")
+        tags.flush()
+        arguments = ["-v", "error", "-y", "-i", f"file:{bare}", "-f", "ffmetadata", "-i", tags.name]
+        arguments += ["-map", "0:v", "-map_metadata", "1", "-c", "copy"]
+        done = ffmpeg([*arguments, "-movflags", "+faststart", "-f", "mp4", f"file:{temporary}"])
+    if done.returncode:
+        raise_failed(file, done.stderr, done.returncode)
+
+
+def raise_failed(file: Path, log: bytes, status: int) -> NoReturn:
+    """Raises ValueError with what an ffmpeg that failed said, or how it ended where it said nothing."""
+    said = complaint(log.decode(errors="replace")) if log.strip() else f"ffmpeg ended with status {status}"
+    raise ValueError(f"{file} cannot be written: {said}")
+
+
+def read_metadata(file: str | Path) -> dict:
+    """The record inside an mp4 of ours, read without decoding; raises ValueError where there is none."""
+    if not Path(file).is_file():
+        raise ValueError(f"{file}: no such file")
+    done = ffmpeg(["-v", "error", "-i", f"file:{file}", "-f", "ffmetadata", "-"])
+    text = done.stdout.decode(errors="replace")
+    found = re.search(r"^comment=((?:[^\\\n]|\\.|\\\n)*)$", text, re.MULTILINE)
+    try:
+        record = json.loads(re.sub(r"\\(.|\n)", r"\1", found[1])) if found else None
+    except json.JSONDecodeError:
+        record = None
+    if not isinstance(record, dict):
+        raise ValueError(
+            f"{file} carries no record: it was not written by this project, or was encoded again"
+        )
+    return record
+
+
+def write_gif(file: str | Path, video_CTHW: Tensor, fps: float) -> None:
+    """Writes an animated GIF that repeats for ever, with 256 colours a frame."""
+    import imageio.v3
+
+    frames, times = to_frames(video_CTHW).numpy(), {"duration": 1000 / fps, "loop": 0}
+    write_whole(
+        Path(file), lambda temporary: imageio.v3.imwrite(temporary, frames, extension=".gif", **times)
+    )
+
+
+def write_png_frames(folder: str | Path, video_CTHW: Tensor) -> None:
+    """Writes every frame as `folder/0000.png` and so on, without loss; a longer video's further ones go."""
+    from PIL import Image
+
+    frames = to_frames(video_CTHW)
+    for old in Path(folder).glob("[0-9][0-9][0-9][0-9]*.png"):
+        if old.stem.isdecimal() and int(old.stem) >= len(frames):
+            old.unlink()
+    for number, frame in enumerate(frames):
+        image = Image.fromarray(frame.numpy())
+        write_whole(
+            Path(folder) / f"{number:04d}.png", lambda temporary, i=image: i.save(temporary, format="PNG")
+        )

@@ -1,0 +1,74 @@
+"""Checkpoints: every state of a run as safetensors, whole or not at all."""
+
+import re
+import shutil
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vae.training.weights import load_weights, read_settings, save_weights
+
+CHECKPOINTS_KEPT = 2
+
+
+def finished_step(folder: Path, weights: Path, steps: int) -> int | None:
+    """The step of a run at its end, with its weights written; None where something is left to do."""
+    found = checkpoints(folder)
+    if not found or not weights.is_file():
+        return None
+    step = int(found[-1].name.removeprefix("step-"))
+    return step if step >= steps and read_settings(weights).get("step") == step else None
+
+
+def save_checkpoint(
+    folder: Path, step: int, smoothed: float, parts: dict[str, dict[str, Tensor]], settings: dict
+) -> None:
+    """Writes `folder/step-N/PART.safetensors` of each part, whole or not at all; drops the oldest ones."""
+    final = folder / f"step-{step:08d}"
+    temporary = folder / f".{final.name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    for part, tensors in parts.items():
+        save_weights(
+            temporary / f"{part}.safetensors", tensors, settings | {"step": step, "smoothed": smoothed}
+        )
+    shutil.rmtree(final, ignore_errors=True)
+    temporary.rename(final)
+    for old in checkpoints(folder)[:-CHECKPOINTS_KEPT]:
+        shutil.rmtree(old)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first; a user's copies under other names are none."""
+    return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8}", path.name))
+
+
+def load_checkpoint(folder: Path) -> tuple[int, float | None, dict[str, dict[str, Tensor]]] | None:
+    """Step, smoothed loss and parts of a run's newest checkpoint, or None where there is none yet."""
+    found = checkpoints(folder)
+    if not found:
+        return None
+    loaded = {file.stem: load_weights(file) for file in sorted(found[-1].glob("*.safetensors"))}
+    header = next(iter(loaded.values()))[1]
+    return header["step"], header.get("smoothed"), {part: tensors for part, (tensors, _) in loaded.items()}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state as flat named tensors."""
+    state = optimizer.state_dict()["state"]
+    return {f"{index}.{key}": value for index, values in state.items() for key, value in values.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The inverse of `optimizer_tensors`.
+
+    Moments take the memory layout of their weights: the fused kernel pairs them by their place in memory.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, key = int(name.split(".")[0]), name.split(".")[1]
+        if value.shape == parameters[index].shape:
+            value = torch.empty_like(parameters[index]).copy_(value)
+        state.setdefault(index, {})[key] = value
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
