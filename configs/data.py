@@ -15,7 +15,7 @@ class DataConfig:
     """Side in pixels of the square whose area a clip has; its aspect ratio is kept, to multiples of 16."""
     fps: float = 8.0
     """Frames a second that a clip of a file has: those nearest in time, repeated where the file has fewer."""
-    places: int = 0
-    """Evenly spaced places in a file at which its clips start; 0 is anywhere. A cache has at least 1."""
+    clips_per_file: int = 0
+    """Evenly spaced starts of clips in a file; 0 starts them anywhere. A cache has at least 1."""
     workers: int = 0
     """Processes that read videos ahead; 0 reads in the training process."""

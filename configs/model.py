@@ -63,7 +63,7 @@ class TextConfig:
     """Attention heads of the byte-level encoder."""
     mlp_width: int = 256
     """Width of the byte-level encoder's gated feed-forward layer."""
-    longest: int = 512
-    """Most tokens of a prompt; the rest is cut."""
+    max_tokens: int = 512
+    """Maximum prompt length in tokens; longer prompts are truncated."""
     padded: bool = False
-    """Zero-pad every prompt to `longest` and attend to all of it, as the open Wan weights were trained."""
+    """Zero-pad every prompt to `max_tokens` and attend to all of it, as the open Wan weights were trained."""

@@ -100,7 +100,7 @@ class AutoencoderRun:
     """Side in pixels of the random square crop that is trained on; a smaller side of a clip stays whole."""
     crop_frames: int = 17
     """Most frames of the random crop in time that is trained on, 1 + 4k; a shorter clip stays whole."""
-    images: float = 0.0
+    image_share: float = 0.0
     """Share of samples of which a single frame is trained on, beside the images of the data."""
     chunk: int = 0
     """Latent frames that are trained on at a time, the gradient cut between them; 0 takes whole clips."""

@@ -20,9 +20,9 @@ EPS = 1e-6
 NEIGHBOURS = ((-1, 1.0), (1, 1.0), (0, 0.5), (-3, 0.5))  # where a head looks first, and how fast that falls
 
 
-def byte_tokens(prompt: str, longest: int) -> list[int]:
+def byte_tokens(prompt: str, max_tokens: int) -> list[int]:
     """Token ids of a prompt, the end mark last; the empty prompt is the end mark alone."""
-    return [byte + FIRST_BYTE for byte in prompt.encode()[: longest - 1]] + [END]
+    return [byte + FIRST_BYTE for byte in prompt.encode()[: max_tokens - 1]] + [END]
 
 
 class ByteEncoder(nn.Module):
@@ -47,7 +47,7 @@ class ByteEncoder(nn.Module):
 
     def forward(self, prompts: list[str]) -> tuple[Tensor, list[int]]:
         """Packed embeddings S x width of all prompts, and how many tokens each has."""
-        ids = [byte_tokens(prompt, self.config.longest) for prompt in prompts]
+        ids = [byte_tokens(prompt, self.config.max_tokens) for prompt in prompts]
         lengths = [len(row) for row in ids]
         device = self.shared.weight.device
         padded = torch.tensor([row + [PADDING] * (max(lengths) - len(row)) for row in ids], device=device)

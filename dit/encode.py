@@ -46,7 +46,7 @@ class EncodeSettings:
     """Folder of the cache; the same command goes on after a kill, and encodes what is new or changed."""
     autoencoder: str = "builtin"
     """Weights file of the autoencoder, a run's or a diffusers folder; `builtin` is the drawn world's."""
-    data: DataConfig = field(default_factory=lambda: DataConfig(places=4, workers=2))
+    data: DataConfig = field(default_factory=lambda: DataConfig(clips_per_file=4, workers=2))
     """The clips: which, and how large; `data.source` is the manifest."""
     text: TextConfig = field(default_factory=TextConfig)
     """Text encoder: a frozen one's embeddings of all captions are kept; a byte-level one runs in training."""
@@ -128,8 +128,8 @@ def check(settings: EncodeSettings) -> None:
         raise ValueError("a cache is of a manifest's files, the one that is given first")
     if (Path(settings.out) / NAME).is_file():
         raise ValueError(f"--out {settings.out} holds a manifest: give the cache a folder of its own")
-    for name in ("places", "workers"):
-        if (value := getattr(settings.data, name)) < (least := int(name == "places")):
+    for name in ("clips_per_file", "workers"):
+        if (value := getattr(settings.data, name)) < (least := int(name == "clips_per_file")):
             raise ValueError(f"data.{name} = {value}: a cache needs at least {least}")
     if settings.encode_memory < 0:
         raise ValueError(f"encode_memory = {settings.encode_memory}: it must not be negative; 0 is no limit")

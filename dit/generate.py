@@ -9,7 +9,7 @@ from torch import Tensor
 from configs.sampling import SamplerConfig
 from configs.train import FlowConfig
 from dit.load import Denoiser, Model
-from dit.pack import PATCH, grid_of, make_layout, patchify, unpatchify
+from dit.pack import grid_of, make_layout, patchify, unpatchify
 from samplers.guidance import guide
 from samplers.path import size_shift
 from samplers.solvers import SOLVERS, time_grid
@@ -37,7 +37,7 @@ def shift_for(tokens: int, flow: FlowConfig) -> float:
 
 def latent_shape(autoencoder: Autoencoder, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
     """C T H W of the latents of a video; raises ValueError naming the nearest sides where they do not fit."""
-    side = autoencoder.compression.side * PATCH[1]
+    side = autoencoder.compression.token_side
     for name, value in {"height": height, "width": width}.items():
         if value < side or value % side:
             nearest = round_to(value, side)

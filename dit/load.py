@@ -12,7 +12,7 @@ from configs.sampling import SamplerConfig
 from configs.train import FlowConfig
 from dit.attention import BACKENDS, choose_attention
 from dit.model import Transformer
-from dit.pack import PATCH, Layout
+from dit.pack import Layout
 from dit.text import encoder_hash, make_encoder
 from vae.compression import round_to
 from vae.diffusers_folder import naming
@@ -124,7 +124,7 @@ def load_our_model(folder: Path) -> Model:
     denoiser.load_trained_state({name: tensor.float() for name, tensor in tensors.items()})
     data, home = settings["data"], folder.parent if file == folder / AVERAGE else folder
     autoencoder = load_autoencoder(home)
-    multiple = PATCH[1] * autoencoder.compression.side
+    multiple = autoencoder.compression.token_side
     side = round_to(data["size"], multiple)  # clips of files have that area, not that side
     return Model(
         denoiser=denoiser,

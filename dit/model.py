@@ -18,7 +18,8 @@ from torch.utils.checkpoint import checkpoint
 
 from configs.model import TransformerConfig
 from dit.attention import BACKENDS, Lengths
-from dit.pack import PATCH, Layout
+from dit.pack import Layout
+from vae.compression import PATCH
 
 TIME_SCALE = 1000.0  # Wan's time embedding takes t in thousandths
 FULL_PRECISION = ("time_", "norm", "scale_shift_table")  # parts of the names of what stays fp32
@@ -39,19 +40,19 @@ class NormAndRotate(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x_L2ND: Tensor, weight_2ND: Tensor, turns: Tensor, eps: float) -> Tensor:
+    def forward(ctx, x_L2ND: Tensor, weight_2ND: Tensor, rotary_factors: Tensor, eps: float) -> Tensor:
         """Normed, weighted and turned queries and keys, in the input's dtype."""
         scale = inverse_rms(x_L2ND.flatten(2).float(), eps)[..., None, None]
-        ctx.save_for_backward(x_L2ND, weight_2ND, turns, scale)
+        ctx.save_for_backward(x_L2ND, weight_2ND, rotary_factors, scale)
         y = torch.view_as_complex((x_L2ND.float() * weight_2ND).unflatten(-1, (-1, 2)))
-        return torch.view_as_real(y.mul_(turns * scale)).flatten(-2).type_as(x_L2ND)
+        return torch.view_as_real(y.mul_(rotary_factors * scale)).flatten(-2).type_as(x_L2ND)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         """Gradients of input and weight: turned back, then the RMS norm's own formula."""
-        x, weight, turns, scale = ctx.saved_tensors
-        g = torch.view_as_complex(gradient.float().unflatten(-1, (-1, 2))) * turns.conj()
+        x, weight, rotary_factors, scale = ctx.saved_tensors
+        g = torch.view_as_complex(gradient.float().unflatten(-1, (-1, 2))) * rotary_factors.conj()
         g = torch.view_as_real(g).flatten(-2)  # of the weighted norm
         normed = x.float() * scale
         product = g * normed
@@ -64,7 +65,7 @@ class NormAndRotate(torch.autograd.Function):
 def norm_and_rotate(x_L2ND: Tensor, weight_2ND: Tensor, layout: Layout, eps: float) -> Tensor:
     """RMS norm of queries and keys, whose channel pairs then turn by the token's angles."""
     if not torch.compiler.is_compiling():
-        return NormAndRotate.apply(x_L2ND, weight_2ND, layout.turns, eps)
+        return NormAndRotate.apply(x_L2ND, weight_2ND, layout.rotary_factors, eps)
     normed = (
         rms_norm(x_L2ND.flatten(2).float(), eps).view_as(x_L2ND) * weight_2ND
     )  # a compiler fuses all this
@@ -156,7 +157,7 @@ class Block(nn.Module):
         self, x: Tensor, modulation_M6D: Tensor, keys_values, text: Lengths, layout: Layout, attention
     ) -> Tensor:
         table = (modulation_M6D + self.scale_shift_table).type_as(x)
-        shift1, scale1, gate1, shift2, scale2, gate2 = spread(table, layout).unbind(2)
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation_rows(table, layout).unbind(2)
         x = torch.addcmul(
             x, self.attn1(modulated_norm(x, scale1, shift1, self.eps), layout, attention), gate1
         )
@@ -168,8 +169,8 @@ class Block(nn.Module):
         return torch.addcmul(x, self.ffn_out(hidden), gate2)
 
 
-def spread(table_MKD: Tensor, layout: Layout) -> Tensor:
-    """Every stretch's row of the modulation, shaped to broadcast over its tokens: stretches x 1 x K x D."""
+def modulation_rows(table_MKD: Tensor, layout: Layout) -> Tensor:
+    """Every run's row of the modulation, shaped to broadcast over its tokens: runs x 1 x K x D."""
     return (table_MKD if layout.rows is None else table_MKD[layout.rows])[:, None]
 
 
@@ -248,7 +249,7 @@ class Transformer(nn.Module):
         """
         time, modulation = self.embed_time(times_M)
         x = self.patch_embedding(tokens_LP)
-        x = rearrange(x, "(b l) d -> b l d", l=layout.stretch)
+        x = rearrange(x, "(b l) d -> b l d", l=layout.run_length)
         for block, keys_values in zip(self.blocks, text.keys_values, strict=True):
             inputs = (x, modulation, keys_values, text.lengths, layout, self.attention)
             if self.checkpointing and torch.is_grad_enabled():
@@ -256,7 +257,7 @@ class Transformer(nn.Module):
             else:
                 x = block(*inputs)
         table = (self.scale_shift_table + time[:, None]).type_as(x)
-        shift, scale = spread(table, layout).unbind(2)
+        shift, scale = modulation_rows(table, layout).unbind(2)
         x = self.proj_out(modulated_norm(x, scale, shift, self.config.eps)).flatten(0, 1)
         (pt, ph, pw), c = PATCH, self.config.latent_channels
         return rearrange(x, "l (pt ph pw c) -> l (c pt ph pw)", pt=pt, ph=ph, pw=pw, c=c).to(tokens_LP.dtype)

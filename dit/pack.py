@@ -9,27 +9,26 @@ from einops import rearrange
 from torch import Tensor
 
 from dit.attention import Lengths
-
-PATCH = (1, 2, 2)  # frames, height, width of a patch
+from vae.compression import PATCH
 
 
 @dataclass(frozen=True)
 class Layout:
     """Where the samples of a packed sequence lie, and which tokens share a time; made once per batch.
 
-    The sequence is cut into equal stretches of one sample and time each, as long as the pack allows: whole
-    clips where all are equal, a latent frame where first frames are given. `rows` maps stretches to the M
-    distinct (sample, time) pairs, or is None where the stretches are the pairs in order.
+    The sequence is cut into equal runs of one sample and time each, as long as the pack allows: whole
+    clips where all are equal, a latent frame where first frames are given. `rows` maps runs to the M
+    distinct (sample, time) pairs, or is None where the runs are the pairs in order.
     """
 
     tokens: Lengths
     pairs: int
     rows: Tensor | None
     rotary: tuple[Tensor, Tensor]
-    stretch: int
+    run_length: int
 
     @cached_property
-    def turns(self) -> Tensor:
+    def rotary_factors(self) -> Tensor:
         """The rotary table as complex numbers, L x 1 x 1 x D/2."""
         return torch.complex(*self.rotary)[:, None]
 
@@ -100,14 +99,14 @@ def make_layout(
         rows.append(inverse + first)
         first += len(values)
     row_of_token = torch.cat(rows)
-    stretch = math.gcd(*row_of_token.unique_consecutive(return_counts=True)[1].tolist())
-    row_of_stretch = row_of_token[::stretch]
-    in_order = torch.equal(row_of_stretch, torch.arange(first))
+    run_length = math.gcd(*row_of_token.unique_consecutive(return_counts=True)[1].tolist())
+    row_of_run = row_of_token[::run_length]
+    in_order = torch.equal(row_of_run, torch.arange(first))
     layout = Layout(
         tokens=Lengths(tokens, device),
         pairs=first,
-        rows=None if in_order else row_of_stretch.to(device),
+        rows=None if in_order else row_of_run.to(device),
         rotary=rotary_table(tuple(grids), head_width, device),
-        stretch=stretch,
+        run_length=run_length,
     )
     return layout, torch.cat(distinct).float().to(device)

@@ -26,19 +26,19 @@ class PretrainedEncoder(nn.Module):
     @torch.no_grad()
     def forward(self, prompts: list[str]) -> tuple[Tensor, list[int]]:
         """Packed embeddings S x width of all prompts, and each one's length, zero padding counted if kept."""
-        longest = self.config.longest
+        max_tokens = self.config.max_tokens
         if self.config.padded:
             prompts = [clean(prompt) for prompt in prompts]
         batch = self.tokenizer(
-            prompts, max_length=longest, truncation=True, padding="longest", return_tensors="pt"
+            prompts, max_length=max_tokens, truncation=True, padding="longest", return_tensors="pt"
         )
         device = next(self.model.parameters()).device
         mask = batch["attention_mask"].to(device)
         embeddings = self.model(batch["input_ids"].to(device), attention_mask=mask)[0].float()
         if not self.config.padded:
             return embeddings[mask.bool()], mask.sum(1).tolist()
-        full = F.pad(embeddings * mask[..., None], (0, 0, 0, longest - embeddings.shape[1]))
-        return full.flatten(0, 1), [longest] * len(prompts)
+        full = F.pad(embeddings * mask[..., None], (0, 0, 0, max_tokens - embeddings.shape[1]))
+        return full.flatten(0, 1), [max_tokens] * len(prompts)
 
 
 class EmbeddedText(nn.Module):
@@ -65,7 +65,7 @@ class EmbeddedText(nn.Module):
             for prompt in prompts
         ]
         if self.config.padded:
-            rows = [F.pad(row, (0, 0, 0, self.config.longest - len(row))) for row in rows]
+            rows = [F.pad(row, (0, 0, 0, self.config.max_tokens - len(row))) for row in rows]
         return torch.cat(rows).to(self.home.device), [len(row) for row in rows]
 
 
@@ -123,7 +123,7 @@ def text_made(config: TextConfig) -> dict | None:
     return {
         "encoder": encoder_hash(config),
         "files": hashlib.sha256(about.encode()).hexdigest(),
-        "longest": config.longest,
+        "max_tokens": config.max_tokens,
         "padded": config.padded,
     }
 
@@ -193,4 +193,4 @@ def as_transformers(encoder: ByteEncoder) -> tuple[nn.Module, object]:
     )
     state = {name: tensor.float().cpu() for name, tensor in encoder.state_dict().items()}
     model.load_state_dict(state | {"encoder.embed_tokens.weight": state["shared.weight"]})
-    return model.eval(), ByT5Tokenizer(model_max_length=config.longest)
+    return model.eval(), ByT5Tokenizer(model_max_length=config.max_tokens)

@@ -18,7 +18,7 @@ from configs.train import FlowConfig, TransformerRun
 from dit.attention import BACKENDS, choose_attention
 from dit.generate import Request, generate, given_tokens, shift_for
 from dit.load import OURS, TRANSFORMER, Denoiser, find_weights, model_folder
-from dit.pack import PATCH, Layout, grid_of, make_layout, patchify
+from dit.pack import Layout, grid_of, make_layout, patchify
 from dit.text import EmbeddedText, encoder_hash, encoder_width, text_made
 from samplers.path import interpolate, logit_normal_times, shift_times, velocity
 from vae.cache.clips import find_cache, open_cached, read_scenes
@@ -52,7 +52,7 @@ PANELS = {"smoothed": "loss, smoothed", "validation": "validation loss", "gradie
 SHOWN = 6
 SIZES = (  # settings that make no model, or no picture, below 1
     *("model.width", "model.depth", "model.heads", "model.mlp_width", "sampler.steps"),
-    *("text.width", "text.depth", "text.heads", "text.mlp_width", "text.longest"),
+    *("text.width", "text.depth", "text.heads", "text.mlp_width", "text.max_tokens"),
 )
 COUNTS = (  # settings of which 0 means none
     *("cached_clips", "data.workers", "flow.shift_tokens"),
@@ -232,7 +232,7 @@ def check_fit(config: TransformerRun, autoencoder: Autoencoder) -> None:
         raise ValueError(
             f"model.latent_channels = {model.latent_channels}, but the autoencoder has {autoencoder.channels}"
         )
-    side = PATCH[1] * autoencoder.compression.side
+    side = autoencoder.compression.token_side
     if data.source == SHAPES and data.size % side:
         raise ValueError(f"data.size = {data.size} is no multiple of {side}: use {round_to(data.size, side)}")
 

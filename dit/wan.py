@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from configs.model import TransformerConfig
 from dit.model import Transformer
-from dit.pack import PATCH
 from dit.text import write_encoder
+from vae.compression import PATCH
 from vae.diffusers_folder import (
     autoencoder_settings,
     check_tensors,

@@ -34,7 +34,7 @@ from eval.features import alone, mapped
 from eval.fvd import same_choices
 from eval.networks.certify import SMOKE, check_one
 from eval.reconstruction import MEASURES, means, qualities
-from eval.rfvd import NoNumber, feature, open_rfvd, score_rfvd
+from eval.rfvd import NotFinite, feature, open_rfvd, score_rfvd
 from eval.scoring import publish
 from vae.compression import Compression, round_to
 from vae.data.clips import SHAPES
@@ -195,7 +195,7 @@ def compare(settings: CompareVaeSettings) -> dict:
                 values = qualities(original, to_video(other_THWC), lpips, device)
                 features = feature(rfvd, "fake", name, other_THWC, device)
                 made.append(Through(values, moments_3C, features, columns(other_THWC) if shown else None))
-        except NoNumber as error:
+        except NotFinite as error:
             return index, None, [], f"{name}: {error}"
         return index, real, made, ""
 
@@ -304,7 +304,7 @@ def fitting(candidates: list[Candidate], settings: CompareVaeSettings) -> tuple[
     """What all of them take: 1 + time * k frames and sides in multiples; and the frames, height and width of
     the clips, the nearest to those asked for."""
     each = [candidate.model.compression for candidate in candidates]
-    side = math.lcm(*(compression.side for compression in each))
+    side = math.lcm(*(compression.spatial for compression in each))
     step = next(k for k in itertools.count(1) if all(takes(compression, 1 + k, side) for compression in each))
     common = Compression(step, side)
     least = side * math.ceil(SSIM_SIDE / side)
@@ -323,8 +323,8 @@ def takes(compression: Compression, frames: int, side: int) -> bool:
 
 def rule(common: Compression, settings: CompareVaeSettings, frames: int, height: int, width: int) -> str:
     """Which clips all autoencoders take, and what became of the size that was asked for."""
-    frame_rule = f"1 + {common.time}k frames" if common.time > 1 else "any number of frames"
-    line = f"all take {frame_rule}, sides in multiples of {common.side}"
+    frame_rule = f"1 + {common.temporal}k frames" if common.temporal > 1 else "any number of frames"
+    line = f"all take {frame_rule}, sides in multiples of {common.spatial}"
     asked = settings.frames, settings.height, settings.width
     if asked == (frames, height, width):
         return line
@@ -373,7 +373,7 @@ def reconstruct(candidate: Candidate, original_CTHW: Tensor, device: torch.devic
     *sums, number = posterior_sums(mean, log_variance).cpu()
     moments_3C = torch.stack(sums) / number
     if not (torch.isfinite(other).all() and torch.isfinite(moments_3C).all()):
-        raise NoNumber(f"{candidate.name} gives values that are no numbers")
+        raise NotFinite(f"{candidate.name} gives NaN or infinite values")
     return to_frames(other), moments_3C
 
 
@@ -399,7 +399,7 @@ def description(candidate: Candidate) -> dict:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "compression": asdict(compression),
         "channels": channels,
-        "numbers_per_latent": 3 * compression.time * compression.side**2 / channels,
+        "numbers_per_latent": 3 * compression.temporal * compression.spatial**2 / channels,
         "latent_mean": model.latent_mean.flatten().tolist(),
         "latent_std": model.latent_std.flatten().tolist(),
     }
@@ -432,7 +432,7 @@ def costs(
     """Seconds that a second of video takes each to encode and decode, measured in turn, medians; and most
     bytes that PyTorch holds meanwhile beyond weights and input. How it was measured comes first."""
     before = torch.get_num_threads()
-    frames = max(1 + common.time, common.nearest_frames(round(settings.fps)))  # an image is no video
+    frames = max(1 + common.temporal, common.nearest_frames(round(settings.fps)))  # an image is no video
     threads = settings.threads or before
     clock, clock_name = make_clock(device, threads)
     torch.set_num_threads(threads)

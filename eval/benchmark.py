@@ -356,7 +356,7 @@ def check_video(sample: Sample, video_CTHW: Tensor, least: int, model: str) -> N
             f"give --frames {nearest_frames}"
         )
     if not torch.isfinite(video_CTHW).all():
-        raise ValueError(f"{model} gave values that are no numbers for {sample.prompt!r}, seed {sample.seed}")
+        raise ValueError(f"{model} gave NaN or infinite values for {sample.prompt!r}, seed {sample.seed}")
 
 
 def changed(before: dict, record: dict, within: str = "") -> Iterator[tuple[str, object, object]]:

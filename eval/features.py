@@ -197,7 +197,7 @@ def extract(
             if good and not torch.isfinite(value).all():
                 good, wrong = (
                     False,
-                    f"{clips[index].source.path}: the network gives values that are no numbers",
+                    f"{clips[index].source.path}: the network gives NaN or infinite values",
                 )
             made.append((index, value.clone() if good else None, checksum, wrong))
         return made

@@ -33,8 +33,8 @@ class Rfvd:
     spans: dict[str, dict[str, tuple[int, ...]]]
 
 
-class NoNumber(ValueError):
-    """A clip of which a network makes values that are no numbers."""
+class NotFinite(ValueError):
+    """A clip of which a network makes NaN or infinite values."""
 
 
 def open_rfvd(
@@ -94,7 +94,7 @@ def feature(
     clip = alone(partial(prepare, protocol=rfvd.protocol), frames_THWC)
     value = rfvd.network(clip[None].to(device)).float().cpu()[0]
     if not torch.isfinite(value).all():
-        raise NoNumber("the network of FVD gives values that are no numbers")
+        raise NotFinite("the network of FVD gives NaN or infinite values")
     return value, zlib.crc32(frames_THWC.contiguous().numpy())
 
 

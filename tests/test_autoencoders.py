@@ -39,7 +39,7 @@ from vae.training.weights import save_weights
 class Identity(nn.Module):
     """An autoencoder whose latents are the video itself."""
 
-    compression, channels, settings = Compression(time=1, side=1), 3, {}
+    compression, channels, settings = Compression(temporal=1, spatial=1), 3, {}
 
     def __init__(self):
         super().__init__()
@@ -274,7 +274,7 @@ def test_clips_fit_all(tiny, known):
     class Pairs(Compression):
         def check(self, frames: int, height: int, width: int) -> None:
             super().check(frames, height, width)
-            if (frames - 1) // self.time % 2:
+            if (frames - 1) // self.temporal % 2:
                 raise ValueError("latent frames come in pairs")
 
     asked = settings("identity", frames=20, height=100, width=33)
@@ -304,7 +304,7 @@ def test_values_that_are_no_numbers_pass_a_clip_over_for_all(tiny, known, capsys
     result = compare(settings("identity", "broken", count=8))
     dark = [f"scene-{k:05d}" for k in range(8) if draw(random_scene(0, k, "any"), 5, 32, 32).mean() < 0]
     assert 0 < len(dark) < 8 and sorted(result["passed_over"]) == dark
-    assert all("broken gives values that are no numbers" in why for why in result["passed_over"].values())
+    assert all("broken gives NaN or infinite values" in why for why in result["passed_over"].values())
     for entry in result["autoencoders"]:
         assert entry["each"] == [row for row in plain if row["video"] not in dark]
     assert f"{len(dark)} passed over" in capsys.readouterr().out

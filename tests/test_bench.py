@@ -25,7 +25,8 @@ from dit.bench.flops import count_flops, step_flops, text_flops, training_flops
 from dit.bench.transformer import BenchSettings
 from dit.cli import run
 from dit.model import norm_and_rotate
-from dit.pack import PATCH, make_layout
+from dit.pack import make_layout
+from vae.compression import PATCH
 from vae.data.write import write_video
 
 TINY = TransformerConfig(width=48, depth=2, heads=2, mlp_width=80, text_width=20, time_frequencies=32)
@@ -152,21 +153,21 @@ def test_a_row_s_memory_holds_no_other_row_s_model(monkeypatch):
     assert len(rows) == len(models) == 4
 
 
-def test_one_row_per_stretch_equals_one_row_per_token(model):
+def test_one_row_per_run_equals_one_row_per_token(model):
     pack = bench.make_pack(TINY, GRIDS, 5, CPU)
     first_frame = torch.full((24,), 0.7)
     first_frame[:8] = 0.0
     rest = [torch.tensor([0.5]), torch.tensor([0.5])]
-    cases = {  # the first sample's times, and the longest stretch that divides all runs of one time
+    cases = {  # the first sample's times, and the longest run that divides all runs of one time
         "one time each": (torch.tensor([0.2]), 6),
         "first frame given": (first_frame, 2),
         "scattered": (torch.arange(24) % 3 / 3, 1),
     }
-    for name, (time, stretch) in cases.items():
+    for name, (time, run_length) in cases.items():
         layout, distinct = make_layout(GRIDS, [time, *rest], 24, CPU)
-        assert layout.stretch == stretch, name
-        rows = torch.arange(len(pack.tokens) // layout.stretch) if layout.rows is None else layout.rows
-        by_token = replace(layout, stretch=1, rows=rows.repeat_interleave(layout.stretch))
+        assert layout.run_length == run_length, name
+        rows = torch.arange(len(pack.tokens) // layout.run_length) if layout.rows is None else layout.rows
+        by_token = replace(layout, run_length=1, rows=rows.repeat_interleave(layout.run_length))
         fast = evaluate(model, replace(pack, times=distinct, layout=layout))
         slow = evaluate(model, replace(pack, times=distinct, layout=by_token))
         assert bench.largest_difference(fast, slow) < 1e-6, name

@@ -48,7 +48,7 @@ from vae.load import autoencoder_hash, load_autoencoder
 from vae.model import Autoencoder
 from vae.training.weights import load_weights, save_weights
 
-DATA = DataConfig(frames=5, size=32, fps=8.0, places=3)
+DATA = DataConfig(frames=5, size=32, fps=8.0, clips_per_file=3)
 CAPTIONS = {"long": ["a red circle", "a circle that moves", "one more"], "still": ["a still"], "wide": ["w"]}
 
 
@@ -114,7 +114,7 @@ def text_folder(tmp_path_factory) -> Path:
 def made(folder, autoencoder, text_folder, tmp_path_factory) -> Path:
     """An exact cache of the folder, with embeddings."""
     out = tmp_path_factory.mktemp("cache") / "cache"
-    return encode(settings(folder, out, autoencoder, text=TextConfig(folder=str(text_folder), longest=32)))
+    return encode(settings(folder, out, autoencoder, text=TextConfig(folder=str(text_folder), max_tokens=32)))
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -236,7 +236,7 @@ def test_the_posterior_s_draws_move_the_loss(folder, autoencoder, made, tmp_path
 def test_training_from_a_cache_with_a_frozen_encoder_has_the_same_losses(
     folder, autoencoder, made, text_folder, tmp_path, padded, monkeypatch
 ):
-    text = TextConfig(folder=str(text_folder), longest=32, padded=padded)
+    text = TextConfig(folder=str(text_folder), max_tokens=32, padded=padded)
     if padded:
         made = encode(settings(folder, tmp_path / "padded", autoencoder, text=text))
     config = transformer_run("", "")
@@ -249,7 +249,7 @@ def test_training_from_a_cache_with_a_frozen_encoder_has_the_same_losses(
 
 def test_kept_embeddings_are_the_encoder_s(made, text_folder):
     """Also of a prompt that the cache lacks, and with the padding of open weights."""
-    text = TextConfig(folder=str(text_folder), longest=32)
+    text = TextConfig(folder=str(text_folder), max_tokens=32)
     found = load_cache(made)
     places = {c: p for file in found.files for c, p in zip(file.captions, file.texts, strict=True)}
     kept = EmbeddedText(text, made, torch.float32, places | {"": found.empty})
@@ -270,7 +270,7 @@ def test_the_encoder_is_not_loaded_where_its_embeddings_are_kept(
     monkeypatch.setattr("dit.text.load_pretrained", load)
     config = transformer_run(tmp_path / "run", autoencoder, steps=1, save_every=1, show_every=1)
     config = replace(config, data=replace(DATA, source=str(made)), model=replace(config.model, text_width=20))
-    dit.train.train(replace(config, text=TextConfig(folder=str(text_folder), longest=32)))
+    dit.train.train(replace(config, text=TextConfig(folder=str(text_folder), max_tokens=32)))
     assert rows(tmp_path / "run")[0]["step"] == 1
 
 
@@ -312,7 +312,7 @@ def test_a_second_run_encodes_nothing_and_a_changed_file_is_encoded_alone(
 
 def words(autoencoder: Path) -> list[str]:
     """The settings of these tests as words of the command line."""
-    sizes = ["--data.frames", "5", "--data.size", "32", "--data.places", "3"]
+    sizes = ["--data.frames", "5", "--data.size", "32", "--data.clips-per-file", "3"]
     return ["--autoencoder", str(autoencoder), *sizes]
 
 
@@ -463,7 +463,7 @@ def test_files_that_cannot_be_read_are_named_and_replaced_as_online(
 
 def test_two_processes_write_what_one_writes(folder, autoencoder, made, text_folder, tmp_path):
     arguments = [str(folder), "--out", str(tmp_path / "two"), "--store", "fp32", *words(autoencoder)]
-    arguments += ["--text.folder", str(text_folder), "--text.longest", "32", "--shard-clips", "3"]
+    arguments += ["--text.folder", str(text_folder), "--text.max-tokens", "32", "--shard-clips", "3"]
     done = launch("dit.encode", *arguments, processes=2)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("13 clips of 5 files (13 encoded, 0 kept)") == 1
@@ -639,7 +639,10 @@ def test_a_shard_that_goes_bad_stops_training_in_one_sentence(small, autoencoder
         (lambda c: replace(c, data=replace(c.data, frames=9)), "data.frames = 9, but .* was made with 5"),
         (lambda c: replace(c, data=replace(c.data, size=48)), "data.size = 48, but .* was made with 32"),
         (lambda c: replace(c, data=replace(c.data, fps=4.0)), "data.fps = 4.0, but .* was made with 8.0"),
-        (lambda c: replace(c, data=replace(c.data, places=0)), "places = 0, .* with 3: give --data.places 3"),
+        (
+            lambda c: replace(c, data=replace(c.data, clips_per_file=0)),
+            "clips_per_file = 0, .* with 3: give --data.clips-per-file 3",
+        ),
         (lambda c: replace(c, autoencoder=c.autoencoder + ".other"), "was made by another autoencoder"),
     ],
 )
@@ -663,14 +666,14 @@ def test_embeddings_of_another_encoder_are_refused_and_missing_ones_made_in_trai
     config = transformer_run(tmp_path / "run", autoencoder, steps=1, save_every=1, show_every=1)
     config = replace(config, model=replace(config.model, text_width=20), data=replace(DATA, source=str(made)))
     for text, words in (
-        (TextConfig(folder=str(tmp_path / "other"), longest=32), "embeddings of another text encoder"),
-        (TextConfig(folder=str(text_folder)), "embeddings of text.longest = 32, not 512"),
-        (TextConfig(folder=str(text_folder), longest=32, padded=True), "of text.padded = False, not True"),
+        (TextConfig(folder=str(tmp_path / "other"), max_tokens=32), "embeddings of another text encoder"),
+        (TextConfig(folder=str(text_folder)), "embeddings of text.max_tokens = 32, not 512"),
+        (TextConfig(folder=str(text_folder), max_tokens=32, padded=True), "of text.padded = False, not True"),
     ):
         with pytest.raises(ValueError, match=words):
             dit.train.train(replace(config, text=text))
     bare = encode(settings(folder, tmp_path / "bare", autoencoder))
-    config = replace(config, text=TextConfig(folder=str(text_folder), longest=32))
+    config = replace(config, text=TextConfig(folder=str(text_folder), max_tokens=32))
     dit.train.train(replace(config, data=replace(DATA, source=str(bare))))
     assert "has no embeddings, the text encoder runs in every step" in capsys.readouterr().err
 
@@ -681,7 +684,10 @@ def test_embeddings_of_another_encoder_are_refused_and_missing_ones_made_in_trai
         ([], "give a manifest and a folder"),
         (["shapes", "--out", "x"], "a cache is of a manifest's files"),
         (["nowhere", "--out", "x"], "nowhere: no such manifest"),
-        (["nowhere", "--out", "x", "--data.places", "0"], "data.places = 0: a cache needs at least 1"),
+        (
+            ["nowhere", "--out", "x", "--data.clips-per-file", "0"],
+            "data.clips_per_file = 0: a cache needs at least 1",
+        ),
         (["nowhere", "--out", "x", "--shard-clips", "0"], "shard_clips = 0: it must be at least 1"),
         (["nowhere", "--out", "x", "--data.frames", "6"], "frames"),
     ],

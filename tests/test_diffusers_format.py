@@ -50,7 +50,7 @@ SIZE = {"num_frames": 9, "height": 32, "width": 48}
 
 def write_run(folder: Path) -> None:
     """A run of ours with random weights, its text encoder the byte-level one."""
-    text = TextConfig(width=20, depth=2, heads=2, mlp_width=24, longest=40)
+    text = TextConfig(width=20, depth=2, heads=2, mlp_width=24, max_tokens=40)
     config = TransformerRun(
         model=TINY,
         text=text,

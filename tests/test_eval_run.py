@@ -306,7 +306,7 @@ def test_what_is_wrong_is_told_before_a_video_is_made(model, real, tmp_path, mon
 def test_values_that_are_no_numbers_are_named(model, tmp_path, monkeypatch):
     plain = eval.benchmark.generate_videos
     monkeypatch.setattr(eval.benchmark, "generate_videos", lambda *a: [v * torch.nan for v in plain(*a)])
-    with pytest.raises(ValueError, match=r"gave values that are no numbers for .*, seed 0"):
+    with pytest.raises(ValueError, match=r"gave NaN or infinite values for .*, seed 0"):
         run(settings(model, tmp_path))
 
 

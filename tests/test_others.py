@@ -271,7 +271,7 @@ def test_videos_are_those_that_diffusers_decodes(tmp_path: Path, case: Case, cli
 def test_frames_and_sides_that_do_not_fit_are_named_with_the_nearest(tmp_path: Path, case: Case):
     saved(tmp_path, case)
     model = load_autoencoder(tmp_path)
-    assert model.compression.side == case.side
+    assert model.compression.spatial == case.side
     with pytest.raises(ValueError, match=rf"{case.wrong} frames do not fit .*: use {case.nearest}$"):
         model.encode(video_of(case, case.wrong))
     nearest = f"{case.side * round((case.side + 1) / case.side)}x{2 * case.side}"

@@ -260,7 +260,7 @@ def full_run(out: Path, network: Path, **loop) -> AutoencoderRun:
     config = autoencoder_run(out, show_every=1, **loop)
     return replace(
         config,
-        images=0.5,
+        image_share=0.5,
         chunk=1,
         learned_variance=True,
         checkpoint_activations=True,

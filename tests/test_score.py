@@ -29,7 +29,7 @@ COUNT = 14
 RUN = TransformerRun(
     data=DataConfig(frames=5, size=64),
     model=TransformerConfig(width=24, depth=2, heads=2, mlp_width=32, text_width=16, latent_channels=4),
-    text=TextConfig(width=16, depth=1, heads=2, mlp_width=16, longest=96),
+    text=TextConfig(width=16, depth=1, heads=2, mlp_width=16, max_tokens=96),
     sampler=SamplerConfig(steps=2, solver="euler", guidance=2.0),
 )
 TINY = AutoencoderConfig(

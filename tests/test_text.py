@@ -11,7 +11,7 @@ from configs.model import TextConfig
 from dit.byte_t5 import ByteEncoder, byte_tokens
 from dit.text import as_transformers, clean, encoder_hash, make_encoder, write_encoder
 
-TINY = TextConfig(width=24, depth=3, heads=3, mlp_width=40, longest=300)
+TINY = TextConfig(width=24, depth=3, heads=3, mlp_width=40, max_tokens=300)
 PROMPTS = [
     "a red circle moves left",
     "",
@@ -53,14 +53,14 @@ def tiny_umt5(folder: Path, kind: str = "UMT5") -> None:
 def test_token_ids_are_those_of_byt5(prompt: str):
     from transformers import ByT5Tokenizer
 
-    wanted = ByT5Tokenizer()(prompt, truncation=True, max_length=TINY.longest)["input_ids"]
-    assert byte_tokens(prompt, TINY.longest) == wanted
+    wanted = ByT5Tokenizer()(prompt, truncation=True, max_length=TINY.max_tokens)["input_ids"]
+    assert byte_tokens(prompt, TINY.max_tokens) == wanted
 
 
 def test_the_byte_encoder_is_t5():
     encoder = random_encoder(TINY)
     model, tokenizer = as_transformers(encoder)
-    batch = tokenizer(PROMPTS, padding=True, truncation=True, max_length=TINY.longest, return_tensors="pt")
+    batch = tokenizer(PROMPTS, padding=True, truncation=True, max_length=TINY.max_tokens, return_tensors="pt")
     wanted = model(**batch).last_hidden_state[batch["attention_mask"].bool()]
     packed, lengths = encoder(PROMPTS)
     assert lengths == batch["attention_mask"].sum(1).tolist()
@@ -89,7 +89,7 @@ def test_packed_text_is_padded_and_masked_text(tmp_path: Path, kind: str):
     import transformers
 
     tiny_umt5(tmp_path, kind)
-    encoder = make_encoder(TextConfig(folder=str(tmp_path), longest=16))
+    encoder = make_encoder(TextConfig(folder=str(tmp_path), max_tokens=16))
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
     prompts = ["a red circle", "", "a word that is far too long for this"]
     packed, lengths = encoder(prompts)

@@ -36,7 +36,7 @@ def test_tiles_are_the_whole_frame(name):
     whole = model.decode(latents)
     assert whole.abs().max() < 1, "a clamped video hides differences"
     assert seam(whole, decode(model, latents, 4)) < 1e-5 * whole.abs().max()
-    pixels = model.compression.side
+    pixels = model.compression.spatial
     video = torch.rand(1, 3, 9, 7 * pixels, 30 * pixels) * 2 - 1
     encoded = model.encode(video)
     tiled = encode(model, video, 4)

@@ -321,7 +321,7 @@ def test_fine_tuning_starts_from_the_weights_of_init(whole, tmp_path):
         ("", {"crop_frames": -3}, "-3 frames"),
         ("", {"init": "nowhere"}, "nowhere: no autoencoder there"),
         ("", {"chunk": -1}, "chunk = -1: it must not be negative"),
-        ("", {"images": 1.5}, r"images = 1.5: it must be from 0 to 1"),
+        ("", {"image_share": 1.5}, r"image_share = 1.5: it must be from 0 to 1"),
         ("discriminator", {"width": 12}, r"discriminator.width = 12: it must be a positive multiple of 8"),
         ("discriminator", {"weight": 1.0, "depth": 5}, r"discriminator.depth = 5: .* 2\^depth at most crop"),
         ("perceptual", {"network": "nothing"}, r"perceptual.network = nothing is none of alex, vgg, squeeze"),
@@ -413,7 +413,9 @@ def test_held_out_scores_and_crops_are_what_they_say(tmp_path):
     t, y, x = (int(v) for v in torch.unravel_index(cut[0, 0, 0, 0].long(), (9, 24, 24)))
     assert torch.equal(cut, video[:, t : t + 5, y : y + 16, x : x + 16])
     assert vae.train.crop(video[:, :1, :8], config, 7).shape == (3, 1, 8, 16)  # smaller stays, unpadded
-    images = [vae.train.crop(video, replace(config, images=0.5), draw).shape[1] == 1 for draw in range(400)]
+    images = [
+        vae.train.crop(video, replace(config, image_share=0.5), draw).shape[1] == 1 for draw in range(400)
+    ]
     assert 150 < sum(images) < 250
     assert psnr(video / 1e6, video / 1e6 + 0.02) == pytest.approx(40.0, abs=1e-3)
 

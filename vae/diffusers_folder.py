@@ -82,8 +82,8 @@ def autoencoder_settings(config: AutoencoderConfig) -> dict:
         "dropout": 0.0,
         "latents_mean": list(config.latent_mean),
         "latents_std": list(config.latent_std),
-        "scale_factor_temporal": compression_of(config).time,
-        "scale_factor_spatial": compression_of(config).side,
+        "scale_factor_temporal": compression_of(config).temporal,
+        "scale_factor_spatial": compression_of(config).spatial,
     }
 
 

@@ -40,7 +40,7 @@ def of_cogvideox(model: nn.Module) -> Compression:
     """The compression of CogVideoX: of an even number of latent frames it makes three frames too many."""
     if model.config.temporal_compression_ratio != 4:
         raise ValueError(f"temporal_compression_ratio is {model.config.temporal_compression_ratio}, not 4")
-    return Compression(4, 2 ** (len(model.config.block_out_channels) - 1), together=2)
+    return Compression(4, 2 ** (len(model.config.block_out_channels) - 1), latent_group=2)
 
 
 def of_frames(model: nn.Module) -> Compression:
@@ -76,7 +76,7 @@ class OtherAutoencoder(nn.Module):
         self.settings = {"class": type(model).__name__} | told
         self.compression = CLASSES[type(model).__name__](model)
         self.channels = channels_of(model)
-        self.frame_wise = self.compression.time == 1
+        self.frame_wise = self.compression.temporal == 1
         self.ships_statistics = by_channel
         self.drawn = type(model).__name__ not in UNDRAWN
         for option in WHOLE:
@@ -115,7 +115,7 @@ class OtherAutoencoder(nn.Module):
         """Video in [-1, 1], B C T H W, fp32, of normalised latents; raises ValueError where there is none."""
         self.compression.check_latents(latents_BCTHW.shape[2])
         raw = (latents_BCTHW * self.latent_std + self.latent_mean).to(self.model.dtype)
-        pixels = raw.shape[3] * raw.shape[4] * self.compression.side**2
+        pixels = raw.shape[3] * raw.shape[4] * self.compression.spatial**2
         parts = [self.decode_part(part) for part in self.parts(raw, pixels)]
         return self.joined(parts, len(raw)).float().clamp(-1.0, 1.0)
 
@@ -125,7 +125,7 @@ class OtherAutoencoder(nn.Module):
 
     def decode_stream(self, chunks_BCTHW: Iterable[Tensor]) -> Iterator[Tensor]:
         """Video as it comes; a clip that is no row of single frames comes whole, at the end."""
-        yield from map(self.decode, self.streamed(chunks_BCTHW, self.compression.side))
+        yield from map(self.decode, self.streamed(chunks_BCTHW, self.compression.spatial))
 
     def streamed(self, chunks_BCTHW: Iterable[Tensor], scale: int) -> Iterator[Tensor]:
         """Chunks as the model takes them: a few frames of `scale` times the sides, or all of them in one."""

@@ -414,7 +414,7 @@ class Autoencoder(nn.Module):
         dtype = self.quant_conv.weight.dtype
         for index, video in enumerate(chunks_BCTHW):
             self.compression.check(1, *video.shape[3:])
-            time = self.compression.time
+            time = self.compression.temporal
             if video.shape[2] % time != (1 if index == 0 else 0):
                 wanted = f"1 + {time}k" if index == 0 else f"{time}k"
                 raise ValueError(f"chunk {index} has {video.shape[2]} frames; it must have {wanted}")

@@ -114,8 +114,8 @@ def decode(model: Autoencoder, latents_BCTHW: Tensor, tile: int, halo: int = -1)
             x = layer(x, state)
         uncut.append(x)
     batch, _, count, height, width = latents_BCTHW.shape
-    pixels, patch = model.compression.side, model.config.patch
-    frames = 1 + model.compression.time * (count - 1)
+    pixels, patch = model.compression.spatial, model.config.patch
+    frames = 1 + model.compression.temporal * (count - 1)
     video = latents_BCTHW.new_zeros(batch, 3, frames, pixels * height, pixels * width, dtype=torch.float32)
     weights = torch.zeros_like(video[0, 0, 0])
     for part in cut(height, width, tile, halo):
@@ -146,7 +146,7 @@ def posterior(model: Autoencoder, video_BCTHW: Tensor, tile: int, halo: int = -1
     halo, blend = halos(encoder_halo(model), halo)
     encoder, dtype = model.encoder, model.quant_conv.weight.dtype
     chunks = time_chunks(video_BCTHW)
-    pixels, patch = model.compression.side, model.config.patch
+    pixels, patch = model.compression.spatial, model.config.patch
     height, width = (side // pixels for side in video_BCTHW.shape[3:])
     uncut: list[Tensor] = []
     weights = torch.zeros(height, width, device=video_BCTHW.device, dtype=dtype)
@@ -185,15 +185,15 @@ def decode_bytes(model: Autoencoder, height: int, width: int) -> int:
     config = model.config
     widest = config.decoder_base_width * config.width_multipliers[0]
     widest = max(widest, config.decoder_base_width * config.width_multipliers[1] // 2)
-    places = 4 * height * width * (model.compression.side // config.patch) ** 2
+    places = 4 * height * width * (model.compression.spatial // config.patch) ** 2
     return int(COPIES * places * widest * model.post_quant_conv.weight.element_size())
 
 
 def encode_bytes(model: Autoencoder, height: int, width: int) -> int:
     """Estimate of what encoding the first frames of H x W latents, halo included, holds at once."""
-    config, time = model.config, model.compression.time
+    config, time = model.config, model.compression.temporal
     widest = config.base_width * config.width_multipliers[0]
-    places = (1 + time) * height * width * (model.compression.side // config.patch) ** 2
+    places = (1 + time) * height * width * (model.compression.spatial // config.patch) ** 2
     return int(ENCODE_COPIES * places * widest * model.quant_conv.weight.element_size())
 
 

@@ -250,8 +250,8 @@ def check_recipe(config: AutoencoderRun) -> None:
     ):
         if (value := attrgetter(name)(config)) < 0:
             raise ValueError(f"{name} = {value}: it must not be negative")
-    if not 0 <= config.images <= 1:
-        raise ValueError(f"images = {config.images}: it must be from 0 to 1")
+    if not 0 <= config.image_share <= 1:
+        raise ValueError(f"image_share = {config.image_share}: it must be from 0 to 1")
     if rival.width < 8 or rival.width % 8:
         raise ValueError(f"discriminator.width = {rival.width}: it must be a positive multiple of 8")
     if rival.depth < 1 or (rival.weight and config.crop < 2**rival.depth):
@@ -294,7 +294,7 @@ def start_from(model: Autoencoder, config: AutoencoderRun) -> dict:
 def crop(video_CTHW: Tensor, config: AutoencoderRun, draw: int) -> Tensor:
     """A random crop in time and space, of one frame for draws that are images; what is smaller stays."""
     seed = config.train.seed
-    image = uniform(seed, "image", draw) < config.images
+    image = uniform(seed, "image", draw) < config.image_share
     most = (1 if image else config.crop_frames, config.crop, config.crop)
     wanted = [min(have, length) for have, length in zip(video_CTHW.shape[1:], most, strict=True)]
     random = generator(seed, "crop", draw)
@@ -342,7 +342,7 @@ def learn(
     last = model.decoder.conv_out.weight
     states: tuple[State | None, State | None] = ({}, {}) if config.chunk else (None, None)
     total = Counter()
-    for video, noise in in_chunks(video_BCTHW, noise_BCTHW, config.chunk, model.compression.time):
+    for video, noise in in_chunks(video_BCTHW, noise_BCTHW, config.chunk, model.compression.temporal):
         frames = share * video.shape[2] / video_BCTHW.shape[2]
         latents = share * noise.shape[2] / noise_BCTHW.shape[2]
         with accelerator.autocast():

@@ -16,7 +16,7 @@ config = TransformerRun(
     autoencoder="runs/shapes-autoencoder-robust",
     data=DataConfig(source="shapes", frames=17, size=64),
     model=TransformerConfig(width=192, depth=6, heads=3, mlp_width=576, text_width=128),
-    text=TextConfig(width=128, depth=2, heads=4, mlp_width=256, longest=96),
+    text=TextConfig(width=128, depth=2, heads=4, mlp_width=256, max_tokens=96),
     flow=FlowConfig(shift=2.0, shift_tokens=80),
     train=LoopConfig(steps=4000, batch=64, log_every=20, precision="fp32", save_every=250, show_every=500),
     optimizer=OptimizerConfig(

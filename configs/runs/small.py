@@ -14,9 +14,9 @@ from configs.train import FlowConfig, LoopConfig, OptimizerConfig, TransformerRu
 config = TransformerRun(
     out="runs/small",
     autoencoder="runs/tiny-autoencoder",
-    data=DataConfig(source="clips", frames=17, size=96, places=4),
+    data=DataConfig(source="clips", frames=17, size=96, clips_per_file=4),
     model=TransformerConfig(width=192, depth=6, heads=3, mlp_width=576, text_width=128),
-    text=TextConfig(width=128, depth=2, heads=4, mlp_width=256, longest=256),
+    text=TextConfig(width=128, depth=2, heads=4, mlp_width=256, max_tokens=256),
     flow=FlowConfig(shift=2.0, shift_tokens=180),
     train=LoopConfig(steps=400, batch=8, log_every=20, save_every=100, show_every=100, precision="fp32"),
     optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=50, decay_steps=400, ema_decay=0.99),

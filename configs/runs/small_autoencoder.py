@@ -17,7 +17,7 @@ config = AutoencoderRun(
     model=SMALL,
     crop=128,
     crop_frames=17,
-    images=0.25,
+    image_share=0.25,
     checkpoint_activations=True,
     learned_variance=True,
     perceptual=PerceptualConfig(network="vgg"),

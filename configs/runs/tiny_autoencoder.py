@@ -16,7 +16,7 @@ config = AutoencoderRun(
     model=TINY,
     crop=64,
     crop_frames=9,
-    images=0.25,
+    image_share=0.25,
     error="l2",
     kl_weight=1e-5,
     train=LoopConfig(steps=1000, batch=4, log_every=20, save_every=100, show_every=100, precision="fp32"),

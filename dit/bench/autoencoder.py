@@ -283,7 +283,7 @@ def bench_seams(settings: BenchVaeSettings, device: torch.device, clock) -> list
         f"{'clip':34} way     halo    largest       mean   times as long"
     )
     rows = []
-    for name, video in real_clips(settings, model.compression.side):
+    for name, video in real_clips(settings, model.compression.spatial):
         video = video.to(device)
         latents = model.encode(video)
         for way, x, whole, tiled, unit in (

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 
 from configs.model import TransformerConfig
-from dit.pack import PATCH
+from vae.compression import PATCH
 
 
 def text_flops(config: TransformerConfig, text: int) -> int:

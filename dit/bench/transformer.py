@@ -26,7 +26,8 @@ from configs.train import OptimizerConfig, TransformerRun
 from dit.attention import BACKENDS, Lengths, choose_attention
 from dit.bench.flops import step_flops, training_flops
 from dit.model import Transformer
-from dit.pack import PATCH, Layout, make_layout, patchify, unpatchify
+from dit.pack import Layout, make_layout, patchify, unpatchify
+from vae.compression import PATCH
 from vae.training.files import write_text
 
 

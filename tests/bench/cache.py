@@ -92,7 +92,7 @@ def main() -> None:
         manifest = index(IndexSettings(str(folder), str(home / "manifest.parquet")))
         weights = home / "autoencoder.safetensors"
         save_weights(weights, Autoencoder(SMALL).state_dict(), {"model": to_json(SMALL)})
-        config = DataConfig(source=str(manifest), size=given.size, places=4)
+        config = DataConfig(source=str(manifest), size=given.size, clips_per_file=4)
         out = encode(EncodeSettings(str(manifest), str(home / "cache"), str(weights), config))
         model, cache = load_autoencoder(weights), load_cache(out)
         files, _ = open_data(config, 0, 1, model.compression)

@@ -24,7 +24,7 @@ class Teller(nn.Module):
 
     def __init__(self, look_near: bool):
         super().__init__()
-        self.encoder = ByteEncoder(TextConfig(width=128, depth=2, heads=4, mlp_width=256, longest=96))
+        self.encoder = ByteEncoder(TextConfig(width=128, depth=2, heads=4, mlp_width=256, max_tokens=96))
         if not look_near:
             attention = self.encoder.encoder.block[0].layer[0].SelfAttention
             nn.init.normal_(attention.relative_attention_bias.weight, std=0.05)

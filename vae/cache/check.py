@@ -100,7 +100,7 @@ def wrong_in_index(
     files: list[dict], about: dict, rows: dict[Place, tuple[str, dict]], folder: Path
 ) -> Iterator[str]:
     """What the index says that the shards do not hold."""
-    names, places = list(about["shards"]), about["made"]["data"]["places"]
+    names, places = list(about["shards"]), about["made"]["data"]["clips_per_file"]
     for name in names:
         if not (folder / name).is_file():
             yield f"{folder / name} is not there: {AGAIN}"

@@ -26,7 +26,7 @@ from vae.data.video import UnreadableVideo
 from vae.load import autoencoder_hash
 from vae.training.seeds import shuffled
 
-SAMPLING = ("frames", "size", "fps", "places")  # the settings of data that say which clips there are
+SAMPLING = ("frames", "size", "fps", "clips_per_file")  # the settings of data that say which clips there are
 
 
 class DamagedCache(UnusableData):
@@ -81,7 +81,7 @@ class CachedFiles(VideoFiles):
     ):
         super().__init__(config, seed, entries, compression)
         self.folder, self.dtype, self.parts = cache.folder, STORED[cache.made["store"]], 2 if sample else 1
-        self.place = {start: k for k, start in enumerate(starts(config.places))}
+        self.place = {start: k for k, start in enumerate(starts(config.clips_per_file))}
 
     def content(self, entry: CachedFile, start: float) -> tuple[None, tuple[Tensor, ...]]:
         """No video, and the posterior of a clip."""

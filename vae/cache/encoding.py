@@ -14,7 +14,7 @@ from tqdm import tqdm
 from configs.data import DataConfig
 from vae import tiles
 from vae.cache.shards import LATENTS, STORED, find_rows, key_of, stale_shards, write_shard
-from vae.data.clips import DrawnWorld, clip_of, out_of_reach, starts
+from vae.data.clips import DrawnWorld, clip_of, ignore_terminal_signals, starts
 from vae.data.manifest import Entry
 from vae.data.video import UnreadableVideo, read_frames, resize_and_crop, to_video
 from vae.load import autoencoder_hash
@@ -66,7 +66,7 @@ def clip_key(what: dict, autoencoder: str, store: str) -> str:
 
 def text_key(text: str, made: dict) -> str:
     """The key of a caption: its words, the encoder's hash and settings, and the stored number format."""
-    depends = ("encoder", "files", "longest", "padded", "store")
+    depends = ("encoder", "files", "max_tokens", "padded", "store")
     return key_of(text=text, **{name: made[name] for name in depends})
 
 
@@ -75,7 +75,7 @@ def wanted_clips(
 ) -> list[Wanted]:
     """The clips of a file, one for each place; those of a short file may be the same."""
     found = []
-    for start in starts(config.places):
+    for start in starts(config.clips_per_file):
         indices, height, width = clip_of(entry, start, config, autoencoder.compression)
         what = {"file": sha256, "frames": indices, "size": [height, width], "name": entry.path.name}
         found.append(want(what, len(indices), height, width, autoencoder, hashed, store))
@@ -174,7 +174,9 @@ def encode_jobs(
     device, wrong = autoencoder.latent_mean.device, []
     about = {"autoencoder": hashed, "store": store, "compression": astuple(autoencoder.compression)}
     reading = iter(
-        DataLoader(Reader(jobs, read), batch_size=None, num_workers=workers, worker_init_fn=out_of_reach)
+        DataLoader(
+            Reader(jobs, read), batch_size=None, num_workers=workers, worker_init_fn=ignore_terminal_signals
+        )
     )
     total = sum(len(job.clips) for job in jobs)
     with tqdm(total=total, desc="encoding clips", unit="clip", disable=quiet or not total) as bar:

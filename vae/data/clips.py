@@ -20,7 +20,6 @@ from vae.data.drawn_world import random_scene
 from vae.training.seeds import generator, shuffled
 
 SHAPES = "shapes"
-PATCH = 2  # latents along each side of a patch of dit/model.py
 ROUNDED = 1e-4  # seconds by which the times of frames, and sums of them, may be off
 
 
@@ -102,7 +101,7 @@ class VideoFiles(Dataset):
     def read(self, entry, draw: int, skipped: dict[str, str]) -> Clip:
         """The clip of draw `draw` from one file: from a random start, with one of the file's captions."""
         random = generator(self.seed, "clip", draw)
-        start = random_start(self.config.places, random)
+        start = random_start(self.config.clips_per_file, random)
         captions = entry.captions or ("",)
         which = torch.randint(len(captions), (), generator=random).item()
         video, posterior = self.content(entry, start)
@@ -161,7 +160,7 @@ def clip_of(entry, start: float, config: DataConfig, compression: Compression) -
     from vae.data.video import frame_times
 
     indices = clip_indices(entry.frames, entry.fps, config, start, frame_times(entry), compression.step)
-    return indices, *fitted_size(entry.height, entry.width, config.size, PATCH * compression.side)
+    return indices, *fitted_size(entry.height, entry.width, config.size, compression.token_side)
 
 
 def clip_indices(
@@ -224,13 +223,15 @@ def held_out_split(entries: list, seed: int, validation: int) -> tuple[list, lis
 
 def check_data(config: DataConfig, compression: Compression) -> None:
     """Raises ValueError for numbers that make no clip."""
-    least = PATCH * compression.side
+    least = compression.token_side
     if not 0 < config.fps < math.inf:
         raise ValueError(f"data.fps = {config.fps}: it must be above 0")
     if config.size < least:
         raise ValueError(f"data.size = {config.size}: it must be at least {least}")
-    if config.places < 0:
-        raise ValueError(f"data.places = {config.places}: it must be at least 0, which is anywhere")
+    if config.clips_per_file < 0:
+        raise ValueError(
+            f"data.clips_per_file = {config.clips_per_file}: it must be at least 0, which is anywhere"
+        )
     side = config.size if config.source == SHAPES else least
     compression.check(config.frames, side, side)
 
@@ -262,7 +263,11 @@ def batches(
     """
     draws = (range(s * batch + rank, (s + 1) * batch, ranks) for s in range(first_step, steps))
     loader = DataLoader(
-        data, batch_sampler=draws, collate_fn=list, num_workers=workers, worker_init_fn=out_of_reach
+        data,
+        batch_sampler=draws,
+        collate_fn=list,
+        num_workers=workers,
+        worker_init_fn=ignore_terminal_signals,
     )
     try:
         yield from loader
@@ -271,7 +276,7 @@ def batches(
         raise ValueError(str(error).strip().splitlines()[-1].removeprefix(name)) from error
 
 
-def out_of_reach(worker: int) -> None:
+def ignore_terminal_signals(worker: int) -> None:
     """Takes a reading process out of the group that a Ctrl-C or SIGTERM is sent to: the loop decides.
 
     To ignore the signals instead would hang the end of a run that failed, which sends SIGTERM and waits.
