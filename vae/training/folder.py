@@ -54,8 +54,10 @@ def open_run(folder: Path, kind: str, config, data: str) -> None:
     file = folder / "run.json"
     if checkpoints(folder) and file.exists():
         saved = read_json(file)
-        if saved.keys() != {"kind", "settings", "facts"} or saved["kind"] != kind:
-            raise ValueError(f"{file} is not of a run of this kind: give another folder with --out")
+        if not {"kind", "settings", "facts"} <= saved.keys():
+            raise ValueError(f"{file} is of an earlier version of this project: give another folder with --out")
+        if saved["kind"] != kind:
+            raise ValueError(f"{folder} holds a run of kind {saved['kind']}, not {kind}: give another --out")
         if saved["facts"]["data"] != data:
             raise ValueError(
                 f"{folder} holds a run on other files than the manifest of {config.data.source} now has: "
