@@ -55,7 +55,7 @@ def open_run(folder: Path, kind: str, config, data: str) -> None:
     if checkpoints(folder) and file.exists():
         saved = read_json(file)
         if not {"kind", "settings", "facts"} <= saved.keys():
-            raise ValueError(f"{file} is of an earlier version of this project: give another folder with --out")
+            raise ValueError(f"{file} is of an earlier version of this project: give another --out")
         if saved["kind"] != kind:
             raise ValueError(f"{folder} holds a run of kind {saved['kind']}, not {kind}: give another --out")
         if saved["facts"]["data"] != data:

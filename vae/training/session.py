@@ -78,9 +78,7 @@ class Session:
         self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
         self.rank, self.ranks = self.accelerator.process_index, self.accelerator.num_processes
         if self.loop.batch % self.ranks:
-            raise ValueError(
-                f"train.batch = {self.loop.batch} does not divide by the {self.ranks} processes"
-            )
+            raise ValueError(f"train.batch = {self.loop.batch} does not divide by the {self.ranks} processes")
         return self
 
     def __exit__(self, kind, error, trace) -> None:
@@ -101,7 +99,9 @@ class Session:
 
         def write() -> None:
             if any(self.folder.glob("*.parquet")):
-                raise ValueError(f"{self.folder} holds a manifest: give the run a folder of its own with --out")
+                raise ValueError(
+                    f"{self.folder} holds a manifest: give the run a folder of its own with --out"
+                )
             self._held.enter_context(locked(self.folder))
             open_run(self.folder, self.kind, self.config, data)
 
@@ -115,9 +115,10 @@ class Session:
 
     def restore(self, **parts: Callable[[dict[str, Tensor]], object] | torch.optim.Optimizer) -> None:
         """Gives the newest checkpoint's tensors, where there is one, to what loads each part."""
-        if (checkpoint := load_checkpoint(self.folder)) is None:
+        if (checkpoint := load_checkpoint(self.folder, self.kind)) is None:
             return
-        self.step, self.smoothed, tensors = checkpoint
+        facts, tensors = checkpoint
+        self.step, self.smoothed = facts["step"], facts["smoothed"]
         for name, load in parts.items():
             if isinstance(load, torch.optim.Optimizer):
                 restore_optimizer(load, tensors[name])
@@ -159,7 +160,7 @@ class Session:
         return step > 0 and (step % every == 0 or step == self.loop.steps)
 
     def end_step(self, step: int, loss: Tensor, amount: tuple[str, int], **terms: Tensor | float) -> bool:
-        """Ends a step with its loss, already the mean over processes; says whether a line was due and written.
+        """Ends a step, with the loss as its mean over processes; says whether a line of the log was due.
 
         `amount` is what the step took and how many of it, such as `("tokens", 4096)`. Every process.
         """
@@ -189,7 +190,7 @@ class Session:
             self.skipped[path] = reason
 
     def check_finite(self, step: int, *values: Tensor) -> None:
-        """Raises ValueError naming the step's clips where a value, the same in every process, is not finite."""
+        """Raises ValueError naming the step's clips where a value, the same in all processes, is not finite."""
         if not torch.isfinite(torch.stack(values)).all():
             named = ", ".join(gathered([clip.source for clip in self._clips]))
             raise ValueError(f"gradient not finite at step {step}, on {named}")
@@ -201,9 +202,8 @@ class Session:
                 name: optimizer_tensors(part) if isinstance(part, torch.optim.Optimizer) else part
                 for name, part in parts.items()
             }
-            save_checkpoint(
-                self.folder, self.kind, step, self.smoothed, tensors, self.settings, self.facts
-            )
+            facts = self.facts | {"step": step, "smoothed": self.smoothed}
+            save_checkpoint(self.folder, self.kind, tensors, self.settings, facts)
 
     def log(self, row: dict, panels: dict[str, str]) -> None:
         """Appends a row, and draws the curve with a panel for each of the log's keys that it has."""
