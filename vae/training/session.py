@@ -190,7 +190,7 @@ class Session:
             self.skipped[path] = reason
 
     def check_finite(self, step: int, *values: Tensor) -> None:
-        """Raises ValueError naming the step's clips where a value, the same in all processes, is not finite."""
+        """Raises ValueError naming the step's clips where a value, equal in all processes, is not finite."""
         if not torch.isfinite(torch.stack(values)).all():
             named = ", ".join(gathered([clip.source for clip in self._clips]))
             raise ValueError(f"gradient not finite at step {step}, on {named}")
