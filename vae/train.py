@@ -104,26 +104,19 @@ def train(config: AutoencoderRun) -> Path:
             show(run.step)
         loader = batches(data, loop.batch, run.step, loop.steps, run.rank, run.ranks, config.data.workers)
         for step, clips in run.steps(loader):
-            # Random crops, images among them, and their posteriors' noise: functions of (seed, draw).
+            # Random crops, images among them: functions of (seed, draw).
             draws = run.draws(step)
             videos = [crop(clip.video, config, draw) for clip, draw in zip(clips, draws, strict=True)]
-            noises = [posterior_noise(v, config, draw) for v, draw in zip(videos, draws, strict=True)]
             discriminator_active = discriminator is not None and step > start
 
-            # Gradients of all networks, clips of one shape together.
+            # Gradients of all networks, clips of one shape together, with their posteriors' noise.
             terms = Counter()
-            for group in same_shapes([video.shape for video in videos]):
-                video_BCTHW = torch.stack([videos[k] for k in group]).to(run.device)
-                noise_BCTHW = torch.stack([noises[k] for k in group]).to(run.device)
+            for video, noise in group_with_noise(videos, draws, config):
+                clips_BCTHW, share = (video.to(run.device), noise.to(run.device)), len(video) / len(videos)
+                autocast = run.accelerator.autocast
                 terms.update(
                     accumulate_gradients(
-                        networks,
-                        video_BCTHW,
-                        noise_BCTHW,
-                        len(group) / len(videos),
-                        config,
-                        discriminator_active,
-                        run.accelerator.autocast,
+                        networks, *clips_BCTHW, share, config, discriminator_active, autocast
                     )
                 )
             terms = {name: run.mean(term) for name, term in terms.items()}
@@ -245,11 +238,17 @@ def crop(video_CTHW: Tensor, config: AutoencoderRun, draw: int) -> Tensor:
     return video_CTHW[:, t : t + wanted[0], h : h + wanted[1], w : w + wanted[2]]
 
 
-def posterior_noise(video_CTHW: Tensor, config: AutoencoderRun, draw: int) -> Tensor:
-    """The noise C T H W of a clip's latents, a function of (seed, draw)."""
-    size = compression_of(config.model).latent_size(*video_CTHW.shape[1:])
-    random = generator(config.train.seed, "posterior", draw)
-    return torch.randn((config.model.latent_channels, *size), generator=random)
+def group_with_noise(
+    videos: list[Tensor], draws: range, config: AutoencoderRun
+) -> list[tuple[Tensor, Tensor]]:
+    """Clips of one shape together, B C T H W, each with its posterior's noise, a function of (seed, draw)."""
+    compression, channels = compression_of(config.model), config.model.latent_channels
+    noises = []
+    for video, draw in zip(videos, draws, strict=True):
+        shape = channels, *compression.latent_size(*video.shape[1:])
+        noises.append(torch.randn(shape, generator=generator(config.train.seed, "posterior", draw)))
+    groups = same_shapes([video.shape for video in videos])
+    return [(torch.stack([videos[k] for k in g]), torch.stack([noises[k] for k in g])) for g in groups]
 
 
 def warn_of_collapse(run: Session) -> None:
