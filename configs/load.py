@@ -25,6 +25,8 @@ RULES = {  # pydantic's error -> what the value must be; of the others pydantic'
     "less_than": "below {lt}",
     "multiple_of": "a multiple of {multiple_of}",
     "tuple_type": "a list of values",
+    "too_short": "at least {min_length} values",
+    "too_long": "at most {max_length} values",
     "dataclass_type": "a set of settings",
 }
 

@@ -7,8 +7,8 @@ with an earlier revision of this stage; its time convolutions were then set to t
 start as.
 """
 
-from configs.autoencoder_sizes import TINY
 from configs.data import DataConfig
+from configs.model import TINY
 from configs.train import AutoencoderRun, LoopConfig, OptimizerConfig
 
 config = AutoencoderRun(

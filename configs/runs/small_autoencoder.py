@@ -7,8 +7,8 @@ The perceptual loss takes LPIPS' weights where they are (`dit eval weights` says
 For a GPU; not trained to its end yet.
 """
 
-from configs.autoencoder_sizes import SMALL
 from configs.data import DataConfig
+from configs.model import SMALL
 from configs.train import AutoencoderRun, LoopConfig, OptimizerConfig, PerceptualConfig
 
 config = AutoencoderRun(

@@ -9,7 +9,7 @@ For a GPU; not trained to its end yet. It runs on a CPU: three seconds a step of
 
 from dataclasses import replace
 
-from configs.autoencoder_sizes import WAN
+from configs.model import WAN
 from configs.runs.small_autoencoder import config as small
 
 config = replace(
