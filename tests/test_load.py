@@ -278,6 +278,19 @@ def test_the_repository_s_configs_load_under_their_names():
         parse_run(AutoencoderRun, [], "dit vae train")
 
 
+def test_a_run_is_whole_or_replaces_one_that_is():
+    runs = {file.stem: file.read_text() for file in configs.load.FOLDER.glob("*.py")}
+    replaced = {name: re.findall(r"configs\.runs\.(\w+)", text) for name, text in runs.items()}
+    for name, others in replaced.items():
+        assert len(others) <= 1 and not any(replaced[other] for other in others), name
+        assert runs[name].count("= replace(\n") == len(others), name
+    assert replaced["shapes_longer"] == ["shapes"]
+    for name in set(runs) - configs.load.NOT_RUNS:
+        title, *rest = ast.get_docstring(ast.parse(runs[name])).split("\n\n")
+        assert title.endswith(".") and f"dit {'vae ' * ('coder' in name)}train {name}" in rest[0], name
+        assert re.search("^Cost", rest[-1]) and re.search(r"\b[Rr]esult: ", rest[-1]), name
+
+
 def documentation(kind: type) -> dict[str, str]:
     """The line under each field of a settings class and of those it derives from, read from the source."""
     lines = {}

@@ -328,7 +328,7 @@ def test_fine_tuning_starts_from_the_weights_of_init(whole, tmp_path):
         (
             "model",
             {"time_downsample": (True, False, False)},
-            r"model.time_downsample = .*: of three levels two",
+            r"time_downsample = .*: of three levels two",
         ),
         ("", {"crop": 4}, "4x4 does not divide by 8: use 8x8"),
         ("", {"crop_frames": -3}, "crop_frames = -3: it must be at least 1"),
