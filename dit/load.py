@@ -20,7 +20,7 @@ from vae.load import BUILTIN, load_autoencoder, stored_hash
 from vae.model import Autoencoder
 from vae.training.checkpoints import checkpoints
 from vae.training.files import file_hash, read_json
-from vae.training.weights import load_weights, read_settings
+from vae.training.weights import TRANSFORMERS, load_strictly, load_weights, read_header
 
 TRANSFORMER = "transformer.safetensors"
 AVERAGE = "average.safetensors"
@@ -46,12 +46,9 @@ class Denoiser(nn.Module):
         frozen = bool(self.text.config.folder)
         return {k: v for k, v in self.state_dict().items() if not (frozen and k.startswith("text."))}
 
-    def load_trained_state(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `trained_state`."""
-        missing, unexpected = self.load_state_dict(tensors, strict=False)
-        absent = [name for name in missing if not (self.text.config.folder and name.startswith("text."))]
-        if absent or unexpected:
-            raise ValueError(f"weights do not fit the settings: {', '.join([*absent, *unexpected][:3])}")
+    def load_trained_state(self, tensors: dict[str, Tensor], source: str | Path) -> None:
+        """The inverse of `trained_state`; raises ValueError naming what of a source does not fit."""
+        load_strictly(self, tensors, source, absent=("text.",) if self.text.config.folder else ())
 
 
 @dataclass(frozen=True)
@@ -66,6 +63,8 @@ class Model:
     size: tuple[int, int, int]
     fps: float
     settings: dict
+    kind: str
+    facts: dict
 
 
 def model_folder(name: str) -> Path:
@@ -100,7 +99,7 @@ def find_weights(folder: Path) -> Path:
     """
     finished, steps = folder / TRANSFORMER, checkpoints(folder)
     newest = int(steps[-1].name.removeprefix("step-")) if steps else 0
-    if finished.is_file() and read_settings(finished).get("step", newest) >= newest:
+    if finished.is_file() and read_header(finished).facts.get("step", newest) >= newest:
         return finished
     for file in (*(step / AVERAGE for step in steps[-1:]), folder / AVERAGE):
         if file.is_file():
@@ -115,13 +114,12 @@ def find_weights(folder: Path) -> Path:
 def load_our_model(folder: Path) -> Model:
     """A model that this project trained."""
     file = find_weights(folder)
-    tensors, settings = load_weights(file)
-    if not {"model", "text", "sampler", "flow", "data"} <= set(settings):
-        raise ValueError(f"{file} is no transformer: give a folder of `dit train`, not of `dit vae train`")
+    tensors, header = load_weights(file, *TRANSFORMERS)
+    settings = header.settings
     denoiser = Denoiser(
         from_json(TransformerConfig, settings["model"]), from_json(TextConfig, settings["text"])
     )
-    denoiser.load_trained_state({name: tensor.float() for name, tensor in tensors.items()})
+    denoiser.load_trained_state(tensors, file)
     data, home = settings["data"], folder.parent if file == folder / AVERAGE else folder
     autoencoder = load_autoencoder(home)
     multiple = autoencoder.compression.token_side
@@ -135,6 +133,8 @@ def load_our_model(folder: Path) -> Model:
         size=(data["frames"], side, side),
         fps=data["fps"],
         settings=settings,
+        kind=header.kind,
+        facts=header.facts,
     )
 
 
@@ -188,6 +188,8 @@ def load_diffusers_model(folder: Path) -> Model:
             "flow": to_json(flow),
             "sampler": to_json(sampler),
         },
+        kind="diffusers pipeline",
+        facts={},
     )
 
 

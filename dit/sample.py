@@ -69,8 +69,8 @@ def load_with_settings(settings: SampleSettings) -> tuple[Model, SampleSettings]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     half = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
     model = load_model(settings.model, device, torch.bfloat16 if half else torch.float32)
-    if "smoothed" in model.settings:  # a checkpoint's, not a finished model's
-        print(f"dit sample: {settings.model} at step {model.settings['step']}", file=sys.stderr)
+    if model.kind == "transformer checkpoint":
+        print(f"dit sample: {settings.model} at step {model.facts['step']}", file=sys.stderr)
     return model, replace(
         settings,
         frames=settings.frames or model.size[0],
