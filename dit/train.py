@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from operator import attrgetter
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -36,19 +36,12 @@ from vae.training.files import read_json
 from vae.training.optimizer import make_optimizer, set_learning_rate, update_average
 from vae.training.processes import gathered
 from vae.training.session import Session
-from vae.training.weights import TRANSFORMERS, fill, load_weights, save_weights
+from vae.training.weights import TRANSFORMERS, load_strictly, load_weights, save_weights
 
 HELD_OUT = 32
 VALIDATION_TIMES = (0.125, 0.375, 0.625, 0.875)
 PANELS = {"smoothed": "loss, smoothed", "validation": "validation loss", "gradient_norm": "gradient norm"}
 SHOWN = 6
-SIZES = (  # settings that make no model, or no picture, below 1
-    *("model.width", "model.depth", "model.heads", "model.mlp_width", "sampler.steps"),
-    *("text.width", "text.depth", "text.heads", "text.mlp_width", "text.max_tokens"),
-)
-COUNTS = (  # settings of which 0 means none
-    *("data.workers", "flow.shift_tokens"),
-)
 
 
 def train(config: TransformerRun) -> Path:
@@ -89,7 +82,11 @@ def train(config: TransformerRun) -> Path:
         shared = {id(model.text): model.text} if config.text.folder else {}
         average = copy.deepcopy(model, shared).requires_grad_(False).eval()
         optimizer = make_optimizer(model, config.optimizer)
-        run.restore(model=model.load_trained_state, average=average.load_trained_state, optimizer=optimizer)
+        run.restore(
+            model=partial(model.load_trained_state, source=run.folder),
+            average=partial(average.load_trained_state, source=run.folder),
+            optimizer=optimizer,
+        )
         validation = validation_batches(held_out, autoencoder, config, run)
         run.begin(model, data, held_out)
         network = run.accelerator.prepare(model)
@@ -146,11 +143,7 @@ def train(config: TransformerRun) -> Path:
 
 def check_fit(config: TransformerRun, autoencoder: Autoencoder) -> None:
     """Raises ValueError for settings that do not fit each other, before anything is computed."""
-    model, text, data, flow = config.model, config.text, config.data, config.flow
-    for least, names in {1: SIZES, 0: COUNTS}.items():
-        for name in names:
-            if (value := attrgetter(name)(config)) < least:
-                raise ValueError(f"{name} = {value}: it must be at least {least}")
+    model, text, data = config.model, config.text, config.data
     for name, part in {"model": model, "text": text}.items():
         if part.width % part.heads or part.width // part.heads % 2:
             raise ValueError(
@@ -159,15 +152,6 @@ def check_fit(config: TransformerRun, autoencoder: Autoencoder) -> None:
     if (width := encoder_width(text)) != model.text_width:
         whose = f"the width of {text.folder}," if text.folder else "text.width ="
         raise ValueError(f"model.text_width = {model.text_width} must be {whose} {width}")
-    if model.time_frequencies < 2 or model.time_frequencies % 2:
-        raise ValueError(f"model.time_frequencies = {model.time_frequencies}: it must be even and positive")
-    if flow.shift <= 0:
-        raise ValueError(f"flow.shift = {flow.shift}: it must be above 0, and 1 is none")
-    if flow.time_std < 0:
-        raise ValueError(f"flow.time_std = {flow.time_std}: it must not be negative")
-    for name in ("prompt_dropout", "first_frame"):
-        if not 0 <= getattr(flow, name) <= 1:
-            raise ValueError(f"flow.{name} = {getattr(flow, name)}: it must be from 0 to 1")
     if model.latent_channels != autoencoder.channels:
         raise ValueError(
             f"model.latent_channels = {model.latent_channels}, but the autoencoder has {autoencoder.channels}"
@@ -235,12 +219,10 @@ def start_from(model: Denoiser, folder: Path, text: TextConfig, say: Callable) -
     if (folder / "transformer" / "config.json").is_file():
         from dit.wan import load_transformer
 
-        fill(model.transformer, load_transformer(folder / "transformer").state_dict(), folder)
+        load_strictly(model.transformer, load_transformer(folder / "transformer").state_dict(), folder)
         return
     file = find_weights(folder)
-    trained = model.trained_state()
-    frozen = {name: tensor for name, tensor in model.state_dict().items() if name not in trained}
-    fill(model, frozen | load_weights(file, *TRANSFORMERS)[0], file)
+    model.load_trained_state(load_weights(file, *TRANSFORMERS)[0], file)
 
 
 def validation_batches(

@@ -34,6 +34,7 @@ from vae import tiles
 from vae.data.sheets import contact_sheet, evenly
 from vae.data.video import read_frames, resize_and_crop, to_frames, to_video
 from vae.data.write import read_metadata, write_video
+from vae.interface import Statistics
 from vae.load import WEIGHTS as AUTOENCODER
 from vae.load import load_autoencoder
 from vae.model import Autoencoder
@@ -52,9 +53,8 @@ TINY = AutoencoderConfig(
     latent_channels=4,
     width_multipliers=(1, 1, 1, 1),
     residual_blocks=1,
-    latent_mean=(0.1, 0.0, -0.2, 0.3),
-    latent_std=(1.0, 2.0, 0.5, 1.0),
 )
+MEASURED = Statistics(mean=(0.1, 0.0, -0.2, 0.3), std=(1.0, 2.0, 0.5, 1.0))
 
 
 def write_model(path: Path, seed: int) -> Path:
@@ -64,6 +64,7 @@ def write_model(path: Path, seed: int) -> Path:
     with torch.no_grad():
         for parameter in denoiser.parameters():
             parameter.normal_(std=0.3)
+    autoencoder.set_statistics(MEASURED)
     save_weights(path / TRANSFORMER, denoiser.trained_state(), "transformer", to_json(RUN))
     save_weights(path / AUTOENCODER, autoencoder.state_dict(), "autoencoder", {"model": to_json(TINY)})
     return path

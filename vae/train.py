@@ -8,20 +8,20 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from configs.load import from_json, parse_run, to_json
+from configs.load import from_json, parse_run
 from configs.model import AutoencoderConfig
 from configs.train import AutoencoderRun
 from vae.cache.index import is_cache
 from vae.data.clips import SHAPES, Clip, batches, files_hash, open_data, same_shapes
 from vae.data.sheets import contact_sheet
 from vae.discriminator import Discriminator, adaptive_weight
-from vae.load import WEIGHTS, find_autoencoder, load_folder, measured_config, unmeasured
+from vae.load import WEIGHTS, check_measured, find_autoencoder, load_folder
 from vae.losses import Likelihood, Networks, accumulate_gradients
 from vae.model import Autoencoder, compression_of
 from vae.perceptual import load_perceptual
 from vae.quality.lpips import SMALLEST, Lpips, load_lpips, lpips_of
 from vae.quality.psnr_ssim import psnr, ssim
-from vae.statistics import checked, latent_sums, posterior_sums, statistics_of
+from vae.statistics import Statistics, checked, latent_sums, posterior_sums, statistics_of
 from vae.training.checkpoints import checkpoints
 from vae.training.collapse import collapse
 from vae.training.optimizer import (
@@ -34,7 +34,7 @@ from vae.training.optimizer import (
 from vae.training.processes import gathered
 from vae.training.seeds import generator, uniform
 from vae.training.session import Session
-from vae.training.weights import AUTOENCODERS, fill, load_weights, read_header, save_weights
+from vae.training.weights import AUTOENCODERS, load_strictly, load_weights, read_header, save_weights
 
 HELD_OUT = 16
 SCORES = ("psnr", "ssim", "lpips")
@@ -60,8 +60,9 @@ def train(config: AutoencoderRun) -> Path:
 
         # The autoencoder, from random weights or those of `init`, and the frozen network of its loss.
         torch.manual_seed(seed)
-        model = Autoencoder(unmeasured(config.model))
-        run.settings["model"] = start_from(model, config, run)
+        model = Autoencoder(config.model)
+        if not run.started:
+            start_from(model, config)
         perceptual, run.facts["perceptual_network"], note = load_perceptual(config.perceptual)
         check_same_network(run)
 
@@ -175,8 +176,6 @@ def check_same_network(run: Session) -> None:
 def check_recipe(config: AutoencoderRun) -> None:
     """Raises ValueError for settings of the recipe that do not fit each other, and for a cache as data."""
     discriminator = config.discriminator
-    if discriminator.width % 8:
-        raise ValueError(f"discriminator.width = {discriminator.width}: it must be a multiple of 8")
     if discriminator.weight and config.crop < 2**discriminator.depth:
         raise ValueError(f"discriminator.depth = {discriminator.depth}: 2^depth must be at most crop")
     try:
@@ -187,41 +186,40 @@ def check_recipe(config: AutoencoderRun) -> None:
         raise ValueError(f"{config.data.source} holds latents and no video: give the manifest it was made of")
 
 
-def start_from(model: Autoencoder, config: AutoencoderRun, run: Session) -> dict:
-    """Loads the weights of `init` where a run begins; gives the settings that the model's weights carry.
+def start_from(model: Autoencoder, config: AutoencoderRun) -> None:
+    """Loads the weights of `init`, and its latents' statistics where the encoder is kept.
 
-    They are those of `init` where its encoder is kept. Raises ValueError naming the settings in which the two
-    differ, and for a kept encoder whose latents were not measured.
+    Raises ValueError naming the settings of the model in which the two differ, and for a kept encoder whose
+    latents were not measured.
     """
-    if run.started:
-        return read_header(checkpoints(run.folder)[-1] / "model.safetensors").settings["model"]
     if not config.init:
         if not config.train_encoder:
             raise ValueError("--no-train-encoder needs --init, the autoencoder whose latents are kept")
-        return to_json(config.model)
+        return
     try:
         path = find_autoencoder(config.init)
     except ValueError as error:
         raise ValueError(f"init = {error}; make that first, or give another with --init") from None
     if path.is_file():
-        tensors, saved = load_weights(path, *AUTOENCODERS)
-        settings = saved.settings["model"]
-        if not config.train_encoder:
-            measured_config(path, saved)
+        tensors, header = load_weights(path, *AUTOENCODERS)
+        theirs = from_json(AutoencoderConfig, header.settings["model"])
     elif isinstance(other := load_folder(path), Autoencoder):
-        tensors, settings = other.state_dict(), to_json(other.config)
+        tensors, theirs = other.state_dict(), other.config
     else:
         raise ValueError(
             f"{config.init}: only autoencoders of Wan 2.1's kind are trained on, and this is another"
         )
-    ours, theirs = unmeasured(config.model), unmeasured(from_json(AutoencoderConfig, settings))
     names = [field.name for field in fields(AutoencoderConfig)]
-    if other := {name: v for name in names if (v := getattr(theirs, name)) != getattr(ours, name)}:
+    if other := {name: v for name in names if (v := getattr(theirs, name)) != getattr(config.model, name)}:
         words = {name: " ".join(map(str, v)) if isinstance(v, tuple) else v for name, v in other.items()}
         flags = " ".join(f"--model.{name.replace('_', '-')} {v}" for name, v in words.items())
         raise ValueError(f"{config.init} has another shape than the config's model: give {flags}")
-    fill(model, tensors, config.init)
-    return to_json(config.model) if config.train_encoder else settings
+    load_strictly(model, tensors, config.init)
+    if config.train_encoder:
+        channels = model.channels
+        model.set_statistics(Statistics((0.0,) * channels, (1.0,) * channels))
+    elif path.is_file():
+        check_measured(model, path, header)
 
 
 def crop(video_CTHW: Tensor, config: AutoencoderRun, draw: int) -> Tensor:
@@ -315,17 +313,13 @@ def held_out_line(row: dict) -> str:
 @torch.no_grad()
 def finish(average: Autoencoder, config: AutoencoderRun, run: Session, data, clips: int = 64) -> None:
     """Measures the statistics of latents drawn from the averaged weights' posterior and saves both, with the
-    run's settings; a kept encoder's are in the settings."""
-    settings, facts = run.settings, run.facts | {"step": run.step}
+    run's settings; a kept encoder's it has already."""
     if config.train_encoder:
-        statistics = checked(statistics_of([latent_sums(average, data[draw].video) for draw in range(clips)]))
-        model = replace(
-            config.model,
-            latent_mean=tuple(round(v, 6) for v in statistics.mean),
-            latent_std=tuple(round(v, 6) for v in statistics.std),
-        )
-        settings = settings | {"model": to_json(model)}
-    save_weights(run.weights, average.state_dict(), "autoencoder", settings, facts)
+        measured = checked(statistics_of([latent_sums(average, data[draw].video) for draw in range(clips)]))
+        rounded = (tuple(round(value, 6) for value in values) for values in (measured.mean, measured.std))
+        average.set_statistics(Statistics(*rounded))
+    facts = run.facts | {"step": run.step}
+    save_weights(run.weights, average.state_dict(), "autoencoder", run.settings, facts)
 
 
 def main(arguments: list[str]) -> None:
