@@ -41,7 +41,7 @@ DOORS = {  # dependency -> the only files that may import it
         "vae/diffusers_models.py",
     },
     "transformers": {"dit/text.py", "eval/networks/clip.py"},
-    "accelerate": {"dit/train.py", "vae/train.py"},
+    "accelerate": {"vae/training/session.py"},
     "tyro": {"configs/load.py"},
     "pydantic": {"configs/load.py"},
     "torchvision": set(),
