@@ -21,10 +21,9 @@ from dit.load import OURS, TRANSFORMER, Denoiser, find_weights, model_folder
 from dit.pack import Layout, grid_of, make_layout, patchify
 from dit.text import EmbeddedText, encoder_hash, encoder_width, text_made
 from samplers.path import interpolate, logit_normal_times, shift_times, velocity
-from vae.cache.clips import find_cache, open_cached, read_scenes
-from vae.cache.encoding import encode_scenes
+from vae.cache.clips import find_cache, open_cached
 from vae.cache.index import Cache
-from vae.cache.shards import STORED
+from vae.cache.shards import DTYPES
 from vae.compression import round_to
 from vae.data.clips import SHAPES, Clip, batches, files_hash, open_data
 from vae.load import keep_copy, load_autoencoder
@@ -55,7 +54,7 @@ SIZES = (  # settings that make no model, or no picture, below 1
     *("text.width", "text.depth", "text.heads", "text.mlp_width", "text.max_tokens"),
 )
 COUNTS = (  # settings of which 0 means none
-    *("cached_clips", "data.workers", "flow.shift_tokens"),
+    *("data.workers", "flow.shift_tokens"),
 )
 
 
@@ -114,10 +113,6 @@ def train(config: TransformerRun, held: ExitStack) -> Path:
         model.load_trained_state(parts["model"], out)
         average.load_trained_state(parts["average"], out)
         restore_optimizer(optimizer, parts["optimizer"])
-    if config.cached_clips:
-        encode_scenes(data, autoencoder, config.cached_clips, out / "latents", rank, ranks)
-        accelerator.wait_for_everyone()
-        data = read_scenes(data, autoencoder, config.cached_clips, out / "latents")
     validation = validation_set(held_out, autoencoder, config, rank, ranks)
     shown = any(row["step"] == step and "validation" in row for row in read_log(out / "log.jsonl"))
     log = Log(out, step, loop.steps) if main else None
@@ -223,11 +218,6 @@ def check_fit(config: TransformerRun, autoencoder: Autoencoder) -> None:
     for name in ("prompt_dropout", "first_frame"):
         if not 0 <= getattr(flow, name) <= 1:
             raise ValueError(f"flow.{name} = {getattr(flow, name)}: it must be from 0 to 1")
-    if config.cached_clips and data.source != SHAPES:
-        raise ValueError(
-            f"cached_clips = {config.cached_clips} is for the drawn world: of files, "
-            f"`dit vae encode {data.source} --out CACHE` and --data.source CACHE --cached-clips 0"
-        )
     if model.latent_channels != autoencoder.channels:
         raise ValueError(
             f"model.latent_channels = {model.latent_channels}, but the autoencoder has {autoencoder.channels}"
@@ -263,7 +253,7 @@ def embedded_text(cache: Cache, config: TransformerRun, say: Callable) -> Embedd
 
     Raises ValueError where another encoder or other settings made them.
     """
-    held, wanted = cache.made["text"], text_made(config.text)
+    held, wanted = cache.provenance["text"], text_made(config.text)
     if not held:
         say(
             f"note: {cache.folder} has no embeddings, the text encoder runs in every step; "
@@ -281,7 +271,9 @@ def embedded_text(cache: Cache, config: TransformerRun, say: Callable) -> Embedd
     places = {}
     for file in cache.files:
         places |= zip(file.captions, file.texts, strict=True)
-    text = EmbeddedText(config.text, cache.folder, STORED[cache.made["store"]], places | {"": cache.empty})
+    text = EmbeddedText(
+        config.text, cache.folder, DTYPES[cache.provenance["dtype"]], places | {"": cache.empty}
+    )
     text.keep(config.prompts)
     return text
 

@@ -18,9 +18,11 @@ import dit.train
 from configs.load import from_json, to_json
 from configs.model import TextConfig
 from configs.train import FlowConfig, OptimizerConfig, TransformerRun
+from dit.encode import EncodeSettings
+from dit.encode import encode as encode_cache
 from dit.generate import generate
 from dit.load import AVERAGE, TRANSFORMER, Denoiser, load_model
-from dit.train import check_first_loss, check_text, drop_prompts, encode, make_batch, train, validation_set
+from dit.train import check_first_loss, check_text, drop_prompts, make_batch, train, validation_set
 from dit.wan import to_diffusers, transformer_settings
 from samplers.path import logit_normal_times, shift_times
 from tests.tiny import (
@@ -38,8 +40,6 @@ from tests.tiny import (
     transformer_run,
     write_config,
 )
-from vae.cache.clips import read_scenes
-from vae.cache.encoding import encode_scenes
 from vae.compression import Compression
 from vae.data.clips import Clip, batches, open_data
 from vae.diffusers_folder import write_folder
@@ -66,17 +66,25 @@ def autoencoder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, autoencoder) -> dict[int, Path]:
-    """Runs of six steps that nothing stopped, by their cached clips: encoding online, and from a cache."""
+def sources(tmp_path_factory, autoencoder) -> dict[str, str]:
+    """The drawn world, and a cache of eight scenes of it."""
+    settings = EncodeSettings("shapes", str(tmp_path_factory.mktemp("latents")), str(autoencoder), scenes=8)
+    cache = encode_cache(replace(settings, data=transformer_run("", "").data))
+    return {"online": "shapes", "cached": str(cache)}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, autoencoder, sources) -> dict[str, Path]:
+    """Runs of six steps that nothing stopped, by their data: encoding online, and from a cache."""
     folder = tmp_path_factory.mktemp("whole")
-    for cached in (0, 5):
-        train(transformer_run(folder / str(cached), autoencoder, cached))
-    return {cached: folder / str(cached) for cached in (0, 5)}
+    for name, source in sources.items():
+        train(transformer_run(folder / name, autoencoder, source))
+    return {name: folder / name for name in sources}
 
 
-@pytest.mark.parametrize("cached", [0, 5])
+@pytest.mark.parametrize("data", ["online", "cached"])
 def test_stopped_by_a_signal_and_resumed_equals_never_stopped(
-    whole, autoencoder, tmp_path, monkeypatch, capsys, cached
+    whole, autoencoder, sources, tmp_path, monkeypatch, capsys, data
 ):
     out, steps = tmp_path / "run", []
 
@@ -87,37 +95,40 @@ def test_stopped_by_a_signal_and_resumed_equals_never_stopped(
         update_average(average, model, step, decay)
 
     monkeypatch.setattr(dit.train, "update_average", update_and_signal)
-    train(transformer_run(out, autoencoder, cached))
+    train(transformer_run(out, autoencoder, sources[data]))
     assert newest_step(out) == 3 and not (out / TRANSFORMER).exists()
     assert "validation" not in str(rows(out))  # what is due at the step is done when the run goes on
     assert "stopped at step 3" in capsys.readouterr().err
-    train(transformer_run(out, autoencoder, cached))
+    train(transformer_run(out, autoencoder, sources[data]))
     assert steps == [1, 2, 3, 4, 5, 6]
-    assert_same_run(out, whole[cached])
+    assert_same_run(out, whole[data])
 
 
-@pytest.mark.parametrize("cached", [0, 5])
-def test_three_steps_made_six_equal_six(whole, autoencoder, tmp_path, cached):
+@pytest.mark.parametrize("data", ["online", "cached"])
+def test_three_steps_made_six_equal_six(whole, autoencoder, sources, tmp_path, data):
     out = tmp_path / "run"
-    train(transformer_run(out, autoencoder, cached, steps=3))
+    train(transformer_run(out, autoencoder, sources[data], steps=3))
     assert load_model(str(out), torch.device("cpu"), torch.float32).facts["step"] == 3
-    train(transformer_run(out, autoencoder, cached, steps=6))
-    assert_same_run(out, whole[cached])
-    ours, others = load_weights(out / TRANSFORMER)[0], load_weights(whole[cached] / TRANSFORMER)[0]
+    train(transformer_run(out, autoencoder, sources[data], steps=6))
+    assert_same_run(out, whole[data])
+    ours, others = load_weights(out / TRANSFORMER)[0], load_weights(whole[data] / TRANSFORMER)[0]
     assert all(torch.equal(ours[name], tensor) for name, tensor in others.items())
 
 
 def test_the_finished_weights_are_the_average(whole):
     finished, average = (
-        load_weights(file)[0] for file in (whole[0] / TRANSFORMER, whole[0] / "step-00000006" / AVERAGE)
+        load_weights(file)[0]
+        for file in (whole["online"] / TRANSFORMER, whole["online"] / "step-00000006" / AVERAGE)
     )
-    weights = load_weights(whole[0] / "step-00000006" / "model.safetensors")[0]
+    weights = load_weights(whole["online"] / "step-00000006" / "model.safetensors")[0]
     assert all(torch.equal(finished[name], tensor) for name, tensor in average.items())
     assert not torch.equal(finished["transformer.proj_out.weight"], weights["transformer.proj_out.weight"])
 
 
-def test_killed_and_resumed_equals_never_stopped(autoencoder, tmp_path):
-    config = transformer_run(tmp_path / "run", autoencoder, 5, steps=400, save_every=1, show_every=400)
+def test_killed_and_resumed_equals_never_stopped(autoencoder, sources, tmp_path):
+    config = transformer_run(
+        tmp_path / "run", autoencoder, sources["cached"], steps=400, save_every=1, show_every=400
+    )
     file = write_config(tmp_path / "killed.py", config)
     process = subprocess.Popen(
         command("dit.train", file), cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL
@@ -135,13 +146,13 @@ def test_killed_and_resumed_equals_never_stopped(autoencoder, tmp_path):
     assert_same_run(config.out, tmp_path / "other")
 
 
-def test_two_processes_equal_one(whole, autoencoder, tmp_path):
+def test_two_processes_equal_one(whole, autoencoder, sources, tmp_path):
     out = tmp_path / "run"
-    config = write_config(tmp_path / "two.py", transformer_run(out, autoencoder, 5))
+    config = write_config(tmp_path / "two.py", transformer_run(out, autoencoder, sources["cached"]))
     done = launch("dit.train", config, processes=2)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert largest_difference(out, whole[5]) < 1e-5
-    for one, two in zip(rows(out), rows(whole[5]), strict=True):
+    assert largest_difference(out, whole["cached"]) < 1e-5
+    for one, two in zip(rows(out), rows(whole["cached"]), strict=True):
         assert one == pytest.approx(two, rel=1e-5)
     # A check that fails on the first process alone ends the other too.
     done = launch("dit.train", config, "--train.seed", "1", processes=2)
@@ -150,7 +161,7 @@ def test_two_processes_equal_one(whole, autoencoder, tmp_path):
 
 
 def test_a_finished_run_does_nothing_and_says_so(whole, autoencoder, capsys):
-    out = whole[0]
+    out = whole["online"]
     files = {file: file.stat().st_mtime_ns for file in out.rglob("*") if file.name != "run.json"}
     train(transformer_run(out, autoencoder))
     assert "finished at step 6: nothing to do" in capsys.readouterr().err
@@ -158,11 +169,9 @@ def test_a_finished_run_does_nothing_and_says_so(whole, autoencoder, capsys):
 
 
 def test_changed_settings_are_refused_by_name(whole, autoencoder):
-    config = transformer_run(whole[0], autoencoder)
+    config = transformer_run(whole["online"], autoencoder)
     with pytest.raises(ValueError, match=r"holds a run with flow.shift = 3.0, not 1.0"):
         train(replace(config, flow=replace(config.flow, shift=1.0)))
-    with pytest.raises(ValueError, match="holds a run with cached_clips = 0, not 5"):
-        train(replace(config, cached_clips=5))
 
 
 def test_a_run_keeps_its_own_autoencoder(whole, autoencoder, tmp_path):
@@ -175,18 +184,18 @@ def test_a_run_keeps_its_own_autoencoder(whole, autoencoder, tmp_path):
     train(transformer_run(out, copy, steps=6))
     kept = load_weights(out / "autoencoder.safetensors")[0]
     assert all(torch.equal(kept[name], tensor) for name, tensor in tensors.items())
-    now, before = state(out), state(whole[0])
+    now, before = state(out), state(whole["online"])
     assert all(torch.equal(now[name], tensor) for name, tensor in before.items())
 
 
-def test_every_file_carries_the_complete_config(whole, autoencoder):
-    weights = [*whole[5].glob("step-*/*.safetensors"), whole[5] / TRANSFORMER]
+def test_every_file_carries_the_complete_config(whole, autoencoder, sources):
+    weights = [*whole["cached"].glob("step-*/*.safetensors"), whole["cached"] / TRANSFORMER]
     assert len(weights) == 7
     for file in weights:
         assert from_json(TransformerRun, read_header(file, *TRANSFORMERS).settings) == transformer_run(
-            whole[5], autoencoder, 5
+            whole["cached"], autoencoder, sources["cached"]
         )
-    suffixes = {file.suffix for file in whole[5].rglob("*") if file.is_file()}
+    suffixes = {file.suffix for file in whole["cached"].rglob("*") if file.is_file()}
     assert suffixes == {".safetensors", ".json", ".jsonl", ".png"}
 
 
@@ -264,9 +273,9 @@ def test_it_learns_one_clip_by_heart(autoencoder, tmp_path):
 
 def test_fine_tuning_starts_from_the_weights_of_init(whole, autoencoder, tmp_path):
     config = transformer_run(tmp_path / "run", autoencoder, steps=1)
-    still = replace(config, init=str(whole[0]), optimizer=OptimizerConfig(learning_rate=0.0))
+    still = replace(config, init=str(whole["online"]), optimizer=OptimizerConfig(learning_rate=0.0))
     train(still)
-    start, kept = load_weights(whole[0] / TRANSFORMER)[0], state(still.out)
+    start, kept = load_weights(whole["online"] / TRANSFORMER)[0], state(still.out)
     assert all(torch.equal(kept[f"model/{name}"], tensor) for name, tensor in start.items())
     deeper = replace(still, out=str(tmp_path / "deeper"), model=replace(still.model, depth=2))
     with pytest.raises(ValueError, match=r"transformer.safetensors does not fit .*blocks\.1\.\S+ is missing"):
@@ -276,7 +285,7 @@ def test_fine_tuning_starts_from_the_weights_of_init(whole, autoencoder, tmp_pat
 
 def test_a_run_goes_on_without_the_weights_it_started_from(whole, autoencoder, tmp_path):
     init = tmp_path / "init"
-    shutil.copytree(whole[0], init)
+    shutil.copytree(whole["online"], init)
     config = replace(transformer_run(tmp_path / "run", autoencoder, steps=1), init=str(init))
     train(config)
     shutil.rmtree(init)
@@ -340,7 +349,7 @@ def test_bf16_computes_near_fp32_and_keeps_fp32_weights(whole, autoencoder, tmp_
     tensors = state(config.out)
     assert {tensor.dtype for name, tensor in tensors.items() if "/" in name} == {torch.float32}
     ours = [row["loss"] for row in rows(config.out) if "loss" in row]
-    others = [row["loss"] for row in rows(whole[0]) if "loss" in row]
+    others = [row["loss"] for row in rows(whole["online"]) if "loss" in row]
     assert ours == pytest.approx(others, rel=0.02) and ours != others
 
 
@@ -450,39 +459,12 @@ def test_the_ranks_share_the_batches_of_one_process(ranks):
         assert [shares[k % ranks][k // ranks] for k in range(4)] == sources
 
 
-def test_cached_scenes_are_the_encoder_s_and_go_stale_with_it(autoencoder, tmp_path):
-    model = load_autoencoder(autoencoder)
-    config = transformer_run("", "")
-    data, _ = open_data(config.data, 0, 1, Compression())
-    encode_scenes(data, model, 5, tmp_path, most=2)
-    clips = read_scenes(data, model, 5, tmp_path)
-    assert sorted(clips[draw].source for draw in range(5)) == [f"scene {k}" for k in range(5)]
-    assert [clips[d].source for d in range(5)] != [clips[d].source for d in range(5, 10)]  # a new order
-    for draw in range(10):
-        scene = int(clips[draw].source.removeprefix("scene "))
-        torch.testing.assert_close(
-            encode(model, clips[draw]), encode(model, data[scene]), rtol=1e-3, atol=1e-3
-        )
-        assert clips[draw].caption == data.caption(scene, draw)
-    times = [file.stat().st_mtime_ns for file in sorted(tmp_path.iterdir())]
-    encode_scenes(data, model, 5, tmp_path)
-    assert len(times) == 3 and [file.stat().st_mtime_ns for file in sorted(tmp_path.iterdir())] == times
-    with torch.no_grad():
-        model.latent_std[0] *= 2  # which is in no weight
-    encode_scenes(data, model, 5, tmp_path)
-    assert len(list(tmp_path.iterdir())) == 1, "what the other autoencoder made is gone"
-    clips = read_scenes(data, model, 5, tmp_path)
-    for clip in (clips[draw] for draw in range(5)):
-        scene = int(clip.source.removeprefix("scene "))
-        torch.testing.assert_close(encode(model, clip), encode(model, data[scene]), rtol=1e-3, atol=1e-3)
-
-
 def test_the_first_loss_is_near_two_and_says_so(whole):
     latents = [torch.randn(4, 2, 16, 16)]
     assert check_first_loss(2.02, latents).endswith(": good")
     assert "WARNING" in check_first_loss(1.2, latents) and "target" in check_first_loss(1.2, latents)
     assert "latent statistics" in check_first_loss(10.0, [3 * latents[0]])
-    assert rows(whole[0])[0]["loss"] == pytest.approx(2, abs=0.5)
+    assert rows(whole["online"])[0]["loss"] == pytest.approx(2, abs=0.5)
 
 
 def test_validation_has_one_noise_for_ever_and_is_the_same_on_any_number_of_processes(autoencoder):
@@ -549,11 +531,6 @@ def test_each_picture_has_its_clip_s_shape_and_its_own_seed(
         (lambda c: replace(c, sampler=replace(c.sampler, steps=0)), "sampler.steps = 0: it must be at least"),
         (lambda c: replace(c, flow=replace(c.flow, shift=-1.0)), "flow.shift = -1.0: it must be above 0"),
         (lambda c: replace(c, flow=replace(c.flow, shift_tokens=-1)), "flow.shift_tokens = -1"),
-        (lambda c: replace(c, cached_clips=-1), "cached_clips = -1: it must be at least 0"),
-        (
-            lambda c: replace(c, cached_clips=8, data=replace(c.data, source="clips")),
-            "cached_clips = 8 is for the drawn world: of files, `dit vae encode clips",
-        ),
         (lambda c: replace(c, data=replace(c.data, workers=-1)), "data.workers = -1: it must be at least 0"),
         (
             lambda c: replace(c, optimizer=OptimizerConfig(warmup_steps=-1)),

@@ -18,7 +18,6 @@ HALF_WRITTEN = (  # names that a kill leaves in a run's folder
     ".log.jsonl.*.tmp",
     ".*.png.*.tmp",
     ".*.safetensors.*.tmp",
-    "latents/.latents-*.safetensors.*.tmp",
 )
 
 
