@@ -139,7 +139,7 @@ def check(settings: EncodeSettings) -> None:
         raise ValueError("a cache is of the manifest that is given first: leave out --data.source")
     if (Path(settings.out) / NAME).is_file():
         raise ValueError(f"--out {settings.out} holds a manifest: give the cache a folder of its own")
-    if settings.data.clips_per_file < 1:
+    if settings.manifest != SHAPES and settings.data.clips_per_file < 1:
         raise ValueError("data.clips_per_file = 0: a cache needs at least 1")
 
 

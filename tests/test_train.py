@@ -65,12 +65,17 @@ def autoencoder(tmp_path_factory) -> Path:
     return file
 
 
+def cache_of(scenes: int, out: Path, autoencoder: Path) -> str:
+    """A cache of the drawn world's first scenes."""
+    data = transformer_run("", "").data
+    return str(encode_cache(EncodeSettings("shapes", str(out), str(autoencoder), data, scenes=scenes)))
+
+
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory, autoencoder) -> dict[str, str]:
     """The drawn world, and a cache of eight scenes of it."""
-    settings = EncodeSettings("shapes", str(tmp_path_factory.mktemp("latents")), str(autoencoder), scenes=8)
-    cache = encode_cache(replace(settings, data=transformer_run("", "").data))
-    return {"online": "shapes", "cached": str(cache)}
+    cache = cache_of(8, tmp_path_factory.mktemp("latents"), autoencoder)
+    return {"online": "shapes", "cached": cache}
 
 
 @pytest.fixture(scope="module")
@@ -256,9 +261,9 @@ def test_a_pickle_is_seen_however_it_is_loaded(source, many):
 
 
 def test_it_learns_one_clip_by_heart(autoencoder, tmp_path):
-    config = transformer_run(
-        tmp_path / "run", autoencoder, 1, steps=250, batch=16, log_every=50, save_every=250, show_every=250
-    )
+    cache = cache_of(1, tmp_path / "latents", autoencoder)
+    loop = {"steps": 250, "batch": 16, "log_every": 50, "save_every": 250, "show_every": 250}
+    config = transformer_run(tmp_path / "run", autoencoder, cache, **loop)
     config = replace(
         config,
         model=replace(config.model, width=64, mlp_width=128),

@@ -234,9 +234,9 @@ def files_hash(*data: Dataset) -> str:
     """SHA-256 of what a run depends on in the files of data sets, in their order; the drawn world has none.
 
     Of each file of a manifest that is the number of frames, the rate, height and width, every frame's
-    checksum and time, and the captions; of each file of a cache the keys of its clips and the captions. Where
-    files lie and how they are read is left out: decord is not the same at every call, and an index may find
-    it sound or not.
+    checksum (an image has none, but its size in bytes) and time, and the captions; of each file of a cache
+    the keys of its clips and the captions. Where files lie and how they are read is left out: decord is not
+    the same at every call, and an index may find it sound or not.
     """
     identities = [[entry.identity for entry in getattr(part, "entries", [])] for part in data]
     return hashlib.sha256(json.dumps(identities).encode()).hexdigest()

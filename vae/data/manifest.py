@@ -23,7 +23,7 @@ class Entry(Probe):
     def identity(self) -> tuple:
         """What a run on this file depends on: see `files_hash`."""
         picture = self.frames, self.fps, self.height, self.width
-        return *picture, self.checksums.hex(), self.times.hex(), self.captions
+        return *picture, self.checksums.hex() or self.bytes, self.times.hex(), self.captions
 
 
 def find_files(folder: Path) -> list[Path]:
