@@ -24,7 +24,15 @@ ROOMS = {  # folder of vae -> what of vae it may import
     "vae.training": {"vae.training"},
     "vae.data": {"vae.data", "vae.training", "vae.compression"},
     "vae.quality": {"vae.quality", "vae.training"},
-    "vae.cache": {"vae.cache", "vae.data", "vae.training", "vae.compression", "vae.load", "vae.tiles"},
+    "vae.cache": {
+        "vae.cache",
+        "vae.data",
+        "vae.training",
+        "vae.compression",
+        "vae.interface",
+        "vae.load",
+        "vae.tiles",
+    },
 }
 VIDEO, WRITE = "vae/data/video.py", "vae/data/write.py"
 DOORS = {  # dependency -> the only files that may import it

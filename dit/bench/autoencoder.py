@@ -12,10 +12,9 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from annotated_types import Ge
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -57,8 +56,6 @@ class BenchVaeSettings:
     """Folder whose autoencoder the tiles are of, or `builtin`."""
     tile: Count = 16
     """Maximum side of a tile in latents."""
-    halos: tuple[Annotated[int, Ge(-1)], ...] = (0, 2, 4, 8, -1)
-    """How far tiles see beyond themselves, in latents; -1 is all that convolutions see."""
     repeats: Count = 3
     """Measurements of each side; the median is reported."""
     threads: CountOrZero = 0
@@ -281,7 +278,7 @@ def bench_seams(settings: BenchVaeSettings, device: torch.device, clock) -> list
         f"tiles of at most {settings.tile} latents a side of {settings.model}'s autoencoder, fp32, apart "
         f"from the untiled result,\nin latents (deviation 1) and pixels (255 levels); convolutions see "
         f"{tiles.encoder_halo(model)} latents beyond them encoding, {tiles.decoder_halo(model)} decoding\n\n"
-        f"{'clip':34} way     halo    largest       mean   times as long"
+        f"{'clip':34} way       largest       mean   times as long"
     )
     rows = []
     for name, video in real_clips(settings, model.compression.spatial):
@@ -292,18 +289,14 @@ def bench_seams(settings: BenchVaeSettings, device: torch.device, clock) -> list
             ("decode", latents, model.decode, tiles.decode, 127.5),
         ):
             expected = whole(x)
-            for halo in settings.halos:
-                sides = {"whole": partial(whole, x), "tiled": partial(tiled, model, x, settings.tile, halo)}
-                apart = unit * (sides["tiled"]() - expected).abs()
-                seconds = race(sides, settings.repeats, clock)
-                largest, mean = apart.max().item(), apart.mean().item()
-                longer = seconds["tiled"] / seconds["whole"]
-                row = {"clip": name, "way": way, "halo": halo, "largest": largest, "mean": mean}
-                rows.append(row | {"longer": longer, "size": list(video.shape[2:])})
-                of = "all" if halo < 0 else str(halo)
-                print(
-                    f"{name[:34]:34} {way}  {of:>4} {largest:10.2g} {mean:10.2g} {longer:15.2f}", flush=True
-                )
+            sides = {"whole": partial(whole, x), "tiled": partial(tiled, model, x, settings.tile)}
+            apart = unit * (sides["tiled"]() - expected).abs()
+            seconds = race(sides, settings.repeats, clock)
+            largest, mean = apart.max().item(), apart.mean().item()
+            longer = seconds["tiled"] / seconds["whole"]
+            row = {"clip": name, "way": way, "largest": largest, "mean": mean}
+            rows.append(row | {"longer": longer, "size": list(video.shape[2:])})
+            print(f"{name[:34]:34} {way} {largest:10.2g} {mean:10.2g} {longer:15.2f}", flush=True)
     return rows
 
 
