@@ -9,6 +9,7 @@ import json
 import math
 import re
 import sys
+import types
 import typing
 from pathlib import Path
 from typing import TypeVar
@@ -168,6 +169,8 @@ def typed(hint, value, where: str):
     if dataclasses.is_dataclass(hint):
         return from_json(hint, value)
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):  # X | None
+        return None if value is None else typed(inner[0], value, where)
     if origin is typing.Literal and value in inner:
         return value
     if origin is tuple and isinstance(value, list):
