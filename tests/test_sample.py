@@ -204,7 +204,7 @@ def test_decoding_in_tiles_gives_the_same_video(folder, tmp_path, monkeypatch, c
     assert run([*words, "--decode-memory", "0.0001"]) == 1
     assert "holds no tile: the smallest takes" in capsys.readouterr().err
     assert run([*words, "--decode-memory=-1"]) == 1
-    assert "--decode-memory -1: it must be above 0" in capsys.readouterr().err
+    assert "decode_memory = -1.0: it must be above 0" in capsys.readouterr().err
 
 
 def test_again_takes_no_setting_of_another_video(folder, tmp_path, capsys):
