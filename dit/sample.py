@@ -33,8 +33,8 @@ def sample(settings: SampleSettings, record: dict | None = None) -> list[Path]:
     if settings.image and settings.frames == 1:
         raise ValueError("--frames 1 with --image leaves nothing to make: the image is the first frame")
     model, settings = load_resolved(settings)
-    if "smoothed" in model.settings:  # a checkpoint's, not a finished model's
-        print(f"dit sample: {settings.model} at step {model.settings['step']}", file=sys.stderr)
+    if model.kind == "transformer checkpoint":
+        print(f"dit sample: {settings.model} at step {model.facts['step']}", file=sys.stderr)
     if record:
         check_same_model(settings, record, model)
     sampler = sampler_of(settings)

@@ -180,7 +180,7 @@ def protocol(
         "device": device.type,
         "weights": model.weights,
         "autoencoder": tensors_hash(model.autoencoder.state_dict()),
-        "model": model.settings,
+        "model": model.settings | model.facts,
         "version": __version__,
         "torch": torch.__version__,
     }
