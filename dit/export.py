@@ -8,10 +8,11 @@ from typing import Literal
 import torch
 
 from configs.load import Positional, parse, to_json
-from dit.generate import latent_shape, shift_for
+from dit.generate import latent_shape
 from dit.load import AVERAGE, OURS, TRANSFORMER, Model, load_model
 from dit.pack import grid_of
 from dit.wan import write_pipeline
+from samplers.path import shift_for
 from vae.diffusers_folder import autoencoder_settings, write_folder, write_json
 from vae.load import WEIGHTS as AUTOENCODER
 from vae.load import load_autoencoder

@@ -12,7 +12,7 @@ from configs.model import TextConfig, TransformerConfig
 from configs.sampling import SamplerConfig, SolverSettings
 from configs.train import FlowConfig
 from dit.attention import BACKENDS, choose_attention
-from dit.model import Transformer
+from dit.model import TextMemory, Transformer
 from dit.pack import Layout
 from dit.text import encoder_hash, make_encoder
 from vae.compression import round_to
@@ -40,8 +40,16 @@ class Denoiser(nn.Module):
         self.text = make_encoder(text) if encoder is None else encoder
         self.transformer = Transformer(config)
 
-    def forward(self, tokens_LP: Tensor, times_M: Tensor, layout: Layout, prompts: list[str]) -> Tensor:
-        return self.transformer(tokens_LP, times_M, self.transformer.embed_text(*self.text(prompts)), layout)
+    def embed(self, prompts: list[str]) -> TextMemory:
+        """What the blocks of the transformer read of prompts; while sampling it is computed once."""
+        embeddings, lengths = self.text(prompts)
+        return self.transformer.embed_text(embeddings.to(self.transformer.proj_out.weight.dtype), lengths)
+
+    def forward(
+        self, tokens_LP: Tensor, times_M: Tensor, layout: Layout, prompts: list[str] | TextMemory
+    ) -> Tensor:
+        text = prompts if isinstance(prompts, TextMemory) else self.embed(prompts)
+        return self.transformer(tokens_LP, times_M, text, layout)
 
     def trained_state(self) -> dict[str, Tensor]:
         """The tensors that training changes: all but a frozen text encoder's."""

@@ -16,11 +16,11 @@ from configs.load import from_json, parse_run, to_json
 from configs.model import TextConfig
 from configs.train import FlowConfig, TransformerRun
 from dit.attention import BACKENDS, choose_attention
-from dit.generate import Request, generate, given_tokens, shift_for
+from dit.generate import Request, generate
 from dit.load import OURS, TRANSFORMER, Denoiser, find_weights, model_folder
-from dit.pack import Layout, grid_of, make_layout, patchify
+from dit.pack import Layout, given_tokens, grid_of, make_layout, patchify
 from dit.text import EmbeddedText, encoder_hash, encoder_width, text_made
-from samplers.path import interpolate, logit_normal_times, shift_times, velocity
+from samplers.path import interpolate, logit_normal_times, shift_for, shift_times, velocity
 from vae.cache.clips import find_cache, open_cached, read_scenes
 from vae.cache.encoding import encode_scenes
 from vae.cache.index import Cache

@@ -15,12 +15,12 @@ from tqdm import tqdm
 
 from configs.load import Positional, nearest, parse
 from configs.protocol import Protocol, load_protocol
-from configs.sampling import SampleSettings
+from configs.sampling import SamplerConfig, SampleSettings
 from dit import __version__
 from dit.generate import Request, generate_videos, latent_shape
 from dit.load import load_resolved, model_folder
 from dit.pipelines import generate_with, is_foreign, load_pipeline
-from dit.record import LABEL, Job, records, sampler_of, write
+from dit.record import LABEL, make_records, write
 from eval.clipsim import ClipsimSettings, clipsim
 from eval.fvd import FvdSettings, chosen, fvd
 from eval.inception import InceptionSettings, inception
@@ -270,13 +270,17 @@ def own_maker(settings: RunEvalSettings) -> Maker:
     model, whole = load_resolved(SampleSettings(**asked | dict.fromkeys(own), out=""))
     shape = latent_shape(model.autoencoder, whole.frames, whole.height, whole.width)
 
-    def jobs(group: list[Sample]) -> list[Job]:
-        return [Job(Request(s.prompt, shape, s.seed), Path(f"{s.name}.mp4"), None) for s in group]
+    sampler = SamplerConfig(whole.steps, whole.solver, whole.guidance, whole.seed)
 
-    def videos(group: list[Sample]) -> list[Tensor]:
-        return generate_videos(model, [job.request for job in jobs(group)], sampler_of(whole))
+    def requests(group: list[Sample]) -> list[Request]:
+        return [Request(sample.prompt, shape, sample.seed) for sample in group]
 
-    return Maker(lambda group: records(model, jobs(group), whole), videos, whole.batch, whole.fps)
+    return Maker(
+        lambda group: make_records(model, whole, requests(group)),
+        lambda group: generate_videos(model, requests(group), sampler),
+        whole.batch,
+        whole.fps,
+    )
 
 
 def pipeline_maker(settings: RunEvalSettings) -> Maker:
@@ -341,7 +345,7 @@ def make_all(samples: list[Sample], maker: Maker, folder: Path, least: int, mode
                 if found:
                     continue
                 check_video(sample, video, least, model)
-                write(Job(None, folder / f"{sample.name}.mp4", None), video, record, maker.fps)
+                write(folder / f"{sample.name}.mp4", [video], record, maker.fps)
                 bar.update()
 
 
