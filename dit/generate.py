@@ -14,7 +14,6 @@ from samplers.guidance import guide, guided_prompts
 from samplers.path import shift_for, time_grid
 from samplers.solvers import SOLVERS
 from vae import tiles
-from vae.compression import round_to
 from vae.model import Autoencoder
 from vae.training.seeds import generator
 
@@ -32,16 +31,6 @@ class Request:
     given: Tensor | None = None
     given_frames: int = 0
     image_THWC: Tensor | None = None
-
-
-def latent_shape(autoencoder: Autoencoder, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-    """C T H W of the latents of a video; raises ValueError naming the nearest sides where they do not fit."""
-    side = autoencoder.compression.token_side
-    for name, value in {"height": height, "width": width}.items():
-        if value < side or value % side:
-            nearest = round_to(value, side)
-            raise ValueError(f"{name} {value} is no positive multiple of {side}: use {nearest}")
-    return autoencoder.channels, *autoencoder.compression.latent_size(frames, height, width)
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from vae.load import BUILTIN, load_autoencoder, stored_hash
 from vae.model import Autoencoder
 from vae.training.checkpoints import checkpoints
 from vae.training.files import file_hash, read_json
-from vae.training.weights import TRANSFORMERS, load_weights, read_header
+from vae.training.weights import TRANSFORMERS, load_strictly, load_weights, read_header
 
 TRANSFORMER = "transformer.safetensors"
 AVERAGE = "average.safetensors"
@@ -56,12 +56,9 @@ class Denoiser(nn.Module):
         frozen = bool(self.text.config.folder)
         return {k: v for k, v in self.state_dict().items() if not (frozen and k.startswith("text."))}
 
-    def load_trained_state(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `trained_state`."""
-        missing, unexpected = self.load_state_dict(tensors, strict=False)
-        absent = [name for name in missing if not (self.text.config.folder and name.startswith("text."))]
-        if absent or unexpected:
-            raise ValueError(f"weights do not fit the settings: {', '.join([*absent, *unexpected][:3])}")
+    def load_trained_state(self, tensors: dict[str, Tensor], source: str | Path) -> None:
+        """The inverse of `trained_state`; raises ValueError naming what of a source does not fit."""
+        load_strictly(self, tensors, source, absent=("text.",) if self.text.config.folder else ())
 
 
 @dataclass(frozen=True)
@@ -144,7 +141,7 @@ def load_our_model(folder: Path) -> Model:
     denoiser = Denoiser(
         from_json(TransformerConfig, settings["model"]), from_json(TextConfig, settings["text"])
     )
-    denoiser.load_trained_state({name: tensor.float() for name, tensor in tensors.items()})
+    denoiser.load_trained_state(tensors, file)
     data, home = settings["data"], folder.parent if file == folder / AVERAGE else folder
     autoencoder = load_autoencoder(home)
     multiple = autoencoder.compression.token_side

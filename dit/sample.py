@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from configs.load import from_json, parse
 from configs.sampling import SamplerConfig, SampleSettings
-from dit.generate import Request, decode, generate, latent_shape
+from dit.generate import Request, decode, generate
 from dit.load import Model, load_resolved
 from dit.record import FORMATS, make_records, read_record, sidecar, write
 from vae.data.sheets import contact_sheet, evenly
@@ -49,7 +49,7 @@ def sample(settings: SampleSettings, before: dict | None = None) -> list[Path]:
         check_same_model(settings, before, model)
 
     # Requests: size, prompt, seed, and the latents of a first frame.
-    shape = latent_shape(autoencoder, settings.frames, settings.height, settings.width)
+    shape = autoencoder.latent_shape(settings.frames, settings.height, settings.width)
     budget = settings.decode_memory and int(settings.decode_memory * 2**30)
     tile = tile_for(autoencoder, *shape[2:], budget) if budget is not None else 0
     first_frame = {}

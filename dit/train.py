@@ -44,7 +44,7 @@ from vae.training.optimizer import learning_rate, make_optimizer, update_average
 from vae.training.processes import PATIENCE, on_main
 from vae.training.seeds import generator, uniform
 from vae.training.session import StopSignal, check_loop, holding, name_skipped
-from vae.training.weights import TRANSFORMERS, fill, load_weights, save_weights
+from vae.training.weights import TRANSFORMERS, load_strictly, load_weights, save_weights
 
 HELD_OUT = 32
 VALIDATION_TIMES = (0.125, 0.375, 0.625, 0.875)
@@ -111,8 +111,8 @@ def train(config: TransformerRun, held: ExitStack) -> Path:
     step, smoothed = 0, None
     if (checkpoint := load_checkpoint(out)) is not None:
         step, smoothed, parts = checkpoint
-        model.load_trained_state(parts["model"])
-        average.load_trained_state(parts["average"])
+        model.load_trained_state(parts["model"], out)
+        average.load_trained_state(parts["average"], out)
         restore_optimizer(optimizer, parts["optimizer"])
     if config.cached_clips:
         encode_scenes(data, autoencoder, config.cached_clips, out / "latents", rank, ranks)
@@ -291,12 +291,10 @@ def start_from(model: Denoiser, folder: Path) -> None:
     if (folder / "transformer" / "config.json").is_file():
         from dit.wan import load_transformer
 
-        fill(model.transformer, load_transformer(folder / "transformer").state_dict(), folder)
+        load_strictly(model.transformer, load_transformer(folder / "transformer").state_dict(), folder)
         return
     file = find_weights(folder)
-    trained = model.trained_state()
-    frozen = {name: tensor for name, tensor in model.state_dict().items() if name not in trained}
-    fill(model, frozen | load_weights(file, *TRANSFORMERS)[0], file)
+    model.load_trained_state(load_weights(file, *TRANSFORMERS)[0], file)
 
 
 @dataclass(frozen=True)

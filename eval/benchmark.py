@@ -17,7 +17,7 @@ from configs.load import Positional, nearest, parse
 from configs.protocol import Protocol, load_protocol
 from configs.sampling import SamplerConfig, SampleSettings
 from dit import __version__
-from dit.generate import Request, generate_videos, latent_shape
+from dit.generate import Request, generate_videos
 from dit.load import load_resolved, model_folder
 from dit.pipelines import generate_with, is_foreign, load_pipeline
 from dit.record import LABEL, make_records, write
@@ -268,7 +268,7 @@ def own_maker(settings: RunEvalSettings) -> Maker:
     asked = {name: getattr(settings, name) for name in sorted(shared)}
     own = [name for name, value in asked.items() if name != "seed" and value in (0, -1.0, "model", "auto")]
     model, whole = load_resolved(SampleSettings(**asked | dict.fromkeys(own), out=""))
-    shape = latent_shape(model.autoencoder, whole.frames, whole.height, whole.width)
+    shape = model.autoencoder.latent_shape(whole.frames, whole.height, whole.width)
 
     sampler = SamplerConfig(whole.steps, whole.solver, whole.guidance, whole.seed)
 

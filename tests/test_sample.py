@@ -19,7 +19,7 @@ from configs.train import TransformerRun
 from dit.bench.autoencoder import peak_allocated
 from dit.cli import run
 from dit.export import FORMATS
-from dit.generate import Request, generate, generate_videos, latent_shape
+from dit.generate import Request, generate, generate_videos
 from dit.load import (
     AVERAGE,
     BUILTIN,
@@ -34,6 +34,7 @@ from vae import tiles
 from vae.data.sheets import contact_sheet, evenly
 from vae.data.video import read_frames, resize_and_crop, to_frames, to_video
 from vae.data.write import read_metadata, write_video
+from vae.interface import Statistics
 from vae.load import WEIGHTS as AUTOENCODER
 from vae.load import load_autoencoder
 from vae.model import Autoencoder
@@ -52,9 +53,8 @@ TINY = AutoencoderConfig(
     latent_channels=4,
     width_multipliers=(1, 1, 1, 1),
     residual_blocks=1,
-    latent_mean=(0.1, 0.0, -0.2, 0.3),
-    latent_std=(1.0, 2.0, 0.5, 1.0),
 )
+MEASURED = Statistics(mean=(0.1, 0.0, -0.2, 0.3), std=(1.0, 2.0, 0.5, 1.0))
 
 
 def write_model(path: Path, seed: int) -> Path:
@@ -64,6 +64,7 @@ def write_model(path: Path, seed: int) -> Path:
     with torch.no_grad():
         for parameter in denoiser.parameters():
             parameter.normal_(std=0.3)
+    autoencoder.set_statistics(MEASURED)
     save_weights(path / TRANSFORMER, denoiser.trained_state(), "transformer", to_json(RUN))
     save_weights(path / AUTOENCODER, autoencoder.state_dict(), "autoencoder", {"model": to_json(TINY)})
     return path
@@ -234,11 +235,11 @@ def test_a_suggested_side_is_right_and_near():
     autoencoder = Autoencoder(TINY)
     for side in range(-16, 65):
         try:
-            latent_shape(autoencoder, 1, side, 32)
+            autoencoder.latent_shape(1, side, 32)
             assert side > 0 and side % 16 == 0
         except ValueError as error:
             use = int(re.search(r"use (\d+)$", str(error))[1])
-            assert latent_shape(autoencoder, 1, use, 32) == (4, 1, use // 8, 4)
+            assert autoencoder.latent_shape(1, use, 32) == (4, 1, use // 8, 4)
             assert abs(use - side) <= 8 or use == 16
 
 

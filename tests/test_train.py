@@ -43,6 +43,7 @@ from vae.cache.encoding import encode_scenes
 from vae.compression import Compression
 from vae.data.clips import Clip, batches, open_data
 from vae.diffusers_folder import write_folder
+from vae.interface import Statistics
 from vae.load import load_autoencoder
 from vae.model import Autoencoder
 from vae.training.optimizer import update_average
@@ -58,9 +59,9 @@ def autoencoder(tmp_path_factory) -> Path:
     data, _ = open_data(transformer_run("", "").data, 3, 1, Compression())
     means = model.encode_moments(torch.stack([data[draw].video for draw in range(32)]))[0]
     flat = means.transpose(0, 1).flatten(1)
-    known = replace(MODEL, latent_mean=tuple(flat.mean(1).tolist()), latent_std=tuple(flat.std(1).tolist()))
+    model.set_statistics(Statistics(tuple(flat.mean(1).tolist()), tuple(flat.std(1).tolist())))
     file = tmp_path_factory.mktemp("autoencoder") / "autoencoder.safetensors"
-    save_weights(file, model.state_dict(), "autoencoder", {"model": to_json(known)})
+    save_weights(file, model.state_dict(), "autoencoder", {"model": to_json(MODEL)})
     return file
 
 

@@ -120,9 +120,6 @@ def test_three_steps_made_six_equal_six(whole, tmp_path):
     ours, others = load_weights(out / vae.train.WEIGHTS), load_weights(whole / vae.train.WEIGHTS)
     assert all(torch.equal(ours[0][name], tensor) for name, tensor in others[0].items())
     assert ours[1] == replace(others[1], settings=ours[1].settings)
-    assert (
-        ours[1].settings["model"] == others[1].settings["model"]
-    )  # with the measured statistics of the latents
 
 
 def test_a_kill_while_saving_leaves_the_last_checkpoint(whole, tmp_path, monkeypatch):
@@ -270,9 +267,8 @@ def test_every_file_carries_the_complete_config_and_none_is_a_pickle(whole):
     assert len(weights) == 2 * 3 + 1  # two checkpoints of three parts, and the model
     for file in weights:
         config = from_json(AutoencoderRun, read_header(file, *AUTOENCODERS).settings)
-        if file.name == vae.train.WEIGHTS:  # which knows the statistics that were measured
-            assert config.model.latent_std != autoencoder_run(whole).model.latent_std
-            config = replace(config, model=autoencoder_run(whole).model)
+        known = load_weights(file)[0].get("latent_std", torch.ones(1))
+        assert (known != 1).any() == (file.name == vae.train.WEIGHTS)  # where the statistics are measured
         assert config == autoencoder_run(whole)
     suffixes = {file.suffix for file in whole.rglob("*") if file.is_file()}
     assert suffixes == {".safetensors", ".json", ".jsonl", ".png"}
@@ -464,10 +460,10 @@ def test_statistics_are_measured_in_chunks_as_of_the_whole_clip(tmp_path, monkey
     for pixels in (1 << 18, 1):
         monkeypatch.setattr(vae.model, "CHUNK_PIXELS", pixels)
         vae.train.finish(model, config, to_json(config), {}, data, tmp_path / "a.safetensors", clips=2)
-        measured.append(read_header(tmp_path / "a.safetensors").settings["model"])
+        measured.append(load_weights(tmp_path / "a.safetensors")[0])
     for name in ("latent_mean", "latent_std"):
-        assert measured[0][name] == pytest.approx(measured[1][name], abs=1e-5)
-    assert max(measured[0]["latent_std"]) > 0.1
+        assert torch.allclose(measured[0][name], measured[1][name], rtol=0, atol=1e-5)
+    assert measured[0]["latent_std"].max() > 0.1
 
 
 def test_python_modules_named_like_a_verb_run_as_one(tmp_path):

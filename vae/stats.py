@@ -13,8 +13,7 @@ from configs.data import DataConfig
 from configs.load import Positional, parse, to_json
 from vae.compression import Compression
 from vae.data.clips import SHAPES, DrawnWorld, VideoFiles, batches, check_data, files_hash
-from vae.diffusers_models import OtherAutoencoder
-from vae.load import BUILTIN, find_autoencoder, load_autoencoder, take_statistics
+from vae.load import BUILTIN, find_autoencoder, load_autoencoder
 from vae.statistics import (
     FILE,
     Statistics,
@@ -26,7 +25,7 @@ from vae.statistics import (
 )
 from vae.training.files import check_writable, read_json
 from vae.training.processes import gathered, own_device, processes
-from vae.training.weights import AUTOENCODERS, load_weights, save_weights
+from vae.training.weights import read_header, save_weights
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def stats(settings: StatsSettings) -> Statistics:
     rank, ranks = processes()
     autoencoder = load_autoencoder(settings.autoencoder, own_device(), as_shipped=True)
     path = find_autoencoder(settings.autoencoder)
-    ships = not isinstance(autoencoder, OtherAutoencoder) or autoencoder.ships_statistics
+    ships = autoencoder.ships_statistics
     known = path.is_dir() and is_measured(path, autoencoder.channels)
     writes = settings.replace or not (ships or known)
     if writes and is_known(path):
@@ -101,11 +100,11 @@ def stats(settings: StatsSettings) -> Statistics:
     if path.is_dir():
         file = write_statistics(path, found, measured)
     else:
-        take_statistics(autoencoder, found)
-        tensors, header = load_weights(path, *AUTOENCODERS)
-        shape = {"model": to_json(autoencoder.config)}
-        facts = header.facts | {"statistics": measured}
-        save_weights(file := path, tensors, header.kind, header.settings | shape, facts)
+        autoencoder.set_statistics(found)
+        header, tensors = read_header(path), autoencoder.state_dict()
+        save_weights(
+            file := path, tensors, header.kind, header.settings, header.facts | {"statistics": measured}
+        )
     print(f"written: {file}", file=sys.stderr)
     return found
 
