@@ -32,7 +32,7 @@ from configs.train import FlowConfig, LoopConfig, TransformerRun
 
 ROOT = Path(__file__).parent.parent.parent
 OURS = ("configs/", "samplers/", "vae/", "dit/", "eval/")
-INNER = re.compile(r"\.<locals>\.<(listcomp|setcomp|dictcomp|genexpr|lambda)>")
+INNER = re.compile(r"(\.<locals>)?\.<(listcomp|setcomp|dictcomp|genexpr|lambda)>")
 GOALS = {"video file to loss": (24, 9, 6), "prompt to mp4": (32, 10, 10)}  # functions, files, returns
 LOADING = {("dit/load.py", "load_resolved")}
 
