@@ -32,8 +32,8 @@ from dit.record import sidecar, write
 from dit.sample import file_names, sample
 from vae import tiles
 from vae.data.sheets import contact_sheet, evenly
-from vae.data.video import read_frames, resize_and_crop, to_frames, to_video
-from vae.data.write import read_metadata, write_video
+from vae.data.video import read_frames, resize_and_crop, to_video
+from vae.data.write import read_metadata, to_frames, write_video
 from vae.interface import Statistics
 from vae.load import WEIGHTS as AUTOENCODER
 from vae.load import load_autoencoder
