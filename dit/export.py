@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from configs.load import Positional, parse, to_json
-from dit.generate import latent_shape, shift_for
 from dit.load import AVERAGE, OURS, TRANSFORMER, Model, load_model
 from dit.pack import grid_of
 from dit.wan import write_pipeline
+from samplers.path import shift_for
 from vae.diffusers_folder import write_json, write_wan
 from vae.interface import STATISTICS
 from vae.load import WEIGHTS as AUTOENCODER
@@ -119,7 +119,7 @@ FORMATS = {"diffusers": write_diffusers, "half": write_half}
 
 def own_shift(model: Model) -> float:
     """The shift of the times at the size the model was trained on."""
-    shape = latent_shape(model.autoencoder, *model.size)
+    shape = model.autoencoder.latent_shape(*model.size)
     return shift_for(torch.Size(grid_of(torch.empty(shape, device="meta"))).numel(), model.flow)
 
 

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from configs.train import FlowConfig
-from dit.generate import given_tokens, shift_for
-from dit.pack import Layout, grid_of, make_layout, patchify
-from samplers.path import interpolate, logit_normal_times, shift_times, velocity
+from dit.pack import Layout, given_tokens, grid_of, make_layout, patchify
+from samplers.path import interpolate, logit_normal_times, shift_for, shift_times, velocity
 from vae.data.clips import Clip, same_shapes
 from vae.training.seeds import generator, uniform
 

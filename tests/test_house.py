@@ -38,7 +38,7 @@ VIDEO, WRITE = "vae/data/video.py", "vae/data/write.py"
 DOORS = {  # dependency -> the only files that may import it
     "decord": {VIDEO},
     "imageio": {WRITE},
-    "imageio_ffmpeg": {VIDEO},
+    "imageio_ffmpeg": {WRITE},
     "av": {VIDEO},
     "torchcodec": {VIDEO},
     "xformers": {"dit/attention.py"},

@@ -18,8 +18,8 @@ from vae.compression import Compression
 from vae.data.captions import find_captions
 from vae.data.clips import VideoFiles, batches, clip_indices, files_hash, open_data
 from vae.data.manifest import load_manifest
-from vae.data.video import decoder, ffmpeg, frame_times, probe, to_frames, to_video
-from vae.data.write import write_video
+from vae.data.video import decoder, ffmpeg, frame_times, probe, to_video
+from vae.data.write import to_frames, write_video
 from vae.training.log import Log, live_line
 from vae.training.session import name_skipped
 

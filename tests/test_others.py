@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from configs.data import DataConfig
 from configs.load import from_json, to_json
 from dit.cli import run
-from dit.generate import Request, generate_videos, latent_shape
+from dit.generate import Request, generate_videos
 from dit.load import load_model
 from dit.train import train
 from tests.tiny import (
@@ -31,6 +31,7 @@ from vae.load import load_autoencoder, load_folder, say_unmeasured, stored_hash
 from vae.model import Autoencoder
 from vae.statistics import FILE
 from vae.stats import StatsSettings, stats
+from vae.tiles import tile_for
 from vae.training.weights import read_header, save_weights
 
 FOUR = {"latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [0.5, 1.5, 1.0, 2.0]}
@@ -278,7 +279,7 @@ def test_frames_and_sides_that_do_not_fit_are_named_with_the_nearest(tmp_path: P
     with pytest.raises(ValueError, match=f"does not divide by {case.side}: use {nearest}$"):
         model.encode(torch.zeros(1, 3, case.nearest, case.side + 1, 2 * case.side))
     with pytest.raises(ValueError, match=f"{case.wrong} frames do not fit"):
-        latent_shape(model, case.wrong, 64, 64)
+        model.latent_shape(case.wrong, 64, 64)
 
 
 def test_cogvideox_makes_no_clip_of_an_even_number_of_latent_frames(tmp_path: Path):
@@ -573,12 +574,12 @@ def test_a_model_is_trained_on_their_latents_and_carries_its_own_copy(tmp_path: 
 
     model = load_model(str(tmp_path / "run"), torch.device("cpu"), torch.float32)
     assert stored_hash(tmp_path / "run") in model.weights
-    shape = latent_shape(model.autoencoder, 5, 32, 32)
+    shape = model.autoencoder.latent_shape(5, 32, 32)
     assert shape == (4, 5, 4, 4)
     (video,) = generate_videos(model, [Request("a red circle", shape, 0)], model.sampler)
     assert video.shape == (3, 5, 32, 32) and video.abs().max() <= 1
     with pytest.raises(ValueError, match="another takes no limit of memory"):
-        generate_videos(model, [Request("a red circle", shape, 0)], model.sampler, decode_memory=1e-6)
+        tile_for(model.autoencoder, *shape[2:], budget=1000)
     before = stored_hash(tmp_path / "run")
     with pytest.raises(ValueError, match="a model's own copy"):
         stats(settings_of(tmp_path / "run", case))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vae.compression import Compression
+from vae.compression import Compression, round_to
 
 STATISTICS = ("latent_mean", "latent_std")  # the buffers of them, which diffusers' weights do not have
 
@@ -59,6 +59,15 @@ class VideoAutoencoder(nn.Module, ABC):
     def measured(self) -> bool:
         """Whether the statistics are any but those of a new network, 0 and 1."""
         return bool(self.latent_mean.any() or (self.latent_std != 1).any())
+
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """C T' H' W' of a video's latents, in whole tokens; raises ValueError naming the nearest size."""
+        side = self.compression.token_side
+        for name, value in {"height": height, "width": width}.items():
+            if value < side or value % side:
+                nearest = round_to(value, side)
+                raise ValueError(f"{name} {value} is no positive multiple of {side}: use {nearest}")
+        return self.channels, *self.compression.latent_size(frames, height, width)
 
     def weights(self) -> dict[str, Tensor]:
         """The state dict without the statistics."""
