@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from configs.autoencoder_sizes import TINY
 from configs.data import DataConfig
 from configs.train import AutoencoderRun, LoopConfig, OptimizerConfig
-from dit.bench.autoencoder import peak_allocated
+from dit.bench.measure import peak_allocated
 from vae.data.clips import open_data
 from vae.losses import Likelihood
 from vae.model import Autoencoder
