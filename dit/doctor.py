@@ -137,11 +137,9 @@ def features(
     package_rows: list[tuple[str, str, str]], attention_rows: list[tuple[str, str, str]], video: str
 ) -> list[tuple[str, str]]:
     """What can be done here, or what is missing for it."""
-    missing = [
-        name for name, number, remedy in package_rows if "-" in (name, number) and "optional" not in remedy
-    ]
+    missing = [name for name, number, remedy in package_rows if number == "-" and "optional" not in remedy]
     verbs = f"missing: {', '.join(missing)} (pip install -e .)" if missing else "ready"
-    if missing == ["-"]:
+    if package_rows[0][0] == "-":
         verbs = "pip install -e . in the repository: this project is not installed"
     rows = [("all verbs", verbs)]
     if not any(BUILTIN.glob("transformer*.safetensors")):

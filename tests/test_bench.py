@@ -264,8 +264,8 @@ def test_doctor_without_the_project_s_own_record_still_tries_the_rest(capsys, mo
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "requires", absent)
-    monkeypatch.setattr(doctor, "attention", list)
-    monkeypatch.setattr(doctor, "video_round_trip", lambda: "works: told by a test")
+    monkeypatch.setattr(doctor, "attention", lambda: [("sdpa", "cpu fp32", "works, and is chosen")])
+    monkeypatch.setattr(doctor, "video_round_trip", lambda: "works: says a test")
     doctor.doctor()
     printed = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "- fails PackageNotFoundError: No package metadata was found for dit-lab" in printed
