@@ -21,10 +21,6 @@ class AutoencoderConfig:
     """Which levels also halve the number of frames."""
     patch: int = 1
     """Side of the square of pixels that is one position of the first level; 2 makes 4x8x8 4x16x16."""
-    latent_mean: tuple[float, ...] = (0.0,) * 16
-    """Mean of each latent channel, measured after training."""
-    latent_std: tuple[float, ...] = (1.0,) * 16
-    """Standard deviation of each latent channel, measured after training."""
 
 
 @dataclass(frozen=True)

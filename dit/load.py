@@ -1,17 +1,18 @@
 """A model folder: transformer, text encoder and autoencoder, loaded together from ours or diffusers'."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from configs.load import from_json, to_json
 from configs.model import TextConfig, TransformerConfig
-from configs.sampling import SamplerConfig
+from configs.sampling import SamplerConfig, SolverSettings
 from configs.train import FlowConfig
 from dit.attention import BACKENDS, choose_attention
-from dit.model import Transformer
+from dit.model import TextMemory, Transformer
 from dit.pack import Layout
 from dit.text import encoder_hash, make_encoder
 from vae.compression import round_to
@@ -20,11 +21,12 @@ from vae.load import BUILTIN, load_autoencoder, stored_hash
 from vae.model import Autoencoder
 from vae.training.checkpoints import checkpoints
 from vae.training.files import file_hash, read_json
-from vae.training.weights import load_weights, read_settings
+from vae.training.weights import TRANSFORMERS, load_strictly, load_weights, read_header
 
 TRANSFORMER = "transformer.safetensors"
 AVERAGE = "average.safetensors"
 OURS = "dit.json"  # in an exported folder: the defaults of sampling, and how its text was trained
+Settings = TypeVar("Settings", bound=SolverSettings)
 
 
 class Denoiser(nn.Module):
@@ -38,20 +40,25 @@ class Denoiser(nn.Module):
         self.text = make_encoder(text) if encoder is None else encoder
         self.transformer = Transformer(config)
 
-    def forward(self, tokens_LP: Tensor, times_M: Tensor, layout: Layout, prompts: list[str]) -> Tensor:
-        return self.transformer(tokens_LP, times_M, self.transformer.embed_text(*self.text(prompts)), layout)
+    def embed(self, prompts: list[str]) -> TextMemory:
+        """What the blocks of the transformer read of prompts; while sampling it is computed once."""
+        embeddings, lengths = self.text(prompts)
+        return self.transformer.embed_text(embeddings.to(self.transformer.proj_out.weight.dtype), lengths)
+
+    def forward(
+        self, tokens_LP: Tensor, times_M: Tensor, layout: Layout, prompts: list[str] | TextMemory
+    ) -> Tensor:
+        text = prompts if isinstance(prompts, TextMemory) else self.embed(prompts)
+        return self.transformer(tokens_LP, times_M, text, layout)
 
     def trained_state(self) -> dict[str, Tensor]:
         """The tensors that training changes: all but a frozen text encoder's."""
         frozen = bool(self.text.config.folder)
         return {k: v for k, v in self.state_dict().items() if not (frozen and k.startswith("text."))}
 
-    def load_trained_state(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `trained_state`."""
-        missing, unexpected = self.load_state_dict(tensors, strict=False)
-        absent = [name for name in missing if not (self.text.config.folder and name.startswith("text."))]
-        if absent or unexpected:
-            raise ValueError(f"weights do not fit the settings: {', '.join([*absent, *unexpected][:3])}")
+    def load_trained_state(self, tensors: dict[str, Tensor], source: str | Path) -> None:
+        """The inverse of `trained_state`; raises ValueError naming what of a source does not fit."""
+        load_strictly(self, tensors, source, absent=("text.",) if self.text.config.folder else ())
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,8 @@ class Model:
     size: tuple[int, int, int]
     fps: float
     settings: dict
+    kind: str
+    facts: dict
 
 
 def model_folder(name: str) -> Path:
@@ -93,6 +102,18 @@ def load_model(folder: str, device: torch.device, dtype: torch.dtype) -> Model:
     return model
 
 
+def load_resolved(settings: Settings) -> tuple[Model, Settings]:
+    """The model that settings name, on a GPU if there is one, and the settings with its own for each None."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision = settings.precision or ("bf16" if device.type == "cuda" else "fp32")
+    model = load_model(settings.model, device, {"bf16": torch.bfloat16, "fp32": torch.float32}[precision])
+    sampler, (frames, height, width) = model.sampler, model.size
+    own = {"steps": sampler.steps, "guidance": sampler.guidance, "solver": sampler.solver}
+    own |= {"precision": precision, "frames": frames, "height": height, "width": width, "fps": model.fps}
+    asked = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    return model, replace(settings, **{name: own[name] for name in own if asked.get(name, own) is None})
+
+
 def find_weights(folder: Path) -> Path:
     """The transformer's weights in a model folder: the finished ones, or the average of a newer checkpoint.
 
@@ -100,7 +121,7 @@ def find_weights(folder: Path) -> Path:
     """
     finished, steps = folder / TRANSFORMER, checkpoints(folder)
     newest = int(steps[-1].name.removeprefix("step-")) if steps else 0
-    if finished.is_file() and read_settings(finished).get("step", newest) >= newest:
+    if finished.is_file() and read_header(finished).facts.get("step", newest) >= newest:
         return finished
     for file in (*(step / AVERAGE for step in steps[-1:]), folder / AVERAGE):
         if file.is_file():
@@ -115,13 +136,12 @@ def find_weights(folder: Path) -> Path:
 def load_our_model(folder: Path) -> Model:
     """A model that this project trained."""
     file = find_weights(folder)
-    tensors, settings = load_weights(file)
-    if not {"model", "text", "sampler", "flow", "data"} <= set(settings):
-        raise ValueError(f"{file} is no transformer: give a folder of `dit train`, not of `dit vae train`")
+    tensors, header = load_weights(file, *TRANSFORMERS)
+    settings = header.settings
     denoiser = Denoiser(
         from_json(TransformerConfig, settings["model"]), from_json(TextConfig, settings["text"])
     )
-    denoiser.load_trained_state({name: tensor.float() for name, tensor in tensors.items()})
+    denoiser.load_trained_state(tensors, file)
     data, home = settings["data"], folder.parent if file == folder / AVERAGE else folder
     autoencoder = load_autoencoder(home)
     multiple = autoencoder.compression.token_side
@@ -135,6 +155,8 @@ def load_our_model(folder: Path) -> Model:
         size=(data["frames"], side, side),
         fps=data["fps"],
         settings=settings,
+        kind=header.kind,
+        facts=header.facts,
     )
 
 
@@ -188,6 +210,8 @@ def load_diffusers_model(folder: Path) -> Model:
             "flow": to_json(flow),
             "sampler": to_json(sampler),
         },
+        kind="diffusers pipeline",
+        facts={},
     )
 
 

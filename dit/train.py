@@ -16,11 +16,11 @@ from configs.load import from_json, parse_run, to_json
 from configs.model import TextConfig
 from configs.train import FlowConfig, TransformerRun
 from dit.attention import BACKENDS, choose_attention
-from dit.generate import Request, generate, given_tokens, shift_for
+from dit.generate import Request, generate
 from dit.load import OURS, TRANSFORMER, Denoiser, find_weights, model_folder
-from dit.pack import Layout, grid_of, make_layout, patchify
+from dit.pack import Layout, given_tokens, grid_of, make_layout, patchify
 from dit.text import EmbeddedText, encoder_hash, encoder_width, text_made
-from samplers.path import interpolate, logit_normal_times, shift_times, velocity
+from samplers.path import interpolate, logit_normal_times, shift_for, shift_times, velocity
 from vae.cache.clips import find_cache, open_cached, read_scenes
 from vae.cache.encoding import encode_scenes
 from vae.cache.index import Cache
@@ -44,7 +44,7 @@ from vae.training.optimizer import learning_rate, make_optimizer, update_average
 from vae.training.processes import PATIENCE, on_main
 from vae.training.seeds import generator, uniform
 from vae.training.session import StopSignal, check_loop, holding, name_skipped
-from vae.training.weights import fill, load_weights, save_weights
+from vae.training.weights import TRANSFORMERS, load_strictly, load_weights, save_weights
 
 HELD_OUT = 32
 VALIDATION_TIMES = (0.125, 0.375, 0.625, 0.875)
@@ -89,7 +89,7 @@ def train(config: TransformerRun, held: ExitStack) -> Path:
     model = Denoiser(config.model, config.text, encoder)
     if config.init and not started_before:
         start_from(model, model_folder(config.init))
-    on_main(main, lambda: open_run(out, config, files_hash(data, held_out), held))
+    on_main(main, lambda: open_run(out, "transformer", config, files_hash(data, held_out), held))
     if (done := finished_step(out, out / TRANSFORMER, loop.steps)) is not None:
         if main:
             print(
@@ -111,8 +111,8 @@ def train(config: TransformerRun, held: ExitStack) -> Path:
     step, smoothed = 0, None
     if (checkpoint := load_checkpoint(out)) is not None:
         step, smoothed, parts = checkpoint
-        model.load_trained_state(parts["model"])
-        average.load_trained_state(parts["average"])
+        model.load_trained_state(parts["model"], out)
+        average.load_trained_state(parts["average"], out)
         restore_optimizer(optimizer, parts["optimizer"])
     if config.cached_clips:
         encode_scenes(data, autoencoder, config.cached_clips, out / "latents", rank, ranks)
@@ -188,11 +188,11 @@ def train(config: TransformerRun, held: ExitStack) -> Path:
             if log and (step % loop.save_every == 0 or step == loop.steps or stopping):
                 parts = {"model": model.trained_state(), "average": average.trained_state()}
                 parts["optimizer"] = optimizer_tensors(optimizer)
-                save_checkpoint(out, step, smoothed, parts, settings)
+                save_checkpoint(out, "transformer", step, smoothed, parts, settings)
     if log and stopping:
         log.say(f"stopped at step {step}; the same command goes on from there")
     elif log:
-        save_weights(out / TRANSFORMER, average.trained_state(), settings | {"step": step})
+        save_weights(out / TRANSFORMER, average.trained_state(), "transformer", settings, {"step": step})
         log.say(f"model: {out} (dit sample PROMPT --model {out})")
     accelerator.wait_for_everyone()  # none leaves the group while another still works
     accelerator.end_training()
@@ -291,12 +291,10 @@ def start_from(model: Denoiser, folder: Path) -> None:
     if (folder / "transformer" / "config.json").is_file():
         from dit.wan import load_transformer
 
-        fill(model.transformer, load_transformer(folder / "transformer").state_dict(), folder)
+        load_strictly(model.transformer, load_transformer(folder / "transformer").state_dict(), folder)
         return
     file = find_weights(folder)
-    trained = model.trained_state()
-    frozen = {name: tensor for name, tensor in model.state_dict().items() if name not in trained}
-    fill(model, frozen | load_weights(file)[0], file)
+    model.load_trained_state(load_weights(file, *TRANSFORMERS)[0], file)
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,12 @@ from tqdm import tqdm
 
 from configs.load import Positional, nearest, parse
 from configs.protocol import Protocol, load_protocol
-from configs.sampling import SampleSettings
+from configs.sampling import SamplerConfig, SampleSettings
 from dit import __version__
-from dit.generate import Request, generate_videos, latent_shape
-from dit.load import model_folder
+from dit.generate import Request, generate_videos
+from dit.load import load_resolved, model_folder
 from dit.pipelines import generate_with, is_foreign, load_pipeline
-from dit.record import LABEL, Job, records, sampler_of, write
-from dit.sample import check, load_with_settings
+from dit.record import LABEL, make_records, write
 from eval.clipsim import ClipsimSettings, clipsim
 from eval.fvd import FvdSettings, chosen, fvd
 from eval.inception import InceptionSettings, inception
@@ -266,19 +265,22 @@ def own_maker(settings: RunEvalSettings) -> Maker:
             "precision",
         )
     }
-    model, whole = load_with_settings(
-        SampleSettings(**{name: getattr(settings, name) for name in sorted(shared)}, out="")
+    asked = {name: getattr(settings, name) for name in sorted(shared)}
+    own = [name for name, value in asked.items() if name != "seed" and value in (0, -1.0, "model", "auto")]
+    model, whole = load_resolved(SampleSettings(**asked | dict.fromkeys(own), out=""))
+    shape = model.autoencoder.latent_shape(whole.frames, whole.height, whole.width)
+
+    sampler = SamplerConfig(whole.steps, whole.solver, whole.guidance, whole.seed)
+
+    def requests(group: list[Sample]) -> list[Request]:
+        return [Request(sample.prompt, shape, sample.seed) for sample in group]
+
+    return Maker(
+        lambda group: make_records(model, whole, requests(group)),
+        lambda group: generate_videos(model, requests(group), sampler),
+        whole.batch,
+        whole.fps,
     )
-    check(whole)
-    shape = latent_shape(model.autoencoder, whole.frames, whole.height, whole.width)
-
-    def jobs(group: list[Sample]) -> list[Job]:
-        return [Job(Request(s.prompt, shape, s.seed), Path(f"{s.name}.mp4"), None) for s in group]
-
-    def videos(group: list[Sample]) -> list[Tensor]:
-        return generate_videos(model, [job.request for job in jobs(group)], sampler_of(whole))
-
-    return Maker(lambda group: records(model, jobs(group), whole), videos, whole.batch, whole.fps)
 
 
 def pipeline_maker(settings: RunEvalSettings) -> Maker:
@@ -343,7 +345,7 @@ def make_all(samples: list[Sample], maker: Maker, folder: Path, least: int, mode
                 if found:
                     continue
                 check_video(sample, video, least, model)
-                write(Job(None, folder / f"{sample.name}.mp4", None), video, record, maker.fps)
+                write(folder / f"{sample.name}.mp4", [video], record, maker.fps)
                 bar.update()
 
 

@@ -31,7 +31,7 @@ from vae.quality.networks import folders
 from vae.training.files import check_writable, write_text
 from vae.training.processes import own_device, processes
 from vae.training.seeds import generator
-from vae.training.weights import load_weights, read_settings, save_weights
+from vae.training.weights import load_weights, read_header, save_weights
 
 
 @dataclass(frozen=True)
@@ -284,26 +284,21 @@ def cache_file(protocol: Protocol, files: str, weights: str) -> Path:
 
 def save_side(file: Path, side: Side, protocol: Protocol, weights: str) -> None:
     """Writes features with the protocol and weights that made them."""
-    about = {
-        "names": side.names,
-        "facts": side.facts,
-        "protocol": dataclasses.asdict(protocol),
-        "weights": weights,
-    }
-    save_weights(file, {"features": side.values_ND}, about)
+    settings = {"protocol": dataclasses.asdict(protocol), "weights": weights}
+    facts = {"names": side.names, "side": side.facts}
+    save_weights(file, {"features": side.values_ND}, "features", settings, facts)
 
 
 def load_side(file: Path, protocol: Protocol, weights: str) -> Side:
     """Saved features; raises ValueError where another protocol or other weights made them."""
-    about = read_settings(file)
-    if not {"names", "facts", "protocol", "weights"} <= set(about):
-        raise ValueError(f"{file} holds no features: it is another file of this project")
+    header = read_header(file, "features")
+    about, facts = header.settings, header.facts
     other = [k for k, v in dataclasses.asdict(protocol).items() if about["protocol"].get(k) != v]
     if other:
         raise ValueError(f"{file} was made under another protocol: {', '.join(other)} differ")
     if about["weights"] != weights:
         raise ValueError(f"{file} was made with other weights")
-    return Side(load_weights(file)[0]["features"], tuple(about["names"]), {"stamps": []} | about["facts"])
+    return Side(load_weights(file)[0]["features"], tuple(facts["names"]), {"stamps": []} | facts["side"])
 
 
 def measured(real_ND: Tensor, fake_ND: Tensor, ddof: int) -> tuple[float, float | None]:

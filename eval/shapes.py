@@ -15,7 +15,7 @@ from tqdm import tqdm
 from configs.load import parse, to_json
 from configs.sampling import SamplerConfig
 from dit import __version__
-from dit.generate import Request, generate_videos, latent_shape
+from dit.generate import Request, generate_videos
 from dit.load import Model, load_model
 from eval.judge import Verdict, judge
 from vae.data.drawn_captions import caption
@@ -180,7 +180,7 @@ def protocol(
         "device": device.type,
         "weights": model.weights,
         "autoencoder": tensors_hash(model.autoencoder.state_dict()),
-        "model": model.settings,
+        "model": model.settings | model.facts,
         "version": __version__,
         "torch": torch.__version__,
     }
@@ -216,7 +216,7 @@ def drawn(model: Model, scene: Scene) -> Tensor:
 
 def make_request(model: Model, case: Case, given: bool) -> Request:
     """The request for a case's video, with the scene's own first frame where that is given."""
-    shape = latent_shape(model.autoencoder, *model.size)
+    shape = model.autoencoder.latent_shape(*model.size)
     if not given:
         return Request(case.prompt, shape, case.seed)
     frame_BCTHW = drawn(model, case.scene)[None, :, :1].to(model.autoencoder.latent_mean.device)

@@ -301,7 +301,7 @@ def test_doctor_takes_no_settings():
 
 
 def test_bench_vae_compares_equal_work(monkeypatch, tmp_path, capsys):
-    tiny = AutoencoderConfig(4, 4, 4, (1, 1, 1, 1), 1, latent_mean=(0.5,) * 4, latent_std=(2.0,) * 4)
+    tiny = AutoencoderConfig(4, 4, 4, (1, 1, 1, 1), 1)
     monkeypatch.setattr(bench_vae, "SHAPES", {"tiny": tiny})
     file = tmp_path / "vae.json"
     words = ["bench", "vae", "--shapes", "tiny", "--frames", "9", "--size", "32", "--repeats", "1"]

@@ -14,7 +14,7 @@ import vae.train
 from configs.train import AutoencoderRun, DiscriminatorConfig, OptimizerConfig, PerceptualConfig
 from dit.bench.measure import peak_allocated
 from dit.cli import run as run_command
-from tests.test_autoencoder import SMALL, randomised
+from tests.test_autoencoder import MEASURED, SMALL, randomised
 from tests.tiny import (
     assert_same_run,
     autoencoder_run,
@@ -27,7 +27,7 @@ from tests.tiny import (
 from vae.collapse import STEPS, collapse
 from vae.compression import Compression
 from vae.data.clips import Clip
-from vae.diffusers_folder import autoencoder_settings, write_folder
+from vae.diffusers_folder import write_wan
 from vae.discriminator import Discriminator, adaptive_weight, hinge
 from vae.load import load_autoencoder
 from vae.losses import EncoderDistance, FrameDistance, Likelihood, load_perceptual
@@ -80,7 +80,7 @@ CONFIG = AutoencoderRun(
     learned_variance=True,
     perceptual=PerceptualConfig(weight=0.3),
     discriminator=RIVAL,
-    model=replace(SMALL, latent_mean=(0.0,) * 4, latent_std=(1.0,) * 4),
+    model=SMALL,
 )
 
 
@@ -423,13 +423,15 @@ def test_what_is_not_finite_ends_the_run_and_names_the_batch(tmp_path, monkeypat
 def test_fine_tuning_starts_from_a_folder_of_diffusers(tmp_path, train_encoder):
     model = randomised(SMALL)
     folder = tmp_path / "wan" / "vae"
-    write_folder(folder, autoencoder_settings(SMALL), model.state_dict())
+    write_wan(folder, model)
     config = autoencoder_run(tmp_path / "run", steps=2)
     config = replace(config, init=str(tmp_path / "wan"), model=SMALL, train_encoder=train_encoder)
     tuned = load_autoencoder(train(config))
     video = torch.rand(1, 3, 5, 16, 16) * 2 - 1
     assert torch.equal(tuned.encode(video), model.encode(video)) != train_encoder
-    assert (tuned.config == SMALL) != train_encoder  # statistics are measured anew where latents change
+    assert (
+        tuned.statistics == MEASURED
+    ) != train_encoder  # statistics are measured anew where latents change
     latents = torch.randn(1, 4, 2, 2, 2)
     assert not torch.equal(tuned.decode(latents), model.decode(latents))
     other = replace(SMALL, base_width=4, width_multipliers=(1, 1, 1, 1))

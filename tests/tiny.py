@@ -24,8 +24,6 @@ MODEL = AutoencoderConfig(
     width_multipliers=(1, 1, 1, 1),
     residual_blocks=1,
     latent_channels=4,
-    latent_mean=(0.0,) * 4,
-    latent_std=(1.0,) * 4,
 )
 LOOP = LoopConfig(steps=6, batch=4, log_every=1, save_every=2, show_every=3, precision="fp32")
 CLOCK = {"tokens_per_second", "clips_per_second", "waited"}

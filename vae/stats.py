@@ -13,8 +13,7 @@ from configs.data import DataConfig
 from configs.load import Positional, parse, to_json
 from vae.compression import Compression
 from vae.data.clips import SHAPES, DrawnWorld, VideoFiles, batches, check_data, files_hash
-from vae.diffusers_models import OtherAutoencoder
-from vae.load import BUILTIN, find_autoencoder, load_autoencoder, take_statistics
+from vae.load import BUILTIN, find_autoencoder, load_autoencoder
 from vae.statistics import (
     FILE,
     Statistics,
@@ -26,7 +25,7 @@ from vae.statistics import (
 )
 from vae.training.files import check_writable, read_json
 from vae.training.processes import gathered, own_device, processes
-from vae.training.weights import load_weights, save_weights
+from vae.training.weights import read_header, save_weights
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def stats(settings: StatsSettings) -> Statistics:
     rank, ranks = processes()
     autoencoder = load_autoencoder(settings.autoencoder, own_device(), as_shipped=True)
     path = find_autoencoder(settings.autoencoder)
-    ships = not isinstance(autoencoder, OtherAutoencoder) or autoencoder.ships_statistics
+    ships = autoencoder.ships_statistics
     known = path.is_dir() and is_measured(path, autoencoder.channels)
     writes = settings.replace or not (ships or known)
     if writes and is_known(path):
@@ -101,10 +100,10 @@ def stats(settings: StatsSettings) -> Statistics:
     if path.is_dir():
         file = write_statistics(path, found, measured)
     else:
-        take_statistics(autoencoder, found)
-        tensors, saved = load_weights(path)
+        autoencoder.set_statistics(found)
+        header, tensors = read_header(path), autoencoder.state_dict()
         save_weights(
-            file := path, tensors, saved | {"model": to_json(autoencoder.config), "measured": measured}
+            file := path, tensors, header.kind, header.settings, header.facts | {"statistics": measured}
         )
     print(f"written: {file}", file=sys.stderr)
     return found
@@ -133,7 +132,7 @@ def is_measured(folder: Path, channels: int) -> bool:
 def is_known(path: Path) -> bool:
     """Whether a transformer beside an autoencoder was trained on its latents: of a run, or built in."""
     run = path.parent / "run.json"
-    return path.parent == BUILTIN or (run.is_file() and "autoencoder" in read_json(run))
+    return path.parent == BUILTIN or (run.is_file() and read_json(run).get("kind") == "transformer")
 
 
 def all_clips(config: DataConfig, seed: int, compression: Compression) -> Dataset:

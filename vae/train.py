@@ -20,7 +20,8 @@ from vae.collapse import collapse
 from vae.convolution import State
 from vae.data.clips import SHAPES, Clip, batches, files_hash, open_data
 from vae.discriminator import Discriminator, adaptive_weight, hinge
-from vae.load import WEIGHTS, find_autoencoder, load_folder, measured_config, unmeasured
+from vae.interface import Statistics
+from vae.load import WEIGHTS, check_measured, find_autoencoder, load_folder
 from vae.losses import ERRORS, Likelihood, kl_divergence, load_perceptual
 from vae.model import Autoencoder, compression_of
 from vae.quality.lpips import SMALLEST, Lpips, load_lpips, lpips_of
@@ -46,7 +47,7 @@ from vae.training.optimizer import (
 from vae.training.processes import PATIENCE, on_main
 from vae.training.seeds import generator, uniform
 from vae.training.session import StopSignal, check_loop, holding, name_skipped
-from vae.training.weights import fill, load_weights, read_settings, save_weights
+from vae.training.weights import AUTOENCODERS, load_strictly, load_weights, read_header, save_weights
 
 HELD_OUT = 16
 SCORES = ("psnr", "ssim", "lpips")
@@ -97,13 +98,12 @@ def train(config: AutoencoderRun, held: ExitStack) -> Path:
         raise ValueError(f"{config.data.source} holds latents and no video: give the manifest it was made of")
     data, held_out = open_data(config.data, loop.seed, HELD_OUT, compression)
     torch.manual_seed(loop.seed)
-    model = Autoencoder(unmeasured(config.model))
+    model = Autoencoder(config.model)
     before = {}
     if started_before := checkpoints(out):
-        before = read_settings(started_before[-1] / "model.safetensors")
-        settings["model"] = before["model"]
+        before = read_header(started_before[-1] / "model.safetensors").settings
     elif config.init:
-        settings["model"] = start_from(model, config)
+        start_from(model, config)
     elif not config.train_encoder:
         raise ValueError("--no-train-encoder needs --init, the autoencoder whose latents are kept")
     perceptual, network, note = load_perceptual(config.perceptual)
@@ -113,7 +113,7 @@ def train(config: AutoencoderRun, held: ExitStack) -> Path:
             f"that it began with, or give another folder with --out"
         )
     settings |= {"perceptual_network": network} if network else {}
-    on_main(main, lambda: open_run(out, config, files_hash(data, held_out), held))
+    on_main(main, lambda: open_run(out, "autoencoder", config, files_hash(data, held_out), held))
     if (done := finished_step(out, out / WEIGHTS, loop.steps)) is not None:
         if main:
             print(
@@ -230,11 +230,11 @@ def train(config: AutoencoderRun, held: ExitStack) -> Path:
                 if discriminator:
                     parts["discriminator"] = discriminator.state_dict()
                     parts["discriminator_optimizer"] = optimizer_tensors(rival_optimizer)
-                save_checkpoint(out, step, smoothed, parts, settings)
+                save_checkpoint(out, "autoencoder", step, smoothed, parts, settings)
     if log and stopping:
         log.say(f"stopped at step {step}; the same command goes on from there")
     elif log:
-        finish(average, config, settings | {"step": step}, data, out / WEIGHTS)
+        finish(average, config, settings, {"step": step}, data, out / WEIGHTS)
         log.say(f"weights: {out / WEIGHTS}")
     accelerator.wait_for_everyone()  # none leaves the group while another still works
     accelerator.end_training()
@@ -260,8 +260,8 @@ def check_recipe(config: AutoencoderRun) -> None:
         )
 
 
-def start_from(model: Autoencoder, config: AutoencoderRun) -> dict:
-    """Loads the weights of `init`; gives the model's settings, which are those of `init` with its encoder.
+def start_from(model: Autoencoder, config: AutoencoderRun) -> None:
+    """Loads the weights of `init`, and its latents' statistics where the encoder is kept.
 
     Raises ValueError naming the settings of the model in which the two differ, and for a kept encoder whose
     latents were not measured.
@@ -271,24 +271,25 @@ def start_from(model: Autoencoder, config: AutoencoderRun) -> dict:
     except ValueError as error:
         raise ValueError(f"init = {error}; make that first, or give another with --init") from None
     if path.is_file():
-        tensors, saved = load_weights(path)
-        settings = saved["model"]
-        if not config.train_encoder:
-            measured_config(path, saved)
+        tensors, header = load_weights(path, *AUTOENCODERS)
+        theirs = from_json(AutoencoderConfig, header.settings["model"])
     elif isinstance(other := load_folder(path), Autoencoder):
-        tensors, settings = other.state_dict(), to_json(other.config)
+        tensors, theirs = other.state_dict(), other.config
     else:
         raise ValueError(
             f"{config.init}: only autoencoders of Wan 2.1's kind are trained on, and this is another"
         )
-    ours, theirs = unmeasured(config.model), unmeasured(from_json(AutoencoderConfig, settings))
     names = [field.name for field in fields(AutoencoderConfig)]
-    if other := {name: v for name in names if (v := getattr(theirs, name)) != getattr(ours, name)}:
+    if other := {name: v for name in names if (v := getattr(theirs, name)) != getattr(config.model, name)}:
         words = {name: " ".join(map(str, v)) if isinstance(v, tuple) else v for name, v in other.items()}
         flags = " ".join(f"--model.{name.replace('_', '-')} {v}" for name, v in words.items())
         raise ValueError(f"{config.init} has another shape than the config's model: give {flags}")
-    fill(model, tensors, config.init)
-    return to_json(config.model) if config.train_encoder else settings
+    load_strictly(model, tensors, config.init)
+    if config.train_encoder:
+        channels = model.channels
+        model.set_statistics(Statistics((0.0,) * channels, (1.0,) * channels))
+    elif path.is_file():
+        check_measured(model, path, header)
 
 
 def crop(video_CTHW: Tensor, config: AutoencoderRun, draw: int) -> Tensor:
@@ -458,20 +459,21 @@ def held_out_line(row: dict) -> str:
 
 @torch.no_grad()
 def finish(
-    average: Autoencoder, config: AutoencoderRun, settings: dict, data, path: Path, clips: int = 64
+    average: Autoencoder,
+    config: AutoencoderRun,
+    settings: dict,
+    facts: dict,
+    data,
+    path: Path,
+    clips: int = 64,
 ) -> None:
     """Measures the statistics of latents drawn from the averaged weights' posterior and saves both, with the
-    run's settings; a kept encoder's are in the settings."""
-    if not config.train_encoder:
-        save_weights(path, average.state_dict(), settings)
-        return
-    found = checked(statistics_of([latent_sums(average, data[draw].video) for draw in range(clips)]))
-    model = replace(
-        config.model,
-        latent_mean=tuple(round(v, 6) for v in found.mean),
-        latent_std=tuple(round(v, 6) for v in found.std),
-    )
-    save_weights(path, average.state_dict(), settings | {"model": to_json(model)})
+    run's settings; a kept encoder's it has already."""
+    if config.train_encoder:
+        found = checked(statistics_of([latent_sums(average, data[draw].video) for draw in range(clips)]))
+        rounded = (tuple(round(value, 6) for value in values) for values in (found.mean, found.std))
+        average.set_statistics(Statistics(*rounded))
+    save_weights(path, average.state_dict(), "autoencoder", settings, facts)
 
 
 def main(arguments: list[str]) -> None:

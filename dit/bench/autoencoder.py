@@ -89,9 +89,9 @@ def twin_of(model: Autoencoder) -> nn.Module:
     """diffusers' autoencoder with the same weights."""
     from diffusers import AutoencoderKLWan
 
-    settings = {k: v for k, v in autoencoder_settings(model.config).items() if not k.startswith("_")}
+    settings = {k: v for k, v in autoencoder_settings(model).items() if not k.startswith("_")}
     twin = AutoencoderKLWan(**settings)
-    twin.load_state_dict(model.state_dict())
+    twin.load_state_dict(model.weights())
     return twin.eval().requires_grad_(False)
 
 
@@ -111,7 +111,7 @@ def ways(model: Autoencoder, twin: nn.Module, video: Tensor) -> dict[str, dict[s
     """Both ways of both, and of ours as a stream of which nothing is kept."""
     dtype = model.quant_conv.weight.dtype
     latents = model.encode(video)
-    raw = (latents * model.latent_std + model.latent_mean).to(dtype)
+    raw = model.denormalise(latents).to(dtype)
     given = video.to(dtype)
 
     def drop(parts) -> None:

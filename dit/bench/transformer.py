@@ -162,7 +162,7 @@ def sampling_step(model: Transformer, pack: Pack) -> Callable[[], Tensor]:
         with torch.no_grad():
             velocity = model(pack.tokens.to(dtype), pack.times, text, pack.layout).float()
             x = pack.tokens.chunk(2)[0]
-            return x - 0.05 * guide(*velocity.chunk(2), GUIDANCE)
+            return x - 0.05 * guide(velocity, GUIDANCE)
 
     return step
 
