@@ -117,7 +117,7 @@ def devices() -> list[tuple[str, str, str]]:
 
 
 def attention() -> list[tuple[str, str, str]]:
-    """Every attention backend, run forward and backward on every device in both number formats."""
+    """Every attention backend, run forward and backward on every device in both precisions."""
     import torch
 
     from dit.attention import BACKENDS, choose_attention, why_not

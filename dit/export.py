@@ -29,10 +29,10 @@ class ExportSettings:
     """Model folder: a run of `dit train`, or `builtin`; or an autoencoder alone: a run, or its file."""
     out: str = "exported"
     """Folder to write; it must not exist yet, or be empty."""
-    autoencoder: str = ""
-    """Another autoencoder of the same latents, its decoder trained on; empty takes the model's own."""
+    autoencoder: str | None = None
+    """Another autoencoder of the same latents, its decoder trained further; None takes the model's own."""
     format: Literal["diffusers", "half"] = "diffusers"
-    """`diffusers` for `WanPipeline`; `half` for our own files in half precision, like the built-in model."""
+    """`diffusers` for `WanPipeline`; `half` for our own files in fp16, like the built-in model."""
 
 
 def export(settings: ExportSettings) -> Path:

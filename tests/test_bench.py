@@ -231,8 +231,8 @@ def test_diffusers_side_keeps_in_fp32_what_its_loader_keeps(model):
 
 
 def test_bench_refuses_what_it_cannot_measure():
-    with pytest.raises(ValueError, match="at least 1"):
-        bench.bench(BenchSettings(repeats=0))
+    with pytest.raises(ValueError, match="repeats = 0: it must be at least 1"):
+        bench.main(["--repeats", "0"])
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="no GPU"):
             bench.bench(BenchSettings(device="cuda"))

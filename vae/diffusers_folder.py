@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from configs.load import from_json
 from configs.model import AutoencoderConfig
 from vae.interface import STATISTICS, Statistics
 from vae.model import Autoencoder
@@ -90,15 +91,16 @@ def autoencoder_config(settings: dict) -> AutoencoderConfig:
     for key in ("in_channels", "out_channels"):
         if settings.get(key, 3) != 3 * patch**2:
             raise ValueError(f"{key} is {settings[key]}, but patches of {patch} have {3 * patch**2} channels")
-    return AutoencoderConfig(
-        base_width=settings["base_dim"],
-        decoder_base_width=settings.get("decoder_base_dim") or settings["base_dim"],
-        latent_channels=settings["z_dim"],
-        width_multipliers=tuple(settings["dim_mult"]),
-        residual_blocks=settings["num_res_blocks"],
-        time_downsample=tuple(settings["temperal_downsample"]),
-        patch=patch,
-    )
+    shape = {
+        "base_width": settings["base_dim"],
+        "decoder_base_width": settings.get("decoder_base_dim") or settings["base_dim"],
+        "latent_channels": settings["z_dim"],
+        "width_multipliers": settings["dim_mult"],
+        "residual_blocks": settings["num_res_blocks"],
+        "time_downsample": settings["temperal_downsample"],
+        "patch": patch,
+    }
+    return from_json(AutoencoderConfig, shape)
 
 
 def load_wan(folder: Path) -> Autoencoder:

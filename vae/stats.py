@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from configs.data import DataConfig
 from configs.load import Positional, parse, to_json
+from configs.ranges import Count, CountOrZero, Positive, Seed
 from vae.compression import Compression
 from vae.data.clips import SHAPES, DrawnWorld, VideoFiles, batches, check_data, files_hash
 from vae.load import BUILTIN, find_autoencoder, load_autoencoder
@@ -36,20 +37,20 @@ class StatsSettings:
     """Weights file of ours, a run's folder, or an autoencoder's or pipeline's folder of diffusers."""
     data: str = ""
     """Manifest of the clips, or a folder that holds one (`dit data index FOLDER`); or `shapes`."""
-    count: int = 64
+    count: Count = 64
     """Clips to measure; where the manifest has fewer files, several clips of each."""
-    frames: int = 17
-    """Most frames of a clip, as many as the autoencoder takes; a shorter video gives what it has."""
-    size: int = 256
+    frames: Count = 17
+    """Maximum frames of a clip, a length that the autoencoder takes; a shorter video gives what it has."""
+    size: Count = 256
     """Side in pixels of the square whose area a clip has."""
-    fps: float = 8.0
-    """Frames a second of a clip."""
-    seed: int = 0
+    fps: Positive = 8.0
+    """Frames per second of a clip."""
+    seed: Seed = 0
     """Seed of the order of the files and of which part of each is taken."""
-    workers: int = 0
+    workers: CountOrZero = 0
     """Processes that read videos ahead; 0 reads in the measuring process."""
     replace: bool = False
-    """Write the statistics also where the autoencoder has its own by channel, which models may know it by."""
+    """Also replace statistics that the autoencoder has already, though models may depend on those."""
 
 
 def stats(settings: StatsSettings) -> Statistics:
@@ -110,15 +111,11 @@ def stats(settings: StatsSettings) -> Statistics:
 
 
 def check(settings: StatsSettings) -> None:
-    """Raises ValueError where something is not said, or makes no measurement."""
+    """Raises ValueError where the autoencoder or its data is not given."""
     if not settings.autoencoder:
         raise ValueError("which autoencoder? dit vae stats AUTOENCODER --data MANIFEST")
     if not settings.data:
         raise ValueError("--data is empty: give a manifest, a folder that holds one, or shapes")
-    if settings.count < 1:
-        raise ValueError(f"count = {settings.count}: it must be at least 1")
-    if not 0 <= settings.seed < 2**63:
-        raise ValueError(f"seed = {settings.seed}: it must be from 0 to 2^63 - 1")
 
 
 def is_measured(folder: Path, channels: int) -> bool:

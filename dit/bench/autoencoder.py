@@ -13,9 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from configs.autoencoder_sizes import SMALL, TINY, WAN
 from configs.load import parse
-from configs.model import AutoencoderConfig
+from configs.model import SMALL, TINY, WAN, AutoencoderConfig
+from configs.ranges import Count, CountOrZero
 from dit.bench.measure import (
     DTYPES,
     conditions,
@@ -43,24 +43,24 @@ class BenchVaeSettings:
     shapes: tuple[Literal["tiny", "small", "wan"], ...] = ("tiny", "small")
     """Which autoencoders: the built-in one's shape, a third of Wan's width, Wan 2.1's."""
     precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
-    """Number formats of weights and compute; tiles are compared in fp32."""
-    frames: int = 17
+    """Precisions of weights and computation; tiles are compared in fp32."""
+    frames: Count = 17
     """Frames of the clip beside diffusers, and of each real one; 1 + 4k."""
-    size: int = 192
+    size: Count = 192
     """Height and width in pixels of the clip beside diffusers."""
-    lengths: tuple[int, ...] = (17, 81, 321)
+    lengths: tuple[Count, ...] = (17, 81, 321)
     """Frames of the videos of 256 x 256 whose memory is compared, each 1 + 4k."""
     clips: str = ""
     """Real clips for the tiles: a folder or a manifest, of which the first that are long enough are taken."""
-    count: int = 3
-    """How many of them."""
+    count: Count = 3
+    """How many real clips the tiles are tried on."""
     model: str = "builtin"
     """Folder whose autoencoder the tiles are of, or `builtin`."""
-    tile: int = 16
-    """Side of a tile in latents, at most."""
-    repeats: int = 3
-    """Measurements of each side, of which the median counts."""
-    threads: int = 0
+    tile: Count = 16
+    """Maximum side of a tile in latents."""
+    repeats: Count = 3
+    """Measurements of each side; the median is reported."""
+    threads: CountOrZero = 0
     """Threads on a CPU; 0 is all, measured by the wall clock, and one in CPU seconds."""
     json: str = ""
     """File for all figures; empty writes none."""
@@ -134,7 +134,7 @@ def ways(model: Autoencoder, twin: nn.Module, video: Tensor) -> dict[str, dict[s
 
 @torch.no_grad()
 def measure(name: str, precision: str, settings: BenchVaeSettings, device: torch.device, clock) -> list[Row]:
-    """Encoding and decoding of one shape in one number format."""
+    """Encoding and decoding of one shape in one precision."""
     model = random_autoencoder(SHAPES[name]).to(device)
     twin = twin_of(model).to(device)
     model, twin = model.to(DTYPES[precision]), twin.to(DTYPES[precision])
@@ -277,8 +277,6 @@ def bench_vae(settings: BenchVaeSettings) -> dict:
         compression_of(SHAPES[name]).check(settings.frames, settings.size, settings.size)
         for frames in settings.lengths:
             compression_of(SHAPES[name]).check(frames, LENGTHS_SIZE, LENGTHS_SIZE)
-    if settings.repeats < 1 or settings.threads < 0 or settings.count < 1:
-        raise ValueError("--repeats and --count must be at least 1, and --threads not negative")
     if "seams" in settings.parts and not Path(settings.clips or "none given").exists():
         raise ValueError(
             f"--parts seams needs real clips: --clips {settings.clips!r} is no folder or manifest"
@@ -299,7 +297,7 @@ def bench_vae(settings: BenchVaeSettings) -> dict:
 
 
 def bench_diffusers(settings: BenchVaeSettings, device: torch.device, clock) -> list[Row]:
-    """Every shape and number format that is asked for, beside diffusers."""
+    """Every shape and precision that is asked for, beside diffusers."""
     if importlib.util.find_spec("diffusers") is None:
         raise ValueError(
             "diffusers is not installed, so there is nothing to compare with: pip install diffusers"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from configs.load import Positional, load_run, parse
 from configs.model import TransformerConfig
+from configs.ranges import Count
 from configs.train import OptimizerConfig, TransformerRun
 from dit.attention import BACKENDS, Lengths, choose_attention
 from dit.bench.flops import step_flops, training_flops
@@ -48,18 +49,18 @@ class BenchSettings:
 
     config: Positional[str] = ""
     """Config of a training run, a name or a file; empty is width 384, depth 12, 6 heads, 1,024 tokens."""
-    batch: int = 1
+    batch: Count = 1
     """Clips in a call."""
-    text_tokens: int = 77
+    text_tokens: Count = 77
     """Text tokens of a clip."""
-    repeats: int = 7
-    """Measurements of each side, of which the median counts."""
-    threads: int = 1
+    repeats: Count = 7
+    """Measurements of each side; the median is reported."""
+    threads: Count = 1
     """Threads on a CPU; one is measured in CPU seconds, which a busy machine does not disturb."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run; `auto` is the GPU where there is one."""
     precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
-    """Number formats to measure."""
+    """Precisions to measure."""
     parts: tuple[Literal["model", "diffusers", "packs"], ...] = ("model", "diffusers", "packs")
     """What to measure: our training and sampling steps, the same work in diffusers, packs against padding."""
     json: str = ""
@@ -309,8 +310,6 @@ def bench(settings: BenchSettings) -> dict:
     )
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: PyTorch sees no GPU here; leave --device out, or see dit doctor")
-    if min(settings.batch, settings.repeats, settings.threads, settings.text_tokens) < 1:
-        raise ValueError("batch, repeats, threads and text-tokens must be at least 1")
     torch.set_num_threads(settings.threads)
     run = load_run(TransformerRun, settings.config) if settings.config else TransformerRun(model=REFERENCE)
     grid = grid_of_run(run) if settings.config else REFERENCE_GRID

@@ -15,8 +15,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from configs.autoencoder_sizes import TINY
 from configs.data import DataConfig
+from configs.model import TINY
 from configs.train import AutoencoderRun, LoopConfig, OptimizerConfig
 from dit.bench.measure import peak_allocated
 from vae.data.clips import open_data
