@@ -72,6 +72,7 @@ LATE = {  # what no module imports before it is needed
     *("torchvision", "pandas", "scipy", "skimage", "pydantic", "rich"),
 }
 OURS = sorted(path for folder in BELOW for path in (ROOT / folder).rglob("*.py"))
+READMES = sorted(readme for folder in (*BELOW, "tests") for readme in (ROOT / folder).rglob("README.md"))
 TESTS = sorted((ROOT / "tests").glob("*.py"))
 
 
@@ -199,14 +200,39 @@ def test_only_the_verbs_have_a_main():
     assert mains == verbs | {"dit/cli.py"}
 
 
-def test_the_top_level_holds_the_folders_and_meta_files():
+@cache
+def committed() -> list[str]:
+    """The files of the checkout that git knows, by their paths."""
     try:
         output = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("no git checkout: what else lies here may be a user's own")
-    found = {name for line in output.stdout.splitlines() if not (name := line.split("/")[0]).startswith(".")}
+    return [name for name in output.stdout.splitlines() if (ROOT / name).exists()]
+
+
+def test_the_top_level_holds_the_folders_and_meta_files():
+    found = {name for line in committed() if not (name := line.split("/")[0]).startswith(".")}
     assert {*BELOW, "tests"} <= found
     assert found - {*BELOW, "tests"} <= META
+
+
+def listed(readme: Path) -> set[Path]:
+    """The files in a README's list, each a line that begins with its name and says what it is."""
+    section = readme.read_text().split("## Files\n")[1].split("\n## ")[0]
+    return {readme.parent / name for name in re.findall(r"^- `([^`]+)`: \S", section, re.MULTILINE)}
+
+
+@each(READMES)
+def test_a_readme_lists_the_files_of_its_folder(path):
+    files = {ROOT / name for name in committed() if not name.endswith("__init__.py")}
+    nearest = {file: next((p for p in file.parents if p / "README.md" in READMES), None) for file in files}
+    assert listed(path) == {file for file in files - {path} if nearest[file] == path.parent}
+
+
+def test_every_folder_has_a_readme_or_stands_in_its_parents():
+    assert {readme.parent.relative_to(ROOT).as_posix() for readme in READMES} >= {*BELOW, "tests"}
+    linked = set(re.findall(r"\]\(([\w/]+/README\.md)\)", (ROOT / "README.md").read_text()))
+    assert linked == {name_of(readme) for readme in READMES}
 
 
 def is_one_sentence(text: str | None) -> bool:
