@@ -48,24 +48,24 @@ SIZE = (240, 320)  # of UCF-101
 WIDTHS = {400: 2048, 2048: 4096}  # features -> clips a side
 
 
-def moving_noise(seed: int) -> Tensor:
+def _moving_noise(seed: int) -> Tensor:
     """A video of 24 frames as large as UCF-101's, of soft noise that moves."""
     random = torch.Generator().manual_seed(seed)
     coarse = torch.rand(1, 3, 6, 15, 20, generator=random) * 2 - 1
     return torch.nn.functional.interpolate(coarse, (24, *SIZE), mode="trilinear")[0]
 
 
-def make_clips(folder: Path, count: int) -> list[Clip]:
+def _make_clips(folder: Path, count: int) -> list[Clip]:
     """Clips of as many new videos."""
     for k in range(count):
-        write_video(folder / f"{k:04d}.mp4", moving_noise(k), 25.0, {})
+        write_video(folder / f"{k:04d}.mp4", _moving_noise(k), 25.0, {})
     protocol = replace(load_protocol("fvd-google", "fvd"), real=count)
     return choose_clips(find_sources(folder), protocol, count, 1)[0]
 
 
 def bench_job(clips: list[Clip], settings: BenchEvalSettings) -> dict:
     """Clips a second of the whole job and of the bare network on the same tensors, in turn, medians."""
-    protocol, network = load_protocol("fvd-google", "fvd"), seeded_network()
+    protocol, network = load_protocol("fvd-google", "fvd"), _seeded_network()
     keep_memory(torch.get_num_threads())
     tensors = [prepare(read_clip(clip), protocol)[None] for clip in clips]
 
@@ -86,7 +86,7 @@ def bench_job(clips: list[Clip], settings: BenchEvalSettings) -> dict:
     }
 
 
-def seeded_network() -> I3D:
+def _seeded_network() -> I3D:
     """I3D with seeded weights, which costs what the real one costs."""
     return I3D(seeded_tensors()).eval().to(memory_format=torch.channels_last_3d)
 
@@ -121,7 +121,7 @@ def bench_distance(width: int, repeats: int) -> dict:
 
 def bench_memory(folder: Path, count: int, settings: BenchEvalSettings) -> int:
     """Peak bytes of a new process while it scores so many clips."""
-    make_clips(folder, count)
+    _make_clips(folder, count)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as new:
         return new.submit(memory_of, folder, count, settings).result()
 
@@ -130,7 +130,7 @@ def memory_of(folder: Path, count: int, settings: BenchEvalSettings) -> int:
     """Peak bytes of this process while it scores the videos of a folder."""
     protocol = replace(load_protocol("fvd-google", "fvd"), real=count)
     clips, _ = choose_clips(find_sources(folder), protocol, count, 1)
-    network = seeded_network()
+    network = _seeded_network()
     return peak_memory(
         lambda: extract(clips, protocol, network, settings.batch, settings.workers, f"{len(clips)} clips"),
         torch.device("cpu"),
@@ -142,7 +142,7 @@ def bench(settings: BenchEvalSettings) -> dict:
     result = conditions(settings, torch.device("cpu"), "wall clock")
     with tempfile.TemporaryDirectory() as folder:
         if "job" in settings.parts:
-            job = bench_job(make_clips(Path(folder) / "job", settings.clips), settings)
+            job = bench_job(_make_clips(Path(folder) / "job", settings.clips), settings)
             result["job"] = job
             print(
                 f"whole job {job['whole']:.2f} clips/s, bare network {job['bare']:.2f} clips/s: "

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from configs.load import parse
 from configs.model import SMALL, TINY, WAN, AutoencoderConfig
-from configs.ranges import Count, CountOrZero
+from configs.ranges import Count
 from dit.bench.measure import (
     DTYPES,
     conditions,
@@ -60,8 +60,8 @@ class BenchVaeSettings:
     """Maximum side of a tile in latents."""
     repeats: Count = 3
     """Measurements of each side; the median is reported."""
-    threads: CountOrZero = 0
-    """Threads on a CPU; 0 is all, measured by the wall clock, and one in CPU seconds."""
+    threads: Count | None = None
+    """Threads on a CPU; none: all, measured by the wall clock; one is measured in CPU seconds."""
     json: str = ""
     """File for all figures; empty writes none."""
 
@@ -85,7 +85,7 @@ class Row:
     difference: float
 
 
-def twin_of(model: Autoencoder) -> nn.Module:
+def _twin_of(model: Autoencoder) -> nn.Module:
     """diffusers' autoencoder with the same weights."""
     from diffusers import AutoencoderKLWan
 
@@ -107,7 +107,7 @@ def random_autoencoder(config: AutoencoderConfig) -> Autoencoder:
     return model.eval().requires_grad_(False)
 
 
-def ways(model: Autoencoder, twin: nn.Module, video: Tensor) -> dict[str, dict[str, Callable[[], object]]]:
+def _ways(model: Autoencoder, twin: nn.Module, video: Tensor) -> dict[str, dict[str, Callable[[], object]]]:
     """Both ways of both, and of ours as a stream of which nothing is kept."""
     dtype = model.quant_conv.weight.dtype
     latents = model.encode(video)
@@ -136,12 +136,12 @@ def ways(model: Autoencoder, twin: nn.Module, video: Tensor) -> dict[str, dict[s
 def measure(name: str, precision: str, settings: BenchVaeSettings, device: torch.device, clock) -> list[Row]:
     """Encoding and decoding of one shape in one precision."""
     model = random_autoencoder(SHAPES[name]).to(device)
-    twin = twin_of(model).to(device)
+    twin = _twin_of(model).to(device)
     model, twin = model.to(DTYPES[precision]), twin.to(DTYPES[precision])
     random = torch.Generator().manual_seed(0)
     video = torch.rand(1, 3, settings.frames, settings.size, settings.size, generator=random) * 2 - 1
     rows = []
-    for way, sides in ways(model, twin, video.to(device)).items():
+    for way, sides in _ways(model, twin, video.to(device)).items():
         seconds = medians_in_turn(sides, settings.repeats, clock)
         memory = {side: peak_allocated(call, device) for side, call in sides.items()}
         ours, other = (sides[side]().float() for side in ("ours", "other"))
@@ -152,7 +152,7 @@ def measure(name: str, precision: str, settings: BenchVaeSettings, device: torch
             difference=((ours - other).norm() / other.norm()).item(),
         )
         rows.append(row)
-        print(line(row), flush=True)
+        print(_line(row), flush=True)
     return rows
 
 
@@ -163,7 +163,7 @@ HEAD = (
 )
 
 
-def line(row: Row) -> str:
+def _line(row: Row) -> str:
     """A row of the table."""
     times = [f"{1000 * s:8.1f}" for s in (row.ours, row.stream, row.other)]
     fast = [f"{row.other / s:7.2f}" for s in (row.ours, row.stream)]
@@ -172,7 +172,7 @@ def line(row: Row) -> str:
 
 
 @torch.no_grad()
-def memory_of_length(name: str, precision: str, frames: int, threads: int) -> tuple[int, int]:
+def memory_of_length(name: str, precision: str, frames: int, threads: int | None) -> tuple[int, int]:
     """Peak bytes of this process while it decodes so many frames of 256 x 256 as a stream into an mp4.
 
     The second number is what it held before.
@@ -216,7 +216,7 @@ def bench_lengths(settings: BenchVaeSettings) -> list[dict]:
     return rows
 
 
-def real_clips(settings: BenchVaeSettings, side: int) -> Iterator[tuple[str, Tensor]]:
+def _real_clips(settings: BenchVaeSettings, side: int) -> Iterator[tuple[str, Tensor]]:
     """Names and videos 1 C T H W of the first clips that are long enough, sides cut to multiples."""
     where, count = Path(settings.clips), 0
     manifest = where.is_file() or (where / NAME).is_file()
@@ -252,7 +252,7 @@ def bench_seams(settings: BenchVaeSettings, device: torch.device, clock) -> list
         f"\n{'clip':34} way       largest       mean   times as long"
     )
     rows = []
-    for name, video in real_clips(settings, model.compression.spatial):
+    for name, video in _real_clips(settings, model.compression.spatial):
         video = video.to(device)
         latents = model.encode(video)
         for way, x, whole, tiled, unit in (

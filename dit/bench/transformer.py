@@ -273,30 +273,30 @@ def compare_padding(config: TransformerConfig, settings: BenchSettings, device, 
                 yield Ratio(f"{name}, {what}, {precision}", *seconds, difference)
 
 
-def print_row(cells: tuple[str, ...]) -> None:
+def _print_row(cells: tuple[str, ...]) -> None:
     """One line of a table, at once: a long measurement shows how far it is."""
     print(f"{cells[0]:62}" + "".join(f"{cell:>15}" for cell in cells[1:]), flush=True)
 
 
-def print_speed(row: Speed) -> None:
+def _print_speed(row: Speed) -> None:
     """A line of ours."""
     rates = (
         f"{row.tokens / row.seconds:,.0f}",
         f"{row.flops / row.seconds / 1e9:,.0f}",
         f"{100 * row.of_peak:.0f} %",
     )
-    print_row(
+    _print_row(
         (f"{row.what}, {row.precision}", f"{1e3 * row.seconds:.1f}", *rates, f"{row.memory / 2**20:,.0f} MiB")
     )
 
 
-def print_ratio(row: Ratio, faster: bool) -> None:
+def _print_ratio(row: Ratio, faster: bool) -> None:
     """A line of two sides: our time over the other's, or how many times faster ours is."""
     ratio = f"{1 / row.ratio:.2f} x" if faster else f"{row.ratio:.3f}"
-    print_row((row.what, f"{1e3 * row.ours:.1f}", f"{1e3 * row.other:.1f}", ratio, f"{row.difference:.1e}"))
+    _print_row((row.what, f"{1e3 * row.ours:.1f}", f"{1e3 * row.other:.1f}", ratio, f"{row.difference:.1e}"))
 
 
-def grid_of_run(run: TransformerRun) -> tuple[int, int, int]:
+def _grid_of_run(run: TransformerRun) -> tuple[int, int, int]:
     """Tokens of a run's longest clip along frames, height and width, with latents of 4x8x8."""
     compression = Compression()
     side = run.data.size // compression.token_side
@@ -312,7 +312,7 @@ def bench(settings: BenchSettings) -> dict:
         raise ValueError("--device cuda: PyTorch sees no GPU here; leave --device out, or see dit doctor")
     torch.set_num_threads(settings.threads)
     run = load_run(TransformerRun, settings.config) if settings.config else TransformerRun(model=REFERENCE)
-    grid = grid_of_run(run) if settings.config else REFERENCE_GRID
+    grid = _grid_of_run(run) if settings.config else REFERENCE_GRID
     clock, clock_name = make_clock(device, settings.threads)
     config = run.model
     print(
@@ -321,10 +321,10 @@ def bench(settings: BenchSettings) -> dict:
     )
     result = conditions(settings, device, clock_name)
     if "model" in settings.parts:
-        print_row(("ours", "ms", "tokens/s", "GFLOP/s", "of matmul peak", "peak memory"))
+        _print_row(("ours", "ms", "tokens/s", "GFLOP/s", "of matmul peak", "peak memory"))
         result["model"] = []
         for row in measure_model(run, grid, settings, device, clock):
-            print_speed(row)
+            _print_speed(row)
             result["model"].append(asdict(row))
         print(
             "A training step has its optimizer and average, not the encoders; bf16 is autocast over fp32\n"
@@ -334,19 +334,19 @@ def bench(settings: BenchSettings) -> dict:
         if importlib.util.find_spec("diffusers") is None:
             print("diffusers is not installed, so there is nothing to compare with: pip install diffusers\n")
         else:
-            print_row(("beside diffusers, same weights", "ours ms", "diffusers ms", "ratio", "difference"))
+            _print_row(("beside diffusers, same weights", "ours ms", "diffusers ms", "ratio", "difference"))
             result["diffusers"] = []
             for row in compare_diffusers(config, grid, settings, device, clock):
-                print_ratio(row, faster=False)
+                _print_ratio(row, faster=False)
                 result["diffusers"].append(asdict(row) | {"ratio": row.ratio})
             print(
                 "The loaders' cast, which samples, keeps norms and times in fp32; the other keeps nothing.\n"
             )
     if "packs" in settings.parts:
-        print_row(("mixed packs, same weights", "packed ms", "padded ms", "faster", "difference"))
+        _print_row(("mixed packs, same weights", "packed ms", "padded ms", "faster", "difference"))
         result["packs"] = []
         for row in compare_padding(config, settings, device, clock):
-            print_ratio(row, faster=True)
+            _print_ratio(row, faster=True)
             result["packs"].append(asdict(row) | {"ratio": row.ratio})
         print("Padded: the same model on the batch padded to its longest sample, with a mask.\n")
     write_figures(settings.json, result)
