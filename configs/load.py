@@ -140,17 +140,14 @@ def first_paragraph(box: str) -> str:
 
 def names(kind: type, prefix: str = "") -> list[str]:
     """All settings' names of a dataclass, dotted and with dashes, as on the command line."""
-    found = ["help"] if not prefix else []
-    hints = typing.get_type_hints(kind)
-    for field in dataclasses.fields(kind):
-        name = prefix + field.name.replace("_", "-")
-        if dataclasses.is_dataclass(hints[field.name]):
-            found += names(hints[field.name], f"{name}.")
-        elif hints[field.name] is bool:
-            found += [name, f"{prefix}no-{field.name.replace('_', '-')}"]
+    dotted = ["help"] if not prefix else []
+    for name, hint in typing.get_type_hints(kind).items():
+        name = name.replace("_", "-")
+        if dataclasses.is_dataclass(hint):
+            dotted += names(hint, f"{prefix}{name}.")
         else:
-            found.append(name)
-    return found
+            dotted += [f"{prefix}{name}", *([f"{prefix}no-{name}"] if hint is bool else [])]
+    return dotted
 
 
 def nearest(name: str, known: list[str], mark: str = "") -> str:
@@ -214,9 +211,11 @@ def _validated(kind: type[Settings], values: dict, where: str = "") -> Settings:
 
     try:
         # What is not JSON becomes a string, which a setting of another type then refuses.
-        return _adapter(kind).validate_json(json.dumps([values], default=str))[0]
+        return _adapter(kind).validate_json(json.dumps([values], default=str, skipkeys=True))[0]
     except ValidationError as errors:
         error = errors.errors(include_url=False)[0]
+    if error["type"] == "json_invalid":  # of what json writes, only a surrogate in a text
+        raise ValueError(f"{where}a setting of {kind.__name__} is no UTF-8 text")
     name = re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, error["loc"][1:]))) or kind.__name__
     if error["type"] == "unexpected_keyword_argument":
         known = [name.replace("-", "_") for name in names(kind)]

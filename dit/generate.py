@@ -49,6 +49,10 @@ def generate(
     weight, config = denoiser.transformer.proj_out.weight, denoiser.transformer.config
     device, dtype = weight.device, weight.dtype
 
+    # Every sample is in the pack with its prompt, and with guidance once more with the null prompt.
+    prompts = guided_prompts([request.prompt for request in requests], sampler.guidance)
+    copies = len(prompts) // len(requests)
+
     # Each sample's noise, its first frames replaced where they are given; its tokens' times when all starts.
     starts, times, grids = [], [], []
     for request in requests:
@@ -61,10 +65,6 @@ def generate(
         times.append(patchify(t)[:, 0])
         grids.append(grid_of(x))
     x_LP, moving_L1 = torch.cat(starts).to(device), torch.cat(times)[:, None].to(device)
-
-    # The pack holds every sample with its prompt, and with guidance once more with the null prompt.
-    prompts = guided_prompts([request.prompt for request in requests], sampler.guidance)
-    copies = len(prompts) // len(requests)
     layout, times_M = make_layout(grids * copies, times * copies, config.width // config.heads, device)
     text = denoiser.embed(prompts)
 

@@ -31,8 +31,16 @@ def sample(settings: SampleSettings, before: dict | None = None) -> list[Path]:
     neighbour may change its last bits. Raises ValueError where the model is not the record's.
     """
     # What is asked for: every prompt with every seed, each in a file of its own.
+    prompts = list(settings.prompts)
+    if settings.prompts_file:
+        if not Path(settings.prompts_file).is_file():
+            raise ValueError(f"{settings.prompts_file}: no such prompts file")
+        lines = Path(settings.prompts_file).read_text().splitlines()
+        prompts += [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise ValueError('no prompt: try `dit sample "a red circle moves left"`')
     seeds = range(settings.seed, settings.seed + settings.number)
-    pairs = [(prompt, seed) for prompt in read_prompts(settings) for seed in seeds]
+    pairs = [(prompt, seed) for prompt in prompts for seed in seeds]
     count = len(pairs)
     if before:
         pairs = before.get("pack", pairs)
@@ -82,19 +90,6 @@ def sample(settings: SampleSettings, before: dict | None = None) -> list[Path]:
         contact_sheet(map(to_video, shown), [prompt for prompt, _ in pairs], sheet, SHEET_FRAMES)
         written.append(sheet)
     return written
-
-
-def read_prompts(settings: SampleSettings) -> list[str]:
-    """Prompts of the command line and the file; raises ValueError where there is none."""
-    prompts = list(settings.prompts)
-    if settings.prompts_file:
-        file = Path(settings.prompts_file)
-        if not file.is_file():
-            raise ValueError(f"{file}: no such prompts file")
-        prompts += [line.strip() for line in file.read_text().splitlines() if line.strip()]
-    if not prompts:
-        raise ValueError('no prompt: try `dit sample "a red circle moves left"`')
-    return prompts
 
 
 def check_same_model(settings: SampleSettings, record: dict, model: Model) -> None:

@@ -5,8 +5,8 @@ the whole of x at time t, a float, and neither keeps nor changes its argument; w
 as it is to the bit. `times` falls from the noise's time to the last one (`time_grid`). `on_step(done, x)`
 is called after each step with the number of steps done and the solution so far, which the next overwrites.
 
-The caller's x is not changed. The sum of the steps is kept in fp32 at least, and x is seen and returned in
-its own type.
+The caller's x is not changed. The sum of the steps is kept in fp32 at least, as in bf16 small steps would
+round away; x is seen and returned in its own type.
 """
 
 from collections.abc import Callable
@@ -19,16 +19,11 @@ VelocityFunction = Callable[[Tensor, float], Tensor]
 OnStep = Callable[[int, Tensor], object]
 
 
-def _finer_copy(x: Tensor) -> Tensor:
-    """A copy of x to add steps to, in fp32 or the finer type of x: in bf16 small steps would round away."""
-    return x.to(torch.promote_types(x.dtype, torch.float32), copy=True)
-
-
 def euler(
     velocity_function: VelocityFunction, x: Tensor, times: list[float], on_step: OnStep | None = None
 ) -> Tensor:
     """First order; one function evaluation a step."""
-    dtype, x = x.dtype, _finer_copy(x)
+    dtype, x = x.dtype, x.to(torch.promote_types(x.dtype, torch.float32), copy=True)
     for done, (t, after) in enumerate(pairwise(times), start=1):
         x.add_(velocity_function(x.to(dtype), t), alpha=after - t)
         if on_step:
@@ -43,7 +38,7 @@ def heun(
 
     Source: Karras et al. 2022, algorithm 1.
     """
-    dtype, x = x.dtype, _finer_copy(x)
+    dtype, x = x.dtype, x.to(torch.promote_types(x.dtype, torch.float32), copy=True)
     guess = torch.empty_like(x)
     for done, (t, after) in enumerate(pairwise(times), start=1):
         length = after - t
@@ -69,7 +64,7 @@ def multistep(
     that of DPM-Solver++(2M), whose steps in log SNR are infinite at both ends of the path, falls unevenly and
     is mostly larger.
     """
-    dtype, x = x.dtype, _finer_copy(x)
+    dtype, x = x.dtype, x.to(torch.promote_types(x.dtype, torch.float32), copy=True)
     last_v, last_length = torch.zeros_like(x), 0.0
     for done, (t, after) in enumerate(pairwise(times), start=1):
         length = after - t

@@ -7,6 +7,7 @@ import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from configs.model import TextConfig
 from configs.train import AutoencoderRun, FlowConfig
 from dit.cli import run
 from dit.encode import EncodeSettings, encode
+from dit.loss import encode as encode_clips
 from dit.text import EmbeddedText, make_encoder, text_made
 from tests.test_others import CASES, saved
 from tests.test_text import tiny_umt5
@@ -215,13 +217,14 @@ def test_training_from_a_cache_is_training_online_to_the_bit(folder, autoencoder
 def test_draws_of_a_posterior_have_its_mean_and_variance_and_are_their_key_s():
     shape = 4, 1, 8, 8
     clip = Clip(None, "", "", posterior=(torch.full(shape, 2.0), torch.full(shape, 0.25).log()))
-    drawn = [dit.train.encode(None, clip, (0, "posterior", draw)) for draw in range(200)]
+    world = SimpleNamespace(latent_mean=torch.zeros(()))
+    drawn = encode_clips(world, [clip] * 200, [(0, "posterior", draw) for draw in range(200)])
     everything = torch.stack(drawn)
     assert everything.mean().item() == pytest.approx(2, abs=0.01)
     assert everything.std().item() == pytest.approx(0.5, abs=0.01)
-    assert torch.equal(drawn[3], dit.train.encode(None, clip, (0, "posterior", 3)))
+    assert torch.equal(drawn[3], encode_clips(world, [clip], [(0, "posterior", 3)])[0])
     assert not torch.equal(drawn[3], drawn[4])
-    assert torch.equal(dit.train.encode(None, clip), clip.posterior[0])
+    assert torch.equal(encode_clips(world, [clip], [()])[0], clip.posterior[0])
 
 
 def test_the_posterior_s_draws_move_the_loss(folder, autoencoder, made, tmp_path):

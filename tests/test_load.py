@@ -204,6 +204,7 @@ def test_the_command_line_sets_every_setting(kind):
         (["--train.steps"], r"--train.steps"),
         (["--train.precision", "fp8"], r"'fp8'.*--train.precision.*'bf16', 'fp32'"),
         (["word"], r"word"),
+        (["--out", "\udcff"], r"^a setting of TransformerRun is no UTF-8 text$"),
         (
             ["--optimizer.learning-rate", "nan"],
             r"^optimizer.learning_rate = nan: it must be a finite number$",

@@ -269,6 +269,18 @@ def batches(
         raise ValueError(str(error).strip().splitlines()[-1].removeprefix(name)) from error
 
 
+def same_shapes(shapes: Sequence[tuple[int, ...]], images_alone: bool = False) -> list[list[int]]:
+    """The numbers of equal shapes together, in the order of the first of each.
+
+    With `images_alone` each shape C T H W of one frame is by itself.
+    """
+    groups: dict[tuple, list[int]] = {}
+    for k, shape in enumerate(shapes):
+        alone = k if images_alone and shape[1] == 1 else -1
+        groups.setdefault((*shape, alone), []).append(k)
+    return list(groups.values())
+
+
 def ignore_terminal_signals(worker: int) -> None:
     """Takes a reading process out of the group that a Ctrl-C or SIGTERM is sent to: the loop decides.
 
