@@ -217,9 +217,13 @@ def test_the_top_level_holds_the_folders_and_meta_files():
 
 
 def listed(readme: Path) -> set[Path]:
-    """The files in a README's list, each a line that begins with its name and says what it is."""
-    section = readme.read_text().split("## Files\n")[1].split("\n## ")[0]
-    return {readme.parent / name for name in re.findall(r"^- `([^`]+)`: \S", section, re.MULTILINE)}
+    """The files that a README lists, each in a line that begins with its name; a folder stands for all in it."""
+    section = readme.read_text().split("## Files\n")[-1].split("\n## ")[0]
+    names = re.findall(r"^(?:- `([^`]+)`: \S|\| `([^`]+)` \|)", section, re.MULTILINE)
+    places = {readme.parent / (entry or row) for entry, row in names}
+    folders = {place for place in places if place.is_dir()}
+    inside = {ROOT / name for name in committed() if folders & {*(ROOT / name).parents}}
+    return places - folders | inside
 
 
 @each(READMES)
