@@ -339,7 +339,7 @@ def test_fine_tuning_starts_from_the_weights_of_init(whole, tmp_path):
         (
             "discriminator",
             {"weight": 1.0, "depth": 5},
-            r"discriminator.depth = 5: 2\^depth must be at most crop",
+            r"discriminator.depth = 5: 2\^depth must be",
         ),
         ("perceptual", {"network": "nothing"}, r"perceptual.network = nothing is none of alex, vgg, squeeze"),
     ],

@@ -29,8 +29,9 @@ ROUNDED = 1e-4  # seconds by which the times of frames, and sums of them, may be
 class Clip:
     """A training clip: float video C T H W in [-1, 1], its caption, where it came from, and which draw it is.
 
-    What else is random of a sample is a function of (seed, draw) as well. `skipped` are the files it was taken in place of, as they cannot be read: path -> reason. A clip of a
-    cache has no video but its latents' `posterior`, C T H W each: the mean, and where asked the log-variance.
+    What else is random of a sample is a function of (seed, `draw`) as well. `skipped` are the files it was
+    taken in place of, as they cannot be read: path -> reason. A clip of a cache has no video but its latents'
+    `posterior`, C T H W each: the mean, and where asked the log-variance.
     """
 
     video: Tensor | None
