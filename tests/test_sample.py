@@ -314,7 +314,7 @@ def test_a_long_video_is_written_in_the_memory_of_a_short_one(tmp_path):
 
 
 def test_an_export_that_fails_leaves_nothing(folder, tmp_path, monkeypatch):
-    def fail(model, path):
+    def fail(path, model):
         (path / "half").touch()
         raise ValueError("disk full")
 
