@@ -18,8 +18,7 @@ from torch.utils.data import Dataset
 from configs.load import Positional, parse, to_json
 from configs.protocol import Protocol, load_protocol
 from dit import __version__
-from dit.bench.autoencoder import peak_allocated
-from dit.bench.transformer import make_clock, race
+from dit.bench.measure import make_clock, medians_in_turn, peak_allocated
 from eval.clips import (
     Clip,
     Source,
@@ -446,7 +445,7 @@ def costs(
             model = candidate.model
             given = video if way == "encode" else model.encode(video)
             calls[candidate.name] = partial(getattr(model, way), given)
-        seconds = race(calls, settings.repeats, clock)
+        seconds = medians_in_turn(calls, settings.repeats, clock)
         for cost, (name, call) in zip(found, calls.items(), strict=True):
             cost[f"{way}_seconds"] = seconds[name] / frames * settings.fps
             cost[f"{way}_bytes"] = peak_allocated(call, device)
@@ -511,7 +510,7 @@ def table(result: dict) -> str:
         row(f"{SMOKE}, {name}" if seeded else f"rFVD, {name}", lambda e: f"{e['fvd']['value']:.2f}")
         if scores[0]["interval"]:
             row("  95 % interval", lambda e: "{low:.2f} to {high:.2f}".format(**e["fvd"]["interval"]))
-    row("compression", lambda e: "{time}x{side}x{side}".format(**e["compression"]))
+    row("compression", lambda e: "{temporal}x{spatial}x{spatial}".format(**e["compression"]))
     row("latent channels", lambda e: str(e["channels"]))
     row("numbers of pixels per latent number", lambda e: f"{e['numbers_per_latent']:g}")
     row("latents: mean of a channel, farthest", lambda e: f"{max(e['latents']['mean'], key=abs):+.3f}")

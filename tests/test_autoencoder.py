@@ -10,7 +10,7 @@ from torch import Tensor
 import vae.convolution
 import vae.model
 from configs.model import AutoencoderConfig
-from dit.bench.autoencoder import peak_allocated
+from dit.bench.measure import peak_allocated
 from vae.compression import Compression
 from vae.convolution import ChannelNorm
 from vae.diffusers_folder import autoencoder_config, autoencoder_settings

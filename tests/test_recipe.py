@@ -13,7 +13,7 @@ from torch import nn
 import vae.quality.networks
 import vae.train
 from configs.train import AutoencoderRun, DiscriminatorConfig, OptimizerConfig, PerceptualConfig
-from dit.bench.autoencoder import peak_allocated
+from dit.bench.measure import peak_allocated
 from dit.cli import run as run_command
 from tests.test_autoencoder import MEASURED, SMALL, randomised
 from tests.tiny import (

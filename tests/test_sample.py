@@ -16,7 +16,7 @@ from configs.load import to_json
 from configs.model import AutoencoderConfig, TextConfig, TransformerConfig
 from configs.sampling import SamplerConfig, SampleSettings
 from configs.train import TransformerRun
-from dit.bench.autoencoder import peak_allocated
+from dit.bench.measure import peak_allocated
 from dit.cli import run
 from dit.export import FORMATS
 from dit.generate import Request, generate, generate_videos

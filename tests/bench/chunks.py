@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from configs.data import DataConfig
 from configs.model import TINY
 from configs.train import AutoencoderRun, LoopConfig, OptimizerConfig
-from dit.bench.autoencoder import peak_allocated
+from dit.bench.measure import peak_allocated
 from vae.data.clips import open_data
 from vae.losses import Likelihood, Networks, accumulate_gradients
 from vae.model import Autoencoder
