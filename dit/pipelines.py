@@ -14,7 +14,7 @@ from torch import Tensor
 from vae.training.files import file_hash, read_json
 
 OURS = "WanPipeline"  # what this project samples itself
-WORDS = {  # our settings -> what pipelines call them
+ARGUMENTS = {  # our settings -> what pipelines call them
     "steps": ("num_inference_steps",),
     "guidance": ("guidance_scale",),
     "frames": ("num_frames", "video_length"),
@@ -41,7 +41,7 @@ def is_foreign(folder: str) -> bool:
     return index.get("_class_name") != OURS or bool((index.get("transformer_2") or [None])[0]) or newer
 
 
-def folder_hash(folder: Path) -> str:
+def _folder_hash(folder: Path) -> str:
     """SHA-256 over the names and hashes of all weights files of a folder."""
     files = sorted(folder.rglob("*.safetensors"))
     if not files:
@@ -58,9 +58,9 @@ def load_pipeline(folder: str, device: torch.device, dtype: torch.dtype) -> Pipe
     import diffusers
 
     path = Path(folder)
-    weights = folder_hash(path)
+    weights = _folder_hash(path)
     try:
-        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of its own words
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of its own use of diffusers
             pipeline = diffusers.DiffusionPipeline.from_pretrained(
                 path, torch_dtype=dtype, use_safetensors=True, local_files_only=True
             )
@@ -75,15 +75,15 @@ def load_pipeline(folder: str, device: torch.device, dtype: torch.dtype) -> Pipe
     return Pipeline(pipeline.to(device), takes, weights, facts)
 
 
-def arguments(pipeline: Pipeline, settings: dict[str, float]) -> dict:
-    """Settings in the pipeline's own words; raises ValueError for one that it does not take."""
-    found = {}
+def _arguments(pipeline: Pipeline, settings: dict[str, float]) -> dict:
+    """Settings by the pipeline's names of them; raises ValueError for one that it does not take."""
+    arguments = {}
     for name, value in settings.items():
-        theirs = next((word for word in WORDS.get(name, (name,)) if word in pipeline.takes), "")
-        if not theirs:
+        argument = next((key for key in ARGUMENTS.get(name, (name,)) if key in pipeline.takes), "")
+        if not argument:
             raise ValueError(f"{pipeline.facts['class']} takes no {name}: leave it to the model")
-        found[theirs] = value
-    return found
+        arguments[argument] = value
+    return arguments
 
 
 @torch.no_grad()
@@ -93,8 +93,8 @@ def generate_with(pipeline: Pipeline, prompt: str, seed: int, settings: dict) ->
     Raises ValueError where the pipeline gives no video.
     """
     noise = torch.Generator().manual_seed(seed)
-    made = pipeline.call(prompt=prompt, generator=noise, output_type="np", **arguments(pipeline, settings))
-    frames = getattr(made, "frames", None)
+    output = pipeline.call(prompt=prompt, generator=noise, output_type="np", **_arguments(pipeline, settings))
+    frames = getattr(output, "frames", None)
     if frames is None:
         raise ValueError(f"{pipeline.facts['class']} makes no video: its output has no frames")
     video_THWC = torch.from_numpy(numpy.asarray(frames[0])).float()

@@ -58,8 +58,9 @@ def sample(settings: SampleSettings, before: dict | None = None) -> list[Path]:
 
     # Requests: size, prompt, seed, and the latents of a first frame.
     shape = autoencoder.latent_shape(settings.frames, settings.height, settings.width)
-    budget = settings.decode_memory and int(settings.decode_memory * 2**30)
-    tile = tile_for(autoencoder, *shape[2:], budget) if budget is not None else 0
+    tile = 0
+    if settings.decode_memory is not None:
+        tile = tile_for(autoencoder, *shape[2:], int(settings.decode_memory * 2**30))
     first_frame = {}
     if settings.image:
         image_THWC = resize_and_crop(read_frames(settings.image, [0]), settings.height, settings.width)
@@ -68,13 +69,13 @@ def sample(settings: SampleSettings, before: dict | None = None) -> list[Path]:
         first_frame = {"given": given, "given_frames": 1, "image_THWC": image_THWC}
     requests = [Request(prompt, shape, seed, **first_frame) for prompt, seed in pairs]
 
-    # A pack of them after the other: latents, then frames, which are written as they are decoded.
+    # One pack after the other: latents, then frames, which are written as they are decoded.
+    sampler = SamplerConfig(settings.steps, settings.solver, settings.guidance, settings.seed)
     packs = [slice(k, k + settings.batch) for k in range(0, len(requests), settings.batch)]
     places = evenly(settings.frames, SHEET_FRAMES) if count > 1 else []
     written, shown = [], []
     with tqdm(total=len(packs) * settings.steps, desc=f"sampling {len(requests)}", unit="step") as progress:
         for pack in packs:
-            sampler = SamplerConfig(settings.steps, settings.solver, settings.guidance, settings.seed)
             latents = generate(
                 model.denoiser, requests[pack], model.flow, sampler, lambda *_: progress.update()
             )

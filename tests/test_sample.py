@@ -88,7 +88,7 @@ def frames_hash(video_CTHW: torch.Tensor) -> str:
     return hashlib.sha256(to_frames(video_CTHW).numpy().tobytes()).hexdigest()
 
 
-def told(capsys, *words: str) -> str:
+def message(capsys, *words: str) -> str:
     """The one line that a failing command prints."""
     capsys.readouterr()
     assert run(["sample", *map(str, words)]) == 1
@@ -148,7 +148,7 @@ def test_what_is_no_mp4_is_made_again_from_its_sidecar(folder, tmp_path, capsys,
     assert len(files[0]) == (5 if made.is_dir() else 1)
     assert all(one.read_bytes() == two.read_bytes() for one, two in zip(*files, strict=True))
     sidecar(made).unlink()
-    assert "holds the record" in told(capsys, "--again", made)
+    assert "holds the record" in message(capsys, "--again", made)
 
 
 def test_other_frames_are_an_error_and_kept(folder, tmp_path, capsys):
@@ -164,7 +164,7 @@ def test_an_autoencoder_is_no_model(folder, tmp_path, capsys):
     save_weights(
         tmp_path / "step-00000003" / "average.safetensors", {}, "autoencoder checkpoint", {}, {"step": 3}
     )
-    assert "is of kind autoencoder checkpoint, where transformer is needed: `dit train` makes one" in told(
+    assert "is of kind autoencoder checkpoint, where transformer is needed: `dit train` makes one" in message(
         capsys, "a", "--model", tmp_path
     )
 
@@ -187,9 +187,9 @@ def test_other_weights_are_refused(folder, tmp_path, capsys):
     out = tmp_path / "one.mp4"
     sample(SampleSettings(prompts=("a prompt",), model=str(folder), out=str(out)))
     other = write_model(tmp_path / "other", seed=1)
-    assert "other weights" in told(capsys, "--again", out, "--model", other)
+    assert "other weights" in message(capsys, "--again", out, "--model", other)
     (other / TRANSFORMER).write_bytes((folder / TRANSFORMER).read_bytes())  # the autoencoder counts too
-    assert "other weights" in told(capsys, "--again", out, "--model", other)
+    assert "other weights" in message(capsys, "--again", out, "--model", other)
 
 
 def test_decoding_in_tiles_gives_the_same_video(folder, tmp_path, monkeypatch, capsys):
@@ -215,10 +215,10 @@ def test_decoding_in_tiles_gives_the_same_video(folder, tmp_path, monkeypatch, c
 def test_again_takes_no_setting_of_another_video(folder, tmp_path, capsys):
     out = tmp_path / "one.mp4"
     sample(SampleSettings(prompts=("a prompt",), model=str(folder), out=str(out)))
-    assert "takes no steps;" in told(capsys, "--again", out, "--steps", "2", "--seed", "9")
-    assert "takes no prompts;" in told(capsys, "another", "--again", out)
+    assert "takes no steps;" in message(capsys, "--again", out, "--steps", "2", "--seed", "9")
+    assert "takes no prompts;" in message(capsys, "another", "--again", out)
     write_video(tmp_path / "foreign.mp4", torch.zeros(3, 1, 32, 32), 8.0, {"sample": {}})
-    assert "no whole record" in told(capsys, "--again", tmp_path / "foreign.mp4")
+    assert "no whole record" in message(capsys, "--again", tmp_path / "foreign.mp4")
 
 
 @pytest.mark.parametrize("solver", ["euler", "heun", "multistep"])
@@ -394,7 +394,7 @@ def test_every_format_shows_the_frames_that_were_made(folder, tmp_path, suffix):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "expected"),
     [
         ((), "no prompt"),
         (("a", "--frames", "16"), "use 17"),
@@ -413,16 +413,16 @@ def test_every_format_shows_the_frames_that_were_made(folder, tmp_path, suffix):
         (("a", "--model", "missing"), "no such model folder"),
     ],
 )
-def test_mistakes_are_told_in_one_line(folder, tmp_path, monkeypatch, capsys, words, message):
+def test_mistakes_are_told_in_one_line(folder, tmp_path, monkeypatch, capsys, words, expected):
     monkeypatch.chdir(tmp_path)
     model = () if "--model" in words else ("--model", folder)
-    assert message in told(capsys, *words, *model)
+    assert expected in message(capsys, *words, *model)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_image_leaves_something_to_make(folder, picture, capsys):
-    said = told(capsys, "a", "--image", picture, "--frames", "1", "--model", folder)
-    assert "nothing to sample" in said
+    line = message(capsys, "a", "--image", picture, "--frames", "1", "--model", folder)
+    assert "nothing to sample" in line
 
 
 def test_half_precision_keeps_the_video(folder, tmp_path):

@@ -9,9 +9,10 @@ The walk is the sequence of functions of ours (of configs, samplers, vae, dit an
 each is first entered, so that loops do not count twice. Generator expressions, comprehensions and lambdas
 belong to the function that they stand in; a named inner function is one of its own.
 
-A network is a box: a method of an `nn.Module` counts when it is entered, and nothing below it does. A return
-is an entry into a file that the walk had been in before and had left for another, a network's file like any
-other. The walk is printed, indented by who calls whom, with `<-` at each return.
+A network is a box: a method of an `nn.Module` counts when it is entered, and nothing below it does. Files are
+counted twice: those of which something else than a network is entered, which one has to open, and in brackets
+all. A return is an entry into a file, a network's too, that the walk had been in and had left for another.
+The walk is printed, indented by who calls whom, with `*` at a network and `<-` at each return.
 """
 
 import re
@@ -36,7 +37,7 @@ INNER = re.compile(r"(\.<locals>)?\.<(listcomp|setcomp|dictcomp|genexpr|lambda)>
 GOALS = {"video file to loss": (24, 9, 6), "prompt to mp4": (32, 10, 10)}  # functions, files, returns
 LOADING = {("dit/load.py", "load_resolved")}
 
-Entry = tuple[int, str, str]  # depth, file, function
+Entry = tuple[int, str, str, bool]  # depth, file, function, whether it is a network's
 
 
 class Trace:
@@ -58,12 +59,13 @@ class Trace:
         if event == "call" and self.box is None:
             file, function = self.name(frame.f_code)
             if function == "Accelerator.backward":
-                self.entries.append((0, "", function))
+                self.entries.append((0, "", function, False))
             elif (file, function) in LOADING:
                 self.box = frame
             elif file:
-                self.entries.append((len(self.stack), file, function))
-                if isinstance(frame.f_locals.get("self"), nn.Module):
+                network = isinstance(frame.f_locals.get("self"), nn.Module)
+                self.entries.append((len(self.stack), file, function, network))
+                if network:
                     self.box = frame
                 else:
                     self.stack.append(frame)
@@ -89,14 +91,14 @@ def first_entries(entries: list[Entry]) -> list[Entry]:
     """The walk: each function once, where it is first entered."""
     walk = {}
     for entry in entries:
-        walk.setdefault(entry[1:], entry)
+        walk.setdefault(entry[1:3], entry)
     return list(walk.values())
 
 
 def returns(walk: list[Entry]) -> list[int]:
     """The places of a walk at which it is back in a file that it had left."""
     back, left = [], set()
-    for place, (_, file, _) in enumerate(walk[1:], start=1):
+    for place, (_, file, *_) in enumerate(walk[1:], start=1):
         if file != walk[place - 1][1]:
             left.add(walk[place - 1][1])
             if file in left:
@@ -157,13 +159,15 @@ def main() -> None:
             walk = first_entries(walked(Path(folder)))
         back = returns(walk)
         print(f"\n{name}\n")
-        for place, (depth, file, function) in enumerate(walk):
-            print(f"{'  ' * (depth - walk[0][0])}{file}: {function}{' <-' if place in back else ''}")
-        rows.append((name, len(walk), len({file for _, file, _ in walk}), len(back)))
-    print(f"\n{'':20}{'functions':>16}{'files':>16}{'returns':>16}")
+        for place, (depth, file, function, network) in enumerate(walk):
+            marks = " *" * network + " <-" * (place in back)
+            print(f"{'  ' * (depth - walk[0][0])}{file}: {function}{marks}")
+        files, opened = ({entry[1] for entry in walk if every or not entry[3]} for every in (True, False))
+        rows.append((name, f"{len(walk)}", f"{len(opened)} [{len(files)}]", f"{len(back)}"))
+    print(f"\n{'':20}{'functions':>16}{'files':>20}{'returns':>16}")
     for name, *counts in rows:
-        cells = (f"{count} (goal {goal})" for count, goal in zip(counts, GOALS[name], strict=True))
-        print(f"{name:20}" + "".join(f"{cell:>16}" for cell in cells))
+        cells = [f"{count}, goal {goal}" for count, goal in zip(counts, GOALS[name], strict=True)]
+        print(f"{name:20}{cells[0]:>16}{cells[1]:>20}{cells[2]:>16}")
 
 
 if __name__ == "__main__":

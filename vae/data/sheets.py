@@ -26,17 +26,17 @@ def contact_sheet(
     """
     from PIL import Image, ImageDraw
 
-    font, gap = caption_font(captions), 6
+    font, gap = _caption_font(captions), 6
     rows = []
     for video in videos:
-        shown = evenly(video.shape[1], frames)
-        longest = max(video.shape[2:])
-        scale = max(1, side // longest) if longest <= 2 * side else 2 * side / longest
+        places = evenly(video.shape[1], frames)
+        longer = max(video.shape[2:])
+        scale = max(1, side // longer) if longer <= 2 * side else 2 * side / longer
         size = round(video.shape[3] * scale), round(video.shape[2] * scale)
         filter = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
-        rows.append([Image.fromarray(f.numpy()).resize(size, filter) for f in to_frames(video[:, shown])])
+        rows.append([Image.fromarray(f.numpy()).resize(size, filter) for f in to_frames(video[:, places])])
     width = max(320, *(len(row) * (row[0].width + gap) + gap for row in rows))
-    texts = [wrap(caption, font, width - 2 * gap) for caption in captions]
+    texts = [_wrap(caption, font, width - 2 * gap) for caption in captions]
     line = 24
     heights = [len(text) * line + row[0].height + 3 * gap for text, row in zip(texts, rows, strict=True)]
     sheet = Image.new("RGB", (width, sum(heights) + gap), PAPER)
@@ -50,7 +50,7 @@ def contact_sheet(
     write_whole(Path(path), lambda temporary: sheet.save(temporary, format="PNG"))
 
 
-def caption_font(captions: list[str], size: int = 18):
+def _caption_font(captions: list[str], size: int = 18):
     """Pillow's own font, or for captions with more than ASCII the wider one that matplotlib brings."""
     from PIL import ImageFont
 
@@ -61,7 +61,7 @@ def caption_font(captions: list[str], size: int = 18):
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)
 
 
-def wrap(text: str, font, width: int) -> list[str]:
+def _wrap(text: str, font, width: int) -> list[str]:
     """A caption in lines of at most `width` pixels; a longer word has a line of its own."""
     lines = [""]
     for word in text.split():
