@@ -162,9 +162,9 @@ def test_two_processes_equal_one(whole, autoencoder, sources, tmp_path):
     for one, two in zip(rows(out), rows(whole["cached"]), strict=True):
         assert one == pytest.approx(two, rel=1e-5)
     # A check that fails on the first process alone ends the other too.
-    done = launch("dit.train", config, "--train.seed", "1", processes=2)
+    done = launch("dit.train", config, "--flow.shift", "1.0", processes=2)
     assert done.returncode != 0
-    assert "holds a run with train.seed = 0, not 1" in done.stderr
+    assert "holds a run with flow.shift = 3.0, not 1.0" in done.stderr
 
 
 def test_a_finished_run_does_nothing_and_says_so(whole, autoencoder, capsys):
