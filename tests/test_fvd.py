@@ -273,7 +273,7 @@ def test_few_clips_are_refused_or_stamped(folders, quick, capsys):
     assert "FVD" not in sentence(result).replace("NOT FVD: SEEDED", "").splitlines()[3]
 
 
-def test_real_videos_are_those_of_the_list(folders, quick, real_data, monkeypatch):
+def test_real_videos_are_those_of_the_list(folders, quick, ucf101_lists, monkeypatch):
     with pytest.raises(
         ValueError, match=r"holds 5 videos, which are not those of ucf101 test1: make a manifest"
     ):
@@ -282,7 +282,7 @@ def test_real_videos_are_those_of_the_list(folders, quick, real_data, monkeypatc
     assert stamps[:3] == [SMOKE, "other videos than ucf101 test1", "small: 5 of 3783 real clips"]
     for name, split in (("ucf101-recon", "test1"), ("ucf101-zeroshot-10k", "all")):
         protocol = load_protocol(name, "fvd")
-        files = read_split(real_data / "ucf101_lists", split)
+        files = read_split(ucf101_lists, split)
         assert protocol.split == split
         assert protocol.list_sha256 == list_hash([Path(file).stem for file in files])
     own = replace(load_protocol("ucf101-recon", "fvd"), list_sha256=list_hash([str(k) for k in range(5)]))
