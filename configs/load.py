@@ -1,12 +1,12 @@
-"""Settings from the command line, a run's Python file and JSON; wrong ones are told in one sentence."""
+"""Settings from the command line, a run's Python file and JSON; a wrong one is refused in one sentence."""
 
 import contextlib
 import dataclasses
 import difflib
+import functools
 import importlib.util
 import io
 import json
-import math
 import re
 import sys
 import typing
@@ -18,6 +18,15 @@ from tyro.conf import Positional as Positional
 Settings = TypeVar("Settings")
 FOLDER = Path(__file__).parent / "runs"
 NOT_RUNS = {"__init__"}
+RULES = {  # pydantic's error -> what the value must be; of the others pydantic's own words are good
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "above {gt}",
+    "less_than_equal": "at most {le}",
+    "less_than": "below {lt}",
+    "multiple_of": "a multiple of {multiple_of}",
+    "tuple_type": "a list of values",
+    "dataclass_type": "a set of settings",
+}
 
 
 def parse_run(kind: type[Settings], arguments: list[str], prog: str) -> Settings:
@@ -53,20 +62,8 @@ def parse(kind: type[Settings], arguments: list[str], prog: str, default: Settin
     except SystemExit as exit:
         if not exit.code:
             raise
-        raise ValueError(first_paragraph(errors.getvalue())) from None
-    check_finite(settings)
-    return settings
-
-
-def check_finite(settings, prefix: str = "") -> None:
-    """Raises ValueError naming a setting that is infinite or no number."""
-    for field in dataclasses.fields(settings):
-        name, value = prefix + field.name, getattr(settings, field.name)
-        if dataclasses.is_dataclass(value):
-            check_finite(value, f"{name}.")
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, float) and not math.isfinite(number):
-                raise ValueError(f"{name} = {value}: it must be a finite number")
+        raise ValueError(first_paragraph(errors.getvalue()).split(". Got errors")[0]) from None
+    return _validated(kind, dataclasses.asdict(settings))
 
 
 def first_paragraph(box: str) -> str:
@@ -124,7 +121,7 @@ def load_run(kind: type[Settings], name: str) -> Settings:
     config = read_config(file)
     if not isinstance(config, kind):
         raise ValueError(f"{file} must set `config` to a {kind.__name__}, not {type(config).__name__}")
-    return config
+    return _validated(kind, dataclasses.asdict(config), f"{file}: ")
 
 
 def read_config(file: Path):
@@ -147,33 +144,35 @@ def to_json(settings) -> dict:
 def from_json(kind: type[Settings], values: dict) -> Settings:
     """A settings dataclass from JSON values; a missing one takes its default.
 
-    An unknown or ill-typed one raises ValueError.
+    An unknown one, an ill-typed one or one out of its range raises ValueError.
     """
-    if not isinstance(values, dict):
-        raise ValueError(f"a saved {kind.__name__} is {values!r}, which is no set of settings")
-    hints = typing.get_type_hints(kind)
-    fields = {field.name for field in dataclasses.fields(kind)}
-    for name in values:
-        if name not in fields:
-            raise ValueError(
-                f"unknown setting {name} in a saved {kind.__name__}{nearest(name, sorted(fields))}"
-            )
-    return kind(
-        **{name: typed(hints[name], value, f"{kind.__name__}.{name}") for name, value in values.items()}
-    )
+    return _validated(kind, values, f"a saved {kind.__name__}: ")
 
 
-def typed(hint, value, where: str):
-    """A JSON value as a setting's type; raises ValueError where it is not one."""
-    if dataclasses.is_dataclass(hint):
-        return from_json(hint, value)
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Literal and value in inner:
-        return value
-    if origin is tuple and isinstance(value, list):
-        return tuple(typed(inner[0], item, where) for item in value)
-    if hint is float and type(value) in (int, float) and math.isfinite(value):
-        return float(value)
-    if hint in (int, str, bool) and type(value) is hint:
-        return value
-    raise ValueError(f"{where} is {value!r}, which is no {getattr(hint, '__name__', hint)}")
+def _validated(kind: type[Settings], values: dict, where: str = "") -> Settings:
+    """The one place where types and ranges are checked, whatever the settings come from."""
+    from pydantic import ValidationError
+
+    try:
+        # What is not JSON becomes a string, which a setting of another type then refuses.
+        return _adapter(kind).validate_json(json.dumps([values], default=str))[0]
+    except ValidationError as errors:
+        error = errors.errors(include_url=False)[0]
+    name = re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, error["loc"][1:]))) or kind.__name__
+    if error["type"] == "unexpected_keyword_argument":
+        known = [name.replace("-", "_") for name in names(kind)]
+        raise ValueError(f"{where}unknown setting {name}{nearest(name, known)}")
+    bounds = {key: f"{b:g}" if isinstance(b, float) else b for key, b in error.get("ctx", {}).items()}
+    rule = RULES.get(error["type"], error["msg"].removeprefix("Input should be ")).format(**bounds)
+    raise ValueError(f"{where}{name} = {error['input']!r}: it must be {rule}")
+
+
+@functools.cache
+def _adapter(kind: type):
+    """Pydantic's validator of a settings class: strict types, finite floats, no setting that is not there.
+
+    The tuple carries the rules to the class and the groups inside it, which pydantic does for no bare class.
+    """
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(tuple[kind], config={"strict": True, "extra": "forbid", "allow_inf_nan": False})

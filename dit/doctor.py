@@ -15,6 +15,9 @@ PACKAGES = {  # distribution -> (module, what it is for, how to get it)
     "safetensors": ("safetensors", "weights", "pip install safetensors"),
     "einops": ("einops", "everything", "pip install einops"),
     "tyro": ("tyro", "the command line", "pip install tyro"),
+    "pydantic": ("pydantic", "settings", "pip install pydantic"),
+    "annotated-types": ("annotated_types", "settings", "pip install annotated-types"),
+    "rich": ("rich", "tables", "pip install rich"),
     "accelerate": ("accelerate", "training", "pip install accelerate"),
     "diffusers": ("diffusers", "comparing and exporting to diffusers", "pip install diffusers"),
     "transformers": ("transformers", "T5 and UMT5 text encoders", "pip install transformers"),
@@ -35,7 +38,8 @@ PACKAGES = {  # distribution -> (module, what it is for, how to get it)
     "scipy": ("scipy", "optional: the tests' second integrator", "pip install -e '.[test]'"),
     "scikit-image": ("skimage", "optional: the tests' second SSIM", "pip install -e '.[test]'"),
 }
-BASE = ("torch", "numpy", "einops", "tyro", "safetensors", "tqdm", "pillow", "imageio-ffmpeg")
+SETTINGS = ("tyro", "pydantic", "annotated-types", "rich")
+BASE = ("torch", "numpy", "einops", *SETTINGS, "safetensors", "tqdm", "pillow", "imageio-ffmpeg")
 TRAINING = (*BASE, "accelerate", "filelock", "matplotlib")
 FEATURES = {  # what one wants to do -> distributions that it needs
     "sample (built-in model, own checkpoints)": BASE,

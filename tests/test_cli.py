@@ -13,6 +13,7 @@ from tests.tiny import fresh_accelerator  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "numpy", "tyro", "diffusers", "transformers", "accelerate", "safetensors", "configs", "PIL"}
+HEAVY |= {"pydantic", "annotated_types", "rich"}
 
 
 def test_help_names_every_verb_and_imports_nothing_heavy():

@@ -43,6 +43,7 @@ DOORS = {  # dependency -> the only files that may import it
     "transformers": {"dit/text.py", "eval/networks/clip.py"},
     "accelerate": {"dit/train.py", "vae/train.py"},
     "tyro": {"configs/load.py"},
+    "pydantic": {"configs/load.py"},
     "torchvision": set(),
 }
 META = {
@@ -66,7 +67,7 @@ LATE = {  # what no module imports before it is needed
         "matplotlib",
         "pyarrow",
     ),
-    *("torchvision", "pandas", "scipy", "skimage"),
+    *("torchvision", "pandas", "scipy", "skimage", "pydantic", "rich"),
 }
 OURS = sorted(path for folder in BELOW for path in (ROOT / folder).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").glob("*.py"))

@@ -1,16 +1,22 @@
 """Proves that settings survive JSON and the command line, and that a wrong one is refused by its name."""
 
 import ast
+import contextlib
 import dataclasses
 import importlib
 import inspect
 import json
+import re
 import typing
+from typing import Annotated, Literal
 
+import pydantic
 import pytest
+from annotated_types import MultipleOf
 
 import configs.load
 from configs.load import first_paragraph, from_json, load_run, names, parse, parse_run, run_names, to_json
+from configs.ranges import Count, CountOrZero, Decay, NonNegative, Positive, Seed, Share
 from configs.sampling import SampleSettings
 from configs.train import AutoencoderRun, LoopConfig, TransformerRun
 from dit.cli import VERBS
@@ -26,25 +32,34 @@ KINDS = [  # of `configs/`, and of every verb
 
 
 def changed(kind):
-    """Settings of which every one has its type, and another value than by default."""
-    hints = typing.get_type_hints(kind)
+    """Settings of which every one has its type and range, and another value than by default."""
+    hints = typing.get_type_hints(kind, include_extras=True)
     return kind(**{f.name: other(hints[f.name], getattr(kind(), f.name)) for f in dataclasses.fields(kind)})
 
 
 def other(hint, value):
-    """A value of the same type that is not the same."""
-    inner = typing.get_args(hint)
+    """A value of the same type and range that is not the same."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         return changed(hint)
-    if typing.get_origin(hint) is typing.Literal:
+    if type(None) in inner:  # the model's own, unless it is given
+        return other(inner[0], value)
+    if origin is typing.Annotated and typing.get_origin(inner[0]) is tuple:  # a positional one
+        return other(inner[0], value)
+    if origin is typing.Literal:
         return next(choice for choice in inner if choice != value)
-    if isinstance(value, tuple):
-        literal = typing.get_origin(inner[0]) is typing.Literal
-        some = typing.get_args(inner[0])[:2] if literal else ("first", "second")
-        return (*(other(inner[0], item) for item in value), *value[:1]) or some
-    if isinstance(value, bool):
+    if origin is tuple:
+        return tuple(other(inner[0], item) for item in value) or (other(inner[0], None), other(inner[0], 1))
+    kind = inner[0] if origin is typing.Annotated else hint
+    if kind is bool:
         return not value
-    return value + "x" if isinstance(value, str) else value + 1
+    if kind is str:
+        return f"{value}x"
+    fits = pydantic.TypeAdapter(hint)
+    for step in (1, 8, -0.5, 0.5) if kind is float else (1, 8, -1):
+        with contextlib.suppress(pydantic.ValidationError):
+            return fits.validate_python(kind((value or 0) + step), strict=True)
+    raise AssertionError(f"no other value of {hint} than {value}")
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -54,39 +69,105 @@ def test_json_brings_every_setting_back(kind):
     assert from_json(kind, {}) == kind()  # what an older file lacks takes its default
 
 
-def refusal(kind, field, wrong) -> str:
-    """What the message of a wrong value must say; one inside a group of settings is that of the group."""
-    group = typing.get_type_hints(kind)[field.name]
-    if not dataclasses.is_dataclass(group):
-        return rf"{kind.__name__}\.{field.name} is .*, which is no "
-    if wrong == {"nonsense": 1}:
-        return rf"unknown setting nonsense in a saved {group.__name__}"
-    return rf"a saved {group.__name__} is .*, which is no set of settings"
-
-
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_every_wrong_type_is_refused_by_name(kind):
     for field in dataclasses.fields(kind):
-        good = to_json(kind())[field.name]
+        hint, good = typing.get_type_hints(kind)[field.name], to_json(kind())[field.name]
         for wrong in ([{}], {"nonsense": 1}, None, "word" if not isinstance(good, str) else 7):
-            with pytest.raises(ValueError, match=refusal(kind, field, wrong)):
+            if type(wrong) in typing.get_args(hint):  # None, or the text of an optional one
+                continue
+            message = rf"a saved {kind.__name__}: {field.name}(\[0\])? = .*: it must be "
+            if dataclasses.is_dataclass(hint) and wrong == {"nonsense": 1}:
+                message = rf"a saved {kind.__name__}: unknown setting {field.name}\.nonsense"
+            with pytest.raises(ValueError, match=message):
                 from_json(kind, {field.name: wrong})
-    with pytest.raises(ValueError, match=r"unknown setting no_such_one in a saved"):
+    with pytest.raises(ValueError, match=rf"a saved {kind.__name__}: unknown setting no_such_one"):
         from_json(kind, {"no_such_one": 1})
 
 
 def test_json_types_are_not_bent():
     assert from_json(LoopConfig, {"steps": 3}).steps == 3
     for wrong in (3.0, True, "3"):
-        with pytest.raises(ValueError, match=r"LoopConfig.steps is .* which is no int"):
+        with pytest.raises(ValueError, match=r"a saved LoopConfig: steps = .*: it must be a valid integer$"):
             from_json(LoopConfig, {"steps": wrong})
-    assert from_json(SampleSettings, {"fps": 8}).fps == 8.0
-    with pytest.raises(ValueError, match=r"SampleSettings.fps is nan, which is no float"):
+    assert type(from_json(SampleSettings, {"fps": 8}).fps) is float
+    with pytest.raises(ValueError, match=r"fps = nan: it must be a finite number$"):
         from_json(SampleSettings, json.loads('{"fps": NaN}'))
-    with pytest.raises(ValueError, match=r"LoopConfig.precision is 'fp8'"):
+    with pytest.raises(ValueError, match=r"precision = 'fp8': it must be 'bf16' or 'fp32'$"):
         from_json(LoopConfig, {"precision": "fp8"})
-    with pytest.raises(ValueError, match=r"unknown setting step .* did you mean steps\?"):
+    with pytest.raises(ValueError, match=r"unknown setting train.step; did you mean train.steps\?$"):
         from_json(TransformerRun, {"train": {"step": 3}})
+    with pytest.raises(ValueError, match=r"LoopConfig = 7: it must be a set of settings$"):
+        from_json(LoopConfig, 7)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranges:
+    """A setting of every range, and those that may be left to the model."""
+
+    count: Count = 1
+    other: CountOrZero = 0
+    rate: Positive = 0.1
+    weight: NonNegative = 0.0
+    share: Share = 0.5
+    decay: Decay = 0.9
+    seed: Seed = 0
+    width: Annotated[int, MultipleOf(8)] = 8
+    parts: tuple[Count, ...] = ()
+    steps: Count | None = None
+    solver: Literal["euler", "heun"] | None = None
+    name: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Settings inside settings."""
+
+    group: Ranges = dataclasses.field(default_factory=Ranges)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("count", 0, "at least 1"),
+        ("other", -1, "at least 0"),
+        ("rate", 0.0, "above 0"),
+        ("rate", float("inf"), "a finite number"),
+        ("weight", -0.5, "at least 0"),
+        ("weight", float("nan"), "a finite number"),
+        ("share", -0.5, "at least 0"),
+        ("share", 1.5, "at most 1"),
+        ("decay", 1.0, "below 1"),
+        ("seed", -1, "at least 0"),
+        ("seed", 2**63, "below 9223372036854775808"),
+        ("width", 12, "a multiple of 8"),
+        ("parts", (3, 0), "at least 1"),
+        ("steps", 0, "at least 1"),
+    ],
+)
+def test_a_range_is_checked_wherever_the_setting_comes_from(name, value, rule, config_file):
+    values = value if isinstance(value, tuple) else (value,)
+    index = f"[{len(values) - 1}]" if isinstance(value, tuple) else ""
+    sentence = re.escape(f"group.{name}{index} = {values[-1]}: it must be {rule}") + "$"
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        parse(Group, [f"--group.{name}", *map(str, values)], "dit verb")
+    with pytest.raises(ValueError, match=f"^a saved Group: {sentence}"):
+        from_json(Group, {"group": {name: value}})
+    text = "from tests.test_load import Group, Ranges\nfrom math import inf, nan\n"
+    file = config_file(f"{text}config = Group(Ranges({name}={value}))")
+    with pytest.raises(ValueError, match=f"^{re.escape(file)}: {sentence}"):
+        load_run(Group, file)
+
+
+def test_none_is_the_model_s_own_and_can_be_given():
+    given = ["--group.steps", "3", "--group.solver", "heun", "--group.name", "a"]
+    settings = parse(Group, given, "dit verb")
+    assert (settings.group.steps, settings.group.solver, settings.group.name) == (3, "heun", "a")
+    assert from_json(Group, to_json(settings)) == settings
+    none = ["--group.steps", "None", "--group.solver", "None", "--group.name", "None"]
+    assert parse(Group, none, "dit verb", settings) == Group() == from_json(Group, to_json(Group()))
+    with pytest.raises(ValueError, match=r"--group.steps.*'many'\]$"):
+        parse(Group, ["--group.steps", "many"], "dit verb")
 
 
 def flags(kind, values, prefix: str = "") -> list[str]:
