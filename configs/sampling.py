@@ -21,7 +21,35 @@ class SamplerConfig:
 
 
 @dataclass(frozen=True)
-class SampleSettings:
+class SolverSettings:
+    """How a model is to solve for its samples; None is the model's own (`dit.load.load_resolved`)."""
+
+    steps: int | None = None
+    """Solver steps; none: the model's own."""
+    guidance: float | None = None
+    """Classifier-free guidance scale, 1 is none; none: the model's own."""
+    solver: Literal["euler", "heun", "multistep"] | None = None
+    """ODE solver; none: the model's own."""
+    precision: Literal["bf16", "fp32"] | None = None
+    """Precision of the transformer; none: bf16 on a GPU, fp32 on a CPU."""
+
+
+@dataclass(frozen=True)
+class VideoSettings(SolverSettings):
+    """What one may ask of a model that samples videos; None is the model's own."""
+
+    frames: int | None = None
+    """Frames, 1 + 4k, and 1 makes an image; none: what the model was trained on."""
+    height: int | None = None
+    """Height in pixels, a multiple of 16; none: what the model was trained on."""
+    width: int | None = None
+    """Width in pixels, a multiple of 16; none: what the model was trained on."""
+    fps: float | None = None
+    """Frames a second of the file; none: what the model was trained on."""
+
+
+@dataclass(frozen=True)
+class SampleSettings(VideoSettings):
     """Sample videos from text, or from text and an image, with the built-in model or another."""
 
     prompts: Positional[tuple[str, ...]] = ()
@@ -36,27 +64,11 @@ class SampleSettings:
     """Folder for the videos; or a file for one, ending in .mp4, .gif or .png (a folder of frames)."""
     model: str = "builtin"
     """Model folder: a run of `dit train` or one of its step-*, a diffusers Wan pipeline, or `builtin`."""
-    frames: int = 0
-    """Frames, 1 + 4k; 0 takes what the model was trained on, and 1 makes an image."""
-    height: int = 0
-    """Height in pixels, a multiple of 16; 0 takes what the model was trained on."""
-    width: int = 0
-    """Width in pixels, a multiple of 16; 0 takes what the model was trained on."""
-    fps: float = 0.0
-    """Frames a second of the file; 0 takes what the model was trained on."""
-    steps: int = 0
-    """Solver steps; 0 takes the model's own."""
-    guidance: float = -1.0
-    """Classifier-free guidance scale, 1 is none; -1 takes the model's own."""
-    solver: Literal["model", "euler", "heun", "multistep"] = "model"
-    """ODE solver; `model` takes the model's own."""
     seed: int = 0
     """Seed of the first video of a prompt; the next ones count up."""
     number: int = 1
     """Videos per prompt."""
     batch: int = 1
     """Videos in one packed call; more is faster on a GPU and may change the last digits. It is recorded."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Number format of the transformer; `auto` is bf16 on a GPU and fp32 on a CPU."""
-    decode_memory: float = 0.0
-    """GiB that decoding may take beside the video: larger frames are decoded in tiles; 0 sets no limit."""
+    decode_memory: float | None = None
+    """GiB that decoding may take beside the video: larger frames are decoded in tiles; none: no limit."""

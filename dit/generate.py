@@ -106,7 +106,7 @@ def generate_videos(
     requests: list[Request],
     sampler: SamplerConfig,
     on_step: Callable | None = None,
-    decode_memory: float = 0.0,
+    decode_memory: float | None = None,
 ) -> list[Tensor]:
     """Videos C T H W in [-1, 1], fp32 on the CPU, of each request; see `generate_parts`."""
     made = generate_parts(model, requests, sampler, on_step, decode_memory)
@@ -118,14 +118,14 @@ def generate_parts(
     requests: list[Request],
     sampler: SamplerConfig,
     on_step: Callable | None = None,
-    decode_memory: float = 0.0,
+    decode_memory: float | None = None,
 ) -> list[Iterator[Tensor]]:
     """As `generate_videos`, each video as parts that are decoded when they are taken, in constant memory.
 
-    `decode_memory` (GiB, 0: no limit) makes the decoder take large frames in tiles: such a video is one part.
+    `decode_memory` (GiB, None is no limit) has large frames decoded in tiles: such a video is one part.
     Raises ValueError, before anything is sampled, where it holds no tile.
     """
-    budget = int(decode_memory * 2**30)
+    budget = int((decode_memory or 0) * 2**30)
     cuts = [tiles.tile_for(model.autoencoder, *r.shape[2:], budget) if budget else 0 for r in requests]
     latents = generate(model.denoiser, requests, model.flow, sampler, on_step)
     return [decode_parts(model.autoencoder, z, tile) for z, tile in zip(latents, cuts, strict=True)]

@@ -1,14 +1,15 @@
 """A model folder: transformer, text encoder and autoencoder, loaded together from ours or diffusers'."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from configs.load import from_json, to_json
 from configs.model import TextConfig, TransformerConfig
-from configs.sampling import SamplerConfig
+from configs.sampling import SamplerConfig, SolverSettings
 from configs.train import FlowConfig
 from dit.attention import BACKENDS, choose_attention
 from dit.model import Transformer
@@ -25,6 +26,7 @@ from vae.training.weights import load_weights, read_settings
 TRANSFORMER = "transformer.safetensors"
 AVERAGE = "average.safetensors"
 OURS = "dit.json"  # in an exported folder: the defaults of sampling, and how its text was trained
+Settings = TypeVar("Settings", bound=SolverSettings)
 
 
 class Denoiser(nn.Module):
@@ -91,6 +93,18 @@ def load_model(folder: str, device: torch.device, dtype: torch.dtype) -> Model:
     model.denoiser.transformer.attention = BACKENDS[choose_attention(device, dtype, head_width)]
     model.autoencoder.to(device).eval().requires_grad_(False)
     return model
+
+
+def load_resolved(settings: Settings) -> tuple[Model, Settings]:
+    """The model that settings name, on a GPU if there is one, and the settings with its own for each None."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision = settings.precision or ("bf16" if device.type == "cuda" else "fp32")
+    model = load_model(settings.model, device, {"bf16": torch.bfloat16, "fp32": torch.float32}[precision])
+    sampler, (frames, height, width) = model.sampler, model.size
+    own = {"steps": sampler.steps, "guidance": sampler.guidance, "solver": sampler.solver}
+    own |= {"precision": precision, "frames": frames, "height": height, "width": width, "fps": model.fps}
+    asked = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    return model, replace(settings, **{name: own[name] for name in own if asked.get(name, own) is None})
 
 
 def find_weights(folder: Path) -> Path:

@@ -9,13 +9,12 @@ import tempfile
 from dataclasses import fields, replace
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from configs.load import from_json, parse
 from configs.sampling import SampleSettings
 from dit.generate import Request, generate_parts, latent_shape
-from dit.load import Model, load_model
+from dit.load import Model, load_resolved
 from dit.record import FORMATS, Job, read_record, records, sampler_of, sidecar, write_parts
 from vae.data.sheets import contact_sheet, evenly
 from vae.data.video import read_frames, resize_and_crop, to_video
@@ -32,7 +31,9 @@ def sample(settings: SampleSettings, record: dict | None = None) -> list[Path]:
     """
     prompts = read_prompts(settings)
     check(settings)
-    model, settings = load_with_settings(settings)
+    model, settings = load_resolved(settings)
+    if "smoothed" in model.settings:  # a checkpoint's, not a finished model's
+        print(f"dit sample: {settings.model} at step {model.settings['step']}", file=sys.stderr)
     if record:
         check_same_model(settings, record, model)
     sampler = sampler_of(settings)
@@ -64,26 +65,6 @@ def sample(settings: SampleSettings, record: dict | None = None) -> list[Path]:
     return files
 
 
-def load_with_settings(settings: SampleSettings) -> tuple[Model, SampleSettings]:
-    """The model that the settings name, and the settings with what they left to it."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    half = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
-    model = load_model(settings.model, device, torch.bfloat16 if half else torch.float32)
-    if "smoothed" in model.settings:  # a checkpoint's, not a finished model's
-        print(f"dit sample: {settings.model} at step {model.settings['step']}", file=sys.stderr)
-    return model, replace(
-        settings,
-        frames=settings.frames or model.size[0],
-        height=settings.height or model.size[1],
-        width=settings.width or model.size[2],
-        fps=settings.fps or model.fps,
-        steps=settings.steps or model.sampler.steps,
-        solver=model.sampler.solver if settings.solver == "model" else settings.solver,
-        guidance=model.sampler.guidance if settings.guidance == -1.0 else settings.guidance,
-        precision="bf16" if half else "fp32",
-    )
-
-
 def read_prompts(settings: SampleSettings) -> list[str]:
     """Prompts of the command line and the file; raises ValueError where there is none."""
     prompts = list(settings.prompts)
@@ -99,18 +80,14 @@ def read_prompts(settings: SampleSettings) -> list[str]:
 
 def check(settings: SampleSettings) -> None:
     """Raises ValueError for numbers that make no video; what is left to the model is not looked at."""
-    default = SampleSettings()
     for name in ("steps", "frames", "number", "batch"):
-        if (value := getattr(settings, name)) < 1 and value != getattr(default, name):
+        if (value := getattr(settings, name)) is not None and value < 1:
             raise ValueError(f"--{name} {value}: it must be at least 1")
-    if settings.fps <= 0 and settings.fps != default.fps:
-        raise ValueError(f"--fps {settings.fps}: it must be positive")
-    if settings.guidance < 0 and settings.guidance != default.guidance:
+    for name in ("fps", "decode_memory"):
+        if (value := getattr(settings, name)) is not None and value <= 0:
+            raise ValueError(f"--{name.replace('_', '-')} {value:g}: it must be above 0")
+    if settings.guidance is not None and settings.guidance < 0:
         raise ValueError(f"--guidance {settings.guidance}: it must not be negative, and 1 is none")
-    if settings.decode_memory < 0:
-        raise ValueError(
-            f"--decode-memory {settings.decode_memory:g}: it must not be negative; 0 is no limit"
-        )
     if settings.image and settings.frames == 1:
         raise ValueError("--frames 1 with --image leaves nothing to make: the image is the first frame")
 

@@ -18,10 +18,10 @@ from configs.protocol import Protocol, load_protocol
 from configs.sampling import SampleSettings
 from dit import __version__
 from dit.generate import Request, generate_videos, latent_shape
-from dit.load import model_folder
+from dit.load import load_resolved, model_folder
 from dit.pipelines import generate_with, is_foreign, load_pipeline
 from dit.record import LABEL, Job, records, sampler_of, write
-from dit.sample import check, load_with_settings
+from dit.sample import check
 from eval.clipsim import ClipsimSettings, clipsim
 from eval.fvd import FvdSettings, chosen, fvd
 from eval.inception import InceptionSettings, inception
@@ -266,9 +266,9 @@ def own_maker(settings: RunEvalSettings) -> Maker:
             "precision",
         )
     }
-    model, whole = load_with_settings(
-        SampleSettings(**{name: getattr(settings, name) for name in sorted(shared)}, out="")
-    )
+    asked = {name: getattr(settings, name) for name in sorted(shared)}
+    own = [name for name, value in asked.items() if name != "seed" and value in (0, -1.0, "model", "auto")]
+    model, whole = load_resolved(SampleSettings(**asked | dict.fromkeys(own), out=""))
     check(whole)
     shape = latent_shape(model.autoencoder, whole.frames, whole.height, whole.width)
 

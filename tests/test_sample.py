@@ -204,7 +204,7 @@ def test_decoding_in_tiles_gives_the_same_video(folder, tmp_path, monkeypatch, c
     assert run([*words, "--decode-memory", "0.0001"]) == 1
     assert "holds no tile: the smallest takes" in capsys.readouterr().err
     assert run([*words, "--decode-memory=-1"]) == 1
-    assert "--decode-memory -1: it must not be negative" in capsys.readouterr().err
+    assert "--decode-memory -1: it must be above 0" in capsys.readouterr().err
 
 
 def test_again_takes_no_setting_of_another_video(folder, tmp_path, capsys):
@@ -220,7 +220,7 @@ def test_again_takes_no_setting_of_another_video(folder, tmp_path, capsys):
 def test_the_recorded_evaluations_are_those_that_were_made(folder, tmp_path, monkeypatch, solver):
     model, calls = load_model(str(folder), torch.device("cpu"), torch.float32), []
     model.denoiser.transformer.register_forward_hook(lambda *_: calls.append(1))
-    monkeypatch.setattr("dit.sample.load_model", lambda *_: model)
+    monkeypatch.setattr("dit.load.load_model", lambda *_: model)
     out = tmp_path / "one.mp4"
     sample(SampleSettings(prompts=("a",), steps=3, solver=solver, out=str(out)))
     assert read_metadata(out)["evaluations"] == len(calls)
