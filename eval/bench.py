@@ -16,9 +16,11 @@ from torch import Tensor
 
 from configs.load import parse
 from configs.protocol import load_protocol
+from configs.ranges import Count, CountOrZero
 from dit.bench.transformer import peak_memory, race
 from eval.clips import Clip, choose_clips, find_sources, read_clip
-from eval.features import CPU, extract, in_order, keep_memory
+from eval.cpu import CPU, keep_memory, map_one_thread_each
+from eval.features import extract
 from eval.frechet import distance
 from eval.frechet import statistics as statistics_of
 from eval.networks.i3d import I3D, seeded_tensors
@@ -31,17 +33,17 @@ from vae.training.files import write_text
 class BenchEvalSettings:
     """Time scoring: the whole job beside its bare network, the distance beside scipy's, memory over clips."""
 
-    clips: int = 96
+    clips: Count = 96
     """Clips of the job that is timed."""
-    batch: int = 8
+    batch: Count = 8
     """Clips in one call of the network on a GPU; a CPU computes each alone."""
-    workers: int = 2
+    workers: CountOrZero = 2
     """Processes that read videos while the network computes."""
-    repeats: int = 3
+    repeats: Count = 3
     """Measurements of each side, of which the median counts."""
-    few: int = 50
+    few: Count = 50
     """Clips of the smaller job whose memory is measured."""
-    many: int = 500
+    many: Count = 500
     """Clips of the larger one."""
     parts: tuple[Literal["job", "distance", "memory"], ...] = ("job", "distance")
     """What to measure; memory takes some ten minutes on two cores."""
@@ -79,7 +81,7 @@ def bench_job(clips: list[Clip], settings: BenchEvalSettings) -> dict:
         return network(tensor)
 
     def bare() -> None:
-        for _ in in_order(compute, tensors, CPU):
+        for _ in map_one_thread_each(compute, tensors, CPU):
             pass
 
     def whole() -> None:
@@ -113,8 +115,8 @@ def bench_distance(width: int, repeats: int) -> dict:
 
     def by_scipy() -> None:
         root = scipy.linalg.sqrtm(first @ second)
-        apart = (sides[0].mean_D - sides[1].mean_D).square().sum().item()
-        values["scipy"] = apart + numpy.trace(first) + numpy.trace(second) - 2 * numpy.trace(root.real)
+        means = (sides[0].mean_D - sides[1].mean_D).square().sum().item()
+        values["scipy"] = means + numpy.trace(first) + numpy.trace(second) - 2 * numpy.trace(root.real)
 
     def ours() -> None:
         values["ours"] = distance(*sides, 1)
@@ -126,8 +128,8 @@ def bench_distance(width: int, repeats: int) -> dict:
             call()
             seconds[name].append(time.perf_counter() - start)
     medians = {name: statistics.median(value) for name, value in seconds.items()}
-    apart = abs(values["ours"] - values["scipy"]) / abs(values["scipy"])
-    return medians | {"ratio": medians["scipy"] / medians["ours"], "apart": apart}
+    difference = abs(values["ours"] - values["scipy"]) / abs(values["scipy"])
+    return medians | {"ratio": medians["scipy"] / medians["ours"], "difference": difference}
 
 
 def bench_memory(folder: Path, count: int, settings: BenchEvalSettings) -> int:
@@ -153,20 +155,21 @@ def bench(settings: BenchEvalSettings) -> dict:
     result: dict = {"cores": os.cpu_count(), "torch": torch.__version__}
     with tempfile.TemporaryDirectory() as folder:
         if "job" in settings.parts:
-            found = bench_job(make_clips(Path(folder) / "job", settings.clips), settings)
-            result["job"] = found
+            rates = bench_job(make_clips(Path(folder) / "job", settings.clips), settings)
+            result["job"] = rates
             print(
-                f"whole job {found['whole']:.2f} clips/s, bare network {found['bare']:.2f} clips/s: "
-                f"{found['ratio']:.2f} of it (goal 0.85)"
+                f"whole job {rates['whole']:.2f} clips/s, bare network {rates['bare']:.2f} clips/s: "
+                f"{rates['ratio']:.2f} of it (goal 0.85)"
             )
         if "distance" in settings.parts:
             result["distance"] = {}
             for width in WIDTHS:
-                found = bench_distance(width, 3)
-                result["distance"][width] = found
+                timed = bench_distance(width, 3)
+                result["distance"][width] = timed
                 print(
-                    f"distance of {width} features: {found['ours']:.3f} s, scipy's sqrtm "
-                    f"{found['scipy']:.2f} s: {found['ratio']:.1f} times as fast, {found['apart']:.0e} apart"
+                    f"distance of {width} features: {timed['ours']:.3f} s, scipy's sqrtm "
+                    f"{timed['scipy']:.2f} s: {timed['ratio']:.1f} times as fast, "
+                    f"{timed['difference']:.0e} apart"
                 )
         if "memory" in settings.parts:
             few, many = (

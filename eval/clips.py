@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from configs.protocol import Protocol
+from configs.protocol import ClipChoice
 from vae.data.manifest import NAME, load_manifest
 from vae.data.video import IMAGES, VIDEOS, Probe, UnreadableVideo, probe, read_frames, read_image
 from vae.training.seeds import uniform
@@ -95,7 +95,7 @@ def number(file: Path) -> tuple[int, str]:
 
 
 def choose_clips(
-    sources: list[Source], protocol: Protocol, count: int, stride: int
+    sources: list[Source], choice: ClipChoice, count: int, stride: int
 ) -> tuple[list[Clip], dict[str, str]]:
     """At most `count` clips (0: all), one a video, sorted by name; and what was passed over, with the reason.
 
@@ -103,9 +103,9 @@ def choose_clips(
     over and the next is taken.
     """
     clips, passed = [], {}
-    if protocol.videos == "random":
+    if choice.videos == "random":
         sources = sorted(
-            sources, key=lambda source: (uniform("video", protocol.seed, source.name), source.name)
+            sources, key=lambda source: (uniform("video", choice.seed, source.name), source.name)
         )
     for source, found in probed(sources, count):
         if count and len(clips) == count:
@@ -115,7 +115,7 @@ def choose_clips(
             continue
         source = replace(source, known=found)
         have = frame_count(source)
-        span = ((protocol.frames or have) - 1) * stride + 1
+        span = ((choice.frames or have) - 1) * stride + 1
         if have < span:
             passed[source.name] = f"{source.path} has {have} frames, and a clip takes {span}"
             continue
@@ -123,8 +123,8 @@ def choose_clips(
         first = {
             "first": 0,
             "middle": (starts - 1) // 2,
-            "random": int(uniform("start", protocol.seed, source.name) * starts),
-        }[protocol.start]
+            "random": int(uniform("start", choice.seed, source.name) * starts),
+        }[choice.start]
         clips.append(Clip(source, tuple(range(first, first + span, stride))))
     return sorted(clips, key=lambda clip: clip.source.name), passed
 

@@ -1,52 +1,34 @@
 """`dit eval reconstruction`: how near reconstructed videos are to their originals, frame by frame."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from configs.load import parse
+from configs.scoring import LpipsSettings, ScoringSettings
 from dit import __version__
-from eval.clips import Clip, Source, find_sources, frame_count, read_clip
-from eval.features import mapped
-from eval.fvd import fvd, same_choices
-from eval.scoring import publish
+from eval.clips import Clip, Source, find_sources, frame_count, passed_lines, read_clip
+from eval.cpu import map_over_processes
+from eval.fvd import fvd, fvd_of
+from eval.scoring import check_outputs, publish
 from vae.data.video import UnreadableVideo, decoder, to_video
 from vae.quality.lpips import SMALLEST, Lpips, load_lpips, lpips_of
 from vae.quality.psnr_ssim import SSIM_SIDE, pooled_psnr, psnr, ssim
-from vae.training.files import check_writable
 from vae.training.processes import own_device, processes
 
 
 @dataclass(frozen=True)
-class ReconstructionSettings:
+class ReconstructionSettings(LpipsSettings, ScoringSettings):
     """Compare videos with reconstructions: PSNR of both kinds, SSIM and LPIPS of frames, FVD of clips."""
 
     real: str = ""
     """Original videos: a folder of them, a folder of folders of frames, or a manifest."""
     fake: str = ""
     """Reconstructions of the same names, sizes and numbers of frames."""
-    json: str = ""
-    """File for the scores and every video's, as JSON."""
     protocol: str = ""
     """Protocol of the FVD between the two sides, such as ucf101-recon; empty leaves FVD out."""
-    weights: str = ""
-    """File with the weights of I3D; without it, they are looked for as `dit eval weights` says."""
-    allow_small: bool = False
-    """FVD of fewer or other clips than the protocol says; it is stamped."""
-    smoke: bool = False
-    """FVD with a seeded network in place of certified weights; it is stamped: it is not FVD."""
-    lpips: Literal["alex", "vgg", "squeeze", "none"] = "alex"
-    """Trunk of LPIPS; `none` leaves it out, and so do weights that are not there."""
-    lpips_trunk: str = ""
-    """File with the trunk's weights, torchvision's; without it, it is looked for in the usual places."""
-    lpips_heads: str = ""
-    """File with LPIPS' own weights of version 0.1; without it, it is looked for in the usual places."""
-    workers: int = 2
-    """Processes that read videos."""
 
 
 MEASURES = {  # name -> what it is, as the score says
@@ -110,17 +92,14 @@ def reconstruction(settings: ReconstructionSettings) -> dict:
     """
     if not settings.real or not settings.fake:
         raise ValueError("give both --real and --fake: folders of videos, or manifests")
-    if settings.workers < 0:
-        raise ValueError("--workers must not be negative")
-    if settings.json and processes()[0] == 0:
-        check_writable(Path(settings.json))
+    check_outputs(settings.json)
     pairs, passed = pair_up(find_sources(settings.real), find_sources(settings.fake))
     if not pairs:
         raise ValueError(f"{settings.real} and {settings.fake} have no video of one name")
     lpips, weights = load_lpips(settings.lpips, settings.lpips_trunk, settings.lpips_heads)
     between = None
     if settings.protocol:  # before the pairs are compared, as it may fail for its weights
-        between = fvd(same_choices(settings, settings.real, settings.fake))
+        between = fvd(fvd_of(settings, settings.real, settings.fake, settings.protocol))
     device = own_device()
     if lpips:
         lpips.to(device)
@@ -135,7 +114,7 @@ def reconstruction(settings: ReconstructionSettings) -> dict:
             return index, {}, f"{pairs[index][0].path} has sides below {SSIM_SIDE} pixels, which SSIM needs"
         return index, qualities(original, other, lpips, device), ""
 
-    rows = mapped(compute, data, settings.workers, device, "videos", "video")
+    rows = map_over_processes(compute, data, settings.workers, device, "videos")
     passed |= {pairs[index][0].name: wrong for index, _, wrong in rows if wrong}
     kept = [(index, values) for index, values, wrong in rows if not wrong]
     if not kept:
@@ -168,10 +147,7 @@ def table(result: dict) -> str:
         lines.append(f"LPIPS {result['lpips']['weights']}")
     if not result["fvd"]:
         lines.append("FVD left out: --protocol ucf101-recon, or another, adds it")
-    if result["passed_over"]:
-        name, why = next(iter(result["passed_over"].items()))
-        lines.append(f"{len(result['passed_over'])} videos passed over, such as {name}: {why}")
-    return "\n".join(lines)
+    return "\n".join(lines + passed_lines(result["passed_over"]))
 
 
 def main(arguments: list[str]) -> None:
