@@ -4,19 +4,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 from configs.load import Positional
+from configs.ranges import Count, NonNegative, Positive, Seed
 
 
 @dataclass(frozen=True)
 class SamplerConfig:
     """How samples are drawn from a model."""
 
-    steps: int = 25
+    steps: Count = 25
     """Solver steps."""
     solver: Literal["euler", "heun", "multistep"] = "multistep"
     """ODE solver; heun evaluates the model twice a step."""
-    guidance: float = 4.0
+    guidance: NonNegative = 4.0
     """Classifier-free guidance scale; 1 is none, and half the work."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the noise; sample k of a prompt takes its own."""
 
 
@@ -24,9 +25,9 @@ class SamplerConfig:
 class SolverSettings:
     """How a model is to solve for its samples; None is the model's own (`dit.load.load_resolved`)."""
 
-    steps: int | None = None
+    steps: Count | None = None
     """Solver steps; none: the model's own."""
-    guidance: float | None = None
+    guidance: NonNegative | None = None
     """Classifier-free guidance scale, 1 is none; none: the model's own."""
     solver: Literal["euler", "heun", "multistep"] | None = None
     """ODE solver; none: the model's own."""
@@ -38,13 +39,13 @@ class SolverSettings:
 class VideoSettings(SolverSettings):
     """What one may ask of a model that samples videos; None is the model's own."""
 
-    frames: int | None = None
+    frames: Count | None = None
     """Frames, 1 + 4k, and 1 makes an image; none: what the model was trained on."""
     height: int | None = None
     """Height in pixels, a multiple of 16; none: what the model was trained on."""
     width: int | None = None
     """Width in pixels, a multiple of 16; none: what the model was trained on."""
-    fps: float | None = None
+    fps: Positive | None = None
     """Frames a second of the file; none: what the model was trained on."""
 
 
@@ -64,11 +65,11 @@ class SampleSettings(VideoSettings):
     """Folder for the videos; or a file for one, ending in .mp4, .gif or .png (a folder of frames)."""
     model: str = "builtin"
     """Model folder: a run of `dit train` or one of its step-*, a diffusers Wan pipeline, or `builtin`."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the first video of a prompt; the next ones count up."""
-    number: int = 1
+    number: Count = 1
     """Videos per prompt."""
-    batch: int = 1
+    batch: Count = 1
     """Videos in one packed call; more is faster on a GPU and may change the last digits. It is recorded."""
-    decode_memory: float | None = None
+    decode_memory: Positive | None = None
     """GiB that decoding may take beside the video: larger frames are decoded in tiles; none: no limit."""

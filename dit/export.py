@@ -9,14 +9,14 @@ import torch
 
 from configs.load import Positional, parse, to_json
 from dit.generate import latent_shape, shift_for
-from dit.load import OURS, TRANSFORMER, Model, load_model
+from dit.load import AVERAGE, OURS, TRANSFORMER, Model, load_model
 from dit.pack import grid_of
 from dit.wan import write_pipeline
 from vae.diffusers_folder import autoencoder_settings, write_folder, write_json
 from vae.load import WEIGHTS as AUTOENCODER
 from vae.load import load_autoencoder
 from vae.model import Autoencoder
-from vae.training.weights import read_settings, save_weights
+from vae.training.weights import TRANSFORMERS, read_header, save_weights
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,11 @@ def export(settings: ExportSettings) -> Path:
 
 
 def is_autoencoder(path: Path) -> bool:
-    """Whether a model is an autoencoder's weights file, or a finished run of `dit vae train`."""
-    file = path / AUTOENCODER
-    return path.is_file() or (file.is_file() and "crop" in read_settings(file))
+    """Whether a model is an autoencoder alone: its weights file, or a folder of one and no transformer."""
+    if not (path / AUTOENCODER).is_file():
+        return path.is_file()
+    files = [path / TRANSFORMER, *path.glob(f"step-*/{AVERAGE}")]
+    return not any(read_header(file).kind in TRANSFORMERS for file in files if file.is_file())
 
 
 def same_latents(before: Autoencoder, source: str) -> Autoencoder:
@@ -101,12 +103,13 @@ def write_diffusers(model: Model, folder: Path) -> None:
 
 def write_half(model: Model, folder: Path) -> None:
     """Our two weights files in half precision; raises ValueError for a model that is not ours."""
-    if "train" not in model.settings:
+    if model.kind not in TRANSFORMERS:
         raise ValueError("--format half takes a model that `dit train` made, not a diffusers folder")
     check_ours(model)
-    autoencoder = {"model": to_json(model.autoencoder.config)}
-    save_weights(folder / AUTOENCODER, model.autoencoder.state_dict(), autoencoder, torch.float16)
-    save_weights(folder / TRANSFORMER, model.denoiser.trained_state(), model.settings, torch.float16)
+    settings, half = {"model": to_json(model.autoencoder.config)}, torch.float16
+    save_weights(folder / AUTOENCODER, model.autoencoder.state_dict(), "autoencoder", settings, dtype=half)
+    trained = model.denoiser.trained_state()
+    save_weights(folder / TRANSFORMER, trained, "transformer", model.settings, model.facts, half)
 
 
 FORMATS = {"diffusers": write_diffusers, "half": write_half}

@@ -21,7 +21,7 @@ from vae.load import BUILTIN, load_autoencoder, stored_hash
 from vae.model import Autoencoder
 from vae.training.checkpoints import checkpoints
 from vae.training.files import file_hash, read_json
-from vae.training.weights import load_weights, read_settings
+from vae.training.weights import TRANSFORMERS, load_weights, read_header
 
 TRANSFORMER = "transformer.safetensors"
 AVERAGE = "average.safetensors"
@@ -68,6 +68,8 @@ class Model:
     size: tuple[int, int, int]
     fps: float
     settings: dict
+    kind: str
+    facts: dict
 
 
 def model_folder(name: str) -> Path:
@@ -114,7 +116,7 @@ def find_weights(folder: Path) -> Path:
     """
     finished, steps = folder / TRANSFORMER, checkpoints(folder)
     newest = int(steps[-1].name.removeprefix("step-")) if steps else 0
-    if finished.is_file() and read_settings(finished).get("step", newest) >= newest:
+    if finished.is_file() and read_header(finished).facts.get("step", newest) >= newest:
         return finished
     for file in (*(step / AVERAGE for step in steps[-1:]), folder / AVERAGE):
         if file.is_file():
@@ -129,9 +131,8 @@ def find_weights(folder: Path) -> Path:
 def load_our_model(folder: Path) -> Model:
     """A model that this project trained."""
     file = find_weights(folder)
-    tensors, settings = load_weights(file)
-    if not {"model", "text", "sampler", "flow", "data"} <= set(settings):
-        raise ValueError(f"{file} is no transformer: give a folder of `dit train`, not of `dit vae train`")
+    tensors, header = load_weights(file, *TRANSFORMERS)
+    settings = header.settings
     denoiser = Denoiser(
         from_json(TransformerConfig, settings["model"]), from_json(TextConfig, settings["text"])
     )
@@ -149,6 +150,8 @@ def load_our_model(folder: Path) -> Model:
         size=(data["frames"], side, side),
         fps=data["fps"],
         settings=settings,
+        kind=header.kind,
+        facts=header.facts,
     )
 
 
@@ -202,6 +205,8 @@ def load_diffusers_model(folder: Path) -> Model:
             "flow": to_json(flow),
             "sampler": to_json(sampler),
         },
+        kind="diffusers pipeline",
+        facts={},
     )
 
 

@@ -58,7 +58,7 @@ def truth(job: Job, settings: SampleSettings, model: Model) -> dict:
         "label": LABEL,
         "ai_generated": True,
         "weights": model.weights,
-        "model": model.settings,
+        "model": model.settings | model.facts,
         "sample": to_json(one),
         "sampler": to_json(replace(sampler, seed=seed)),
         "evaluations": evaluations,

@@ -30,10 +30,11 @@ def sample(settings: SampleSettings, record: dict | None = None) -> list[Path]:
     change its last bits. Raises ValueError where the model is not the record's.
     """
     prompts = read_prompts(settings)
-    check(settings)
+    if settings.image and settings.frames == 1:
+        raise ValueError("--frames 1 with --image leaves nothing to make: the image is the first frame")
     model, settings = load_resolved(settings)
-    if "smoothed" in model.settings:  # a checkpoint's, not a finished model's
-        print(f"dit sample: {settings.model} at step {model.settings['step']}", file=sys.stderr)
+    if model.kind == "transformer checkpoint":
+        print(f"dit sample: {settings.model} at step {model.facts['step']}", file=sys.stderr)
     if record:
         check_same_model(settings, record, model)
     sampler = sampler_of(settings)
@@ -76,20 +77,6 @@ def read_prompts(settings: SampleSettings) -> list[str]:
     if not prompts:
         raise ValueError('no prompt: try `dit sample "a red circle moves left"`')
     return prompts
-
-
-def check(settings: SampleSettings) -> None:
-    """Raises ValueError for numbers that make no video; what is left to the model is not looked at."""
-    for name in ("steps", "frames", "number", "batch"):
-        if (value := getattr(settings, name)) is not None and value < 1:
-            raise ValueError(f"--{name} {value}: it must be at least 1")
-    for name in ("fps", "decode_memory"):
-        if (value := getattr(settings, name)) is not None and value <= 0:
-            raise ValueError(f"--{name.replace('_', '-')} {value:g}: it must be above 0")
-    if settings.guidance is not None and settings.guidance < 0:
-        raise ValueError(f"--guidance {settings.guidance}: it must not be negative, and 1 is none")
-    if settings.image and settings.frames == 1:
-        raise ValueError("--frames 1 with --image leaves nothing to make: the image is the first frame")
 
 
 def check_same_model(settings: SampleSettings, record: dict, model: Model) -> None:

@@ -44,7 +44,7 @@ from vae.training.optimizer import learning_rate, make_optimizer, update_average
 from vae.training.processes import PATIENCE, on_main
 from vae.training.seeds import generator, uniform
 from vae.training.session import StopSignal, check_loop, holding, name_skipped
-from vae.training.weights import fill, load_weights, save_weights
+from vae.training.weights import TRANSFORMERS, fill, load_weights, save_weights
 
 HELD_OUT = 32
 VALIDATION_TIMES = (0.125, 0.375, 0.625, 0.875)
@@ -89,7 +89,7 @@ def train(config: TransformerRun, held: ExitStack) -> Path:
     model = Denoiser(config.model, config.text, encoder)
     if config.init and not started_before:
         start_from(model, model_folder(config.init))
-    on_main(main, lambda: open_run(out, config, files_hash(data, held_out), held))
+    on_main(main, lambda: open_run(out, "transformer", config, files_hash(data, held_out), held))
     if (done := finished_step(out, out / TRANSFORMER, loop.steps)) is not None:
         if main:
             print(
@@ -188,11 +188,11 @@ def train(config: TransformerRun, held: ExitStack) -> Path:
             if log and (step % loop.save_every == 0 or step == loop.steps or stopping):
                 parts = {"model": model.trained_state(), "average": average.trained_state()}
                 parts["optimizer"] = optimizer_tensors(optimizer)
-                save_checkpoint(out, step, smoothed, parts, settings)
+                save_checkpoint(out, "transformer", step, smoothed, parts, settings)
     if log and stopping:
         log.say(f"stopped at step {step}; the same command goes on from there")
     elif log:
-        save_weights(out / TRANSFORMER, average.trained_state(), settings | {"step": step})
+        save_weights(out / TRANSFORMER, average.trained_state(), "transformer", settings, {"step": step})
         log.say(f"model: {out} (dit sample PROMPT --model {out})")
     accelerator.wait_for_everyone()  # none leaves the group while another still works
     accelerator.end_training()
@@ -296,7 +296,7 @@ def start_from(model: Denoiser, folder: Path) -> None:
     file = find_weights(folder)
     trained = model.trained_state()
     frozen = {name: tensor for name, tensor in model.state_dict().items() if name not in trained}
-    fill(model, frozen | load_weights(file)[0], file)
+    fill(model, frozen | load_weights(file, *TRANSFORMERS)[0], file)
 
 
 @dataclass(frozen=True)

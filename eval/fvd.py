@@ -32,7 +32,7 @@ from vae.data.video import decoder
 from vae.quality.networks import folders
 from vae.training.files import write_text
 from vae.training.processes import own_device, processes
-from vae.training.weights import load_weights, read_settings, save_weights
+from vae.training.weights import load_weights, save_weights
 
 
 @dataclass(frozen=True)
@@ -236,26 +236,21 @@ def cache_file(protocol: FvdProtocol, files: str, weights: str) -> Path:
 
 def save_features(file: Path, side: Side, protocol: FvdProtocol, weights: str) -> None:
     """Writes features with the protocol and weights that made them."""
-    about = {
-        "names": side.names,
-        "facts": side.facts,
-        "protocol": dataclasses.asdict(protocol),
-        "weights": weights,
-    }
-    save_weights(file, {"features": side.values_ND}, about)
+    settings = {"protocol": dataclasses.asdict(protocol), "weights": weights}
+    facts = {"names": side.names, "side": side.facts}
+    save_weights(file, {"features": side.values_ND}, "features", settings, facts)
 
 
 def load_features(file: Path, protocol: FvdProtocol, weights: str) -> Side:
     """Saved features; raises ValueError where another protocol or other weights made them."""
-    about = read_settings(file)
-    if not {"names", "facts", "protocol", "weights"} <= set(about):
-        raise ValueError(f"{file} holds no features: it is another file of this project")
+    tensors, header = load_weights(file, "features")
+    about, facts = header.settings, header.facts
     other = [k for k, v in dataclasses.asdict(protocol).items() if about["protocol"].get(k) != v]
     if other:
         raise ValueError(f"{file} was made under another protocol: {', '.join(other)} differ")
     if about["weights"] != weights:
         raise ValueError(f"{file} was made with other weights")
-    return Side(load_weights(file)[0]["features"], tuple(about["names"]), {"stamps": []} | about["facts"])
+    return Side(tensors["features"], tuple(facts["names"]), {"stamps": []} | facts["side"])
 
 
 def sentence(result: dict) -> str:

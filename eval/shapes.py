@@ -151,7 +151,7 @@ def protocol(settings: EvalSettings, model: Model, sampler: SamplerConfig) -> di
         "device": model.autoencoder.latent_mean.device.type,
         "weights": model.weights,
         "autoencoder": tensors_hash(model.autoencoder.state_dict()),
-        "model": model.settings,
+        "model": model.settings | model.facts,
         "version": __version__,
         "torch": torch.__version__,
     }

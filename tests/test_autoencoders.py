@@ -72,7 +72,9 @@ def tiny(tmp_path_factory) -> Path:
     tensors = random_autoencoder(MODEL).state_dict()
     for name, factor in {"tiny": 1.0, "half": 0.5}.items():
         scaled = {key: factor * tensor for key, tensor in tensors.items()}
-        save_weights(home / name / "autoencoder.safetensors", scaled, {"model": to_json(MODEL)})
+        save_weights(
+            home / name / "autoencoder.safetensors", scaled, "autoencoder", {"model": to_json(MODEL)}
+        )
     return home / "tiny"
 
 

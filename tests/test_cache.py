@@ -66,7 +66,7 @@ def autoencoder(tmp_path_factory) -> Path:
     model.quant_conv.bias.data[4:] = -1.0
     known = replace(MODEL, latent_mean=(0.1, -0.2, 0.0, 0.3), latent_std=(0.5, 0.6, 0.7, 0.8))
     file = tmp_path_factory.mktemp("autoencoder") / "autoencoder.safetensors"
-    save_weights(file, model.state_dict(), {"model": to_json(known)})
+    save_weights(file, model.state_dict(), "autoencoder", {"model": to_json(known)})
     return file
 
 
@@ -370,8 +370,8 @@ def test_statistics_and_weights_and_formats_change_every_key(folder, autoencoder
     """Statistics lie in no weight."""
     tensors, header = load_weights(autoencoder)
     other = tmp_path / "other.safetensors"
-    header["model"]["latent_std"] = [1.0, 0.6, 0.7, 0.8]
-    save_weights(other, tensors, header)
+    header.settings["model"]["latent_std"] = [1.0, 0.6, 0.7, 0.8]
+    save_weights(other, tensors, "autoencoder", header.settings)
     assert autoencoder_hash(load_autoencoder(other)) != autoencoder_hash(load_autoencoder(autoencoder))
     keys = {key for file in load_cache(made).files for key in file.keys}
     for which, store in ((other, "fp32"), (autoencoder, "fp16")):
@@ -559,8 +559,8 @@ def not_finite(file: Path) -> None:
     tensors = {key: tensor.clone() for key, tensor in tensors.items()}
     next(iter(tensors.values()))[0, 0, 0, 0, 0] = float("nan")
     told = {"autoencoder", "store", "compression"}
-    rows = {key: (tensor, header["rows"][key]) for key, tensor in tensors.items()}
-    write_shard(file.parent, "latents", rows, {name: header[name] for name in told})
+    rows = {key: (tensor, header.facts["rows"][key]) for key, tensor in tensors.items()}
+    write_shard(file.parent, "latents", rows, {name: header.settings[name] for name in told})
 
 
 @pytest.mark.parametrize(
@@ -650,8 +650,8 @@ def test_a_run_that_wants_other_clips_than_the_cache_s_is_told_which_setting(
     autoencoder, made, tmp_path, change, words
 ):
     tensors, header = load_weights(autoencoder)
-    header["model"]["latent_mean"] = [0.0] * 4
-    save_weights(Path(f"{autoencoder}.other"), tensors, header)
+    header.settings["model"]["latent_mean"] = [0.0] * 4
+    save_weights(Path(f"{autoencoder}.other"), tensors, "autoencoder", header.settings)
     config = transformer_run(tmp_path / "run", autoencoder)
     with pytest.raises(ValueError, match=words):
         dit.train.train(change(replace(config, data=replace(DATA, source=str(made)))))

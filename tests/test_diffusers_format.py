@@ -60,9 +60,11 @@ def write_run(folder: Path) -> None:
     )
     denoiser = Denoiser(TINY, text)
     denoiser.transformer, denoiser.text = random_transformer(TINY), random_encoder(text)
-    save_weights(folder / TRANSFORMER, denoiser.trained_state(), to_json(config))
+    save_weights(folder / TRANSFORMER, denoiser.trained_state(), "transformer", to_json(config))
     autoencoder = {"model": to_json(AUTOENCODER_CONFIG)}
-    save_weights(folder / AUTOENCODER, Autoencoder(AUTOENCODER_CONFIG).state_dict(), autoencoder)
+    save_weights(
+        folder / AUTOENCODER, Autoencoder(AUTOENCODER_CONFIG).state_dict(), "autoencoder", autoencoder
+    )
 
 
 def write_wan(folder: Path, **autoencoder) -> None:

@@ -31,7 +31,7 @@ from vae.load import load_autoencoder, load_folder, say_unmeasured, stored_hash
 from vae.model import Autoencoder
 from vae.statistics import FILE
 from vae.stats import StatsSettings, stats
-from vae.training.weights import read_settings, save_weights
+from vae.training.weights import read_header, save_weights
 
 FOUR = {"latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [0.5, 1.5, 1.0, 2.0]}
 WAN = dict(base_dim=8, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, **FOUR)
@@ -447,14 +447,14 @@ def test_two_processes_measure_what_one_does_on_files_too(tmp_path: Path, real_c
 
 def test_our_own_weights_carry_theirs_and_change_only_when_asked(tmp_path: Path, capsys):
     file = tmp_path / "a.safetensors"
-    save_weights(file, Autoencoder(MODEL).state_dict(), {"model": to_json(MODEL), "data": 1})
+    save_weights(file, Autoencoder(MODEL).state_dict(), "autoencoder", {"model": to_json(MODEL)}, {"step": 1})
     before = file.read_bytes()
     settings = StatsSettings(str(file), "shapes", count=2, frames=5, size=32)
     found = stats(settings)
     assert file.read_bytes() == before and "weights file hold" in capsys.readouterr().err
     stats(replace(settings, replace=True))
-    assert read_settings(file)["model"]["latent_std"] == pytest.approx(list(found.std))
-    assert read_settings(file)["data"] == 1
+    assert read_header(file).settings["model"]["latent_std"] == pytest.approx(list(found.std))
+    assert read_header(file).facts["step"] == 1
     again = stats(settings)
     assert again.std == pytest.approx(found.std, rel=1e-5)
     assert load_autoencoder(file).latent_mean.flatten().tolist() == pytest.approx(found.mean, abs=1e-6)

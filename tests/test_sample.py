@@ -64,8 +64,8 @@ def write_model(path: Path, seed: int) -> Path:
     with torch.no_grad():
         for parameter in denoiser.parameters():
             parameter.normal_(std=0.3)
-    save_weights(path / TRANSFORMER, denoiser.trained_state(), to_json(RUN))
-    save_weights(path / AUTOENCODER, autoencoder.state_dict(), {"model": to_json(TINY)})
+    save_weights(path / TRANSFORMER, denoiser.trained_state(), "transformer", to_json(RUN))
+    save_weights(path / AUTOENCODER, autoencoder.state_dict(), "autoencoder", {"model": to_json(TINY)})
     return path
 
 
@@ -160,8 +160,12 @@ def test_other_frames_are_an_error_and_kept(folder, tmp_path, capsys):
 
 
 def test_an_autoencoder_is_no_model(folder, tmp_path, capsys):
-    save_weights(tmp_path / "step-00000003" / "average.safetensors", {}, {"model": to_json(TINY), "step": 3})
-    assert "is no transformer: give a folder of `dit train`" in told(capsys, "a", "--model", tmp_path)
+    save_weights(
+        tmp_path / "step-00000003" / "average.safetensors", {}, "autoencoder checkpoint", {}, {"step": 3}
+    )
+    assert "is of kind autoencoder checkpoint, where transformer is needed: `dit train` makes one" in told(
+        capsys, "a", "--model", tmp_path
+    )
 
 
 def test_a_video_carries_its_truth(folder, tmp_path):
@@ -204,7 +208,7 @@ def test_decoding_in_tiles_gives_the_same_video(folder, tmp_path, monkeypatch, c
     assert run([*words, "--decode-memory", "0.0001"]) == 1
     assert "holds no tile: the smallest takes" in capsys.readouterr().err
     assert run([*words, "--decode-memory=-1"]) == 1
-    assert "--decode-memory -1: it must be above 0" in capsys.readouterr().err
+    assert "decode_memory = -1.0: it must be above 0" in capsys.readouterr().err
 
 
 def test_again_takes_no_setting_of_another_video(folder, tmp_path, capsys):
@@ -261,13 +265,13 @@ def test_prompts_that_share_their_words_do_not_share_a_file():
 def test_a_run_made_longer_gives_its_newest_weights_and_a_checkpoint_its_own(folder, tmp_path, capsys):
     run_folder = tmp_path / "run"
     shutil.copytree(folder, run_folder)
-    tensors, settings = load_weights(folder / TRANSFORMER)
+    tensors, header = load_weights(folder / TRANSFORMER)
     for step in (2, 3):
-        header = settings | {"step": step, "smoothed": 1.0}
-        save_weights(run_folder / f"step-{step:08d}" / AVERAGE, tensors, header)
+        file, facts = run_folder / f"step-{step:08d}" / AVERAGE, {"step": step, "smoothed": 1.0}
+        save_weights(file, tensors, "transformer checkpoint", header.settings, facts)
     old, newest = run_folder / "step-00000002", run_folder / "step-00000003"
     for step, found in ((2, newest / AVERAGE), (3, run_folder / TRANSFORMER)):
-        save_weights(run_folder / TRANSFORMER, tensors, settings | {"step": step})
+        save_weights(run_folder / TRANSFORMER, tensors, "transformer", header.settings, {"step": step})
         assert find_weights(run_folder) == found
     out = tmp_path / "one.mp4"
     assert run(["sample", "a", "--model", str(old), "--out", str(out)]) == 0
@@ -279,7 +283,7 @@ def test_a_model_of_any_area_has_a_size_to_sample(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "model")
     tensors, _ = load_weights(folder / TRANSFORMER)
     settings = to_json(replace(RUN, data=replace(RUN.data, size=44)))
-    save_weights(tmp_path / "model" / TRANSFORMER, tensors, settings)
+    save_weights(tmp_path / "model" / TRANSFORMER, tensors, "transformer", settings)
     assert load_model(str(tmp_path / "model"), torch.device("cpu"), torch.float32).size == (5, 48, 48)
 
 
@@ -436,7 +440,7 @@ def test_an_export_takes_a_decoder_of_the_same_latents_only(folder, tmp_path, ca
     with torch.no_grad():
         autoencoder.decoder.conv_out.bias += 0.1
     settings = {"model": to_json(TINY)}
-    save_weights(tmp_path / "decoder" / AUTOENCODER, autoencoder.state_dict(), settings)
+    save_weights(tmp_path / "decoder" / AUTOENCODER, autoencoder.state_dict(), "autoencoder", settings)
     command = ["export", str(folder), "--format", "half", "--autoencoder"]
     assert run([*command, str(tmp_path / "decoder"), "--out", str(tmp_path / "out")]) == 0
     torch.testing.assert_close(
@@ -445,7 +449,7 @@ def test_an_export_takes_a_decoder_of_the_same_latents_only(folder, tmp_path, ca
     )
     with torch.no_grad():
         autoencoder.encoder.conv_in.bias += 0.1
-    save_weights(tmp_path / "encoder" / AUTOENCODER, autoencoder.state_dict(), settings)
+    save_weights(tmp_path / "encoder" / AUTOENCODER, autoencoder.state_dict(), "autoencoder", settings)
     capsys.readouterr()
     assert run([*command, str(tmp_path / "encoder"), "--out", str(tmp_path / "other")]) == 1
     assert "other latents" in capsys.readouterr().err and not (tmp_path / "other").exists()

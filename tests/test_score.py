@@ -52,8 +52,8 @@ def folder(tmp_path_factory) -> Path:
     with torch.no_grad():
         for parameter in denoiser.parameters():
             parameter.normal_(std=0.3)
-    save_weights(path / TRANSFORMER, denoiser.trained_state(), to_json(RUN))
-    save_weights(path / AUTOENCODER, autoencoder.state_dict(), {"model": to_json(TINY)})
+    save_weights(path / TRANSFORMER, denoiser.trained_state(), "transformer", to_json(RUN))
+    save_weights(path / AUTOENCODER, autoencoder.state_dict(), "autoencoder", {"model": to_json(TINY)})
     return path
 
 

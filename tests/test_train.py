@@ -47,7 +47,7 @@ from vae.load import load_autoencoder
 from vae.model import Autoencoder
 from vae.training.optimizer import update_average
 from vae.training.seeds import generator
-from vae.training.weights import load_weights, read_settings, save_weights
+from vae.training.weights import TRANSFORMERS, load_weights, read_header, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def autoencoder(tmp_path_factory) -> Path:
     flat = means.transpose(0, 1).flatten(1)
     known = replace(MODEL, latent_mean=tuple(flat.mean(1).tolist()), latent_std=tuple(flat.std(1).tolist()))
     file = tmp_path_factory.mktemp("autoencoder") / "autoencoder.safetensors"
-    save_weights(file, model.state_dict(), {"model": to_json(known)})
+    save_weights(file, model.state_dict(), "autoencoder", {"model": to_json(known)})
     return file
 
 
@@ -99,7 +99,7 @@ def test_stopped_by_a_signal_and_resumed_equals_never_stopped(
 def test_three_steps_made_six_equal_six(whole, autoencoder, tmp_path, cached):
     out = tmp_path / "run"
     train(transformer_run(out, autoencoder, cached, steps=3))
-    assert load_model(str(out), torch.device("cpu"), torch.float32).settings["step"] == 3
+    assert load_model(str(out), torch.device("cpu"), torch.float32).facts["step"] == 3
     train(transformer_run(out, autoencoder, cached, steps=6))
     assert_same_run(out, whole[cached])
     ours, others = load_weights(out / TRANSFORMER)[0], load_weights(whole[cached] / TRANSFORMER)[0]
@@ -169,8 +169,8 @@ def test_a_run_keeps_its_own_autoencoder(whole, autoencoder, tmp_path):
     copy.write_bytes(autoencoder.read_bytes())
     out = tmp_path / "run"
     train(transformer_run(out, copy, steps=3))
-    tensors, settings = load_weights(copy)
-    save_weights(copy, {name: tensor * 2 for name, tensor in tensors.items()}, settings)
+    tensors, header = load_weights(copy)
+    save_weights(copy, {name: tensor * 2 for name, tensor in tensors.items()}, "autoencoder", header.settings)
     train(transformer_run(out, copy, steps=6))
     kept = load_weights(out / "autoencoder.safetensors")[0]
     assert all(torch.equal(kept[name], tensor) for name, tensor in tensors.items())
@@ -182,8 +182,9 @@ def test_every_file_carries_the_complete_config(whole, autoencoder):
     weights = [*whole[5].glob("step-*/*.safetensors"), whole[5] / TRANSFORMER]
     assert len(weights) == 7
     for file in weights:
-        header = {key: value for key, value in read_settings(file).items() if key not in ("step", "smoothed")}
-        assert from_json(TransformerRun, header) == transformer_run(whole[5], autoencoder, 5)
+        assert from_json(TransformerRun, read_header(file, *TRANSFORMERS).settings) == transformer_run(
+            whole[5], autoencoder, 5
+        )
     suffixes = {file.suffix for file in whole[5].rglob("*") if file.is_file()}
     assert suffixes == {".safetensors", ".json", ".jsonl", ".png"}
 

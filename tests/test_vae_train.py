@@ -47,7 +47,7 @@ from vae.data.write import write_video
 from vae.load import load_autoencoder
 from vae.quality.psnr_ssim import psnr
 from vae.training.optimizer import learning_rate, make_optimizer, update_average
-from vae.training.weights import load_weights, read_settings
+from vae.training.weights import AUTOENCODERS, load_weights, read_header
 
 train = vae.train.train
 
@@ -114,12 +114,15 @@ def test_a_signal_to_the_whole_group_stops_only_the_loop(videos, tmp_path):
 def test_three_steps_made_six_equal_six(whole, tmp_path):
     out = tmp_path / "run"
     short = train(autoencoder_run(out, steps=3))
-    assert read_settings(short)["step"] == 3
+    assert read_header(short).facts["step"] == 3
     train(autoencoder_run(out, steps=6))
     assert_same_run(out, whole)
     ours, others = load_weights(out / vae.train.WEIGHTS), load_weights(whole / vae.train.WEIGHTS)
     assert all(torch.equal(ours[0][name], tensor) for name, tensor in others[0].items())
-    assert ours[1]["model"] == others[1]["model"]  # with the measured statistics of the latents
+    assert ours[1] == replace(others[1], settings=ours[1].settings)
+    assert (
+        ours[1].settings["model"] == others[1].settings["model"]
+    )  # with the measured statistics of the latents
 
 
 def test_a_kill_while_saving_leaves_the_last_checkpoint(whole, tmp_path, monkeypatch):
@@ -192,7 +195,7 @@ def test_changed_settings_are_refused_by_name(whole, change):
 
 def open_run(folder: Path, config, files: str = "") -> None:
     with ExitStack() as held:
-        vae.training.folder.open_run(folder, config, files, held)
+        vae.training.folder.open_run(folder, "autoencoder", config, files, held)
 
 
 def test_settings_may_change_until_there_is_a_checkpoint(tmp_path):
@@ -210,9 +213,9 @@ def test_a_run_goes_on_with_the_files_it_began_with_or_not_at_all(tmp_path):
     open_run(tmp_path, config, "two")
     with pytest.raises(ValueError, match="on other files than the manifest of shapes now has: bring back"):
         open_run(tmp_path, config, "one")
-    # As written before there was one.
     (tmp_path / "run.json").write_text(json.dumps(to_json(config)))
-    open_run(tmp_path, config, "one")
+    with pytest.raises(ValueError, match="is of an earlier version of this project: give another folder"):
+        open_run(tmp_path, config, "one")
 
 
 def test_a_run_does_not_write_among_the_videos(videos):
@@ -223,7 +226,7 @@ def test_a_run_does_not_write_among_the_videos(videos):
 def test_two_runs_do_not_write_one_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(vae.training.folder, "LOCK_PATIENCE", 0)
     with ExitStack() as held:
-        vae.training.folder.open_run(tmp_path, autoencoder_run(tmp_path), "", held)
+        vae.training.folder.open_run(tmp_path, "autoencoder", autoencoder_run(tmp_path), "", held)
         with pytest.raises(ValueError, match="is in use by another run: let it end"):
             open_run(tmp_path, autoencoder_run(tmp_path))
     open_run(tmp_path, autoencoder_run(tmp_path))
@@ -266,8 +269,7 @@ def test_every_file_carries_the_complete_config_and_none_is_a_pickle(whole):
     weights = list(whole.rglob("*.safetensors"))
     assert len(weights) == 2 * 3 + 1  # two checkpoints of three parts, and the model
     for file in weights:
-        header = {key: value for key, value in read_settings(file).items() if key not in ("step", "smoothed")}
-        config = from_json(AutoencoderRun, header)
+        config = from_json(AutoencoderRun, read_header(file, *AUTOENCODERS).settings)
         if file.name == vae.train.WEIGHTS:  # which knows the statistics that were measured
             assert config.model.latent_std != autoencoder_run(whole).model.latent_std
             config = replace(config, model=autoencoder_run(whole).model)
@@ -461,8 +463,8 @@ def test_statistics_are_measured_in_chunks_as_of_the_whole_clip(tmp_path, monkey
     model = vae.train.Autoencoder(config.model)
     for pixels in (1 << 18, 1):
         monkeypatch.setattr(vae.model, "CHUNK_PIXELS", pixels)
-        vae.train.finish(model, config, to_json(config), data, tmp_path / "a.safetensors", clips=2)
-        measured.append(read_settings(tmp_path / "a.safetensors")["model"])
+        vae.train.finish(model, config, to_json(config), {}, data, tmp_path / "a.safetensors", clips=2)
+        measured.append(read_header(tmp_path / "a.safetensors").settings["model"])
     for name in ("latent_mean", "latent_std"):
         assert measured[0][name] == pytest.approx(measured[1][name], abs=1e-5)
     assert max(measured[0]["latent_std"]) > 0.1

@@ -2,15 +2,17 @@
 
 import hashlib
 import json
+import re
 import struct
 
 import pytest
 import torch
 
 from vae.training.files import file_hash, write_text, write_whole
-from vae.training.weights import fill, load_weights, read_settings, save_weights, tensors_hash
+from vae.training.weights import KINDS, Header, fill, load_weights, read_header, save_weights, tensors_hash
 
-SETTINGS = {"model": {"width": 3, "list": [1.5, True, None]}, "name": "größe", "smoothed": 0.1 + 0.2}
+SETTINGS = {"model": {"width": 3, "list": [1.5, True, None]}, "name": "größe"}
+FACTS = {"smoothed": 0.1 + 0.2, "step": 3}
 
 
 def tensors() -> dict[str, torch.Tensor]:
@@ -24,17 +26,17 @@ def tensors() -> dict[str, torch.Tensor]:
 
 
 def test_tensors_and_settings_come_back_to_the_bit(tmp_path):
-    save_weights(tmp_path / "new" / "w.safetensors", tensors(), SETTINGS)
-    loaded, settings = load_weights(tmp_path / "new" / "w.safetensors")
-    assert settings == SETTINGS == read_settings(tmp_path / "new" / "w.safetensors")
-    assert settings["smoothed"].hex() == (0.1 + 0.2).hex()
+    save_weights(tmp_path / "new" / "w.safetensors", tensors(), "transformer", SETTINGS, FACTS)
+    loaded, header = load_weights(tmp_path / "new" / "w.safetensors", "transformer")
+    assert header == Header("transformer", SETTINGS, FACTS) == read_header(tmp_path / "new" / "w.safetensors")
+    assert header.facts["smoothed"].hex() == (0.1 + 0.2).hex()
     for name, tensor in tensors().items():
         assert loaded[name].dtype == tensor.dtype
         assert torch.equal(loaded[name].nan_to_num(7.0), tensor.nan_to_num(7.0))
 
 
 def test_the_file_is_plain_safetensors_by_its_published_layout(tmp_path):
-    save_weights(tmp_path / "w.safetensors", tensors(), SETTINGS)
+    save_weights(tmp_path / "w.safetensors", tensors(), "transformer", SETTINGS)
     content = (tmp_path / "w.safetensors").read_bytes()
     (length,) = struct.unpack("<Q", content[:8])  # eight bytes of length, a JSON header, then the numbers
     header = json.loads(content[8 : 8 + length])
@@ -45,13 +47,13 @@ def test_the_file_is_plain_safetensors_by_its_published_layout(tmp_path):
 
 
 def test_half_precision_rounds_the_floating_tensors_alone(tmp_path):
-    save_weights(tmp_path / "w.safetensors", tensors(), SETTINGS, torch.float16)
+    save_weights(tmp_path / "w.safetensors", tensors(), "transformer", SETTINGS, dtype=torch.float16)
     loaded, _ = load_weights(tmp_path / "w.safetensors")
     assert torch.equal(loaded["a"], tensors()["a"].half()) and loaded["c"].dtype == torch.int64
 
 
 def test_others_may_read_the_weights_as_they_may_any_file(tmp_path):
-    save_weights(tmp_path / "w.safetensors", tensors(), SETTINGS)
+    save_weights(tmp_path / "w.safetensors", tensors(), "transformer", SETTINGS)
     (tmp_path / "any").touch()
     assert (tmp_path / "w.safetensors").stat().st_mode == (tmp_path / "any").stat().st_mode
 
@@ -76,7 +78,8 @@ def test_a_write_that_fails_leaves_the_file_before_and_nothing_else(tmp_path):
         (b"", "is not a whole safetensors file"),
         (b"not a weights file at all", "is not a whole safetensors file"),
         ("cut", "is not a whole safetensors file"),
-        ("plain", "carries no settings"),
+        ("plain", "says no kind, settings and facts: it was not written by this project, or by"),
+        ("earlier", "says no kind, settings and facts: it was not written by this project, or by"),
     ],
 )
 def test_a_file_that_is_not_ours_is_named_with_the_reason(tmp_path, content, message):
@@ -87,12 +90,26 @@ def test_a_file_that_is_not_ours_is_named_with_the_reason(tmp_path, content, mes
         file.write_bytes(content)
     elif content == "plain":
         save_file({"a": torch.ones(2)}, file)
+    elif content == "earlier":
+        save_file({"a": torch.ones(2)}, file, {"settings": json.dumps(SETTINGS)})
     elif content == "cut":
-        save_weights(file, tensors(), SETTINGS)
+        save_weights(file, tensors(), "transformer", SETTINGS)
         file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(ValueError, match=message) as caught:
         load_weights(file)
     assert str(file) in str(caught.value)
+
+
+def test_a_file_of_another_kind_is_refused_with_the_verb_that_makes_the_right_one(tmp_path):
+    file = tmp_path / "w.safetensors"
+    for kind in KINDS:
+        save_weights(file, tensors(), kind, SETTINGS)
+        assert load_weights(file, kind)[1].kind == read_header(file, "features", kind).kind == kind
+        for wanted in KINDS.keys() - {kind}:
+            message = f"{file} is of kind {kind}, where {wanted} is needed: `{KINDS[wanted]}` makes one"
+            for read in (load_weights, read_header):
+                with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+                    read(file, wanted)
 
 
 def test_weights_that_do_not_fit_are_named():
@@ -113,7 +130,7 @@ def test_weights_that_do_not_fit_are_named():
 
 
 def test_hashes_follow_the_content_alone(tmp_path):
-    save_weights(tmp_path / "w.safetensors", tensors(), SETTINGS)
+    save_weights(tmp_path / "w.safetensors", tensors(), "transformer", SETTINGS)
     assert (
         file_hash(tmp_path / "w.safetensors")
         == hashlib.sha256((tmp_path / "w.safetensors").read_bytes()).hexdigest()

@@ -19,7 +19,7 @@ from vae.model import Autoencoder
 from vae.statistics import FILE as MEASURED
 from vae.statistics import Statistics, read_statistics, weights_files
 from vae.training.files import file_hash, read_json
-from vae.training.weights import fill, load_weights, save_weights, tensors_hash
+from vae.training.weights import AUTOENCODERS, Header, fill, load_weights, save_weights, tensors_hash
 
 BUILTIN = Path(__file__).parent.parent / "dit" / "builtin"
 WEIGHTS = "autoencoder.safetensors"
@@ -67,7 +67,8 @@ def folder_files(folder: Path) -> list[Path]:
 def keep_copy(source: str | Path, autoencoder: Autoencoder | OtherAutoencoder, out: Path) -> None:
     """Writes the autoencoder that came from `source` into a run's folder, whole or not at all."""
     if isinstance(autoencoder, Autoencoder):
-        save_weights(out / WEIGHTS, autoencoder.state_dict(), {"model": to_json(autoencoder.config)})
+        settings = {"model": to_json(autoencoder.config)}
+        save_weights(out / WEIGHTS, autoencoder.state_dict(), "autoencoder", settings)
         return
     temporary = out / ".vae.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -120,19 +121,19 @@ def load_ours(path: Path) -> Autoencoder:
 
     Raises ValueError for other weights, and for a checkpoint's, whose latents have no statistics yet.
     """
-    tensors, settings = load_weights(path)
-    autoencoder = Autoencoder(measured_config(path, settings))
+    tensors, header = load_weights(path, *AUTOENCODERS)
+    autoencoder = Autoencoder(measured_config(path, header))
     fill(autoencoder, tensors, path)
     return autoencoder
 
 
-def measured_config(path: Path, settings: dict) -> AutoencoderConfig:
+def measured_config(path: Path, header: Header) -> AutoencoderConfig:
     """The shape and statistics in a weights file's settings; raises ValueError for a checkpoint's."""
-    config = from_json(AutoencoderConfig, settings["model"])
-    if "smoothed" in settings and config == unmeasured(config):
+    config = from_json(AutoencoderConfig, header.settings["model"])
+    if header.kind == "autoencoder checkpoint" and config == unmeasured(config):
         raise ValueError(
             f"{path} is of a checkpoint, and its latents' statistics are measured when its run ends: "
-            f"finish that, with --train.steps {settings['step']} to end here"
+            f"finish that, with --train.steps {header.facts['step']} to end here"
         )
     return config
 

@@ -26,7 +26,7 @@ from vae.statistics import (
 )
 from vae.training.files import check_writable, read_json
 from vae.training.processes import gathered, own_device, processes
-from vae.training.weights import load_weights, save_weights
+from vae.training.weights import AUTOENCODERS, load_weights, save_weights
 
 
 @dataclass(frozen=True)
@@ -102,10 +102,10 @@ def stats(settings: StatsSettings) -> Statistics:
         file = write_statistics(path, found, measured)
     else:
         take_statistics(autoencoder, found)
-        tensors, saved = load_weights(path)
-        save_weights(
-            file := path, tensors, saved | {"model": to_json(autoencoder.config), "measured": measured}
-        )
+        tensors, header = load_weights(path, *AUTOENCODERS)
+        shape = {"model": to_json(autoencoder.config)}
+        facts = header.facts | {"statistics": measured}
+        save_weights(file := path, tensors, header.kind, header.settings | shape, facts)
     print(f"written: {file}", file=sys.stderr)
     return found
 
@@ -133,7 +133,7 @@ def is_measured(folder: Path, channels: int) -> bool:
 def is_known(path: Path) -> bool:
     """Whether a transformer beside an autoencoder was trained on its latents: of a run, or built in."""
     run = path.parent / "run.json"
-    return path.parent == BUILTIN or (run.is_file() and "autoencoder" in read_json(run))
+    return path.parent == BUILTIN or (run.is_file() and read_json(run).get("kind") == "transformer")
 
 
 def all_clips(config: DataConfig, seed: int, compression: Compression) -> Dataset:

@@ -46,7 +46,7 @@ from vae.training.optimizer import (
 from vae.training.processes import PATIENCE, on_main
 from vae.training.seeds import generator, uniform
 from vae.training.session import StopSignal, check_loop, holding, name_skipped
-from vae.training.weights import fill, load_weights, read_settings, save_weights
+from vae.training.weights import AUTOENCODERS, fill, load_weights, read_header, save_weights
 
 HELD_OUT = 16
 SCORES = ("psnr", "ssim", "lpips")
@@ -100,7 +100,7 @@ def train(config: AutoencoderRun, held: ExitStack) -> Path:
     model = Autoencoder(unmeasured(config.model))
     before = {}
     if started_before := checkpoints(out):
-        before = read_settings(started_before[-1] / "model.safetensors")
+        before = read_header(started_before[-1] / "model.safetensors").settings
         settings["model"] = before["model"]
     elif config.init:
         settings["model"] = start_from(model, config)
@@ -113,7 +113,7 @@ def train(config: AutoencoderRun, held: ExitStack) -> Path:
             f"that it began with, or give another folder with --out"
         )
     settings |= {"perceptual_network": network} if network else {}
-    on_main(main, lambda: open_run(out, config, files_hash(data, held_out), held))
+    on_main(main, lambda: open_run(out, "autoencoder", config, files_hash(data, held_out), held))
     if (done := finished_step(out, out / WEIGHTS, loop.steps)) is not None:
         if main:
             print(
@@ -230,11 +230,11 @@ def train(config: AutoencoderRun, held: ExitStack) -> Path:
                 if discriminator:
                     parts["discriminator"] = discriminator.state_dict()
                     parts["discriminator_optimizer"] = optimizer_tensors(rival_optimizer)
-                save_checkpoint(out, step, smoothed, parts, settings)
+                save_checkpoint(out, "autoencoder", step, smoothed, parts, settings)
     if log and stopping:
         log.say(f"stopped at step {step}; the same command goes on from there")
     elif log:
-        finish(average, config, settings | {"step": step}, data, out / WEIGHTS)
+        finish(average, config, settings, {"step": step}, data, out / WEIGHTS)
         log.say(f"weights: {out / WEIGHTS}")
     accelerator.wait_for_everyone()  # none leaves the group while another still works
     accelerator.end_training()
@@ -271,8 +271,8 @@ def start_from(model: Autoencoder, config: AutoencoderRun) -> dict:
     except ValueError as error:
         raise ValueError(f"init = {error}; make that first, or give another with --init") from None
     if path.is_file():
-        tensors, saved = load_weights(path)
-        settings = saved["model"]
+        tensors, saved = load_weights(path, *AUTOENCODERS)
+        settings = saved.settings["model"]
         if not config.train_encoder:
             measured_config(path, saved)
     elif isinstance(other := load_folder(path), Autoencoder):
@@ -458,12 +458,18 @@ def held_out_line(row: dict) -> str:
 
 @torch.no_grad()
 def finish(
-    average: Autoencoder, config: AutoencoderRun, settings: dict, data, path: Path, clips: int = 64
+    average: Autoencoder,
+    config: AutoencoderRun,
+    settings: dict,
+    facts: dict,
+    data,
+    path: Path,
+    clips: int = 64,
 ) -> None:
     """Measures the statistics of latents drawn from the averaged weights' posterior and saves both, with the
     run's settings; a kept encoder's are in the settings."""
     if not config.train_encoder:
-        save_weights(path, average.state_dict(), settings)
+        save_weights(path, average.state_dict(), "autoencoder", settings, facts)
         return
     found = checked(statistics_of([latent_sums(average, data[draw].video) for draw in range(clips)]))
     model = replace(
@@ -471,7 +477,7 @@ def finish(
         latent_mean=tuple(round(v, 6) for v in found.mean),
         latent_std=tuple(round(v, 6) for v in found.std),
     )
-    save_weights(path, average.state_dict(), settings | {"model": to_json(model)})
+    save_weights(path, average.state_dict(), "autoencoder", settings | {"model": to_json(model)}, facts)
 
 
 def main(arguments: list[str]) -> None:

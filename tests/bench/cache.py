@@ -91,7 +91,7 @@ def main() -> None:
         folder = Path(given.folder) if given.folder else draw_videos(home / "videos")
         manifest = index(IndexSettings(str(folder), str(home / "manifest.parquet")))
         weights = home / "autoencoder.safetensors"
-        save_weights(weights, Autoencoder(SMALL).state_dict(), {"model": to_json(SMALL)})
+        save_weights(weights, Autoencoder(SMALL).state_dict(), "autoencoder", {"model": to_json(SMALL)})
         config = DataConfig(source=str(manifest), size=given.size, clips_per_file=4)
         out = encode(EncodeSettings(str(manifest), str(home / "cache"), str(weights), config))
         model, cache = load_autoencoder(weights), load_cache(out)

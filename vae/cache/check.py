@@ -17,7 +17,7 @@ from vae.cache.encoding import clip_key, text_key
 from vae.cache.index import half_written, places_in, read_index
 from vae.cache.shards import LATENTS, STORED, Place, read_places, shard_files, shard_name
 from vae.compression import Compression
-from vae.training.weights import tensors_hash
+from vae.training.weights import Header, tensors_hash
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,11 @@ def check_shard(file: Path) -> tuple[dict[Place, tuple[str, dict]], list[str]]:
     try:
         places, header = read_places(file)
         tensors = load_file(file)
-        what, store, digest = header["rows"], header["store"], header["sha256"]
+        what, digest = header.facts["rows"], header.facts["sha256"]
+        dtype = STORED[header.settings["store"]]
     except (ValueError, KeyError, OSError) as error:
         return {}, [f"{file} cannot be read ({error}): {MEND}"]
-    if places.keys() != what.keys() or file.name != shard_name(header["kind"], places):
+    if places.keys() != what.keys() or file.name != shard_name(header.kind, places):
         return {}, [f"{file} holds other rows than its name and header say: {MEND}"]
     found = {place: (key, what[key]) for key, place in places.items()}
     if tensors_hash(tensors) != digest:
@@ -73,21 +74,22 @@ def check_shard(file: Path) -> tuple[dict[Place, tuple[str, dict]], list[str]]:
     wrong = [
         f"{file}: row {key[:12]} {fault}: {MEND}"
         for key, tensor in tensors.items()
-        for fault in faults(key, tensor, what[key], header, STORED[store])
+        for fault in faults(key, tensor, what[key], header, dtype)
     ]
     return found, wrong
 
 
-def faults(key: str, row: Tensor, what: dict, header: dict, dtype: torch.dtype) -> Iterator[str]:
+def faults(key: str, row: Tensor, what: dict, header: Header, dtype: torch.dtype) -> Iterator[str]:
     """What is wrong with a row, by what its shard's header says that it is."""
-    if header["kind"] == LATENTS:
+    made = header.settings
+    if header.kind == LATENTS:
         frames = what["frames"] if isinstance(what["frames"], int) else len(what["frames"])
-        size = Compression(*header["compression"]).latent_size(frames, *what["size"])
+        size = Compression(*made["compression"]).latent_size(frames, *what["size"])
         fits = row.ndim == 5 and len(row) == 2 and tuple(row.shape[2:]) == tuple(size)
-        wanted = clip_key(what, header["autoencoder"], header["store"])
+        wanted = clip_key(what, made["autoencoder"], made["store"])
     else:
         fits = row.ndim == 2
-        wanted = text_key(what["text"], header)
+        wanted = text_key(what["text"], made)
     if not fits or row.dtype != dtype:
         yield f"is {tuple(row.shape)} in {row.dtype}, which it cannot be"
     if key != wanted:

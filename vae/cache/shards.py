@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vae.training.weights import read_settings, save_weights, tensors_hash
+from vae.training.weights import Header, read_header, save_weights, tensors_hash
 
-FORMAT = 1  # of shards and keys; another one makes every row anew
+FORMAT = 2  # of shards and keys; another one makes every row anew
 LATENTS, TEXTS = "latents", "texts"  # the two kinds of shards
 STORED = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -35,9 +35,9 @@ def key_of(**content) -> str:
 def write_shard(folder: Path, kind: str, rows: Mapping[str, tuple[Tensor, dict]], about: dict) -> Path:
     """Writes rows, each a tensor and what it is, under their keys; whole or not at all, named by the keys."""
     tensors = {key: tensor for key, (tensor, _) in rows.items()}
-    header = about | {"format": FORMAT, "kind": kind, "rows": {key: what for key, (_, what) in rows.items()}}
+    facts = {"rows": {key: what for key, (_, what) in rows.items()}, "sha256": tensors_hash(tensors)}
     file = folder / shard_name(kind, rows)
-    save_weights(file, tensors, header | {"sha256": tensors_hash(tensors)})
+    save_weights(file, tensors, kind, about | {"format": FORMAT}, facts)
     return file
 
 
@@ -51,19 +51,19 @@ def shard_files(folder: Path, kind: str = "*") -> list[Path]:
     return sorted(folder.glob(f"{kind}-{'[0-9a-f]' * 24}.safetensors"))
 
 
-def read_places(file: Path) -> tuple[dict[str, Place], dict]:
+def read_places(file: Path) -> tuple[dict[str, Place], Header]:
     """Where every row of a shard lies, and the shard's header; raises ValueError for one that is not whole.
 
     A safetensors file is eight bytes with the length of its table, the table as JSON, and the tensors.
     """
-    settings = read_settings(file)
+    header = read_header(file, LATENTS, TEXTS)
     with open(file, "rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         table = json.loads(opened.read(length))
     return {
         key: Place(file.name, 8 + length + table[key]["data_offsets"][0], tuple(table[key]["shape"]))
         for key in table.keys() - {"__metadata__"}
-    }, settings
+    }, header
 
 
 def find_rows(folder: Path, kind: str) -> tuple[dict[str, Place], list[Path]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vae.training.weights import load_weights, read_settings, save_weights
+from vae.training.weights import AUTOENCODERS, TRANSFORMERS, load_weights, read_header, save_weights
 
 CHECKPOINTS_KEPT = 2
 
@@ -18,20 +18,22 @@ def finished_step(folder: Path, weights: Path, steps: int) -> int | None:
     if not found or not weights.is_file():
         return None
     step = int(found[-1].name.removeprefix("step-"))
-    return step if step >= steps and read_settings(weights).get("step") == step else None
+    return step if step >= steps and read_header(weights).facts.get("step") == step else None
 
 
 def save_checkpoint(
-    folder: Path, step: int, smoothed: float, parts: dict[str, dict[str, Tensor]], settings: dict
+    folder: Path, kind: str, step: int, smoothed: float, parts: dict[str, dict[str, Tensor]], settings: dict
 ) -> None:
-    """Writes `folder/step-N/PART.safetensors` of each part, whole or not at all; drops the oldest ones."""
+    """Writes `folder/step-N/PART.safetensors` of each part, whole or not at all; drops the oldest ones.
+
+    `kind` is that of the weights which the run ends in.
+    """
     final = folder / f"step-{step:08d}"
     temporary = folder / f".{final.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     for part, tensors in parts.items():
-        save_weights(
-            temporary / f"{part}.safetensors", tensors, settings | {"step": step, "smoothed": smoothed}
-        )
+        facts = {"step": step, "smoothed": smoothed}
+        save_weights(temporary / f"{part}.safetensors", tensors, f"{kind} checkpoint", settings, facts)
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
     for old in checkpoints(folder)[:-CHECKPOINTS_KEPT]:
@@ -48,9 +50,10 @@ def load_checkpoint(folder: Path) -> tuple[int, float | None, dict[str, dict[str
     found = checkpoints(folder)
     if not found:
         return None
-    loaded = {file.stem: load_weights(file) for file in sorted(found[-1].glob("*.safetensors"))}
-    header = next(iter(loaded.values()))[1]
-    return header["step"], header.get("smoothed"), {part: tensors for part, (tensors, _) in loaded.items()}
+    kinds = TRANSFORMERS[1], AUTOENCODERS[1]
+    loaded = {file.stem: load_weights(file, *kinds) for file in sorted(found[-1].glob("*.safetensors"))}
+    facts = next(iter(loaded.values()))[1].facts
+    return facts["step"], facts["smoothed"], {part: tensors for part, (tensors, _) in loaded.items()}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from configs.load import from_json, to_json
 from vae.training.checkpoints import checkpoints
-from vae.training.files import write_text
+from vae.training.files import read_json, write_text
 
 MAY_CHANGE = {"train.steps", "train.log_every", "train.save_every", "train.show_every", "data.workers", "out"}
 LOCK_PATIENCE = 10.0  # seconds; processes that read ahead live on for some after a kill, and hold the lock
@@ -41,7 +41,7 @@ def remove_lock(file: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def open_run(folder: Path, config, files: str, held: ExitStack) -> None:
+def open_run(folder: Path, kind: str, config, files: str, held: ExitStack) -> None:
     """Writes the run's complete settings before its first step, or checks that they are those of the run.
 
     A run may be made longer: what `MAY_CHANGE` lists may change, and a setting newer than the run takes its
@@ -56,13 +56,19 @@ def open_run(folder: Path, config, files: str, held: ExitStack) -> None:
         shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
     file = folder / "run.json"
     if checkpoints(folder) and file.exists():
-        saved = json.loads(file.read_text())
-        if saved.pop("files", files) != files:
+        run = read_json(file)
+        if not {"kind", "settings", "facts"} <= set(run):
+            raise ValueError(
+                f"{file} is of an earlier version of this project: give another folder with --out"
+            )
+        if run["kind"] != kind:
+            raise ValueError(f"{folder} holds a run of kind {run['kind']}, not {kind}: give another --out")
+        if run["facts"]["files"] != files:
             raise ValueError(
                 f"{folder} holds a run on other files than the manifest of {config.data.source} now has: "
                 f"bring back the manifest it began with, or give another folder with --out"
             )
-        before = flat(to_json(from_json(type(config), saved)))
+        before = flat(to_json(from_json(type(config), run["settings"])))
         now = flat(to_json(config))
         for key in now:
             if before[key] != now[key] and key not in MAY_CHANGE:
@@ -70,7 +76,10 @@ def open_run(folder: Path, config, files: str, held: ExitStack) -> None:
                     f"{folder} holds a run with {key} = {before[key]!r}, not {now[key]!r}: "
                     f"give that value, or another folder with --out"
                 )
-    write_text(file, json.dumps(to_json(config) | {"files": files}, indent=2) + "\n")
+    write_text(
+        file,
+        json.dumps({"kind": kind, "settings": to_json(config), "facts": {"files": files}}, indent=2) + "\n",
+    )
 
 
 def flat(settings: dict, prefix: str = "") -> dict:

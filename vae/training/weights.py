@@ -1,8 +1,9 @@
-"""Weights files: safetensors whose header carries the complete settings, written whole or not at all."""
+"""Weights files: safetensors whose header says kind, settings and facts, written whole or not at all."""
 
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -12,11 +13,38 @@ from torch import Tensor, nn
 
 from vae.training.files import write_whole
 
-HEADER = "settings"
+KINDS = {  # of weights files, and the verb that makes each
+    "transformer": "dit train",
+    "transformer checkpoint": "dit train",
+    "autoencoder": "dit vae train",
+    "autoencoder checkpoint": "dit vae train",
+    "latents": "dit vae encode",
+    "texts": "dit vae encode",
+    "features": "dit eval fvd",
+}
+TRANSFORMERS = ("transformer", "transformer checkpoint")
+AUTOENCODERS = ("autoencoder", "autoencoder checkpoint")
 
 
-def save_weights(path: Path, tensors: Mapping[str, Tensor], settings: dict, dtype: torch.dtype | None = None):
-    """Saves tensors with their settings in the header; `dtype` converts the floating ones."""
+@dataclass(frozen=True)
+class Header:
+    """What a weights file says of itself: its kind, the settings that made it, and facts of its making."""
+
+    kind: str
+    settings: dict
+    facts: dict = field(default_factory=dict)
+
+
+def save_weights(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    kind: str,
+    settings: dict,
+    facts: dict | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Saves tensors with kind, settings and facts in the header; `dtype` converts the floating ones."""
+    assert kind in KINDS, kind
     plain = {
         name: tensor.detach()
         .cpu()
@@ -24,18 +52,25 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], settings: dict, dtyp
         .contiguous()
         for name, tensor in tensors.items()
     }
-    header = {HEADER: json.dumps(settings, sort_keys=True)}
+    header = {"kind": kind}
+    header |= {
+        name: json.dumps(part or {}, sort_keys=True)
+        for name, part in {"settings": settings, "facts": facts}.items()
+    }
     write_whole(path, lambda temporary: save_file(plain, temporary, metadata=header))
 
 
-def load_weights(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """Tensors and settings of a weights file; raises ValueError naming a file that is not one of ours."""
-    settings = read_settings(path)
-    return load_file(path), settings
+def load_weights(path: Path, *kinds: str) -> tuple[dict[str, Tensor], Header]:
+    """Tensors and header of a weights file of one of `kinds`; raises ValueError as `read_header` does."""
+    header = read_header(path, *kinds)
+    return load_file(path), header
 
 
-def read_settings(path: Path) -> dict:
-    """The settings in a weights file's header; raises ValueError naming a file that is not one of ours."""
+def read_header(path: Path, *kinds: str) -> Header:
+    """The header of a weights file; raises ValueError naming one that is not ours, or of none of `kinds`.
+
+    Without `kinds` it may be of any.
+    """
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such weights file")
     try:
@@ -43,9 +78,16 @@ def read_settings(path: Path) -> dict:
             header = file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error})") from None
-    if HEADER not in header:
-        raise ValueError(f"{path} carries no settings: it was not written by this project")
-    return json.loads(header[HEADER])
+    if not {"kind", "settings", "facts"} <= set(header):
+        raise ValueError(
+            f"{path} says no kind, settings and facts: it was not written by this project, or by a version "
+            f"whose files are no longer read; make it again"
+        )
+    if kinds and (kind := header["kind"]) not in kinds:
+        raise ValueError(
+            f"{path} is of kind {kind}, where {kinds[0]} is needed: `{KINDS[kinds[0]]}` makes one"
+        )
+    return Header(header["kind"], json.loads(header["settings"]), json.loads(header["facts"]))
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -> None:
