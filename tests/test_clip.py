@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import eval.clipsim
 import eval.networks.clip
 from dit.cli import run
 from eval.clipsim import SMOKE, ClipsimSettings, clipsim
 from eval.networks.clip import Bytes, Clip, load_clip, preprocess, seeded_clip
+from eval.scoring import interval
 from tests.conftest import REFERENCE
 from vae.data.video import read_frames
 from vae.data.write import write_video
@@ -110,7 +110,7 @@ def videos(tmp_path_factory) -> Path:
 
 
 def settings(folder: Path, **changes) -> ClipsimSettings:
-    return replace(ClipsimSettings(str(folder), smoke=True, allow_small=True, workers=0), **changes)
+    return replace(ClipsimSettings(videos=str(folder), smoke=True, allow_small=True, workers=0), **changes)
 
 
 def test_a_score_is_the_mean_over_videos_with_prompts(videos, tmp_path, capsys):
@@ -150,7 +150,7 @@ def test_a_table_gives_every_row_its_video(videos, tmp_path):
 
 def test_the_interval_is_that_of_a_mean():
     values = torch.randn(400, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = eval.clipsim.interval(values, 0, 1000)
+    found = interval(lambda drawn: drawn.mean().item(), (values,), 1000)
     assert found["high"] - values.mean().item() == pytest.approx(1.96 * values.std().item() / 20, rel=0.15)
     assert found["low"] - values.mean().item() == pytest.approx(-1.96 * values.std().item() / 20, rel=0.15)
 
@@ -176,7 +176,10 @@ def test_only_openai_s_weights_are_certified(tmp_path, videos, monkeypatch, caps
         ({"protocol": "fvd-google"}, "fvd-google is a protocol of fvd, not of clipsim"),
         ({"prompts": "nowhere.csv"}, r"nowhere\.csv: no such file"),
         ({"prompts": "README.md"}, r"README\.md: give a CSV or JSONL"),
-        ({"allow_small": False}, "gives 2 videos with prompts, and msrvtt-2990 takes 2990"),
+        (
+            {"allow_small": False},
+            "gives 2 clips, and msrvtt-2990 takes 2990: with --allow-small .*: 2 has no prompt",
+        ),
     ],
 )
 def test_wrong_settings_are_told(videos, changes, message):

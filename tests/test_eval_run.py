@@ -13,7 +13,7 @@ import eval.benchmark
 import vae.quality.networks
 from dit.cli import run as run_command
 from dit.pipelines import generate_with, load_pipeline
-from eval.benchmark import RunEvalSettings, plan, run, wanted
+from eval.benchmark import RunEvalSettings, plan, protocols_of, run
 from tests.test_diffusers_format import write_run, write_wan
 from tests.test_fvd import video
 from tests.test_sample import frames_hash
@@ -44,7 +44,7 @@ def real(tmp_path_factory) -> Path:
 
 def settings(model: Path, out: Path, **changes) -> RunEvalSettings:
     plain = RunEvalSettings(
-        "ucf101-zeroshot",
+        job="ucf101-zeroshot",
         model=str(model),
         out=str(out),
         count=5,
@@ -148,9 +148,9 @@ def annotations(folder: Path) -> Path:
 
 
 def test_captions_of_msrvtt_become_videos_of_their_names(model, tmp_path):
-    given = {"annotations": str(annotations(tmp_path / "msrvtt")), "metrics": ("clipsim",), "count": 0}
+    given = {"annotations": str(annotations(tmp_path / "msrvtt")), "metrics": ("clipsim",), "count": None}
     every = settings(model, tmp_path, **given, job="msrvtt-all-captions")
-    made = plan(every, wanted(every))
+    made = plan(every, protocols_of(every))
     assert [(sample.name, sample.prompt, sample.seed) for sample in made] == [
         ("video7010-00", "a cat 7010", 0),
         ("video7010-01", "a dog 7010", 1),
@@ -158,12 +158,12 @@ def test_captions_of_msrvtt_become_videos_of_their_names(model, tmp_path):
         ("video7011-01", "a dog 7011", 3),
     ]
     one = settings(model, tmp_path, **given, job="msrvtt")
-    assert [sample.name for sample in plan(one, wanted(one))] == ["video7010", "video7011"]
-    drawn = {tuple(s.prompt[2:5] for s in plan(replace(one, seed=k), wanted(one))) for k in range(20)}
+    assert [sample.name for sample in plan(one, protocols_of(one))] == ["video7010", "video7011"]
+    drawn = {tuple(s.prompt[2:5] for s in plan(replace(one, seed=k), protocols_of(one))) for k in range(20)}
     assert len(drawn) == 4  # either caption of either video
     scores = run(replace(one, sample_only=False, steps=1))
     assert [(row["video"], row["prompt"]) for row in scores["clipsim"]["each"]] == [
-        (sample.name, sample.prompt) for sample in plan(one, wanted(one))
+        (sample.name, sample.prompt) for sample in plan(one, protocols_of(one))
     ]
     assert scores["clipsim"]["protocol"]["name"] == "msrvtt-2990"
 

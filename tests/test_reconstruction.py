@@ -34,7 +34,7 @@ def sides(tmp_path_factory) -> tuple[Path, Path]:
 
 def settings(sides: tuple[Path, Path], **changes) -> ReconstructionSettings:
     real, fake = map(str, sides)
-    return replace(ReconstructionSettings(real, fake, lpips="none", workers=0), **changes)
+    return replace(ReconstructionSettings(real=real, fake=fake, lpips="none", workers=0), **changes)
 
 
 def video_of(file: Path) -> torch.Tensor:
