@@ -4,14 +4,13 @@ import dataclasses
 import hashlib
 import importlib
 import json
+import pkgutil
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
+from configs import protocols
 from configs.load import nearest
-
-FOLDER = Path(__file__).parent / "protocols"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +146,7 @@ class InceptionProtocol(FeatureProtocol):
 
 def protocol_names() -> list[str]:
     """Names of all protocols, of the files in `configs/protocols`."""
-    return sorted(file.stem.replace("_", "-") for file in FOLDER.glob("[!_]*.py"))
+    return sorted(file.name.replace("_", "-") for file in pkgutil.iter_modules(protocols.__path__))
 
 
 def protocol_module(name: str) -> ModuleType:
@@ -173,16 +172,17 @@ def load_protocol(name: str, metric: str) -> Protocol:
     """The protocol of a name and metric; raises ValueError where the name is another metric's."""
     if name not in protocol_names():
         check_name(name, [other for other in protocol_names() if metric in load_protocols(other)])
-    protocols = load_protocols(name)
-    if metric not in protocols:
-        raise ValueError(f"{name} is a protocol of {' and '.join(protocols)}, not of {metric}")
-    return protocols[metric]
+    by_metric = load_protocols(name)
+    if metric not in by_metric:
+        raise ValueError(f"{name} is a protocol of {' and '.join(by_metric)}, not of {metric}")
+    return by_metric[metric]
 
 
 def job_protocols(job: str) -> dict[str, Protocol]:
     """The protocols by which a job of `dit eval run` is scored, by their metrics; none for no job."""
     mine = [name for name in protocol_names() if job in getattr(protocol_module(name), "JOBS", ())]
-    return {metric: protocol for name in mine for metric, protocol in load_protocols(name).items()}
+    by_metric = {metric: p for name in mine for metric, p in load_protocols(name).items()}
+    return {metric: by_metric[metric] for metric in sorted(by_metric)}
 
 
 def published(name: str, metric: str) -> tuple[tuple[str, float, str], ...]:

@@ -151,8 +151,8 @@ def opening_lines(
         low, high = (f"{result['interval'][end]:.{digits}f}" for end in ("low", "high"))
         value += f"  (95 % interval {low} to {high})"
     about = result["protocol"]
-    by = f"{about['name']} ({result['protocol_sha256'][:12]}), {counts}, {about['network']}"
-    return [*stamps, value, f"{by} on {result['device']}"]
+    by = f", {about['network']} on {result['device']}" if "network" in about else ""
+    return [*stamps, value, f"{about['name']} ({result['protocol_sha256'][:12]}), {counts}{by}"]
 
 
 def check_outputs(*files: str) -> None:

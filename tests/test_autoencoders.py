@@ -146,11 +146,8 @@ def test_the_identity_is_perfect_and_its_difference_black(tiny, known, tmp_path)
     result = compare(settings("identity", tiny, picture=str(picture), save=str(kept), count=3, frames=9))
     entry = by_name(result)["identity"]
     assert entry["scores"] == {"psnr": 100, "pooled_psnr": 100, "ssim": pytest.approx(1, abs=1e-12)}
-    assert (
-        entry["compression"] == {"temporal": 1, "spatial": 1, "latent_group": 1}
-       
+    assert entry["compression"] == {"temporal": 1, "spatial": 1, "latent_group": 1}
     assert entry["numbers_per_latent"] == 1
-    )
     assert entry["latents"]["noise"] == [0, 0, 0]
     sheet = numpy.asarray(Image.open(picture).convert("RGB")).astype(int)
     gap, line, scale = 6, 24, 192 // 32

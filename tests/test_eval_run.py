@@ -9,8 +9,11 @@ import numpy
 import pytest
 import torch
 
+import configs.protocols
 import eval.benchmark
+import eval.fvd
 import vae.quality.networks
+from dit.cli import VERBS
 from dit.cli import run as run_command
 from dit.pipelines import generate_with, load_pipeline
 from eval.benchmark import RunEvalSettings, plan, protocols_of, run
@@ -20,6 +23,7 @@ from tests.test_sample import frames_hash
 from tests.tiny import launch
 from vae.data.manifest import load_manifest
 from vae.data.ucf101_prompts import PROMPTS
+from vae.data.video import read_frames
 from vae.data.write import write_video
 
 CLASSES = sorted(PROMPTS)
@@ -131,6 +135,33 @@ def test_only_the_plan_s_videos_are_scored(model, real, tmp_path, monkeypatch, c
         run_command(["eval", "fvd", *words, "--smoke", "--allow-small", "--json", str(tmp_path / "a")]) == 0
     )
     assert json.loads((tmp_path / "a").read_text())["value"] == scores["fvd"]["value"] > 0
+
+
+def test_a_metric_is_added_in_three_places(model, tmp_path, monkeypatch, capsys):
+    """A file of its verb, a file of its protocol, and a row in the table of verbs: nothing else."""
+    example = Path(__file__).parent / "example_metric"
+    monkeypatch.setattr(
+        configs.protocols, "__path__", [*configs.protocols.__path__, str(example / "protocols")]
+    )
+    monkeypatch.setitem(VERBS, "eval brightness", ("tests.example_metric.brightness", "how bright it is"))
+    asked = {"job": "ucf101-class", "metrics": ("brightness",), "sample_only": False}
+    with pytest.raises(ValueError, match="--count 5: brightness-16 takes 2048 videos for its brightness"):
+        run(settings(model, tmp_path, **asked, allow_small=False))
+    score = run(settings(model, tmp_path, **asked))["brightness"]
+    means = [
+        read_frames(file, range(16)).double().mean() / 255 for file in (tmp_path / "videos").rglob("*.mp4")
+    ]
+    assert score["value"] == pytest.approx(sum(means).item() / 5, rel=1e-12)
+    assert score["stamps"] == ["small: 5 of 2048 videos"] and score["fake"]["clips"] == 5
+    assert json.loads((tmp_path / "brightness.json").read_text()) == score
+    summary = json.loads((tmp_path / "scores.json").read_text())["scores"]
+    assert summary["brightness"]["protocol"] == "brightness-16" and list(summary) == ["brightness"]
+    capsys.readouterr()
+    words = ["--videos", str(tmp_path / "videos"), "--allow-small"]
+    assert run_command(["eval", "brightness", *words]) == 0
+    assert f"brightness {score['value']:.4f}" in capsys.readouterr().out
+    assert run_command(["eval", "protocols", "brightness-16"]) == 0
+    assert score["protocol_sha256"] in capsys.readouterr().out
 
 
 def annotations(folder: Path) -> Path:
