@@ -324,11 +324,11 @@ def changed(before: dict, record: dict, within: str = "") -> Iterator[tuple[str,
 def made_before(folder: Path, sample: Sample, record: dict) -> bool:
     """Whether a video is there; raises ValueError where it was made otherwise."""
     file = folder / f"{sample.name}.mp4"
-    beside = file.with_suffix(".json")
-    if not file.is_file() or not beside.is_file():
+    sidecar = file.with_suffix(".json")
+    if not file.is_file() or not sidecar.is_file():
         return False
     try:
-        before = json.loads(beside.read_text())
+        before = json.loads(sidecar.read_text())
     except ValueError:
         return False
     record = json.loads(json.dumps(record))

@@ -11,23 +11,13 @@ from configs.load import parse
 from configs.protocol import ClipsimProtocol, load_protocol
 from configs.ranges import CountOrZero
 from configs.scoring import ScoringSettings, StampSettings, inherited
+from eval import scoring
 from eval.clips import Clip, Source, choose_clips, find_sources, passed_lines, side_hash
 from eval.cpu import map_over_processes
 from eval.features import Prepared, rgb_hash
 from eval.networks.certify import check_one
 from eval.networks.clip import Clip as ClipNetwork
 from eval.networks.clip import load_clip, preprocess, seeded_clip
-from eval.scoring import (
-    Metric,
-    check_outputs,
-    clip_facts,
-    interval,
-    opening_lines,
-    publish,
-    scored,
-    seeded_stamp,
-    stamp_too_few,
-)
 from vae.data.captions import read_table
 from vae.quality.networks import find_weights
 from vae.training.processes import own_device, processes
@@ -47,7 +37,7 @@ class ClipsimSettings(ScoringSettings):
     """Bootstrap samples of the confidence interval; 0 makes none."""
 
 
-SMOKE = seeded_stamp("CLIPSIM")
+SMOKE = scoring.seeded_stamp("CLIPSIM")
 
 
 def clipsim(settings: ClipsimSettings) -> dict:
@@ -58,34 +48,34 @@ def clipsim(settings: ClipsimSettings) -> dict:
     protocol = load_protocol(settings.protocol, "clipsim")
     if not settings.videos:
         raise ValueError("no --videos: a folder of videos, or a manifest")
-    check_outputs(settings.json)
+    scoring.check_outputs(settings.json)
     sources = find_sources(settings.videos)
     clips, passed = choose_clips(sources, protocol, 0, protocol.fake_stride)
     pairs, without = pair(clips, settings)
     passed |= {name: f"{name} has no prompt" for name in without}
-    stamp_too_few(settings, protocol, settings.videos, len(pairs), passed)
+    scoring.stamp_too_few(settings, protocol, settings.videos, len(pairs), passed)
     network, weights = load_network(settings)
     network.to(own_device())
     rows = measure(pairs, network, settings.workers)
     passed |= {pairs[index][0].source.name: wrong for index, _, _, wrong in rows if wrong}
     kept = [(*pairs[index], value, checksum) for index, value, checksum, wrong in rows if not wrong]
-    stamps = stamp_too_few(settings, protocol, settings.videos, len(kept), passed)
+    stamps = scoring.stamp_too_few(settings, protocol, settings.videos, len(kept), passed)
     values = torch.tensor([value for _, _, value, _ in kept], dtype=torch.float64)
     scored_clips = [clip for clip, *_ in kept]
     rgb = rgb_hash([checksum for *_, checksum in kept])
     parts = {
         "real": {},
         "fake": {"where": Path(settings.videos).name, "videos": len(sources)}
-        | clip_facts(scored_clips, side_hash(scored_clips), rgb, passed),
-        "interval": interval(lambda drawn_N: drawn_N.mean().item(), (values,), settings.resamples),
+        | scoring.clip_facts(scored_clips, side_hash(scored_clips), rgb, passed),
+        "interval": scoring.interval(lambda drawn_N: drawn_N.mean().item(), (values,), settings.resamples),
         "each": [
             {"video": clip.source.name, "prompt": prompt, "value": value} for clip, prompt, value, _ in kept
         ],
     }
     stamps = [SMOKE] * settings.smoke + stamps
     device = next(network.parameters()).device
-    result = scored(protocol, values.mean().item(), stamps, weights, device, parts)
-    publish(result, settings.json, sentence(result))
+    result = scoring.result_of(protocol, values.mean().item(), stamps, weights, device, parts)
+    scoring.publish(result, settings.json, sentence(result))
     return result
 
 
@@ -157,7 +147,9 @@ def measure(pairs: list[tuple[Clip, str]], network, workers: int) -> list[tuple[
 
 def sentence(result: dict) -> str:
     """A score as lines for the terminal."""
-    lines = opening_lines(result, "CLIPSIM", "similarity", f"{result['fake']['clips']} videos", digits=4)
+    lines = scoring.opening_lines(
+        result, "CLIPSIM", "similarity", f"{result['fake']['clips']} videos", digits=4
+    )
     return "\n".join(lines + passed_lines(result["fake"]["passed_over"]))
 
 
@@ -172,7 +164,7 @@ def settings_in_run(settings, protocol: ClipsimProtocol, videos: Path, out: Path
     )
 
 
-METRIC = Metric(settings_in_run, load_network, clipsim)
+METRIC = scoring.Metric(settings_in_run, load_network, clipsim)
 
 
 def main(arguments: list[str]) -> None:

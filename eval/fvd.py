@@ -12,22 +12,11 @@ from torch import Tensor
 from configs.load import parse
 from configs.protocol import FvdProtocol, load_protocol
 from configs.scoring import FeatureSettings, ScoringSettings, StampSettings, inherited
-from eval import panel, report
+from eval import panel, report, scoring
 from eval.clips import Clip, Source, choose_clips, find_sources, passed_lines, side_hash
 from eval.features import extract
 from eval.frechet import at_infinity, checked_distance, quickest_distance
 from eval.networks.certify import SMOKE, load_i3d
-from eval.scoring import (
-    Metric,
-    check_outputs,
-    clip_facts,
-    interval,
-    opening_lines,
-    publish,
-    scored,
-    stamp_other_list,
-    stamp_too_few,
-)
 from vae.data.video import decoder
 from vae.quality.networks import folders
 from vae.training.files import write_text
@@ -77,21 +66,21 @@ def fvd(settings: FvdSettings) -> dict:
         raise ValueError(f"--save-real {settings.save_real}: give a name that ends in .safetensors")
     if settings.panel and settings.real.endswith(".safetensors"):
         raise ValueError("--panel needs the real videos: give --real their folder, not saved features")
-    check_outputs(settings.json, settings.report, settings.save_real)
+    scoring.check_outputs(settings.json, settings.report, settings.save_real)
     network, weights = load_i3d(protocol.eps, settings.weights, settings.smoke)
     network.to(own_device()).to(memory_format=torch.channels_last_3d)
     real = load_side(settings, protocol, "real", weights, network)
     if settings.panel and len(real.names) < 4:
         raise ValueError(f"--panel needs at least 4 real clips, not {len(real.names)}")
     fake = load_side(settings, protocol, "fake", weights, network)
-    beside = panel_of(settings, protocol, real, weights, network) if settings.panel else None
-    result = score_sides(settings, protocol, real, fake, weights, next(network.buffers()).device, beside)
+    panels = panel_of(settings, protocol, real, weights, network) if settings.panel else None
+    result = score_sides(settings, protocol, real, fake, weights, next(network.buffers()).device, panels)
     if processes()[0] == 0:
         if settings.save_real:
             save_features(Path(settings.save_real), real, protocol, weights)
         if settings.report:
             write_text(Path(settings.report), report.page(result, sheets(settings, protocol, result)))
-    publish(result, settings.json, sentence(result))
+    scoring.publish(result, settings.json, sentence(result))
     return result
 
 
@@ -108,7 +97,7 @@ def score_sides(
     fake: Side,
     weights: str,
     device: torch.device,
-    beside: dict | None = None,
+    panels: dict | None = None,
 ) -> dict:
     """The score of two sides with all that stands beside it."""
     stamps = [SMOKE] * settings.smoke + real.facts["stamps"] + fake.facts["stamps"]
@@ -120,13 +109,13 @@ def score_sides(
         "fake": fake.facts,
         "methods_differ_by": difference,
         # Of sets that chance alone keeps apart it is about twice as wide as it need be.
-        "interval": interval(distance, values, settings.resamples, protocol.seed, value, least=0.0),
+        "interval": scoring.interval(distance, values, settings.resamples, protocol.seed, value, least=0.0),
         "infinity": at_infinity(*values, protocol.ddof, protocol.seed),
-        "panel": beside,
+        "panel": panels,
         "nearest": panel.nearest(*sides),
         "classes": panel.classes(*sides, protocol.ddof),
     }
-    return scored(protocol, value, stamps, weights, device, parts)
+    return scoring.result_of(protocol, value, stamps, weights, device, parts)
 
 
 def sheets(settings: FvdSettings, protocol: FvdProtocol, result: dict) -> dict[str, bytes]:
@@ -135,8 +124,8 @@ def sheets(settings: FvdSettings, protocol: FvdProtocol, result: dict) -> dict[s
         return {}
     clips = {}
     for which in ("real", "fake"):
-        _, chosen, _ = choose_side(settings, protocol, which)
-        clips[which] = {clip.source.name: clip for clip in chosen}
+        _, scored_clips, _ = choose_side(settings, protocol, which)
+        clips[which] = {clip.source.name: clip for clip in scored_clips}
     near = result["nearest"]
     nearest = near["pairs"][:SHOWN]
     farthest = [pair for pair in near["farthest"][:SHOWN] if pair not in nearest]
@@ -183,8 +172,8 @@ def side_stamps(
 ) -> list[str]:
     """The stamps of a side that is not as the protocol says; ValueError unless that is allowed."""
     where = getattr(settings, which)
-    other = stamp_other_list(settings, protocol, where, sources) if which == "real" else []
-    return other + stamp_too_few(settings, protocol, where, count, passed, which)
+    other = scoring.stamp_other_list(settings, protocol, where, sources) if which == "real" else []
+    return other + scoring.stamp_too_few(settings, protocol, where, count, passed, which)
 
 
 def cached_features(
@@ -203,7 +192,7 @@ def cached_features(
         return load_features(cached, protocol, weights)
     features = extract(clips, protocol, network, settings.batch, settings.workers, what)
     kept = [clip for clip in clips if clip.source.name not in features.passed]
-    facts = clip_facts(kept, files, features.rgb, features.passed)
+    facts = scoring.clip_facts(kept, files, features.rgb, features.passed)
     side = Side(features.values_ND, features.names, facts)
     if cached and not features.passed and processes()[0] == 0:
         save_features(cached, side, protocol, weights)
@@ -256,7 +245,7 @@ def load_features(file: Path, protocol: FvdProtocol, weights: str) -> Side:
 def sentence(result: dict) -> str:
     """A score as lines for the terminal."""
     counts = f"{result['real']['clips']} real, {result['fake']['clips']} generated clips"
-    lines = opening_lines(result, "FVD", "distance", counts, digits=2)
+    lines = scoring.opening_lines(result, "FVD", "distance", counts, digits=2)
     if result["infinity"]:
         lines.append(f"with infinitely many clips {result['infinity']['value']:.2f}")
     rates = [list(result[which].get("rates", {})) for which in ("real", "fake")]
@@ -305,7 +294,7 @@ def check_in_run(settings: FvdSettings) -> None:
     load_i3d(protocol.eps, settings.weights, settings.smoke)
 
 
-METRIC = Metric(settings_in_run, check_in_run, fvd)
+METRIC = scoring.Metric(settings_in_run, check_in_run, fvd)
 
 
 def main(arguments: list[str]) -> None:

@@ -10,21 +10,11 @@ from torch import Tensor
 from configs.load import parse
 from configs.protocol import InceptionProtocol, load_protocol, load_protocols, protocol_names
 from configs.scoring import FeatureSettings, StampSettings, inherited
+from eval import scoring
 from eval.clips import choose_clips, find_sources, passed_lines, side_hash
 from eval.features import extract
 from eval.networks.c3d import C3D
 from eval.networks.certify import load_c3d
-from eval.scoring import (
-    Metric,
-    check_outputs,
-    clip_facts,
-    interval,
-    opening_lines,
-    publish,
-    scored,
-    seeded_stamp,
-    stamp_too_few,
-)
 from vae.training.processes import own_device
 
 
@@ -42,7 +32,7 @@ class InceptionSettings(FeatureSettings):
     """Score with weights that nothing certifies; the score is stamped."""
 
 
-SMOKE = seeded_stamp("IS")
+SMOKE = scoring.seeded_stamp("IS")
 UNCERTIFIED = "C3D is not certified: no checksum of its weights is published"
 
 
@@ -84,15 +74,15 @@ def inception(settings: InceptionSettings) -> dict:
     protocol = load_protocol(settings.protocol, "is")
     if not settings.videos:
         raise ValueError("no --videos: a folder of videos, or a manifest")
-    check_outputs(settings.json)
+    scoring.check_outputs(settings.json)
     sources = find_sources(settings.videos)
     clips, passed = choose_clips(sources, protocol, protocol.fake, protocol.fake_stride)
-    stamp_too_few(settings, protocol, settings.videos, len(clips), passed)
+    scoring.stamp_too_few(settings, protocol, settings.videos, len(clips), passed)
     tensors, mean, weights = load_network(settings)
     network = C3D(tensors, mean).eval().to(own_device())
     features = extract(clips, protocol, network, settings.batch, settings.workers, "videos")
     passed |= features.passed
-    small = stamp_too_few(settings, protocol, settings.videos, len(features.names), passed)
+    small = scoring.stamp_too_few(settings, protocol, settings.videos, len(features.names), passed)
     kept = [clip for clip in clips if clip.source.name not in features.passed]
     p_ND = features.values_ND.double().softmax(dim=1)
     value, deviation = of_protocol(p_ND, protocol)
@@ -104,13 +94,13 @@ def inception(settings: InceptionSettings) -> dict:
         "deviation": deviation,
         "real": {},
         "fake": {"where": Path(settings.videos).name, "videos": len(sources)}
-        | clip_facts(kept, side_hash(clips), features.rgb, passed),
-        "interval": interval(resampled, (p_ND,), settings.resamples, protocol.seed, value, least=1.0),
+        | scoring.clip_facts(kept, side_hash(clips), features.rgb, passed),
+        "interval": scoring.interval(resampled, (p_ND,), settings.resamples, protocol.seed, value, least=1.0),
         "other_splits": in_other_splits(p_ND, protocol),
     }
     stamps = [SMOKE if settings.smoke else UNCERTIFIED, *small]
-    result = scored(protocol, value, stamps, weights, next(network.buffers()).device, parts)
-    publish(result, settings.json, sentence(result))
+    result = scoring.result_of(protocol, value, stamps, weights, next(network.buffers()).device, parts)
+    scoring.publish(result, settings.json, sentence(result))
     return result
 
 
@@ -130,7 +120,7 @@ def sentence(result: dict) -> str:
     """A score as lines for the terminal."""
     splits, side = result["protocol"]["splits"], result["fake"]
     note = f" +- {result['deviation']:.4f} over {splits} split{'s' * (splits > 1)}"
-    lines = opening_lines(result, "IS", "score", f"{side['clips']} videos", digits=4, note=note)
+    lines = scoring.opening_lines(result, "IS", "score", f"{side['clips']} videos", digits=4, note=note)
     lines += [f"in the splits of {name} {score:.4f}" for name, score in result["other_splits"].items()]
     return "\n".join(lines + passed_lines(side["passed_over"]))
 
@@ -148,7 +138,7 @@ def settings_in_run(settings, protocol: InceptionProtocol, videos: Path, out: Pa
     )
 
 
-METRIC = Metric(settings_in_run, load_network, inception)
+METRIC = scoring.Metric(settings_in_run, load_network, inception)
 
 
 def main(arguments: list[str]) -> None:

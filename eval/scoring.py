@@ -120,7 +120,7 @@ def interval(
     return {"low": max(least, low), "high": high, "resamples": resamples}
 
 
-def scored(
+def result_of(
     protocol: Protocol, value: float, stamps: list[str], weights: str, device: torch.device, parts: dict
 ) -> dict:
     """A score with its whole protocol, the weights' hash and what computed it; `parts` are its metric's."""

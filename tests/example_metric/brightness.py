@@ -8,19 +8,10 @@ import torch
 from configs.load import parse
 from configs.protocol import load_protocol
 from configs.scoring import ScoringSettings, StampSettings, inherited
+from eval import scoring
 from eval.clips import choose_clips, find_sources, read_clip, side_hash
 from eval.cpu import CPU
 from eval.features import checksum, rgb_hash
-from eval.scoring import (
-    Metric,
-    check_outputs,
-    clip_facts,
-    interval,
-    opening_lines,
-    publish,
-    scored,
-    stamp_too_few,
-)
 
 
 @dataclass(frozen=True)
@@ -36,20 +27,20 @@ class BrightnessSettings(ScoringSettings):
 def brightness(settings: BrightnessSettings) -> dict:
     """The mean over videos of their clips' brightness."""
     protocol = load_protocol(settings.protocol, "brightness")
-    check_outputs(settings.json)
+    scoring.check_outputs(settings.json)
     clips, passed = choose_clips(find_sources(settings.videos), protocol, protocol.fake, protocol.fake_stride)
-    stamps = stamp_too_few(settings, protocol, settings.videos, len(clips), passed)
+    stamps = scoring.stamp_too_few(settings, protocol, settings.videos, len(clips), passed)
     frames = [read_clip(clip) for clip in clips]
     values_N = torch.stack([clip_THWC.double().mean() / 255 for clip_THWC in frames])
     rgb = rgb_hash([checksum(clip_THWC) for clip_THWC in frames])
     parts = {
         "real": {},
-        "fake": clip_facts(clips, side_hash(clips), rgb, passed),
-        "interval": interval(lambda drawn_N: drawn_N.mean().item(), (values_N,), settings.resamples),
+        "fake": scoring.clip_facts(clips, side_hash(clips), rgb, passed),
+        "interval": scoring.interval(lambda drawn_N: drawn_N.mean().item(), (values_N,), settings.resamples),
     }
-    result = scored(protocol, values_N.mean().item(), stamps, "", CPU, parts)
-    lines = opening_lines(result, "brightness", "brightness", f"{len(clips)} videos", digits=4)
-    publish(result, settings.json, "\n".join(lines))
+    result = scoring.result_of(protocol, values_N.mean().item(), stamps, "", CPU, parts)
+    lines = scoring.opening_lines(result, "brightness", "brightness", f"{len(clips)} videos", digits=4)
+    scoring.publish(result, settings.json, "\n".join(lines))
     return result
 
 
@@ -63,7 +54,7 @@ def settings_in_run(settings, protocol, videos: Path, out: Path) -> BrightnessSe
     )
 
 
-METRIC = Metric(settings_in_run, lambda settings: None, brightness)
+METRIC = scoring.Metric(settings_in_run, lambda settings: None, brightness)
 
 
 def main(arguments: list[str]) -> None:
