@@ -9,7 +9,6 @@ from typing import Annotated
 import torch
 from annotated_types import Ge
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from configs.load import Positional, parse, to_json
 from configs.protocol import ClipChoice, FvdProtocol, load_protocol
@@ -26,17 +25,17 @@ from eval.candidates import (
     reconstruct,
 )
 from eval.clips import Clip, Source, choose_clips, find_sources, rates_and_sizes, read_clip, side_hash
-from eval.cpu import map_over_processes, single_threaded
+from eval.cpu import CannotScore, map_over_processes, single_threaded
 from eval.fvd import fvd_of
 from eval.networks.certify import check_one
 from eval.reconstruction import MEASURES, means, qualities
-from eval.rfvd import NotFinite, feature, open_rfvd, score_rfvd
+from eval.rfvd import feature, open_rfvd, score_rfvd
 from eval.scoring import check_outputs, publish
 from eval.side_by_side import SHOWN, Through, columns, draw_picture, table
 from vae.compression import Compression
 from vae.data.clips import SHAPES
 from vae.data.drawn_world import draw, random_scene
-from vae.data.video import UnreadableVideo, decoder, resize_and_crop, to_frames, to_video
+from vae.data.video import decoder, resize_and_crop, to_frames, to_video
 from vae.data.write import write_png_frames
 from vae.quality.lpips import load_lpips
 from vae.quality.psnr_ssim import SSIM_SIDE
@@ -93,23 +92,6 @@ class Choice:
     facts: dict
 
 
-class Clips(Dataset):
-    """The clips of one process: index, frames of bytes T H W C or None, what is wrong."""
-
-    def __init__(self, read: Callable[[int], Tensor], indices: list[int]):
-        self.read, self.indices = read, indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, which: int) -> tuple[int, Tensor | None, str]:
-        index = self.indices[which]
-        try:
-            return index, self.read(index), ""
-        except UnreadableVideo as error:
-            return index, None, str(error)
-
-
 def compare(settings: CompareVaeSettings) -> dict:
     """All autoencoders on the same clips; written as JSON and as a picture where that is asked for.
 
@@ -124,17 +106,14 @@ def compare(settings: CompareVaeSettings) -> dict:
     choice = choose(settings, protocol, frames, height, width)
     given = fvd_of(settings, settings.data, settings.data, settings.protocol)
     rfvd, why_no_rfvd = open_rfvd(given, protocol, choice.sources, choice.names, choice.passed, frames)
-    device, (rank, ranks) = own_device(), processes()
+    device, (rank, _) = own_device(), processes()
     by_name = [candidate.name for candidate in candidates]
     for module in (*(c.model for c in candidates), lpips, rfvd and rfvd.network):
         if module:
             module.to(device)
 
     @torch.no_grad()
-    def compute(row: tuple[int, Tensor | None, str]) -> tuple[int, tuple | None, list[Through], str]:
-        index, original_THWC, wrong = row
-        if wrong:
-            return index, None, [], wrong
+    def compute(index: int, original_THWC: Tensor) -> tuple[tuple[Tensor, int] | None, list[Through]]:
         name, shown = choice.names[index], index < SHOWN
         save(settings, ORIGINAL, name, original_THWC)
         original, parts = to_video(original_THWC), []
@@ -146,26 +125,25 @@ def compare(settings: CompareVaeSettings) -> dict:
                 values = qualities(original, to_video(other_THWC), lpips, device)
                 features = feature(rfvd, "fake", name, other_THWC, device)
                 parts.append(Through(values, moments_3C, features, columns(other_THWC) if shown else None))
-        except NotFinite as error:
-            return index, None, [], f"{name}: {error}"
-        return index, real, parts, ""
+        except CannotScore as error:
+            raise CannotScore(f"{name}: {error}") from None
+        return real, parts
 
-    data = Clips(choice.read, list(range(rank, len(choice.names), ranks)))
-    rows = map_over_processes(compute, data, settings.workers, device, "clips")
-    passed = choice.passed | {choice.names[index]: wrong for index, *_, wrong in rows if wrong}
-    kept = [row for row in rows if not row[-1]]
+    rows = map_over_processes(compute, choice.read, len(choice.names), settings.workers, device, "clips")
+    passed = choice.passed | {choice.names[index]: wrong for index, _, wrong in rows if wrong}
+    kept = [(index, *row) for index, row, wrong in rows if not wrong]
     if not kept:
         raise ValueError(f"no clip can be compared: {next(iter(passed.values()), settings.data)}")
     names = [choice.names[index] for index, *_ in kept]
     entries = []
     for k, candidate in enumerate(candidates):
-        each = [parts[k] for _, _, parts, _ in kept]
+        each = [parts[k] for _, _, parts in kept]
         entries.append(
             {
                 **description(candidate),
                 "scores": means([part.values for part in each]),
                 "fvd": score_rfvd(
-                    rfvd, passed, names, [row[1] for row in kept], [part.feature for part in each]
+                    rfvd, passed, names, [real for _, real, _ in kept], [part.feature for part in each]
                 ),
                 "latents": latent_statistics(candidate.model, [part.moments_3C for part in each]),
                 "cost": None,
@@ -203,7 +181,7 @@ def compare(settings: CompareVaeSettings) -> dict:
     if rank == 0 and settings.picture:
         shown = [
             (choice.names[index], choice.read(index), dict(zip(by_name, parts, strict=True)))
-            for index, _, parts, _ in kept
+            for index, _, parts in kept
             if index < SHOWN
         ]
         draw_picture(settings.picture, shown, settings.amplify)

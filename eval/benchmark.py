@@ -120,7 +120,7 @@ def run(settings: RunEvalSettings) -> dict:
     scoring = {}
     if not settings.sample_only:
         for name, metric in metrics.items():
-            scoring[name] = metric.settings(settings, protocols[name], out / "videos", out)
+            scoring[name] = metric.settings_in_run(settings, protocols[name], out)
             try:
                 metric.check(scoring[name])
             except ValueError as error:

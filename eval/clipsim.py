@@ -2,25 +2,26 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from configs.load import parse
-from configs.protocol import ClipsimProtocol, load_protocol
+from configs.protocol import load_protocol
 from configs.ranges import CountOrZero
-from configs.scoring import ScoringSettings, StampSettings, inherited
+from configs.scoring import ScoringSettings
 from eval import scoring
 from eval.clips import Clip, Source, choose_clips, find_sources, passed_lines, side_hash
 from eval.cpu import map_over_processes
-from eval.features import Prepared, rgb_hash
+from eval.features import read_prepared, rgb_hash
 from eval.networks.certify import check_one
 from eval.networks.clip import Clip as ClipNetwork
 from eval.networks.clip import load_clip, preprocess, seeded_clip
 from vae.data.captions import read_table
 from vae.quality.networks import find_weights
-from vae.training.processes import own_device, processes
+from vae.training.processes import own_device
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ def clipsim(settings: ClipsimSettings) -> dict:
     network, weights = load_network(settings)
     network.to(own_device())
     rows = measure(pairs, network, settings.workers)
-    passed |= {pairs[index][0].source.name: wrong for index, _, _, wrong in rows if wrong}
-    kept = [(*pairs[index], value, checksum) for index, value, checksum, wrong in rows if not wrong]
+    passed |= {pairs[index][0].source.name: wrong for index, _, wrong in rows if wrong}
+    kept = [(*pairs[index], *row) for index, row, wrong in rows if not wrong]
     stamps = scoring.stamp_too_few(settings, protocol, settings.videos, len(kept), passed)
     values = torch.tensor([value for _, _, value, _ in kept], dtype=torch.float64)
     scored_clips = [clip for clip, *_ in kept]
@@ -131,18 +132,18 @@ def prompt_beside(source: Source) -> str:
     return next((line.strip() for line in lines if line.strip()), "")
 
 
-def measure(pairs: list[tuple[Clip, str]], network, workers: int) -> list[tuple[int, float, int, str]]:
-    """Index, CLIPSIM, checksum of the frames and what is wrong, of every pair in their order."""
-    rank, ranks = processes()
-    mine = list(range(rank, len(pairs), ranks))
-    data = Prepared([clip for clip, _ in pairs], mine, preprocess)
+def measure(
+    pairs: list[tuple[Clip, str]], network: ClipNetwork, workers: int
+) -> list[tuple[int, tuple[float, int] | None, str]]:
+    """Of every pair its index, CLIPSIM with the checksum of the frames, and what is wrong."""
 
-    def compute(row: tuple[int, Tensor | None, int, str]) -> tuple[int, float, int, str]:
-        index, pictures, checksum, wrong = row
-        value = network.similarity(pictures, pairs[index][1]) if pictures is not None else 0.0
-        return index, value, checksum, wrong
+    def compute(index: int, row: tuple[Tensor, int]) -> tuple[float, int]:
+        pictures, crc = row
+        return network.similarity(pictures, pairs[index][1]), crc
 
-    return map_over_processes(compute, data, workers, next(network.parameters()).device, "videos")
+    read = partial(read_prepared, [clip for clip, _ in pairs], preprocess)
+    device = next(network.parameters()).device
+    return map_over_processes(compute, read, len(pairs), workers, device, "videos")
 
 
 def sentence(result: dict) -> str:
@@ -153,18 +154,12 @@ def sentence(result: dict) -> str:
     return "\n".join(lines + passed_lines(result["fake"]["passed_over"]))
 
 
-def settings_in_run(settings, protocol: ClipsimProtocol, videos: Path, out: Path) -> ClipsimSettings:
-    """The settings of CLIPSIM of the videos that `dit eval run` made, whose prompts lie beside them."""
-    return ClipsimSettings(
-        videos=str(videos),
-        protocol=protocol.name,
-        weights=settings.clip,
-        json=str(out / "clipsim.json"),
-        **inherited(StampSettings, settings),
-    )
+def own_in_run(run, videos: str) -> dict:
+    """What `dit eval run` says of CLIPSIM alone; prompts lie beside the videos."""
+    return {"videos": videos, "weights": run.clip}
 
 
-METRIC = scoring.Metric(settings_in_run, load_network, clipsim)
+METRIC = scoring.Metric(ClipsimSettings, own_in_run, load_network, clipsim)
 
 
 def main(arguments: list[str]) -> None:

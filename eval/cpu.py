@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from vae.data.video import UnreadableVideo
 from vae.training.processes import gathered, processes
 
 CPU = torch.device("cpu")
@@ -56,13 +57,46 @@ def map_one_thread_each(compute: Callable, items: Iterable, device: torch.device
         torch.set_num_threads(threads)
 
 
+class CannotScore(ValueError):
+    """What keeps one clip from a score, which passes it over."""
+
+
+class Rows(Dataset):
+    """Each of some indices with what `read` makes of it, or None and why it is unreadable."""
+
+    def __init__(self, read: Callable[[int], object], indices: list[int]):
+        self.read, self.indices = read, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, which: int) -> tuple:
+        index = self.indices[which]
+        try:
+            return index, self.read(index), ""
+        except (UnreadableVideo, CannotScore) as error:
+            return index, None, str(error)
+
+
 def map_over_processes(
-    compute: Callable, data: Dataset, workers: int, device: torch.device, what: str
+    compute: Callable, read: Callable, count: int, workers: int, device: torch.device, what: str
 ) -> list[tuple]:
-    """The rows that `compute` makes of what processes share of a data set, all of them, by their first
-    number; worker processes read, and a bar shows the progress of the first process."""
-    computed = map_one_thread_each(compute, read_ahead(data, workers), device)
-    bar = tqdm(computed, what, len(data), unit="clip", disable=processes()[0] > 0, file=sys.stderr)
+    """Index, what `compute` makes of it and of what `read` makes of it, and what kept it from that, of all.
+
+    Processes share the indices, worker processes read, and a bar shows the progress of the first process.
+    """
+
+    def compute_row(row: tuple) -> tuple:
+        index, value, wrong = row
+        try:
+            return index, None if wrong else compute(index, value), wrong
+        except CannotScore as error:
+            return index, None, str(error)
+
+    rank, ranks = processes()
+    rows = Rows(read, list(range(rank, count, ranks)))
+    computed = map_one_thread_each(compute_row, read_ahead(rows, workers), device)
+    bar = tqdm(computed, what, len(rows), unit="clip", disable=rank > 0, file=sys.stderr)
     return sorted(gathered(list(bar)), key=lambda row: row[0])
 
 

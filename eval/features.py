@@ -10,14 +10,12 @@ from functools import partial
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from configs.protocol import FeatureProtocol
 from eval.clips import Clip, read_clip
-from eval.cpu import keep_memory, map_one_thread_each, read_ahead, shared_memory, single_threaded
+from eval.cpu import Rows, keep_memory, map_one_thread_each, read_ahead, shared_memory, single_threaded
 from eval.preprocess import prepare
-from vae.data.video import UnreadableVideo
 from vae.training.processes import gathered, processes
 
 
@@ -42,41 +40,29 @@ def rgb_hash(checksums: list[int]) -> str:
     return hashlib.sha256("".join(f"{value:08x}" for value in checksums).encode()).hexdigest()
 
 
-class Prepared(Dataset):
-    """The clips of one process, read and prepared: index, clip or None, checksum, what is wrong."""
-
-    def __init__(self, clips: list[Clip], indices: list[int], make: Callable[[Tensor], Tensor]):
-        self.clips, self.indices, self.make = clips, indices, make
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, which: int) -> tuple[int, Tensor | None, int, str]:
-        index = self.indices[which]
-        try:
-            frames = read_clip(self.clips[index])
-        except UnreadableVideo as error:
-            return index, None, 0, str(error)
-        return index, single_threaded(self.make, frames), checksum(frames), ""
+def read_prepared(clips: list[Clip], make: Callable[[Tensor], Tensor], index: int) -> tuple[Tensor, int]:
+    """What `make` makes of a clip's frames, and their checksum; raises UnreadableVideo."""
+    frames = read_clip(clips[index])
+    return single_threaded(make, frames), checksum(frames)
 
 
-class Placed(Prepared):
-    """The same, but each clip is written to its place among slots of shared memory, in turn.
+class Placed(Rows):
+    """Checksums of clips alone; each clip is written to its place among slots of shared memory, in turn.
 
     Nothing is allocated, sent or stacked: so many clips in a row are the network's input as they lie.
     """
 
-    def __init__(
-        self, clips: list[Clip], indices: list[int], make: Callable[[Tensor], Tensor], slots: Tensor
-    ):
-        super().__init__(clips, indices, make)
+    def __init__(self, read: Callable[[int], tuple[Tensor, int]], indices: list[int], slots: Tensor):
+        super().__init__(read, indices)
         self.slots_NTHWC = slots
 
-    def __getitem__(self, which: int) -> tuple[int, bool, int, str]:
-        index, clip, crc, wrong = super().__getitem__(which)
-        if clip is not None:
-            self.slots_NTHWC[which % len(self.slots_NTHWC)] = rearrange(clip, "c t h w -> t h w c")
-        return index, clip is not None, crc, wrong
+    def __getitem__(self, which: int) -> tuple[int, int | None, str]:
+        index, row, wrong = super().__getitem__(which)
+        if row is None:
+            return index, None, wrong
+        clip, crc = row
+        self.slots_NTHWC[which % len(self.slots_NTHWC)] = rearrange(clip, "c t h w -> t h w c")
+        return index, crc, ""
 
 
 def extract(
@@ -98,7 +84,8 @@ def extract(
     slots = size * (in_use + -(-max(1, workers) * ahead // size))
     place = shared_memory(slots, protocol.frames, protocol.size, protocol.size, 3)
     own = [index for group in groups for index in group]
-    reading = read_ahead(Placed(clips, own, partial(prepare, protocol=protocol), place), workers, ahead)
+    read = partial(read_prepared, clips, partial(prepare, protocol=protocol))
+    reading = read_ahead(Placed(read, own, place), workers, ahead)
 
     def batches() -> Iterator[tuple[list, Tensor]]:
         for number, group in enumerate(groups):
@@ -106,15 +93,14 @@ def extract(
             yield [next(reading) for _ in group], place[first : first + size]
 
     @torch.no_grad()
-    def compute(batch: tuple[list, Tensor]) -> list[tuple[int, Tensor | None, int, str]]:
-        read, clips_BTHWC = batch
+    def compute(batch: tuple[list, Tensor]) -> list[tuple[int, Tensor | None, int | None, str]]:
+        placed, clips_BTHWC = batch
         values = network(rearrange(clips_BTHWC.to(device), "b t h w c -> b c t h w")).float().cpu()
         rows = []
-        for (index, good, crc, wrong), value in zip(read, values, strict=False):
-            if good and not torch.isfinite(value).all():
-                path = clips[index].source.path
-                good, wrong = False, f"{path}: the network gives NaN or infinite values"
-            rows.append((index, value.clone() if good else None, crc, wrong))
+        for (index, crc, wrong), value in zip(placed, values, strict=False):
+            if not wrong and not torch.isfinite(value).all():
+                wrong = f"{clips[index].source.path}: the network gives NaN or infinite values"
+            rows.append((index, None if wrong else value.clone(), crc, wrong))
         return rows
 
     rows = []

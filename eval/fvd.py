@@ -11,7 +11,7 @@ from torch import Tensor
 
 from configs.load import parse
 from configs.protocol import FvdProtocol, load_protocol
-from configs.scoring import FeatureSettings, ScoringSettings, StampSettings, inherited
+from configs.scoring import FeatureSettings, ScoringSettings, inherited
 from eval import panel, report, scoring
 from eval.clips import Clip, Source, choose_clips, find_sources, passed_lines, side_hash
 from eval.features import extract
@@ -270,18 +270,10 @@ def sentence(result: dict) -> str:
     return "\n".join(lines)
 
 
-def settings_in_run(settings, protocol: FvdProtocol, videos: Path, out: Path) -> FvdSettings:
-    """The settings of FVD between the real videos and those that `dit eval run` made."""
-    return FvdSettings(
-        real=settings.real,
-        fake=str(videos),
-        protocol=protocol.name,
-        weights=settings.i3d,
-        json=str(out / "fvd.json"),
-        report=str(out / "fvd.html"),
-        panel=settings.panel,
-        **inherited(StampSettings, settings),
-    )
+def own_in_run(run, videos: str) -> dict:
+    """What `dit eval run` says of FVD alone."""
+    report = str(Path(videos).parent / "fvd.html")
+    return {"real": run.real, "fake": videos, "weights": run.i3d, "report": report, "panel": run.panel}
 
 
 def check_in_run(settings: FvdSettings) -> None:
@@ -294,7 +286,7 @@ def check_in_run(settings: FvdSettings) -> None:
     load_i3d(protocol.eps, settings.weights, settings.smoke)
 
 
-METRIC = scoring.Metric(settings_in_run, check_in_run, fvd)
+METRIC = scoring.Metric(FvdSettings, own_in_run, check_in_run, fvd)
 
 
 def main(arguments: list[str]) -> None:

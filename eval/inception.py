@@ -9,7 +9,7 @@ from torch import Tensor
 
 from configs.load import parse
 from configs.protocol import InceptionProtocol, load_protocol, load_protocols, protocol_names
-from configs.scoring import FeatureSettings, StampSettings, inherited
+from configs.scoring import FeatureSettings
 from eval import scoring
 from eval.clips import choose_clips, find_sources, passed_lines, side_hash
 from eval.features import extract
@@ -125,20 +125,13 @@ def sentence(result: dict) -> str:
     return "\n".join(lines + passed_lines(side["passed_over"]))
 
 
-def settings_in_run(settings, protocol: InceptionProtocol, videos: Path, out: Path) -> InceptionSettings:
-    """The settings of the Inception score of the videos that `dit eval run` made."""
-    return InceptionSettings(
-        videos=str(videos),
-        protocol=protocol.name,
-        weights=settings.c3d,
-        mean=settings.c3d_mean,
-        uncertified=settings.uncertified,
-        json=str(out / "is.json"),
-        **inherited(StampSettings, settings),
-    )
+def own_in_run(run, videos: str) -> dict:
+    """What `dit eval run` says of the Inception score alone."""
+    weights = {"weights": run.c3d, "mean": run.c3d_mean, "uncertified": run.uncertified}
+    return {"videos": videos, **weights}
 
 
-METRIC = scoring.Metric(settings_in_run, load_network, inception)
+METRIC = scoring.Metric(InceptionSettings, own_in_run, load_network, inception)
 
 
 def main(arguments: list[str]) -> None:

@@ -1,22 +1,22 @@
 """`dit eval reconstruction`: how near reconstructed videos are to their originals, frame by frame."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from configs.load import parse
 from configs.scoring import LpipsSettings, ScoringSettings
 from dit import __version__
 from eval.clips import Clip, Source, find_sources, frame_count, passed_lines, read_clip
-from eval.cpu import map_over_processes
+from eval.cpu import CannotScore, map_over_processes
 from eval.fvd import fvd, fvd_of
 from eval.scoring import check_outputs, publish
-from vae.data.video import UnreadableVideo, decoder, to_video
+from vae.data.video import decoder, to_video
 from vae.quality.lpips import SMALLEST, Lpips, load_lpips, lpips_of
 from vae.quality.psnr_ssim import SSIM_SIDE, pooled_psnr, psnr, ssim
-from vae.training.processes import own_device, processes
+from vae.training.processes import own_device
 
 
 @dataclass(frozen=True)
@@ -39,27 +39,16 @@ MEASURES = {  # name -> what it is, as the score says
 }
 
 
-class Pairs(Dataset):
-    """Index, both videos of a pair or None, and what is wrong with it."""
-
-    def __init__(self, pairs: list[tuple[Source, Source]], indices: list[int]):
-        self.pairs, self.indices = pairs, indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, which: int) -> tuple[int, Tensor | None, Tensor | None, str]:
-        index = self.indices[which]
-        try:
-            sides = []
-            for source in self.pairs[index]:
-                sides.append(read_clip(Clip(source, tuple(range(frame_count(source))))))
-        except UnreadableVideo as error:
-            return index, None, None, str(error)
-        if sides[0].shape != sides[1].shape:
-            shapes = ["{} frames of {}x{}".format(*side.shape[:3]) for side in sides]
-            return index, None, None, f"{self.pairs[index][1].path} has {shapes[1]}, its original {shapes[0]}"
-        return index, *map(to_video, sides), ""
+def read_pair(pairs: list[tuple[Source, Source]], index: int) -> tuple[Tensor, Tensor]:
+    """Both videos of a pair, C T H W in [-1, 1]; raises UnreadableVideo, or CannotScore for other sizes."""
+    original, other = pairs[index]
+    sides = [read_clip(Clip(source, tuple(range(frame_count(source))))) for source in pairs[index]]
+    if sides[0].shape != sides[1].shape:
+        shapes = ["{} frames of {}x{}".format(*side.shape[:3]) for side in sides]
+        raise CannotScore(f"{other.path} has {shapes[1]}, its original {shapes[0]}")
+    if min(sides[0].shape[1:3]) < SSIM_SIDE:
+        raise CannotScore(f"{original.path} has sides below {SSIM_SIDE} pixels, which SSIM needs")
+    return to_video(sides[0]), to_video(sides[1])
 
 
 def pair_up(real: list[Source], fake: list[Source]) -> tuple[list[tuple[Source, Source]], dict[str, str]]:
@@ -103,18 +92,12 @@ def reconstruction(settings: ReconstructionSettings) -> dict:
     device = own_device()
     if lpips:
         lpips.to(device)
-    rank, ranks = processes()
-    data = Pairs(pairs, list(range(rank, len(pairs), ranks)))
 
-    def compute(row: tuple[int, Tensor | None, Tensor | None, str]) -> tuple[int, dict, str]:
-        index, original, other, wrong = row
-        if original is None:
-            return index, {}, wrong
-        if min(original.shape[2:]) < SSIM_SIDE:
-            return index, {}, f"{pairs[index][0].path} has sides below {SSIM_SIDE} pixels, which SSIM needs"
-        return index, qualities(original, other, lpips, device), ""
+    def compute(index: int, pair: tuple[Tensor, Tensor]) -> dict[str, float]:
+        return qualities(*pair, lpips, device)
 
-    rows = map_over_processes(compute, data, settings.workers, device, "videos")
+    read = partial(read_pair, pairs)
+    rows = map_over_processes(compute, read, len(pairs), settings.workers, device, "videos")
     passed |= {pairs[index][0].name: wrong for index, _, wrong in rows if wrong}
     kept = [(index, values) for index, values, wrong in rows if not wrong]
     if not kept:

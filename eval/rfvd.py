@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from configs.protocol import FvdProtocol
 from eval.clips import Source, choose_clips
-from eval.cpu import single_threaded
+from eval.cpu import CannotScore, single_threaded
 from eval.features import checksum, rgb_hash
 from eval.fvd import FvdSettings, Side, score_sides, side_stamps
 from eval.networks.certify import load_i3d
@@ -32,7 +32,7 @@ class Rfvd:
     spans: dict[str, dict[str, tuple[int, ...]]]
 
 
-class NotFinite(ValueError):
+class NotFinite(CannotScore):
     """A clip of which a network makes NaN or infinite values."""
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from configs.protocol import FvdProtocol, Protocol
-from configs.scoring import StampSettings
+from configs.scoring import ScoringSettings, StampSettings, inherited
 from dit import __version__
 from eval.clips import Clip, Source, rates_and_sizes
 from vae.data.index import list_hash
@@ -28,14 +28,20 @@ SIDES = {"real": "real clips", "fake": "generated clips", "": "videos"}
 class Metric:
     """What `dit eval run` asks of a metric, whose verb's file sets METRIC to one.
 
-    `settings` makes its verb's settings of those of `dit eval run`, its protocol, and the folders of the
-    videos and of the scores; `check` raises ValueError for what would keep it from a score, before there are
-    videos; `score` scores, and returns what is written as JSON.
+    `settings` is its verb's class; `own` gives those of its values that are not every metric's, from the
+    settings of `dit eval run` and the folder of videos; `check` raises ValueError for what would keep it from
+    a score, before there are videos; `score` scores, and returns what is written as JSON.
     """
 
-    settings: Callable[[StampSettings, Protocol, Path, Path], StampSettings]
-    check: Callable[[StampSettings], None]
-    score: Callable[[StampSettings], dict]
+    settings: type[ScoringSettings]
+    own: Callable[[StampSettings, str], dict]
+    check: Callable[[ScoringSettings], None]
+    score: Callable[[ScoringSettings], dict]
+
+    def settings_in_run(self, run: StampSettings, protocol: Protocol, out: Path) -> ScoringSettings:
+        """The settings of this metric's verb, of the videos that `dit eval run` made."""
+        shared = inherited(StampSettings, run) | {"json": str(out / f"{protocol.metric}.json")}
+        return self.settings(protocol=protocol.name, **shared, **self.own(run, str(out / "videos")))
 
 
 def seeded_stamp(title: str) -> str:

@@ -1,13 +1,12 @@
 """`dit eval brightness`: how bright videos are; the example of a metric's verb, with its row of the table."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from configs.load import parse
 from configs.protocol import load_protocol
-from configs.scoring import ScoringSettings, StampSettings, inherited
+from configs.scoring import ScoringSettings
 from eval import scoring
 from eval.clips import choose_clips, find_sources, read_clip, side_hash
 from eval.cpu import CPU
@@ -44,17 +43,12 @@ def brightness(settings: BrightnessSettings) -> dict:
     return result
 
 
-def settings_in_run(settings, protocol, videos: Path, out: Path) -> BrightnessSettings:
-    """The settings of the brightness of the videos that `dit eval run` made."""
-    return BrightnessSettings(
-        videos=str(videos),
-        protocol=protocol.name,
-        json=str(out / "brightness.json"),
-        **inherited(StampSettings, settings),
-    )
+def own_in_run(run, videos: str) -> dict:
+    """What `dit eval run` says of this metric alone."""
+    return {"videos": videos}
 
 
-METRIC = scoring.Metric(settings_in_run, lambda settings: None, brightness)
+METRIC = scoring.Metric(BrightnessSettings, own_in_run, lambda settings: None, brightness)
 
 
 def main(arguments: list[str]) -> None:
