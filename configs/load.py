@@ -6,10 +6,13 @@ import difflib
 import functools
 import importlib.util
 import io
+import itertools
 import json
 import re
+import shlex
 import sys
 import typing
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,23 +28,74 @@ RULES = {  # pydantic's error -> what the value must be; of the others pydantic'
     "less_than": "below {lt}",
     "multiple_of": "a multiple of {multiple_of}",
     "tuple_type": "a list of values",
+    "too_short": "at least {min_length} values",
+    "too_long": "at most {max_length} values",
     "dataclass_type": "a set of settings",
 }
 
 
 def parse_run(kind: type[Settings], arguments: list[str], prog: str) -> Settings:
-    """The run of a config, a name in `configs/` or a Python file, with the settings that follow it changed.
+    """The run of a config, a name in `configs/runs/` or a Python file, changed by the settings after it.
 
-    Raises ValueError for a config that is not there, holds another kind of run, or a setting that is wrong.
+    With `--print` every setting is shown with its source, and the program exits. Raises ValueError for a
+    config that is not there or holds another kind of run, and for a setting that is wrong.
     """
     if not arguments or arguments[0].startswith("-"):
+        choices = f"a Python file or one of {', '.join(run_names(kind))}"
         if not {"-h", "--help"} & set(arguments):
-            raise ValueError(
-                f"which config? {prog} CONFIG, with a Python file or one of {', '.join(run_names(kind))}"
-            )
-        print(f"{prog} CONFIG [settings]: CONFIG is a Python file, or one of {', '.join(run_names(kind))}\n")
+            raise ValueError(f"which config? {prog} CONFIG, with {choices}")
+        print(f"{prog} CONFIG [settings]: CONFIG is {choices}")
+        print("--print shows every setting with where it comes from, and does nothing else\n")
         return parse(kind, ["--help"], f"{prog} CONFIG", kind())
-    return parse(kind, arguments[1:], f"{prog} {arguments[0]}", load_run(kind, arguments[0]))
+    name, *words = arguments
+    changes = [word for word in words if word != "--print"]
+    config = parse(kind, changes, f"{prog} {name}", load_run(kind, name))
+    if changes == words:
+        return config
+    given = {_setting(word).replace("-", "_") for word in changes if word.startswith("--")}
+    _print_settings(_origins(config, [("default", kind()), *_layers(_run_file(name))], given))
+    raise SystemExit(0)
+
+
+def _setting(word: str) -> str:
+    """The name of the setting in a word of the command line, `--train.log-every=5`."""
+    return word.split("=")[0][2:]
+
+
+def _layers(file: Path) -> list[tuple[str, object]]:
+    """The runs that a run's file replaces parts of, then its own, each with the name of its file."""
+    replaced = re.findall(r"^from configs\.runs\.(\w+) import", file.read_text(), re.MULTILINE)
+    below = [layer for name in replaced for layer in _layers(_run_file(name))]
+    return [*below, (file.name, read_config(file))]
+
+
+def _origins(config, layers: list[tuple[str, object]], given: set[str], prefix: str = "") -> Iterator[tuple]:
+    """Name, value and source of every setting: the command line, or the last layer that changed the value.
+
+    A file that gives a default again changes nothing, so its source is the default.
+    """
+    for field in dataclasses.fields(config):
+        name, value = prefix + field.name, getattr(config, field.name)
+        values = [(source, getattr(layer, field.name)) for source, layer in layers]
+        if dataclasses.is_dataclass(value):
+            yield from _origins(value, values, given, f"{name}.")
+            continue
+        changed = [source for (_, before), (source, now) in itertools.pairwise(values) if now != before]
+        on_command_line = {name, f"{prefix}no_{field.name}"} & given
+        yield name, value, "command line" if on_command_line else (["default", *changed])[-1]
+
+
+def _print_settings(rows: Iterable[tuple[str, object, str]]) -> None:
+    """A table of settings with their values, as one would type them, and their sources."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("setting", "value", "from", box=None, pad_edge=False)
+    for name, value, source in rows:
+        values = value if isinstance(value, tuple) else (value,)
+        table.add_row(name, shlex.join(map(str, values)), source, style="dim" if source == "default" else "")
+    width = None if sys.stdout.isatty() else 100
+    Console(width=width, markup=False, highlight=False, emoji=False).print(table)
 
 
 def parse(kind: type[Settings], arguments: list[str], prog: str, default: Settings | None = None) -> Settings:
@@ -50,7 +104,7 @@ def parse(kind: type[Settings], arguments: list[str], prog: str, default: Settin
 
     known = names(kind)
     for argument in arguments:
-        name = argument.split("=")[0][2:].replace("_", "-")
+        name = _setting(argument).replace("_", "-")
         if argument.startswith("--") and name and name not in known:
             raise ValueError(f"unknown setting --{name}{nearest(name, known, '--')}")
     errors = io.StringIO()
@@ -86,17 +140,14 @@ def first_paragraph(box: str) -> str:
 
 def names(kind: type, prefix: str = "") -> list[str]:
     """All settings' names of a dataclass, dotted and with dashes, as on the command line."""
-    found = ["help"] if not prefix else []
-    hints = typing.get_type_hints(kind)
-    for field in dataclasses.fields(kind):
-        name = prefix + field.name.replace("_", "-")
-        if dataclasses.is_dataclass(hints[field.name]):
-            found += names(hints[field.name], f"{name}.")
-        elif hints[field.name] is bool:
-            found += [name, f"{prefix}no-{field.name.replace('_', '-')}"]
+    dotted = ["help"] if not prefix else []
+    for name, hint in typing.get_type_hints(kind).items():
+        name = name.replace("_", "-")
+        if dataclasses.is_dataclass(hint):
+            dotted += names(hint, f"{prefix}{name}.")
         else:
-            found.append(name)
-    return found
+            dotted += [f"{prefix}{name}", *([f"{prefix}no-{name}"] if hint is bool else [])]
+    return dotted
 
 
 def nearest(name: str, known: list[str], mark: str = "") -> str:
@@ -114,14 +165,19 @@ def run_names(kind: type) -> list[str]:
 
 
 def load_run(kind: type[Settings], name: str) -> Settings:
-    """The `config` of a Python file, given by its path or as a name in `configs/`."""
-    file = FOLDER / f"{name}.py" if not name.endswith(".py") else Path(name)
+    """The `config` of a Python file, given by its path or as a name in `configs/runs/`."""
+    file = _run_file(name)
     if not file.is_file() or file.stem in NOT_RUNS:
         raise ValueError(f"no config {name}{nearest(name, run_names(kind))}")
     config = read_config(file)
     if not isinstance(config, kind):
         raise ValueError(f"{file} must set `config` to a {kind.__name__}, not {type(config).__name__}")
     return _validated(kind, dataclasses.asdict(config), f"{file}: ")
+
+
+def _run_file(name: str) -> Path:
+    """The Python file of a run, given by its path or by its name in `configs/runs/`."""
+    return FOLDER / f"{name}.py" if not name.endswith(".py") else Path(name)
 
 
 def read_config(file: Path):
@@ -155,9 +211,11 @@ def _validated(kind: type[Settings], values: dict, where: str = "") -> Settings:
 
     try:
         # What is not JSON becomes a string, which a setting of another type then refuses.
-        return _adapter(kind).validate_json(json.dumps([values], default=str))[0]
+        return _adapter(kind).validate_json(json.dumps([values], default=str, skipkeys=True))[0]
     except ValidationError as errors:
         error = errors.errors(include_url=False)[0]
+    if error["type"] == "json_invalid":  # of what json writes, only a surrogate in a text
+        raise ValueError(f"{where}a setting of {kind.__name__} is no UTF-8 text")
     name = re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, error["loc"][1:]))) or kind.__name__
     if error["type"] == "unexpected_keyword_argument":
         known = [name.replace("-", "_") for name in names(kind)]

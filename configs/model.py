@@ -1,51 +1,60 @@
 """Shapes of the networks: autoencoder, transformer, text encoder."""
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge, Len, MultipleOf
+
+from configs.ranges import Count, Positive
 
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
     """Shape of the causal autoencoder (the Wan 2.1 family); the defaults are Wan's own."""
 
-    base_width: int = 96
+    base_width: Count = 96
     """Channels of the encoder's first level."""
-    decoder_base_width: int = 96
+    decoder_base_width: Annotated[int, Ge(2)] = 96
     """Channels of the decoder's last level."""
-    latent_channels: int = 16
+    latent_channels: Count = 16
     """Channels of the latents."""
-    width_multipliers: tuple[int, ...] = (1, 2, 4, 4)
+    width_multipliers: Annotated[tuple[Count, ...], Len(4, 4)] = (1, 2, 4, 4)
     """Width of each level in units of the base width; each level but the last halves height and width."""
-    residual_blocks: int = 2
+    residual_blocks: Count = 2
     """Residual blocks in each encoder level; the decoder has one more."""
-    time_downsample: tuple[bool, ...] = (False, True, True)
-    """Which levels also halve the number of frames."""
-    patch: int = 1
+    time_downsample: Annotated[tuple[bool, ...], Len(3, 3)] = (False, True, True)
+    """Which of the first three levels also halve the number of frames; two of them do."""
+    patch: Count = 1
     """Side of the square of pixels that is one position of the first level; 2 makes 4x8x8 4x16x16."""
-    latent_mean: tuple[float, ...] = (0.0,) * 16
-    """Mean of each latent channel, measured after training."""
-    latent_std: tuple[float, ...] = (1.0,) * 16
-    """Standard deviation of each latent channel, measured after training."""
+
+
+# The sizes that autoencoders come in; their compression is 4x8x8, and with a patch of 2 it is 4x16x16.
+TINY = AutoencoderConfig(  # the built-in one's
+    base_width=16, decoder_base_width=16, width_multipliers=(1, 2, 3, 3), residual_blocks=1
+)
+SMALL = AutoencoderConfig(base_width=32, decoder_base_width=32)
+WAN = AutoencoderConfig()
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
     """Shape of the transformer (the Wan family); the defaults are Wan 2.1 1.3B's."""
 
-    width: int = 1536
+    width: Count = 1536
     """Width of the token stream."""
-    depth: int = 30
+    depth: Count = 30
     """Number of blocks."""
-    heads: int = 12
-    """Attention heads; the width is a multiple, a head of 64 or 128 is the fastest."""
-    mlp_width: int = 8960
+    heads: Count = 12
+    """Attention heads; the width is an even multiple of them, and a head of 64 or 128 is the fastest."""
+    mlp_width: Count = 8960
     """Width of the feed-forward layer."""
-    text_width: int = 4096
+    text_width: Count = 4096
     """Width of the text encoder's output."""
-    latent_channels: int = 16
+    latent_channels: Count = 16
     """Channels of the latents."""
-    time_frequencies: int = 256
+    time_frequencies: Annotated[int, Ge(2), MultipleOf(2)] = 256
     """Width of the sinusoidal embedding of time."""
-    eps: float = 1e-6
+    eps: Positive = 1e-6
     """Epsilon of the norms."""
 
 
@@ -55,15 +64,15 @@ class TextConfig:
 
     folder: str = ""
     """Folder with a T5 or UMT5 encoder and its tokenizer, as transformers saves them; empty: byte-level."""
-    width: int = 128
+    width: Count = 128
     """Width of the byte-level encoder."""
-    depth: int = 2
+    depth: Count = 2
     """Blocks of the byte-level encoder."""
-    heads: int = 4
+    heads: Count = 4
     """Attention heads of the byte-level encoder."""
-    mlp_width: int = 256
+    mlp_width: Count = 256
     """Width of the byte-level encoder's gated feed-forward layer."""
-    max_tokens: int = 512
+    max_tokens: Count = 512
     """Maximum prompt length in tokens; longer prompts are truncated."""
     padded: bool = False
     """Zero-pad every prompt to `max_tokens` and attend to all of it, as the open Wan weights were trained."""

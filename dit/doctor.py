@@ -4,76 +4,34 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 BUILTIN = Path(__file__).parent / "builtin"
-PACKAGES = {  # distribution -> (module, what it is for, how to get it)
-    "torch": ("torch", "everything", "pip install torch"),
-    "numpy": ("numpy", "everything", "pip install numpy"),
-    "safetensors": ("safetensors", "weights", "pip install safetensors"),
-    "einops": ("einops", "everything", "pip install einops"),
-    "tyro": ("tyro", "the command line", "pip install tyro"),
-    "pydantic": ("pydantic", "settings", "pip install pydantic"),
-    "annotated-types": ("annotated_types", "settings", "pip install annotated-types"),
-    "rich": ("rich", "tables", "pip install rich"),
-    "accelerate": ("accelerate", "training", "pip install accelerate"),
-    "diffusers": ("diffusers", "comparing and exporting to diffusers", "pip install diffusers"),
-    "transformers": ("transformers", "T5 and UMT5 text encoders", "pip install transformers"),
-    "imageio": ("imageio", "GIFs", "pip install imageio"),
-    "imageio-ffmpeg": ("imageio_ffmpeg", "reading and writing videos", "pip install imageio-ffmpeg"),
-    "decord": ("decord", "seeking in videos (without: read from the start)", "pip install decord"),
-    "pillow": ("PIL", "images and contact sheets", "pip install pillow"),
-    "pyarrow": ("pyarrow", "manifests of your own videos", "pip install pyarrow"),
-    "ftfy": ("ftfy", "prompts for open Wan weights", "pip install ftfy"),
-    "google-crc32c": ("google_crc32c", "certified weights of feature networks", "pip install google-crc32c"),
-    "filelock": ("filelock", "one process a run", "pip install filelock"),
-    "matplotlib": ("matplotlib", "loss curves", "pip install matplotlib"),
-    "tqdm": ("tqdm", "progress bars", "pip install tqdm"),
-    "xformers": ("xformers", "optional: attention on a GPU", "pip install -e '.[xformers]'"),
-    "av": ("av", "optional: the tests' second video reader", "pip install -e '.[test]'"),
-    "pytest": ("pytest", "optional: tests", "pip install -e '.[test]'"),
-    "pytest-xdist": ("xdist", "optional: tests on all cores", "pip install -e '.[test]'"),
-    "scipy": ("scipy", "optional: the tests' second integrator", "pip install -e '.[test]'"),
-    "scikit-image": ("skimage", "optional: the tests' second SSIM", "pip install -e '.[test]'"),
-}
-SETTINGS = ("tyro", "pydantic", "annotated-types", "rich")
-BASE = ("torch", "numpy", "einops", *SETTINGS, "safetensors", "tqdm", "pillow", "imageio-ffmpeg")
-TRAINING = (*BASE, "accelerate", "filelock", "matplotlib")
-FEATURES = {  # what one wants to do -> distributions that it needs
-    "sample (built-in model, own checkpoints)": BASE,
-    "score on the drawn world": BASE,
-    "score FVD": (*BASE, "pyarrow", "google-crc32c"),
-    "compare autoencoders": (*BASE, "pyarrow", "google-crc32c"),
-    "score IS": (*BASE, "pyarrow", "google-crc32c"),
-    "score CLIPSIM": (*BASE, "pyarrow", "google-crc32c", "transformers", "ftfy"),
-    "sample and score a data set": (*BASE, "pyarrow", "google-crc32c", "transformers", "ftfy"),
-    "other pipelines of diffusers": (*BASE, "diffusers", "transformers"),
-    "other autoencoders of diffusers": (*BASE, "diffusers", "pyarrow"),
-    "train": TRAINING,
-    "train on your own videos": (*TRAINING, "pyarrow"),
-    "encode your own videos once": (*BASE, "pyarrow", "filelock"),
-    "GIFs": (*BASE, "imageio"),
-    "text encoders T5 and UMT5, open Wan weights": (*BASE, "transformers", "ftfy"),
-    "export to diffusers": (*BASE, "transformers"),
-    "compare with diffusers": (*BASE, "diffusers", "transformers"),
-    "tests": (
-        *TRAINING,
-        *("pyarrow", "imageio", "transformers", "diffusers", "ftfy", "google-crc32c"),
-        *("pytest", "pytest-xdist", "av", "scikit-image", "scipy"),
-    ),
-}
+PROJECT = "dit-lab"
+
+
+def requirements() -> dict[str, str]:
+    """Every distribution that this project asks pip for, and how to get it; read from its own record.
+
+    Raises importlib.metadata.PackageNotFoundError where the project itself is not installed.
+    """
+    found = {}
+    for line in importlib.metadata.requires(PROJECT) or []:
+        name = re.match(r"[\w.-]+", line)[0]
+        extra = re.search(r"""extra == ['"]([\w-]+)['"]""", line)
+        found.setdefault(name, f"optional: pip install -e '.[{extra[1]}]'" if extra else "pip install -e .")
+    return found
 
 
 def version(distribution: str) -> str:
     """Installed version, or nothing; asks the package's record and imports nothing."""
-    module = PACKAGES[distribution][0]
     try:
-        found = importlib.metadata.version(distribution)
+        return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
-        return "present" if importlib.util.find_spec(module) else ""
-    return found if importlib.util.find_spec(module) else ""
+        return ""
 
 
 def first_line(error: BaseException) -> str:
@@ -99,12 +57,9 @@ def tried_rows(probe: Callable[[], list[tuple[str, str, str]]]) -> list[tuple[st
 
 
 def packages() -> list[tuple[str, str, str]]:
-    """Every package with its version, or how to get it."""
-    rows = []
-    for name, (_, use, remedy) in PACKAGES.items():
-        found = version(name)
-        rows.append((name, found or "-", use if found else f"{use}: {remedy}"))
-    return rows
+    """Every package that is asked for with its version, or how to get it."""
+    versions = [(name, version(name), remedy) for name, remedy in requirements().items()]
+    return [(name, number or "-", "" if number else remedy) for name, number, remedy in versions]
 
 
 def ffmpeg_version() -> str:
@@ -162,7 +117,7 @@ def devices() -> list[tuple[str, str, str]]:
 
 
 def attention() -> list[tuple[str, str, str]]:
-    """Every attention backend, run forward and backward on every device in both number formats."""
+    """Every attention backend, run forward and backward on every device in both precisions."""
     import torch
 
     from dit.attention import BACKENDS, choose_attention, why_not
@@ -178,13 +133,15 @@ def attention() -> list[tuple[str, str, str]]:
     return rows
 
 
-def features(attention_rows: list[tuple[str, str, str]], video: str) -> list[tuple[str, str]]:
+def features(
+    package_rows: list[tuple[str, str, str]], attention_rows: list[tuple[str, str, str]], video: str
+) -> list[tuple[str, str]]:
     """What can be done here, or what is missing for it."""
-    rows = []
-    for feature, needs in FEATURES.items():
-        missing = [name for name in needs if not version(name)]
-        remedy = f"missing: {', '.join(missing)} ({'; '.join(PACKAGES[name][2] for name in missing)})"
-        rows.append((feature, remedy if missing else "ready"))
+    missing = [name for name, number, remedy in package_rows if number == "-" and "optional" not in remedy]
+    verbs = f"missing: {', '.join(missing)} (pip install -e .)" if missing else "ready"
+    if package_rows[0][0] == "-":
+        verbs = "pip install -e . in the repository: this project is not installed"
+    rows = [("all verbs", verbs)]
     if not any(BUILTIN.glob("transformer*.safetensors")):
         rows.append(("built-in model", f"missing: {BUILTIN.name}/ has no weights in this installation"))
     rows.append(("video files", video.split(":")[0] if video.startswith("works") else video))
@@ -214,7 +171,8 @@ def table(rows: list[tuple[str, ...]]) -> str:
 def doctor() -> None:
     """Prints everything, each part as soon as it is known."""
     print(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}\n\npackages")
-    print(table([*packages(), ("ffmpeg", *split_version(tried(ffmpeg_version)))]), flush=True)
+    asked = tried_rows(packages)
+    print(table([*asked, ("ffmpeg", *split_version(tried(ffmpeg_version)))]), flush=True)
     if not version("torch"):
         print("\nwithout PyTorch nothing else can be tried: pip install torch")
         return
@@ -222,7 +180,7 @@ def doctor() -> None:
     rows = tried_rows(attention)
     print(f"\nattention\n{table(rows)}", flush=True)
     video = tried(video_round_trip)
-    print(f"\nvideo files\n  {video}\n\nready for\n{table(features(rows, video))}")
+    print(f"\nvideo files\n  {video}\n\nready for\n{table(features(asked, rows, video))}")
 
 
 def split_version(found: str) -> tuple[str, str]:

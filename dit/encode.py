@@ -32,7 +32,7 @@ from vae.cache.shards import LATENTS, STORED, TEXTS, find_rows, stale_shards, wr
 from vae.data.clips import SHAPES, check_data
 from vae.data.manifest import NAME, Entry, load_manifest
 from vae.load import autoencoder_hash, load_autoencoder
-from vae.training.folder import lock
+from vae.training.folder import locked
 from vae.training.processes import gathered, on_main, own_device, processes
 
 
@@ -139,7 +139,7 @@ def check(settings: EncodeSettings) -> None:
 
 def open_folder(out: Path, held: ExitStack, settings: EncodeSettings) -> tuple[set[str], set[str]]:
     """The keys of clips and captions that a cache holds; it is locked, and what is damaged is removed."""
-    lock(out, held)
+    held.enter_context(locked(out))
     for left in half_written(out):
         left.unlink()
     found = []

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from configs.load import Positional, parse, to_json
-from dit.generate import latent_shape, shift_for
 from dit.load import AVERAGE, OURS, TRANSFORMER, Model, load_model
 from dit.pack import grid_of
 from dit.wan import write_pipeline
-from vae.diffusers_folder import autoencoder_settings, write_folder, write_json
+from samplers.path import shift_for
+from vae.diffusers_folder import write_json, write_wan
+from vae.interface import STATISTICS
 from vae.load import WEIGHTS as AUTOENCODER
 from vae.load import load_autoencoder
 from vae.model import Autoencoder
@@ -27,10 +29,10 @@ class ExportSettings:
     """Model folder: a run of `dit train`, or `builtin`; or an autoencoder alone: a run, or its file."""
     out: str = "exported"
     """Folder to write; it must not exist yet, or be empty."""
-    autoencoder: str = ""
-    """Another autoencoder of the same latents, its decoder trained on; empty takes the model's own."""
+    autoencoder: str | None = None
+    """Another autoencoder of the same latents, its decoder trained further; None takes the model's own."""
     format: Literal["diffusers", "half"] = "diffusers"
-    """`diffusers` for `WanPipeline`; `half` for our own files in half precision, like the built-in model."""
+    """`diffusers` for `WanPipeline`; `half` for our own files in fp16, like the built-in model."""
 
 
 def export(settings: ExportSettings) -> Path:
@@ -39,7 +41,7 @@ def export(settings: ExportSettings) -> Path:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out {out} is already there: give the name of a new folder")
     if is_autoencoder(Path(settings.model)):
-        write, model = write_autoencoder, load_autoencoder(settings.model)
+        write, model = write_wan, load_autoencoder(settings.model)
     else:
         write = FORMATS[settings.format]
         model = load_model(settings.model, torch.device("cpu"), torch.float32)
@@ -49,7 +51,7 @@ def export(settings: ExportSettings) -> Path:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        write(model, temporary)
+        write(temporary, model)
         temporary.replace(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -72,17 +74,12 @@ def same_latents(before: Autoencoder, source: str) -> Autoencoder:
             "--autoencoder takes the place of an autoencoder of Wan 2.1's or ours, by another such"
         )
     one, two = before.state_dict(), other.state_dict()
-    encoder = [name for name in one if name.startswith(("encoder.", "quant_conv."))]
+    encoder = [name for name in one if name.startswith(("encoder.", "quant_conv.", *STATISTICS))]
     if before.config != other.config or any(not torch.equal(one[name], two[name]) for name in encoder):
         raise ValueError(
             f"--autoencoder {source} has other latents than the model's own: train only its decoder"
         )
     return other
-
-
-def write_autoencoder(model: Autoencoder, folder: Path) -> None:
-    """The folder of an `AutoencoderKLWan`."""
-    write_folder(folder, autoencoder_settings(model.config), model.state_dict())
 
 
 def check_ours(model: Model) -> None:
@@ -93,7 +90,7 @@ def check_ours(model: Model) -> None:
         )
 
 
-def write_diffusers(model: Model, folder: Path) -> None:
+def write_diffusers(folder: Path, model: Model) -> None:
     """A Wan pipeline's folder, and beside it what diffusers has no place for."""
     check_ours(model)
     denoiser = model.denoiser
@@ -101,15 +98,20 @@ def write_diffusers(model: Model, folder: Path) -> None:
     write_json(folder / OURS, defaults(model))
 
 
-def write_half(model: Model, folder: Path) -> None:
+def write_half(folder: Path, model: Model) -> None:
     """Our two weights files in half precision; raises ValueError for a model that is not ours."""
     if model.kind not in TRANSFORMERS:
         raise ValueError("--format half takes a model that `dit train` made, not a diffusers folder")
     check_ours(model)
-    settings, half = {"model": to_json(model.autoencoder.config)}, torch.float16
-    save_weights(folder / AUTOENCODER, model.autoencoder.state_dict(), "autoencoder", settings, dtype=half)
-    trained = model.denoiser.trained_state()
-    save_weights(folder / TRANSFORMER, trained, "transformer", model.settings, model.facts, half)
+    settings = {"model": to_json(model.autoencoder.config)}
+    save_weights(folder / AUTOENCODER, half(model.autoencoder.state_dict()), "autoencoder", settings)
+    trained = half(model.denoiser.trained_state())
+    save_weights(folder / TRANSFORMER, trained, "transformer", model.settings, model.facts)
+
+
+def half(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights in half precision; the latents' statistics stay as they are."""
+    return {name: tensor if name in STATISTICS else tensor.half() for name, tensor in tensors.items()}
 
 
 FORMATS = {"diffusers": write_diffusers, "half": write_half}
@@ -117,7 +119,7 @@ FORMATS = {"diffusers": write_diffusers, "half": write_half}
 
 def own_shift(model: Model) -> float:
     """The shift of the times at the size the model was trained on."""
-    shape = latent_shape(model.autoencoder, *model.size)
+    shape = model.autoencoder.latent_shape(*model.size)
     return shift_for(torch.Size(grid_of(torch.empty(shape, device="meta"))).numel(), model.flow)
 
 

@@ -12,7 +12,7 @@ from configs.model import TextConfig, TransformerConfig
 from configs.sampling import SamplerConfig, SolverSettings
 from configs.train import FlowConfig
 from dit.attention import BACKENDS, choose_attention
-from dit.model import Transformer
+from dit.model import TextMemory, Transformer
 from dit.pack import Layout
 from dit.text import encoder_hash, make_encoder
 from vae.compression import round_to
@@ -21,7 +21,7 @@ from vae.load import BUILTIN, load_autoencoder, stored_hash
 from vae.model import Autoencoder
 from vae.training.checkpoints import checkpoints
 from vae.training.files import file_hash, read_json
-from vae.training.weights import TRANSFORMERS, load_weights, read_header
+from vae.training.weights import TRANSFORMERS, load_strictly, load_weights, read_header
 
 TRANSFORMER = "transformer.safetensors"
 AVERAGE = "average.safetensors"
@@ -40,20 +40,25 @@ class Denoiser(nn.Module):
         self.text = make_encoder(text) if encoder is None else encoder
         self.transformer = Transformer(config)
 
-    def forward(self, tokens_LP: Tensor, times_M: Tensor, layout: Layout, prompts: list[str]) -> Tensor:
-        return self.transformer(tokens_LP, times_M, self.transformer.embed_text(*self.text(prompts)), layout)
+    def embed(self, prompts: list[str]) -> TextMemory:
+        """What the blocks of the transformer read of prompts; while sampling it is computed once."""
+        embeddings, lengths = self.text(prompts)
+        return self.transformer.embed_text(embeddings.to(self.transformer.proj_out.weight.dtype), lengths)
+
+    def forward(
+        self, tokens_LP: Tensor, times_M: Tensor, layout: Layout, prompts: list[str] | TextMemory
+    ) -> Tensor:
+        text = prompts if isinstance(prompts, TextMemory) else self.embed(prompts)
+        return self.transformer(tokens_LP, times_M, text, layout)
 
     def trained_state(self) -> dict[str, Tensor]:
         """The tensors that training changes: all but a frozen text encoder's."""
         frozen = bool(self.text.config.folder)
         return {k: v for k, v in self.state_dict().items() if not (frozen and k.startswith("text."))}
 
-    def load_trained_state(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `trained_state`."""
-        missing, unexpected = self.load_state_dict(tensors, strict=False)
-        absent = [name for name in missing if not (self.text.config.folder and name.startswith("text."))]
-        if absent or unexpected:
-            raise ValueError(f"weights do not fit the settings: {', '.join([*absent, *unexpected][:3])}")
+    def load_trained_state(self, tensors: dict[str, Tensor], source: str | Path) -> None:
+        """The inverse of `trained_state`; raises ValueError naming what of a source does not fit."""
+        load_strictly(self, tensors, source, absent=("text.",) if self.text.config.folder else ())
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,7 @@ def load_our_model(folder: Path) -> Model:
     denoiser = Denoiser(
         from_json(TransformerConfig, settings["model"]), from_json(TextConfig, settings["text"])
     )
-    denoiser.load_trained_state({name: tensor.float() for name, tensor in tensors.items()})
+    denoiser.load_trained_state(tensors, file)
     data, home = settings["data"], folder.parent if file == folder / AVERAGE else folder
     autoencoder = load_autoencoder(home)
     multiple = autoencoder.compression.token_side

@@ -10,16 +10,10 @@ from configs.model import TransformerConfig
 from dit.model import Transformer
 from dit.text import write_encoder
 from vae.compression import PATCH
-from vae.diffusers_folder import (
-    autoencoder_settings,
-    check_tensors,
-    naming,
-    read_folder,
-    write_folder,
-    write_json,
-)
+from vae.diffusers_folder import naming, read_folder, write_folder, write_json, write_wan
 from vae.model import Autoencoder
 from vae.training.files import read_json
+from vae.training.weights import check_tensors
 
 NAMES = {  # ours -> diffusers', outside the blocks
     "patch_embedding": "patch_embedding",
@@ -70,7 +64,7 @@ def from_diffusers(state: dict[str, Tensor], config: TransformerConfig) -> dict[
     """The inverse of `to_diffusers`; raises ValueError naming tensors that are missing or do not fit."""
     with torch.device("meta"):
         known = to_diffusers(Transformer(config).state_dict(), config)
-    check_tensors(state, known, "text-to-video Wan transformer")
+    check_tensors(state, known, "the state dict of a Wan transformer")
     result = {"scale_shift_table": state["scale_shift_table"][0]}
     for ours, theirs in NAMES.items():
         for part in ("weight", "bias"):
@@ -188,7 +182,7 @@ def write_pipeline(
     """
     tensors = to_diffusers(transformer.state_dict(), transformer.config)
     write_folder(folder / "transformer", transformer_settings(transformer.config), tensors)
-    write_folder(folder / "vae", autoencoder_settings(autoencoder.config), autoencoder.state_dict())
+    write_wan(folder / "vae", autoencoder)
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler_settings(shift))
     text = {part: ["transformers", name] for part, name in write_encoder(encoder, folder).items()}
     index = {

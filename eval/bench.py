@@ -1,8 +1,5 @@
 """`dit bench eval`: what scores cost: the job beside its bare network, the distance beside scipy's."""
 
-import json
-import os
-import statistics
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -17,16 +14,14 @@ from torch import Tensor
 from configs.load import parse
 from configs.protocol import load_protocol
 from configs.ranges import Count, CountOrZero
-from dit.bench.transformer import peak_memory, race
+from dit.bench.measure import conditions, medians_in_turn, peak_memory, write_figures
 from eval.clips import Clip, choose_clips, find_sources, read_clip
 from eval.cpu import CPU, keep_memory, map_one_thread_each
 from eval.features import extract
-from eval.frechet import distance
-from eval.frechet import statistics as statistics_of
+from eval.frechet import distance, statistics
 from eval.networks.i3d import I3D, seeded_tensors
 from eval.preprocess import prepare
 from vae.data.write import write_video
-from vae.training.files import write_text
 
 
 @dataclass(frozen=True)
@@ -55,24 +50,24 @@ SIZE = (240, 320)  # of UCF-101
 WIDTHS = {400: 2048, 2048: 4096}  # features -> clips a side
 
 
-def moving_noise(seed: int) -> Tensor:
+def _moving_noise(seed: int) -> Tensor:
     """A video of 24 frames as large as UCF-101's, of soft noise that moves."""
     random = torch.Generator().manual_seed(seed)
     coarse = torch.rand(1, 3, 6, 15, 20, generator=random) * 2 - 1
     return torch.nn.functional.interpolate(coarse, (24, *SIZE), mode="trilinear")[0]
 
 
-def make_clips(folder: Path, count: int) -> list[Clip]:
+def _make_clips(folder: Path, count: int) -> list[Clip]:
     """Clips of as many new videos."""
     for k in range(count):
-        write_video(folder / f"{k:04d}.mp4", moving_noise(k), 25.0, {})
+        write_video(folder / f"{k:04d}.mp4", _moving_noise(k), 25.0, {})
     protocol = replace(load_protocol("fvd-google", "fvd"), real=count)
     return choose_clips(find_sources(folder), protocol, count, 1)[0]
 
 
 def bench_job(clips: list[Clip], settings: BenchEvalSettings) -> dict:
     """Clips a second of the whole job and of the bare network on the same tensors, in turn, medians."""
-    protocol, network = load_protocol("fvd-google", "fvd"), seeded_network()
+    protocol, network = load_protocol("fvd-google", "fvd"), _seeded_network()
     keep_memory(torch.get_num_threads())
     tensors = [prepare(read_clip(clip), protocol)[None] for clip in clips]
 
@@ -87,13 +82,13 @@ def bench_job(clips: list[Clip], settings: BenchEvalSettings) -> dict:
     def whole() -> None:
         extract(clips, protocol, network, settings.batch, settings.workers, "job")
 
-    seconds = race({"whole": whole, "bare": bare}, settings.repeats, time.perf_counter)
+    seconds = medians_in_turn({"whole": whole, "bare": bare}, settings.repeats, time.perf_counter)
     return {name: len(clips) / value for name, value in seconds.items()} | {
         "ratio": seconds["bare"] / seconds["whole"]
     }
 
 
-def seeded_network() -> I3D:
+def _seeded_network() -> I3D:
     """I3D with seeded weights, which costs what the real one costs."""
     return I3D(seeded_tensors()).eval().to(memory_format=torch.channels_last_3d)
 
@@ -105,11 +100,11 @@ def bench_distance(width: int, repeats: int) -> dict:
 
     random = torch.Generator().manual_seed(0)
     scale = (1 / torch.arange(1, width + 1, dtype=torch.float64)).sqrt()
-    turned = torch.linalg.qr(torch.randn(width, width, generator=random, dtype=torch.float64))[0]
+    rotation = torch.linalg.qr(torch.randn(width, width, generator=random, dtype=torch.float64))[0]
     sides = []
     for shift in (0.0, 0.05):
-        spread = torch.randn(WIDTHS[width], width, generator=random, dtype=torch.float64) * scale
-        sides.append(statistics_of(spread @ turned + shift))
+        features = torch.randn(WIDTHS[width], width, generator=random, dtype=torch.float64) * scale
+        sides.append(statistics(features @ rotation + shift))
     first, second = (side.covariance(1).numpy() for side in sides)
     values = {}
 
@@ -121,20 +116,14 @@ def bench_distance(width: int, repeats: int) -> dict:
     def ours() -> None:
         values["ours"] = distance(*sides, 1)
 
-    seconds = {"ours": [], "scipy": []}
-    for _ in range(repeats):
-        for name, call in (("ours", ours), ("scipy", by_scipy)):
-            start = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(value) for name, value in seconds.items()}
+    seconds = medians_in_turn({"ours": ours, "scipy": by_scipy}, repeats, time.perf_counter)
     difference = abs(values["ours"] - values["scipy"]) / abs(values["scipy"])
-    return medians | {"ratio": medians["scipy"] / medians["ours"], "difference": difference}
+    return seconds | {"ratio": seconds["scipy"] / seconds["ours"], "difference": difference}
 
 
 def bench_memory(folder: Path, count: int, settings: BenchEvalSettings) -> int:
     """Peak bytes of a new process while it scores so many clips."""
-    make_clips(folder, count)
+    _make_clips(folder, count)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as new:
         return new.submit(memory_of, folder, count, settings).result()
 
@@ -143,7 +132,7 @@ def memory_of(folder: Path, count: int, settings: BenchEvalSettings) -> int:
     """Peak bytes of this process while it scores the videos of a folder."""
     protocol = replace(load_protocol("fvd-google", "fvd"), real=count)
     clips, _ = choose_clips(find_sources(folder), protocol, count, 1)
-    network = seeded_network()
+    network = _seeded_network()
     return peak_memory(
         lambda: extract(clips, protocol, network, settings.batch, settings.workers, f"{len(clips)} clips"),
         torch.device("cpu"),
@@ -152,37 +141,33 @@ def memory_of(folder: Path, count: int, settings: BenchEvalSettings) -> int:
 
 def bench(settings: BenchEvalSettings) -> dict:
     """Measures and prints the parts that are asked for."""
-    result: dict = {"cores": os.cpu_count(), "torch": torch.__version__}
+    result = conditions(settings, torch.device("cpu"), "wall clock")
     with tempfile.TemporaryDirectory() as folder:
         if "job" in settings.parts:
-            rates = bench_job(make_clips(Path(folder) / "job", settings.clips), settings)
-            result["job"] = rates
+            job = bench_job(_make_clips(Path(folder) / "job", settings.clips), settings)
+            result["job"] = job
             print(
-                f"whole job {rates['whole']:.2f} clips/s, bare network {rates['bare']:.2f} clips/s: "
-                f"{rates['ratio']:.2f} of it (goal 0.85)"
+                f"whole job {job['whole']:.2f} clips/s, bare network {job['bare']:.2f} clips/s: "
+                f"{job['ratio']:.2f} of it (goal 0.85)"
             )
         if "distance" in settings.parts:
             result["distance"] = {}
             for width in WIDTHS:
-                timed = bench_distance(width, 3)
-                result["distance"][width] = timed
+                row = result["distance"][width] = bench_distance(width, settings.repeats)
                 print(
-                    f"distance of {width} features: {timed['ours']:.3f} s, scipy's sqrtm "
-                    f"{timed['scipy']:.2f} s: {timed['ratio']:.1f} times as fast, "
-                    f"{timed['difference']:.0e} apart"
+                    f"distance of {width} features: {row['ours']:.3f} s, scipy's sqrtm {row['scipy']:.2f} s: "
+                    f"{row['ratio']:.1f} times as fast, difference {row['difference']:.0e}"
                 )
         if "memory" in settings.parts:
-            few, many = (
-                bench_memory(Path(folder) / str(count), count, settings)
-                for count in (settings.few, settings.many)
-            )
-            result["memory"] = {settings.few: few, settings.many: many}
+            counts = settings.few, settings.many
+            peaks = [bench_memory(Path(folder) / str(count), count, settings) for count in counts]
+            result["memory"] = dict(zip(counts, peaks, strict=True))
+            few, many = peaks
             print(
                 f"peak memory of {settings.few} clips {few / 2**20:.0f} MiB, of {settings.many} "
                 f"{many / 2**20:.0f} MiB: {many / few - 1:+.1%}"
             )
-    if settings.json:
-        write_text(Path(settings.json), json.dumps(result, indent=2) + "\n")
+    write_figures(settings.json, result)
     return result
 
 

@@ -16,14 +16,14 @@ from tqdm import tqdm
 from configs.load import Positional, nearest, parse
 from configs.protocol import Protocol, job_protocols
 from configs.ranges import Count
-from configs.sampling import SampleSettings, VideoSettings
+from configs.sampling import SamplerConfig, SampleSettings, VideoSettings
 from configs.scoring import StampSettings, inherited
 from dit import __version__
 from dit.cli import VERBS
-from dit.generate import Request, generate_videos, latent_shape
+from dit.generate import Request, generate_videos
 from dit.load import load_resolved, model_folder
 from dit.pipelines import generate_with, is_foreign, load_pipeline
-from dit.record import LABEL, Job, records, sampler_of, write
+from dit.record import LABEL, make_records, write
 from eval.scoring import Metric, check_outputs
 from vae.data.index import few, probe_all
 from vae.data.manifest import NAME, load_manifest, save_manifest
@@ -223,15 +223,19 @@ def own_maker(settings: RunEvalSettings) -> Maker:
     asked = inherited(VideoSettings, settings)
     own = {"model": settings.model, "seed": settings.seed, "batch": settings.batch}
     model, whole = load_resolved(SampleSettings(**asked, **own, out=""))
-    shape = latent_shape(model.autoencoder, whole.frames, whole.height, whole.width)
+    shape = model.autoencoder.latent_shape(whole.frames, whole.height, whole.width)
 
-    def jobs(group: list[Sample]) -> list[Job]:
-        return [Job(Request(s.prompt, shape, s.seed), Path(f"{s.name}.mp4"), None) for s in group]
+    sampler = SamplerConfig(whole.steps, whole.solver, whole.guidance, whole.seed)
 
-    def videos(group: list[Sample]) -> list[Tensor]:
-        return generate_videos(model, [job.request for job in jobs(group)], sampler_of(whole))
+    def requests(group: list[Sample]) -> list[Request]:
+        return [Request(sample.prompt, shape, sample.seed) for sample in group]
 
-    return Maker(lambda group: records(model, jobs(group), whole), videos, whole.batch, whole.fps)
+    return Maker(
+        lambda group: make_records(model, whole, requests(group)),
+        lambda group: generate_videos(model, requests(group), sampler),
+        whole.batch,
+        whole.fps,
+    )
 
 
 def pipeline_maker(settings: RunEvalSettings) -> Maker:
@@ -295,7 +299,7 @@ def make_all(samples: list[Sample], maker: Maker, folder: Path, least: int, mode
                 if found:
                     continue
                 check_video(sample, video, least, model)
-                write(Job(None, folder / f"{sample.name}.mp4", None), video, record, maker.fps)
+                write(folder / f"{sample.name}.mp4", [video], record, maker.fps)
                 bar.update()
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dit.bench.autoencoder import peak_allocated
-from dit.bench.transformer import make_clock, race
+from dit.bench.measure import make_clock, medians_in_turn, peak_allocated
 from eval.rfvd import NotFinite
 from vae.compression import Compression, round_to
 from vae.data.video import to_frames
@@ -167,7 +166,7 @@ def measure_costs(
             model = candidate.model
             given = video if way == "encode" else model.encode(video)
             calls[candidate.name] = partial(getattr(model, way), given)
-        seconds = race(calls, repeats, clock)
+        seconds = medians_in_turn(calls, repeats, clock)
         for cost, (name, call) in zip(costs, calls.items(), strict=True):
             cost[f"{way}_seconds"] = seconds[name] / frames * fps
             cost[f"{way}_bytes"] = peak_allocated(call, device)

@@ -15,9 +15,8 @@ from configs.load import parse, to_json
 from configs.ranges import Count
 from configs.sampling import SamplerConfig, SolverSettings
 from dit import __version__
-from dit.generate import Request, generate_videos, latent_shape
+from dit.generate import Request, generate_videos
 from dit.load import Model, load_resolved
-from dit.record import sampler_of
 from eval.judge import Verdict, judge
 from eval.scoring import check_outputs
 from vae.data.drawn_captions import caption
@@ -101,7 +100,7 @@ def score(settings: EvalSettings) -> dict:
     check_outputs(settings.json, settings.picture)
     model, settings = load_resolved(settings)
     check_new_to(model, settings.seed)
-    sampler = sampler_of(settings)
+    sampler = SamplerConfig(settings.steps, settings.solver, settings.guidance, settings.seed)
     result = {"protocol": protocol(settings, model, sampler), "scores": {}, "confusions": {}}
     failures: list[dict] = []
     shown: list[tuple[Tensor, str]] = []
@@ -187,7 +186,7 @@ def drawn(model: Model, scene: Scene) -> Tensor:
 
 def make_request(model: Model, case: Case, given: bool) -> Request:
     """The request for a case's video, with the scene's own first frame where that is given."""
-    shape = latent_shape(model.autoencoder, *model.size)
+    shape = model.autoencoder.latent_shape(*model.size)
     if not given:
         return Request(case.prompt, shape, case.seed)
     frame_BCTHW = drawn(model, case.scene)[None, :, :1].to(model.autoencoder.latent_mean.device)

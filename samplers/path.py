@@ -12,12 +12,16 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from configs.train import FlowConfig
+
 Time = TypeVar("Time", Tensor, float)
 
 
 def interpolate(x: Tensor, noise: Tensor, t: Tensor | float) -> Tensor:
     """The point x_t = (1 - t) x + t noise of the path."""
-    t = broadcast_time(t, x)
+    t = torch.as_tensor(t, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+    assert t.ndim <= x.ndim, f"times {tuple(t.shape)} have more dimensions than the tensor {tuple(x.shape)}"
+    t = t[(..., *(None,) * (x.ndim - t.ndim))]
     return ((1 - t) * x + t * noise).type_as(x)
 
 
@@ -34,23 +38,25 @@ def shift_times(t: Time, shift: float) -> Time:
     return shift * t / (1 + (shift - 1) * t)
 
 
-def size_shift(tokens: int, base_tokens: int) -> float:
-    """The shift sqrt(m / n) that makes time t as uncertain for m tokens as it was for n (the same equation).
+def shift_for(tokens: int, flow: FlowConfig) -> float:
+    """The shift of a sample of m tokens: the flow's, which suits n tokens, times sqrt(m / n) (same equation).
 
-    The mean of m equal noisy numbers is sqrt(m) times as certain as one of them; more tokens therefore need
-    more noise before anything is hidden. It multiplies the shift that suits `base_tokens` tokens.
+    The mean of m equal noisy numbers is sqrt(m) times as certain as one of them: more tokens need more noise
+    before anything is hidden. With n = 0 all samples have the flow's own.
     """
-    return math.sqrt(tokens / base_tokens)
+    return flow.shift * math.sqrt(tokens / flow.shift_tokens) if flow.shift_tokens else flow.shift
+
+
+def time_grid(steps: int, shift: float = 1.0) -> list[float]:
+    """The `steps + 1` times of a sampler from 1 to 0, even before the shift; raises ValueError for none."""
+    if steps < 1:
+        raise ValueError(f"{steps} solver steps: at least one is needed")
+    if not shift > 0:
+        raise ValueError(f"time shift {shift}: it must be above 0")
+    return [shift_times(1 - step / steps, shift) for step in range(steps)] + [0.0]
 
 
 def logit_normal_times(count: int, mean: float, std: float, generator: torch.Generator) -> Tensor:
     """Times whose logit is normal (the same paper, section 3.1), fp32 on the generator's device."""
     normal = torch.randn(count, generator=generator, device=generator.device)
     return torch.sigmoid(mean + std * normal)
-
-
-def broadcast_time(t: Tensor | float, x: Tensor) -> Tensor:
-    """`t` with ones for the trailing dimensions of x, in fp32 or the finer type of x."""
-    t = torch.as_tensor(t, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
-    assert t.ndim <= x.ndim, f"times {tuple(t.shape)} have more dimensions than the tensor {tuple(x.shape)}"
-    return t[(..., *(None,) * (x.ndim - t.ndim))]

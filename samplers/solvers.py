@@ -2,11 +2,11 @@
 
 Each is `solver(velocity_function, x, times, on_step=None) -> x`. `velocity_function(x, t)` returns dx/dt for
 the whole of x at time t, a float, and neither keeps nor changes its argument; where it returns zero, x stays
-as it is to the bit. `times` falls from the noise's time to the wanted one (`time_grid`). `on_step(done, x)`
+as it is to the bit. `times` falls from the noise's time to the last one (`time_grid`). `on_step(done, x)`
 is called after each step with the number of steps done and the solution so far, which the next overwrites.
 
-The caller's x is not changed. The sum of the steps is kept in fp32 at least, and x is seen and returned in
-its own type.
+The caller's x is not changed. The sum of the steps is kept in fp32 at least, as in bf16 small steps would
+round away; x is seen and returned in its own type.
 """
 
 from collections.abc import Callable
@@ -15,28 +15,17 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from samplers.path import shift_times
-
 VelocityFunction = Callable[[Tensor, float], Tensor]
 OnStep = Callable[[int, Tensor], object]
-
-
-def time_grid(steps: int, shift: float = 1.0) -> list[float]:
-    """The `steps + 1` times from 1 to 0, even before the shift; raises ValueError where there is none."""
-    if steps < 1:
-        raise ValueError(f"{steps} solver steps: at least one is needed")
-    if not shift > 0:
-        raise ValueError(f"time shift {shift}: it must be above 0")
-    return [shift_times(1 - step / steps, shift) for step in range(steps)] + [0.0]
 
 
 def euler(
     velocity_function: VelocityFunction, x: Tensor, times: list[float], on_step: OnStep | None = None
 ) -> Tensor:
     """First order; one function evaluation a step."""
-    dtype, x = x.dtype, working_copy(x)
-    for done, (t, length) in enumerate(zip(times[:-1], step_lengths(times), strict=True), start=1):
-        x.add_(velocity_function(x.to(dtype), t), alpha=length)
+    dtype, x = x.dtype, x.to(torch.promote_types(x.dtype, torch.float32), copy=True)
+    for done, (t, after) in enumerate(pairwise(times), start=1):
+        x.add_(velocity_function(x.to(dtype), t), alpha=after - t)
         if on_step:
             on_step(done, x.to(dtype))
     return x.to(dtype)
@@ -49,12 +38,12 @@ def heun(
 
     Source: Karras et al. 2022, algorithm 1.
     """
-    dtype, x = x.dtype, working_copy(x)
+    dtype, x = x.dtype, x.to(torch.promote_types(x.dtype, torch.float32), copy=True)
     guess = torch.empty_like(x)
-    lengths = step_lengths(times)
-    for done, (t, after, length) in enumerate(zip(times[:-1], times[1:], lengths, strict=True), start=1):
+    for done, (t, after) in enumerate(pairwise(times), start=1):
+        length = after - t
         v = velocity_function(x.to(dtype), t)
-        if done == len(lengths):
+        if done == len(times) - 1:
             x.add_(v, alpha=length)
         else:
             guess.copy_(x).add_(v, alpha=length)
@@ -75,33 +64,18 @@ def multistep(
     that of DPM-Solver++(2M), whose steps in log SNR are infinite at both ends of the path, falls unevenly and
     is mostly larger.
     """
-    dtype, x = x.dtype, working_copy(x)
-    last_v = torch.zeros_like(x)
-    table = zip(times[:-1], *multistep_weights(step_lengths(times)), strict=True)
-    for done, (t, weight, last_weight) in enumerate(table, start=1):
+    dtype, x = x.dtype, x.to(torch.promote_types(x.dtype, torch.float32), copy=True)
+    last_v, last_length = torch.zeros_like(x), 0.0
+    for done, (t, after) in enumerate(pairwise(times), start=1):
+        length = after - t
+        ratio = length / last_length if last_length else 0.0
         v = velocity_function(x.to(dtype), t)
-        x.add_(v, alpha=weight).add_(last_v, alpha=last_weight)
+        x.add_(v, alpha=length * (1 + ratio / 2)).add_(last_v, alpha=-length * ratio / 2)
         last_v.copy_(v)
+        last_length = length
         if on_step:
             on_step(done, x.to(dtype))
     return x.to(dtype)
 
 
 SOLVERS = {"euler": euler, "heun": heun, "multistep": multistep}
-
-
-def step_lengths(times: list[float]) -> list[float]:
-    """Differences of neighbouring times; negative, as time falls."""
-    return [after - before for before, after in pairwise(times)]
-
-
-def multistep_weights(lengths: list[float]) -> tuple[list[float], list[float]]:
-    """Weights of this velocity and of the last one in every step: h (1 + r / 2), -h r / 2; r = h / last h."""
-    ratios = [0.0, *(length / last for last, length in pairwise(lengths))]
-    this = [length * (1 + ratio / 2) for length, ratio in zip(lengths, ratios, strict=True)]
-    return this, [-length * ratio / 2 for length, ratio in zip(lengths, ratios, strict=True)]
-
-
-def working_copy(x: Tensor) -> Tensor:
-    """A copy of x to add steps to, in fp32 or the finer type of x: in bf16 small steps would round away."""
-    return x.to(torch.promote_types(x.dtype, torch.float32), copy=True)

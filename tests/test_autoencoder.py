@@ -10,10 +10,11 @@ from torch import Tensor
 import vae.convolution
 import vae.model
 from configs.model import AutoencoderConfig
-from dit.bench.autoencoder import peak_allocated
+from dit.bench.measure import peak_allocated
 from vae.compression import Compression
 from vae.convolution import ChannelNorm
 from vae.diffusers_folder import autoencoder_config, autoencoder_settings
+from vae.interface import Statistics
 from vae.model import Autoencoder
 
 CPU = torch.device("cpu")
@@ -23,9 +24,8 @@ SMALL = AutoencoderConfig(
     width_multipliers=(1, 2, 2, 3),
     residual_blocks=1,
     latent_channels=4,
-    latent_mean=(0.5, -1.0, 0.0, 2.0),
-    latent_std=(0.5, 2.0, 1.0, 0.25),
 )
+MEASURED = Statistics(mean=(0.5, -1.0, 0.0, 2.0), std=(0.5, 2.0, 1.0, 0.25))
 CONFIGS = {
     "small": SMALL,
     "wider decoder, two blocks": replace(SMALL, base_width=4, decoder_base_width=12, residual_blocks=2),
@@ -35,8 +35,6 @@ CONFIGS = {
         decoder_base_width=8,
         width_multipliers=(1, 2, 4, 4),
         latent_channels=16,
-        latent_mean=(0.0,) * 16,
-        latent_std=(1.0,) * 16,
     ),
     "time halved first": replace(SMALL, time_downsample=(True, True, False)),
     "patches": replace(SMALL, patch=2),
@@ -55,6 +53,8 @@ def randomised(config: AutoencoderConfig) -> Autoencoder:
             else:
                 parameter.normal_(0.0, (2 / parameter[0].numel()) ** 0.5)
         model.decoder.conv_out.weight.mul_(0.1)
+    if config.latent_channels == len(MEASURED.mean):
+        model.set_statistics(MEASURED)
     return model
 
 
@@ -62,10 +62,10 @@ def diffusers_twin(model: Autoencoder):
     """diffusers' autoencoder with the same weights."""
     from diffusers import AutoencoderKLWan
 
-    settings = autoencoder_settings(model.config)
+    settings = autoencoder_settings(model)
     assert autoencoder_config(settings) == model.config
     twin = AutoencoderKLWan(**{name: value for name, value in settings.items() if name[0] != "_"})
-    twin.load_state_dict(model.state_dict())  # strict: the same names and shapes
+    twin.load_state_dict(model.weights())  # strict: the same names and shapes
     return twin
 
 
@@ -254,14 +254,25 @@ def test_memory_is_constant_in_the_number_of_frames(way):
 @torch.no_grad()
 def test_statistics_are_applied_once_and_both_ways():
     model = randomised(SMALL)
-    plain = Autoencoder(replace(SMALL, latent_mean=(0.0,) * 4, latent_std=(1.0,) * 4))
-    plain.load_state_dict(model.state_dict())  # the statistics are settings, not weights
-    mean, std = (torch.tensor(v).view(1, 4, 1, 1, 1) for v in (SMALL.latent_mean, SMALL.latent_std))
+    plain = Autoencoder(SMALL)
+    assert model.measured and model.statistics == MEASURED and not plain.measured
+    plain.load_state_dict(plain.state_dict() | model.weights())
+    mean, std = (torch.tensor(v).view(1, 4, 1, 1, 1) for v in (MEASURED.mean, MEASURED.std))
     video = random_video(5)
     assert_close(model.encode(video), (plain.encode(video) - mean) / std)
     latents = torch.randn(1, 4, 2, 3, 5)
     assert_close(model.decode(latents), plain.decode(latents * std + mean))
     assert_close(model.decode(model.encode(video)), plain.decode(plain.encode(video)))
+
+
+def test_statistics_are_of_every_channel_and_kept_with_the_weights():
+    model, again = randomised(SMALL), Autoencoder(SMALL)
+    again.load_state_dict(model.state_dict())
+    assert again.statistics == MEASURED
+    for wrong in (Statistics((0.0,), (1.0,)), Statistics((0.0,) * 4, (1.0,) * 5)):
+        with pytest.raises(ValueError, match="latents_mean and latents_std must have 4 numbers each"):
+            model.set_statistics(wrong)
+    assert model.statistics == MEASURED
 
 
 @torch.no_grad()
@@ -271,8 +282,7 @@ def test_measured_statistics_give_zero_mean_and_unit_variance():
     raw = model.encode_moments(video)[0].double()
     mean, std = raw.mean(dim=(0, 2, 3, 4)), raw.std(dim=(0, 2, 3, 4), correction=0)
     assert (mean.abs() > 0.01).any() and ((std - 1).abs() > 0.1).any()
-    measured = replace(SMALL, latent_mean=tuple(mean.tolist()), latent_std=tuple(std.tolist()))
-    model.set_statistics(measured, model.latent_mean)
+    model.set_statistics(Statistics(tuple(mean.tolist()), tuple(std.tolist())))
     latents = model.encode(video).double()
     assert latents.mean(dim=(0, 2, 3, 4)).abs().max() < 1e-5
     assert (latents.std(dim=(0, 2, 3, 4), correction=0) - 1).abs().max() < 1e-5

@@ -7,6 +7,7 @@ import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from configs.model import TextConfig
 from configs.train import AutoencoderRun, FlowConfig
 from dit.cli import run
 from dit.encode import EncodeSettings, encode
+from dit.loss import encode as encode_clips
 from dit.text import EmbeddedText, make_encoder, text_made
 from tests.test_others import CASES, saved
 from tests.test_text import tiny_umt5
@@ -44,6 +46,7 @@ from vae.data.clips import Clip, VideoFiles, batches, clip_indices, open_data, s
 from vae.data.manifest import load_manifest, save_manifest
 from vae.data.video import to_video
 from vae.data.write import write_video
+from vae.interface import Statistics
 from vae.load import autoencoder_hash, load_autoencoder
 from vae.model import Autoencoder
 from vae.training.weights import load_weights, save_weights
@@ -64,9 +67,9 @@ def autoencoder(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     model = Autoencoder(MODEL)
     model.quant_conv.bias.data[4:] = -1.0
-    known = replace(MODEL, latent_mean=(0.1, -0.2, 0.0, 0.3), latent_std=(0.5, 0.6, 0.7, 0.8))
+    model.set_statistics(Statistics((0.1, -0.2, 0.0, 0.3), (0.5, 0.6, 0.7, 0.8)))
     file = tmp_path_factory.mktemp("autoencoder") / "autoencoder.safetensors"
-    save_weights(file, model.state_dict(), "autoencoder", {"model": to_json(known)})
+    save_weights(file, model.state_dict(), "autoencoder", {"model": to_json(MODEL)})
     return file
 
 
@@ -214,13 +217,14 @@ def test_training_from_a_cache_is_training_online_to_the_bit(folder, autoencoder
 def test_draws_of_a_posterior_have_its_mean_and_variance_and_are_their_key_s():
     shape = 4, 1, 8, 8
     clip = Clip(None, "", "", posterior=(torch.full(shape, 2.0), torch.full(shape, 0.25).log()))
-    drawn = [dit.train.encode(None, clip, (0, "posterior", draw)) for draw in range(200)]
+    world = SimpleNamespace(latent_mean=torch.zeros(()))
+    drawn = encode_clips(world, [clip] * 200, [(0, "posterior", draw) for draw in range(200)])
     everything = torch.stack(drawn)
     assert everything.mean().item() == pytest.approx(2, abs=0.01)
     assert everything.std().item() == pytest.approx(0.5, abs=0.01)
-    assert torch.equal(drawn[3], dit.train.encode(None, clip, (0, "posterior", 3)))
+    assert torch.equal(drawn[3], encode_clips(world, [clip], [(0, "posterior", 3)])[0])
     assert not torch.equal(drawn[3], drawn[4])
-    assert torch.equal(dit.train.encode(None, clip), clip.posterior[0])
+    assert torch.equal(encode_clips(world, [clip], [()])[0], clip.posterior[0])
 
 
 def test_the_posterior_s_draws_move_the_loss(folder, autoencoder, made, tmp_path):
@@ -370,7 +374,7 @@ def test_statistics_and_weights_and_formats_change_every_key(folder, autoencoder
     """Statistics lie in no weight."""
     tensors, header = load_weights(autoencoder)
     other = tmp_path / "other.safetensors"
-    header.settings["model"]["latent_std"] = [1.0, 0.6, 0.7, 0.8]
+    tensors["latent_std"][0, 0] = 1.0
     save_weights(other, tensors, "autoencoder", header.settings)
     assert autoencoder_hash(load_autoencoder(other)) != autoencoder_hash(load_autoencoder(autoencoder))
     keys = {key for file in load_cache(made).files for key in file.keys}
@@ -650,7 +654,7 @@ def test_a_run_that_wants_other_clips_than_the_cache_s_is_told_which_setting(
     autoencoder, made, tmp_path, change, words
 ):
     tensors, header = load_weights(autoencoder)
-    header.settings["model"]["latent_mean"] = [0.0] * 4
+    tensors["latent_mean"].zero_()
     save_weights(Path(f"{autoencoder}.other"), tensors, "autoencoder", header.settings)
     config = transformer_run(tmp_path / "run", autoencoder)
     with pytest.raises(ValueError, match=words):

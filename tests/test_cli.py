@@ -1,6 +1,7 @@
 """Proves that the command tells mistakes in one line with a failing status, and helps before it imports."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,15 @@ def test_a_mistake_is_one_line_and_a_failing_status(
     assert printed.err.count("\n") == 1 and "Traceback" not in printed.err
     left = {file.name for file in tmp_path.iterdir()} - {"__pycache__"}
     assert left == {"empty.py"}  # nothing was written
+
+
+def test_print_shows_a_run_and_touches_nothing(empty_config, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:  # its autoencoder is nowhere, and is not looked for
+        run(["train", empty_config, "--print"])
+    assert not stopped.value.code
+    assert re.search(r"^autoencoder +nowhere.safetensors +empty.py", capsys.readouterr().out, re.MULTILINE)
+    assert {file.name for file in tmp_path.iterdir()} - {"__pycache__"} == {"empty.py"}
 
 
 def test_debug_shows_the_traceback(empty_config, monkeypatch, tmp_path):

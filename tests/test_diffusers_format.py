@@ -25,11 +25,12 @@ from dit.wan import (
     transformer_config,
     transformer_settings,
 )
-from samplers.path import size_shift
 from tests.test_model import TINY, random_transformer, reference
 from tests.test_text import random_encoder, tiny_umt5
+from vae import diffusers_folder as vae_folder
 from vae.data.write import read_metadata
 from vae.diffusers_folder import autoencoder_settings, load_wan, write_folder
+from vae.interface import Statistics
 from vae.load import WEIGHTS as AUTOENCODER
 from vae.model import Autoencoder
 from vae.training.seeds import generator
@@ -41,11 +42,17 @@ AUTOENCODER_CONFIG = AutoencoderConfig(
     decoder_base_width=8,
     latent_channels=4,
     residual_blocks=1,
-    latent_mean=(0.1, -0.2, 0.3, 0.0),
-    latent_std=(0.5, 1.5, 1.0, 2.0),
 )
+MEASURED = Statistics(mean=(0.1, -0.2, 0.3, 0.0), std=(0.5, 1.5, 1.0, 2.0))
 SHAPE = (4, 3, 4, 6)  # 9 frames of 32 x 48
 SIZE = {"num_frames": 9, "height": 32, "width": 48}
+
+
+def new_autoencoder() -> Autoencoder:
+    """An autoencoder whose statistics do something."""
+    model = Autoencoder(AUTOENCODER_CONFIG)
+    model.set_statistics(MEASURED)
+    return model
 
 
 def write_run(folder: Path) -> None:
@@ -61,10 +68,8 @@ def write_run(folder: Path) -> None:
     denoiser = Denoiser(TINY, text)
     denoiser.transformer, denoiser.text = random_transformer(TINY), random_encoder(text)
     save_weights(folder / TRANSFORMER, denoiser.trained_state(), "transformer", to_json(config))
-    autoencoder = {"model": to_json(AUTOENCODER_CONFIG)}
-    save_weights(
-        folder / AUTOENCODER, Autoencoder(AUTOENCODER_CONFIG).state_dict(), "autoencoder", autoencoder
-    )
+    settings = {"model": to_json(AUTOENCODER_CONFIG)}
+    save_weights(folder / AUTOENCODER, new_autoencoder().state_dict(), "autoencoder", settings)
 
 
 def write_wan(folder: Path, **autoencoder) -> None:
@@ -76,7 +81,7 @@ def write_wan(folder: Path, **autoencoder) -> None:
     from transformers import AutoTokenizer, UMT5EncoderModel
 
     tiny_umt5(folder / "text")
-    settings = {k: v for k, v in autoencoder_settings(AUTOENCODER_CONFIG).items() if not k.startswith("_")}
+    settings = {k: v for k, v in autoencoder_settings(new_autoencoder()).items() if not k.startswith("_")}
     WanPipeline(
         tokenizer=AutoTokenizer.from_pretrained(folder / "text" / "tokenizer"),
         text_encoder=UMT5EncoderModel.from_pretrained(folder / "text" / "text_encoder"),
@@ -134,12 +139,14 @@ def test_folders_that_diffusers_saved_are_read(tmp_path: Path):
 
 def test_tensors_without_a_place_are_named():
     state = to_diffusers(random_transformer(TINY).state_dict(), TINY)
-    with pytest.raises(ValueError, match=r"no place for blocks\.0\.attn2\.add_k_proj\.weight"):
+    with pytest.raises(ValueError, match=r"blocks\.0\.attn2\.add_k_proj\.weight has no place"):
         from_diffusers(state | {"blocks.0.attn2.add_k_proj.weight": torch.zeros(1)}, TINY)
-    with pytest.raises(ValueError, match=r"no place for blocks\.1\."):
+    with pytest.raises(
+        ValueError, match=r"Wan transformer does not fit the model\'s settings: blocks\.1\.\S+ has no place"
+    ):
         from_diffusers(state, replace(TINY, depth=1))
     del state["proj_out.bias"]
-    with pytest.raises(ValueError, match=r"proj_out\.bias missing"):
+    with pytest.raises(ValueError, match=r"proj_out\.bias is missing"):
         from_diffusers(state, TINY)
 
 
@@ -201,7 +208,7 @@ def test_an_exported_model_samples_the_same_in_diffusers(tmp_path: Path, capsys)
     assert_close(generate(again.denoiser, [request], again.flow, again.sampler)[0], latents)
 
     pipeline = WanPipeline.from_pretrained(tmp_path / "out")
-    assert pipeline.scheduler.config.flow_shift == pytest.approx(2 * size_shift(3 * 2 * 2, 16))
+    assert pipeline.scheduler.config.flow_shift == pytest.approx(2 * (3 * 2 * 2 / 16) ** 0.5)
     ids = pipeline.tokenizer([request.prompt, ""])["input_ids"]
     with torch.no_grad():
         prompt, null = (pipeline.text_encoder(torch.tensor([row])).last_hidden_state for row in ids)
@@ -256,10 +263,7 @@ def test_a_wan_pipeline_samples_the_same_here(tmp_path: Path, version: str):
     ).frames
     assert_close(torch.stack(ours), theirs)
     video = torch.rand(1, 3, 9, size["height"], size["width"]) * 2 - 1
-    mean, std = (
-        torch.tensor(v).view(4, 1, 1, 1)
-        for v in (AUTOENCODER_CONFIG.latent_mean, AUTOENCODER_CONFIG.latent_std)
-    )
+    mean, std = (torch.tensor(v).view(4, 1, 1, 1) for v in (MEASURED.mean, MEASURED.std))
     with torch.no_grad():
         wanted = (pipeline.vae.encode(video).latent_dist.mean - mean) / std
         assert_close(model.autoencoder.encode(video), wanted)
@@ -270,8 +274,8 @@ def test_a_wan_pipeline_samples_the_same_here(tmp_path: Path, version: str):
 def test_a_pipeline_s_autoencoder_has_the_channels_that_its_transformer_takes(tmp_path: Path):
     write_run(tmp_path / "run")
     assert run_command(["export", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
-    five = replace(AUTOENCODER_CONFIG, latent_channels=5, latent_mean=(0.0,) * 5, latent_std=(1.0,) * 5)
-    write_folder(tmp_path / "out" / "vae", autoencoder_settings(five), Autoencoder(five).state_dict())
+    five = replace(AUTOENCODER_CONFIG, latent_channels=5)
+    vae_folder.write_wan(tmp_path / "out" / "vae", Autoencoder(five))
     with pytest.raises(ValueError, match="takes 4 latent channels, but the autoencoder has 5"):
         load_model(str(tmp_path / "out"), CPU, torch.float32)
 
@@ -292,7 +296,10 @@ def change(file: Path, **settings) -> None:
         (lambda folder: cut(folder / "diffusion_pytorch_model.safetensors"), r"model\.safetensors: "),
         (lambda folder: change(folder / "config.json", eps=None), "transformer: 'eps' is missing"),
         (lambda folder: change(folder / "config.json", num_layers="two"), "transformer: "),
-        (lambda folder: change(folder / "config.json", ffn_dim=7), r"transformer: config\.json does not fit"),
+        (
+            lambda folder: change(folder / "config.json", ffn_dim=7),
+            r"transformer: .* does not fit the model's settings: \S+ is \(.*, not \(7,",
+        ),
         (lambda folder: cut(folder / "config.json"), r"transformer.config\.json is not JSON"),
         (lambda folder: (folder / "config.json").write_text("[1]"), r"transformer.config\.json holds \[1\]"),
     ],
@@ -309,11 +316,9 @@ def test_a_damaged_folder_is_named(tmp_path: Path, damage, words):
 
 def test_an_autoencoder_s_folder_of_other_sizes_is_named(tmp_path: Path):
     folder = tmp_path / "vae"
-    write_folder(
-        folder, autoencoder_settings(AUTOENCODER_CONFIG), Autoencoder(AUTOENCODER_CONFIG).state_dict()
-    )
+    vae_folder.write_wan(folder, new_autoencoder())
     change(folder / "config.json", base_dim=4)
-    with pytest.raises(ValueError, match=r"vae: config\.json does not fit the weights"):
+    with pytest.raises(ValueError, match=r"vae does not fit the model's settings: \S+ is \(8,.*\), not \(4,"):
         load_wan(folder)
 
 

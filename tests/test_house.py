@@ -1,16 +1,18 @@
 """Proves the house rules: imports run one way, dependencies have one door, all is explained."""
 
 import ast
+import importlib.metadata
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from dit.cli import VERBS
-from dit.doctor import FEATURES, PACKAGES
 
 ROOT = Path(__file__).parent.parent
 BELOW = {  # folder -> what it may import of ours
@@ -70,6 +72,7 @@ LATE = {  # what no module imports before it is needed
     *("torchvision", "pandas", "scipy", "skimage", "pydantic", "rich"),
 }
 OURS = sorted(path for folder in BELOW for path in (ROOT / folder).rglob("*.py"))
+READMES = sorted(readme for folder in (*BELOW, "tests") for readme in (ROOT / folder).rglob("README.md"))
 TESTS = sorted((ROOT / "tests").glob("*.py"))
 
 
@@ -197,14 +200,39 @@ def test_only_the_verbs_have_a_main():
     assert mains == verbs | {"dit/cli.py"}
 
 
-def test_the_top_level_holds_the_folders_and_meta_files():
+@cache
+def committed() -> list[str]:
+    """The files of the checkout that git knows, by their paths."""
     try:
         output = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("no git checkout: what else lies here may be a user's own")
-    found = {name for line in output.stdout.splitlines() if not (name := line.split("/")[0]).startswith(".")}
+    return [name for name in output.stdout.splitlines() if (ROOT / name).exists()]
+
+
+def test_the_top_level_holds_the_folders_and_meta_files():
+    found = {name for line in committed() if not (name := line.split("/")[0]).startswith(".")}
     assert {*BELOW, "tests"} <= found
     assert found - {*BELOW, "tests"} <= META
+
+
+def listed(readme: Path) -> set[Path]:
+    """The files in a README's list, each a line that begins with its name and says what it is."""
+    section = readme.read_text().split("## Files\n")[1].split("\n## ")[0]
+    return {readme.parent / name for name in re.findall(r"^- `([^`]+)`: \S", section, re.MULTILINE)}
+
+
+@each(READMES)
+def test_a_readme_lists_the_files_of_its_folder(path):
+    files = {ROOT / name for name in committed() if not name.endswith("__init__.py")}
+    nearest = {file: next((p for p in file.parents if p / "README.md" in READMES), None) for file in files}
+    assert listed(path) == {file for file in files - {path} if nearest[file] == path.parent}
+
+
+def test_every_folder_has_a_readme_or_stands_in_its_parents():
+    assert {readme.parent.relative_to(ROOT).as_posix() for readme in READMES} >= {*BELOW, "tests"}
+    linked = set(re.findall(r"\]\(([\w/]+/README\.md)\)", (ROOT / "README.md").read_text()))
+    assert linked == {name_of(readme) for readme in READMES}
 
 
 def is_one_sentence(text: str | None) -> bool:
@@ -283,48 +311,27 @@ def test_heavy_imports_wait_until_they_are_needed(path):
     assert early & LATE == set()
 
 
-def needs(path: Path) -> set[str]:
-    """Packages that a file imports anywhere, and those that the modules it loads at once load at once."""
-    found, seen, waiting = set(imports(ast.parse(path.read_text()))), {path}, [path]
-    while waiting:
-        body = ast.parse(waiting.pop().read_text()).body
-        early = {m for n in body if isinstance(n, ast.Import | ast.ImportFrom) for m in imports(n)}
-        found |= early
-        files = {ROOT / f"{module.replace('.', '/')}.py" for module in early} & {*OURS, *TESTS}
-        waiting += files - seen
-        seen |= files
-    return {top(m) for m in found} - sys.stdlib_module_names - {*BELOW, "tests"}
+@cache
+def declared() -> tuple[set[str], set[str]]:
+    """The modules of what pyproject.toml asks for: always, and with the extra for tests."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    distributions = importlib.metadata.packages_distributions()
+
+    def modules(requirements: list[str]) -> set[str]:
+        names = {re.match(r"[\w.-]+", line)[0].lower() for line in requirements}
+        return {m for m, owners in distributions.items() if names & {owner.lower() for owner in owners}}
+
+    always = modules(project["dependencies"]) | {"decord", "xformers"}  # not for every machine, behind doors
+    return always, always | modules(project["optional-dependencies"]["test"])
 
 
-@pytest.mark.parametrize(
-    ("verb", "feature"),
-    [
-        ("dit/sample.py", "sample (built-in model, own checkpoints)"),
-        ("eval/shapes.py", "score on the drawn world"),
-        ("eval/fvd.py", "score FVD"),
-        ("eval/clipsim.py", "score CLIPSIM"),
-        ("eval/inception.py", "score IS"),
-        ("eval/autoencoders.py", "compare autoencoders"),
-        ("eval/benchmark.py", "sample and score a data set"),
-        ("dit/pipelines.py", "other pipelines of diffusers"),
-        ("vae/stats.py", "other autoencoders of diffusers"),
-        ("vae/diffusers_models.py", "other autoencoders of diffusers"),
-        ("vae/train.py", "train"),
-        ("dit/train.py", "train"),
-        ("vae/data/index.py", "train on your own videos"),
-        ("dit/encode.py", "encode your own videos once"),
-        ("vae/cache/check.py", "encode your own videos once"),
-        ("vae/data/ucf101.py", "train on your own videos"),
-        ("vae/data/msrvtt.py", "train on your own videos"),
-        ("dit/export.py", "export to diffusers"),
-        ("dit/bench/transformer.py", "compare with diffusers"),
-        ("dit/bench/autoencoder.py", "compare with diffusers"),
-        *((name_of(path), "tests") for path in TESTS),
-    ],
-)
-def test_the_doctor_knows_what_a_verb_needs(verb, feature):
-    distributions = {module: distribution for distribution, (module, *_) in PACKAGES.items()}
-    assert {distributions.get(module, module) for module in needs(ROOT / verb)} <= set(FEATURES[feature])
+@each(OURS + TESTS)
+def test_what_a_file_imports_is_declared(path):
+    used = {top(module) for module in imports(ast.parse(path.read_text()))}
+    used -= {*sys.stdlib_module_names, *BELOW, "tests"}
+    always, for_tests = declared()
+    compares = name_of(path) == "eval/bench.py"  # beside what tests compare with
+    assert used - (for_tests if compares or path in TESTS else always) == set()
 
 
 def settings_classes() -> list[ast.ClassDef]:

@@ -204,6 +204,7 @@ def test_the_command_line_sets_every_setting(kind):
         (["--train.steps"], r"--train.steps"),
         (["--train.precision", "fp8"], r"'fp8'.*--train.precision.*'bf16', 'fp32'"),
         (["word"], r"word"),
+        (["--out", "\udcff"], r"^a setting of TransformerRun is no UTF-8 text$"),
         (
             ["--optimizer.learning-rate", "nan"],
             r"^optimizer.learning_rate = nan: it must be a finite number$",
@@ -276,6 +277,40 @@ def test_the_repository_s_configs_load_under_their_names():
         load_run(AutoencoderRun, "shape_autoencoder")
     with pytest.raises(ValueError, match=r"which config\? dit vae train CONFIG.*shapes_autoencoder"):
         parse_run(AutoencoderRun, [], "dit vae train")
+
+
+def test_a_run_is_whole_or_replaces_one_that_is():
+    runs = {file.stem: file.read_text() for file in configs.load.FOLDER.glob("*.py")}
+    replaced = {name: re.findall(r"configs\.runs\.(\w+)", text) for name, text in runs.items()}
+    for name, others in replaced.items():
+        assert len(others) <= 1 and not any(replaced[other] for other in others), name
+        assert runs[name].count("= replace(\n") == len(others), name
+    assert replaced["shapes_longer"] == ["shapes"]
+    for name in set(runs) - configs.load.NOT_RUNS:
+        title, *rest = ast.get_docstring(ast.parse(runs[name])).split("\n\n")
+        assert title.endswith(".") and f"dit {'vae ' * ('coder' in name)}train {name}" in rest[0], name
+        assert re.search("^Cost", rest[-1]) and re.search(r"\b[Rr]esult: ", rest[-1]), name
+
+
+def test_print_shows_every_setting_and_where_it_comes_from(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["--train.log-every=20", "--print", "--text.no-padded", "--prompts", "a red circle", "two"]
+    with pytest.raises(SystemExit) as stopped:
+        parse_run(TransformerRun, ["shapes_longer", *words], "dit train")
+    assert not stopped.value.code and not [*tmp_path.iterdir()]
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100 and lines[0].split() == ["setting", "value", "from"]
+    rows = {name: rest.strip() for name, rest in (line.split(maxsplit=1) for line in lines[1:])}
+    rows = {name: re.sub(r"  +", " | ", rest) for name, rest in rows.items()}
+    shown = [name.replace("-", "_") for name in names(TransformerRun) if ".no-" not in f".{name}"]
+    assert list(rows) == [name for name in shown if name != "help"]
+    assert rows["train.log_every"] == "20 | command line"  # said there, though the file says the same
+    assert rows["text.padded"] == "False | command line"
+    assert rows["prompts"] == "'a red circle' two | command line"
+    assert rows["init"] == "runs/shapes | shapes_longer.py"
+    assert rows["train.seed"] == "1 | shapes_longer.py"
+    assert rows["model.width"] == "192 | shapes.py"
+    assert rows["optimizer.beta2"] == "0.99 | default"
 
 
 def documentation(kind: type) -> dict[str, str]:

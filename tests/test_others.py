@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from configs.data import DataConfig
 from configs.load import to_json
 from dit.cli import run
-from dit.generate import Request, generate_videos, latent_shape
+from dit.generate import Request, generate_videos
 from dit.load import load_model
 from dit.train import train
 from tests.tiny import (
@@ -25,12 +25,13 @@ from tests.tiny import (
     transformer_run,
 )
 from vae.data.clips import DrawnWorld
-from vae.diffusers_folder import autoencoder_settings, write_folder
+from vae.diffusers_folder import write_wan
 from vae.diffusers_models import CLASSES
 from vae.load import load_autoencoder, load_folder, say_unmeasured, stored_hash
 from vae.model import Autoencoder
 from vae.statistics import FILE
 from vae.stats import StatsSettings, stats
+from vae.tiles import tile_for
 from vae.training.weights import read_header, save_weights
 
 FOUR = {"latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [0.5, 1.5, 1.0, 2.0]}
@@ -278,7 +279,7 @@ def test_frames_and_sides_that_do_not_fit_are_named_with_the_nearest(tmp_path: P
     with pytest.raises(ValueError, match=f"does not divide by {case.side}: use {nearest}$"):
         model.encode(torch.zeros(1, 3, case.nearest, case.side + 1, 2 * case.side))
     with pytest.raises(ValueError, match=f"{case.wrong} frames do not fit"):
-        latent_shape(model, case.wrong, 64, 64)
+        model.latent_shape(case.wrong, 64, 64)
 
 
 def test_cogvideox_makes_no_clip_of_an_even_number_of_latent_frames(tmp_path: Path):
@@ -453,7 +454,7 @@ def test_our_own_weights_carry_theirs_and_change_only_when_asked(tmp_path: Path,
     found = stats(settings)
     assert file.read_bytes() == before and "weights file hold" in capsys.readouterr().err
     stats(replace(settings, replace=True))
-    assert read_header(file).settings["model"]["latent_std"] == pytest.approx(list(found.std))
+    assert read_header(file).facts["statistics"]["count"] == 2
     assert read_header(file).facts["step"] == 1
     again = stats(settings)
     assert again.std == pytest.approx(found.std, rel=1e-5)
@@ -461,10 +462,10 @@ def test_our_own_weights_carry_theirs_and_change_only_when_asked(tmp_path: Path,
     with pytest.raises(ValueError, match="a model's own copy"):
         stats(StatsSettings("builtin", "shapes", replace=True))
 
-    write_folder(tmp_path / "wan", autoencoder_settings(MODEL), Autoencoder(MODEL).state_dict())
+    write_wan(tmp_path / "wan", Autoencoder(MODEL))
     found = stats(replace(settings, autoencoder=str(tmp_path / "wan"), replace=True))
-    assert load_autoencoder(tmp_path / "wan").config.latent_std == found.std
-    assert load_autoencoder(tmp_path / "wan", as_shipped=True).config == MODEL
+    assert load_autoencoder(tmp_path / "wan").statistics.std == pytest.approx(found.std)
+    assert not load_autoencoder(tmp_path / "wan", as_shipped=True).measured
 
 
 @pytest.mark.parametrize(
@@ -525,14 +526,14 @@ def test_damaged_and_unknown_folders_are_told_in_one_sentence(tmp_path: Path):
         "holds AutoencoderOobleck, which is not supported; what is: AutoencoderKLWan, .*AutoencoderDC",
         _class_name="AutoencoderOobleck",
     )
-    refused("not a whole AutoencoderKL: .* missing", layers_per_block=2)
-    refused(r"does not fit the weights: .* is \(8,\), not \(16,\)", block_out_channels=[16, 16])
+    refused("does not fit the model's settings: .* is missing", layers_per_block=2)
+    refused(r"does not fit the model's settings: .* is \(8,.*\), not \(16,", block_out_channels=[16, 16])
     refused("config.json", block_out_channels=[])
     refused("config.json", down_block_types=["Nothing"] * 2)
     refused("latents_mean and latents_std must have 4 numbers", latents_mean=[1.0], latents_std=[1.0])
     refused("latent channel 1 has the mean 0 and the std 0", latents_mean=[0.0] * 4, latents_std=[1, 0, 1, 1])
     save_file(tensors | {"more": torch.zeros(1)}, weights)
-    refused("no place for more")
+    refused("more has no place")
     weights.write_bytes(weights.read_bytes()[:-8])
     refused("diffusion_pytorch_model")
     weights.rename(tmp_path / "diffusion_pytorch_model.bin")  # pickles are not read
@@ -572,12 +573,12 @@ def test_a_model_is_trained_on_their_latents_and_carries_its_own_copy(tmp_path: 
 
     model = load_model(str(tmp_path / "run"), torch.device("cpu"), torch.float32)
     assert stored_hash(tmp_path / "run") in model.weights
-    shape = latent_shape(model.autoencoder, 5, 32, 32)
+    shape = model.autoencoder.latent_shape(5, 32, 32)
     assert shape == (4, 5, 4, 4)
     (video,) = generate_videos(model, [Request("a red circle", shape, 0)], model.sampler)
     assert video.shape == (3, 5, 32, 32) and video.abs().max() <= 1
     with pytest.raises(ValueError, match="another takes no limit of memory"):
-        generate_videos(model, [Request("a red circle", shape, 0)], model.sampler, decode_memory=1e-6)
+        tile_for(model.autoencoder, *shape[2:], budget=1000)
     before = stored_hash(tmp_path / "run")
     with pytest.raises(ValueError, match="a model's own copy"):
         stats(settings_of(tmp_path / "run", case))

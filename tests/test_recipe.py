@@ -1,6 +1,7 @@
-"""Proves the recipe of an autoencoder's training: its terms, both players, mixed shapes, chunks, collapse."""
+"""Proves the recipe of an autoencoder's training: terms, networks, mixed shapes, chunks, collapse."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from torch import nn
 import vae.quality.networks
 import vae.train
 from configs.train import AutoencoderRun, DiscriminatorConfig, OptimizerConfig, PerceptualConfig
-from dit.bench.autoencoder import peak_allocated
+from dit.bench.measure import peak_allocated
 from dit.cli import run as run_command
-from tests.test_autoencoder import SMALL, randomised
+from tests.test_autoencoder import MEASURED, SMALL, randomised
 from tests.tiny import (
     assert_same_run,
     autoencoder_run,
@@ -24,35 +25,32 @@ from tests.tiny import (
     rows,
     write_config,
 )
-from vae.collapse import STEPS, collapse
 from vae.compression import Compression
 from vae.data.clips import Clip
-from vae.diffusers_folder import autoencoder_settings, write_folder
+from vae.diffusers_folder import write_wan
 from vae.discriminator import Discriminator, adaptive_weight, hinge
 from vae.load import load_autoencoder
-from vae.losses import EncoderDistance, FrameDistance, Likelihood, load_perceptual
+from vae.losses import Likelihood, Networks, accumulate_gradients, in_chunks
+from vae.perceptual import EncoderDistance, FrameDistance, load_perceptual
 from vae.quality.lpips import Lpips
-from vae.train import Players, in_chunks, learn, train
+from vae.train import group_with_noise, train
+from vae.training.collapse import STEPS, collapse
 
 CPU = torch.device("cpu")
-RIVAL = DiscriminatorConfig(weight=0.5, width=8, depth=2)
+DISCRIMINATOR = DiscriminatorConfig(weight=0.5, width=8, depth=2)
 
 
-def accelerator():
-    from accelerate import Accelerator
-
-    return Accelerator(cpu=True)
-
-
-def players(learned: bool = True, perceptual: bool = True) -> Players:
-    """Random networks of a step; the rival counts with a weight of 3."""
+def networks(learned: bool = True, perceptual: bool = True) -> Networks:
+    """Random networks of a step; the discriminator counts with a weight of 3."""
     torch.manual_seed(0)
-    rival = Discriminator(RIVAL)
-    for parameter in rival.parameters():
+    discriminator = Discriminator(DISCRIMINATOR)
+    for parameter in discriminator.parameters():
         nn.init.normal_(parameter, std=0.2)
-    rival.adaptive_weight.fill_(3.0)
+    discriminator.adaptive_weight.fill_(3.0)
     frozen = EncoderDistance(randomised(replace(SMALL, base_width=4)).requires_grad_(False))
-    return Players(randomised(SMALL), Likelihood("l1", learned), frozen if perceptual else None, rival)
+    return Networks(
+        randomised(SMALL), Likelihood("l1", learned), frozen if perceptual else None, discriminator
+    )
 
 
 def batch(frames: int, count: int = 2, side: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
@@ -79,19 +77,19 @@ CONFIG = AutoencoderRun(
     kl_weight=0.01,
     learned_variance=True,
     perceptual=PerceptualConfig(weight=0.3),
-    discriminator=RIVAL,
+    discriminator=DISCRIMINATOR,
     model=replace(SMALL, latent_mean=(0.0,) * 4, latent_std=(1.0,) * 4),
 )
 
 
 @pytest.mark.parametrize("error", ["l1", "l2"])
-def test_both_players_have_the_gradients_of_their_losses_as_papers_write_them(error):
+def test_all_networks_have_the_gradients_of_their_losses_as_papers_write_them(error):
     """Esser et al. 2021, equations 4 to 7, with LDM's learned variance, by one plain backward pass."""
-    one, config = players(), replace(CONFIG, error=error)
+    one, config = networks(), replace(CONFIG, error=error)
     one.likelihood.error = error
     video, noise = batch(5)
     nn.init.constant_(one.likelihood.log_scale, -0.7)
-    terms = learn(one, video, noise, 0.25, config, True, accelerator())
+    terms = accumulate_gradients(one, video, noise, 0.25, config, True, nullcontext)
     ours = [gradients(part) for part in (one.autoencoder, one.likelihood, one.discriminator)]
 
     model = one.autoencoder
@@ -123,20 +121,20 @@ def test_both_players_have_the_gradients_of_their_losses_as_papers_write_them(er
 
 
 def test_a_step_of_mixed_shapes_is_the_mean_of_its_clips():
-    one, config = players(), CONFIG
+    one, config = networks(), CONFIG
     parts = [batch(1, 1), batch(5, 1), batch(5, 1, side=24), batch(9, 1)]
     expected = None
     for video, noise in parts:
-        learn(one, video, noise, 1.0, config, True, accelerator())
+        accumulate_gradients(one, video, noise, 1.0, config, True, nullcontext)
         alone = gradients(one.autoencoder) | gradients(one.discriminator)
         expected = expected or {name: torch.zeros_like(g) for name, g in alone.items()}
         for name, gradient in alone.items():
             expected[name] = expected.get(name, 0.0) + gradient / len(parts)
     videos = [video[0] for video, _ in parts]
-    groups = vae.train.same_shapes([*videos, videos[1]], range(5), config)
+    groups = group_with_noise([*videos, videos[1]], range(5), config)
     assert [len(video) for video, _ in groups] == [1, 2, 1, 1]  # those of one shape pass together
     for video, noise in parts:
-        learn(one, video, noise, 1 / len(parts), config, True, accelerator())
+        accumulate_gradients(one, video, noise, 1 / len(parts), config, True, nullcontext)
     assert_same_gradients(gradients(one.autoencoder) | gradients(one.discriminator), expected, 1e-4)
 
 
@@ -154,13 +152,13 @@ def test_chunks_are_the_clip():
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_chunks_have_the_whole_clip_s_loss_and_within_each_its_gradient(checkpointing):
     """Terms are the whole clip's; the newest chunk's own pixels pull on the weights as they would there."""
-    one, config = players(perceptual=False), replace(CONFIG, discriminator=DiscriminatorConfig())
+    one, config = networks(perceptual=False), replace(CONFIG, discriminator=DiscriminatorConfig())
     one.autoencoder.checkpoint_activations(checkpointing)
     video, noise = batch(25)
-    whole = learn(one, video, noise, 1.0, config, False, accelerator())
+    whole = accumulate_gradients(one, video, noise, 1.0, config, False, nullcontext)
     gradient = gradients(one.autoencoder)
     for chunk in (1, 2, 3):
-        cut = learn(one, video, noise, 1.0, replace(config, chunk=chunk), False, accelerator())
+        cut = accumulate_gradients(one, video, noise, 1.0, replace(config, chunk=chunk), False, nullcontext)
         for name in ("error", "kl", "loss"):
             assert cut[name].item() == pytest.approx(whole[name].item(), rel=1e-5), name
         found = gradients(one.autoencoder)
@@ -168,15 +166,15 @@ def test_chunks_have_the_whole_clip_s_loss_and_within_each_its_gradient(checkpoi
         assert torch.allclose(
             found["decoder.conv_out.bias"], gradient["decoder.conv_out.bias"], rtol=1e-4, atol=1e-7
         )
-    longest = learn(one, video, noise, 1.0, replace(config, chunk=7), False, accelerator())
+    longest = accumulate_gradients(one, video, noise, 1.0, replace(config, chunk=7), False, nullcontext)
     assert_same_gradients(gradients(one.autoencoder), gradient, 1e-4)
     assert longest["loss"].item() == pytest.approx(whole["loss"].item(), rel=1e-5)
 
 
 def test_the_discriminator_judges_each_chunk_by_itself():
-    one, config = players(perceptual=False), replace(CONFIG, chunk=1)
+    one, config = networks(perceptual=False), replace(CONFIG, chunk=1)
     video, noise = batch(9)
-    found = learn(one, video, noise, 1.0, config, True, accelerator())
+    found = accumulate_gradients(one, video, noise, 1.0, config, True, nullcontext)
     with torch.no_grad():
         mean, log_variance = one.autoencoder.encode_moments(video)
         made = one.autoencoder.decode_raw(mean + (0.5 * log_variance).exp() * noise)
@@ -190,25 +188,29 @@ def test_the_discriminator_judges_each_chunk_by_itself():
 
 
 def test_checkpointing_within_chunks_changes_nothing():
-    one, config = players(perceptual=False), replace(CONFIG, chunk=1, discriminator=DiscriminatorConfig())
+    one, config = networks(perceptual=False), replace(CONFIG, chunk=1, discriminator=DiscriminatorConfig())
     video, noise = batch(17)
     found = []
     for on in (False, True):
         one.autoencoder.checkpoint_activations(on)
-        learn(one, video, noise, 1.0, config, False, accelerator())
+        accumulate_gradients(one, video, noise, 1.0, config, False, nullcontext)
         found.append(gradients(one.autoencoder))
     assert_same_gradients(*found, 1e-6)
 
 
 def test_memory_of_chunks_does_not_grow_with_the_clip():
-    one, config = players(perceptual=False), replace(CONFIG, chunk=1, discriminator=DiscriminatorConfig())
-    learn(one, *batch(5, 1, 32), 1.0, config, False, accelerator())  # gradients are there from now on
+    one, config = networks(perceptual=False), replace(CONFIG, chunk=1, discriminator=DiscriminatorConfig())
+    accumulate_gradients(
+        one, *batch(5, 1, 32), 1.0, config, False, nullcontext
+    )  # gradients are there from now on
     peaks = {}
     for frames in (17, 65):
         given = batch(frames, 1, 32)
         whole = replace(config, chunk=0)
         peaks[frames] = [
-            peak_allocated(lambda c=c, g=given: learn(one, *g, 1.0, c, False, accelerator()), CPU)
+            peak_allocated(
+                lambda c=c, g=given: accumulate_gradients(one, *g, 1.0, c, False, nullcontext), CPU
+            )
             for c in (config, whole)
         ]
     print({frames: [f"{peak / 2**20:.1f} MiB" for peak in pair] for frames, pair in peaks.items()})
@@ -239,7 +241,7 @@ def test_hinge_and_adaptive_weight_are_their_formulas():
 
 def test_the_discriminator_judges_clips_of_any_length_alone_and_learns():
     torch.manual_seed(0)
-    rival = Discriminator(replace(RIVAL, width=16))
+    rival = Discriminator(replace(DISCRIMINATOR, width=16))
     clips = torch.rand(3, 3, 9, 32, 40) * 2 - 1
     with torch.no_grad():
         together = rival(clips)
@@ -265,7 +267,7 @@ def full_run(out: Path, network: Path, **loop) -> AutoencoderRun:
         learned_variance=True,
         checkpoint_activations=True,
         perceptual=PerceptualConfig(network=str(network), weight=0.1),
-        discriminator=replace(RIVAL, start=2),
+        discriminator=replace(DISCRIMINATOR, start=2),
     )
 
 
@@ -397,9 +399,9 @@ def test_a_collapse_is_said_once():
 
 
 def test_a_collapse_names_the_files_of_the_batch(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("vae.collapse.STEPS", 2)
-    monkeypatch.setattr("vae.collapse.WON", 10.0)
-    train(replace(autoencoder_run(tmp_path / "run", steps=4), discriminator=RIVAL))
+    monkeypatch.setattr("vae.training.collapse.STEPS", 2)
+    monkeypatch.setattr("vae.training.collapse.WON", 10.0)
+    train(replace(autoencoder_run(tmp_path / "run", steps=4), discriminator=DISCRIMINATOR))
     said = capsys.readouterr().err
     assert (
         said.count("WARNING: the discriminator's loss has been below") == 1
@@ -423,13 +425,15 @@ def test_what_is_not_finite_ends_the_run_and_names_the_batch(tmp_path, monkeypat
 def test_fine_tuning_starts_from_a_folder_of_diffusers(tmp_path, train_encoder):
     model = randomised(SMALL)
     folder = tmp_path / "wan" / "vae"
-    write_folder(folder, autoencoder_settings(SMALL), model.state_dict())
+    write_wan(folder, model)
     config = autoencoder_run(tmp_path / "run", steps=2)
     config = replace(config, init=str(tmp_path / "wan"), model=SMALL, train_encoder=train_encoder)
     tuned = load_autoencoder(train(config))
     video = torch.rand(1, 3, 5, 16, 16) * 2 - 1
     assert torch.equal(tuned.encode(video), model.encode(video)) != train_encoder
-    assert (tuned.config == SMALL) != train_encoder  # statistics are measured anew where latents change
+    assert (
+        tuned.statistics == MEASURED
+    ) != train_encoder  # statistics are measured anew where latents change
     latents = torch.randn(1, 4, 2, 2, 2)
     assert not torch.equal(tuned.decode(latents), model.decode(latents))
     other = replace(SMALL, base_width=4, width_multipliers=(1, 1, 1, 1))
@@ -452,11 +456,11 @@ def test_every_clip_of_a_batch_counts_alike(tmp_path):
     """Images beside clips: the logged error is the mean over clips, not over pixels."""
     config = autoencoder_run(tmp_path)
     clips = [Clip(torch.zeros(3, 5, 16, 16), "", ""), Clip(torch.full((3, 1, 16, 16), 0.5), "", "")]
-    groups = vae.train.same_shapes([clip.video for clip in clips], range(2), config)
+    groups = group_with_noise([clip.video for clip in clips], range(2), config)
     model = randomised(config.model)
-    one = Players(model, Likelihood("l1", False), None, None)
-    each = [learn(one, *group, 0.5, config, False, accelerator())["error"] for group in groups]
-    alone = [learn(one, *group, 1.0, config, False, accelerator())["error"] for group in groups]
+    one = Networks(model, Likelihood("l1", False), None, None)
+    each = [accumulate_gradients(one, *group, 0.5, config, False, nullcontext)["error"] for group in groups]
+    alone = [accumulate_gradients(one, *group, 1.0, config, False, nullcontext)["error"] for group in groups]
     assert sum(each).item() == pytest.approx((sum(alone) / 2).item())
 
 

@@ -46,5 +46,5 @@ def test_the_curve_shows_the_numbers_of_the_log(tmp_path, monkeypatch):
 
 def test_the_live_line_says_speed_and_waiting():
     row = {"loss": 0.5, "smoothed": 0.6, "gradient_norm": 1.0, "tokens_per_second": 1234.4, "waited": 0.25}
-    line = live_line(row, "tokens_per_second", {"bad.mp4": "cut short"})
+    line = live_line(row, "tokens", {"bad.mp4": "cut short"})
     assert "1234 tokens/s" in line and "data wait 25 %" in line and "1 files skipped" in line

@@ -16,10 +16,10 @@ from configs.load import to_json
 from configs.model import AutoencoderConfig, TextConfig, TransformerConfig
 from configs.sampling import SamplerConfig, SampleSettings
 from configs.train import TransformerRun
-from dit.bench.autoencoder import peak_allocated
+from dit.bench.measure import peak_allocated
 from dit.cli import run
 from dit.export import FORMATS
-from dit.generate import Request, generate, generate_parts, generate_videos, latent_shape
+from dit.generate import Request, generate, generate_videos
 from dit.load import (
     AVERAGE,
     BUILTIN,
@@ -28,12 +28,13 @@ from dit.load import (
     find_weights,
     load_model,
 )
-from dit.record import Job, sidecar, write_parts
-from dit.sample import file_words, make_jobs, sample
+from dit.record import sidecar, write
+from dit.sample import file_names, sample
 from vae import tiles
 from vae.data.sheets import contact_sheet, evenly
 from vae.data.video import read_frames, resize_and_crop, to_frames, to_video
 from vae.data.write import read_metadata, write_video
+from vae.interface import Statistics
 from vae.load import WEIGHTS as AUTOENCODER
 from vae.load import load_autoencoder
 from vae.model import Autoencoder
@@ -52,9 +53,8 @@ TINY = AutoencoderConfig(
     latent_channels=4,
     width_multipliers=(1, 1, 1, 1),
     residual_blocks=1,
-    latent_mean=(0.1, 0.0, -0.2, 0.3),
-    latent_std=(1.0, 2.0, 0.5, 1.0),
 )
+MEASURED = Statistics(mean=(0.1, 0.0, -0.2, 0.3), std=(1.0, 2.0, 0.5, 1.0))
 
 
 def write_model(path: Path, seed: int) -> Path:
@@ -64,6 +64,7 @@ def write_model(path: Path, seed: int) -> Path:
     with torch.no_grad():
         for parameter in denoiser.parameters():
             parameter.normal_(std=0.3)
+    autoencoder.set_statistics(MEASURED)
     save_weights(path / TRANSFORMER, denoiser.trained_state(), "transformer", to_json(RUN))
     save_weights(path / AUTOENCODER, autoencoder.state_dict(), "autoencoder", {"model": to_json(TINY)})
     return path
@@ -117,11 +118,11 @@ def test_a_video_is_made_again_from_itself(folder, picture, tmp_path, capsys, gi
 def test_a_video_of_a_packed_call_is_made_again_in_that_call(folder, tmp_path, capsys, monkeypatch):
     packs = []
 
-    def watched(model, requests, *rest):
+    def watched(denoiser, requests, *rest):
         packs.append([(request.prompt, request.seed) for request in requests])
-        return generate_parts(model, requests, *rest)
+        return generate(denoiser, requests, *rest)
 
-    monkeypatch.setattr("dit.sample.generate_parts", watched)
+    monkeypatch.setattr("dit.sample.generate", watched)
     words = ["a circle", "a much longer prompt", "--number", "2", "--batch", "3", "--model", str(folder)]
     assert run(["sample", *words, "--out", str(tmp_path)]) == 0
     files = capsys.readouterr().out.split()[:4]
@@ -234,11 +235,11 @@ def test_a_suggested_side_is_right_and_near():
     autoencoder = Autoencoder(TINY)
     for side in range(-16, 65):
         try:
-            latent_shape(autoencoder, 1, side, 32)
+            autoencoder.latent_shape(1, side, 32)
             assert side > 0 and side % 16 == 0
         except ValueError as error:
             use = int(re.search(r"use (\d+)$", str(error))[1])
-            assert latent_shape(autoencoder, 1, use, 32) == (4, 1, use // 8, 4)
+            assert autoencoder.latent_shape(1, use, 32) == (4, 1, use // 8, 4)
             assert abs(use - side) <= 8 or use == 16
 
 
@@ -255,11 +256,14 @@ def test_a_suggested_side_is_right_and_near():
     ],
 )
 def test_a_file_is_named_by_its_prompt(prompt, name):
-    assert re.fullmatch(name, file_words(prompt))
+    (file,) = file_names(SampleSettings(out="videos"), [(prompt, 7)], 1)
+    assert file.parent == Path("videos") and re.fullmatch(f"{name}-7.mp4", file.name)
 
 
 def test_prompts_that_share_their_words_do_not_share_a_file():
-    assert len({file_words(prompt) for prompt in ("!", "?", "", "a" * 60 + "b", "a" * 60 + "c")}) == 5
+    pairs = [(prompt, 0) for prompt in ("!", "?", "", "a" * 60 + "b", "a" * 60 + "c")]
+    names = [file.name for file in file_names(SampleSettings(), pairs, 5)]
+    assert len(set(names)) == 5 and not any(name.startswith("000") for name in names)
 
 
 def test_a_run_made_longer_gives_its_newest_weights_and_a_checkpoint_its_own(folder, tmp_path, capsys):
@@ -298,16 +302,14 @@ def test_a_long_video_is_written_in_the_memory_of_a_short_one(tmp_path):
     whole = torch.rand(3, 48, 32, 48) * 2 - 1
     peaks, wanted = [], [0, 5, 47]
     for count in (12, 48):
-        job = Job(None, tmp_path / f"{count}.mp4", None)
+        file = tmp_path / f"{count}.mp4"
         parts = (whole[:, k : k + 4].clone() for k in range(0, count, 4))
         peaks.append(
-            peak_allocated(
-                lambda job=job, parts=parts: write_parts(job, parts, {}, 8.0, []), torch.device("cpu")
-            )
+            peak_allocated(lambda file=file, parts=parts: write(file, parts, {}, 8.0), torch.device("cpu"))
         )
-        assert read_metadata(job.file)["frames_sha256"] == frames_hash(whole[:, :count])
+        assert read_metadata(file)["frames_sha256"] == frames_hash(whole[:, :count])
     assert 0 < peaks[1] <= 1.05 * peaks[0]
-    _, shown = write_parts(job, whole.split((1, 4, 43), dim=1), {}, 8.0, wanted)
+    _, shown = write(file, whole.split((1, 4, 43), dim=1), {}, 8.0, wanted)
     assert torch.equal(shown, to_frames(whole[:, wanted]))
 
 
@@ -343,13 +345,15 @@ def test_videos_of_one_call_equal_those_of_calls_of_their_own(folder):
         torch.testing.assert_close(video, alone, atol=1e-4, rtol=0)
 
 
-def test_the_given_image_is_the_first_frame(folder, picture):
+def test_the_given_image_is_the_first_frame(folder, picture, tmp_path, monkeypatch):
     """Its latents are kept to the bit; the rest of the video depends on them."""
-    settings = SampleSettings(
-        prompts=("a",), image=str(picture), frames=5, height=32, width=48, model=str(folder), fps=8.0
-    )
+    requests, plain = [], generate
+    monkeypatch.setattr("dit.sample.generate", lambda *a: requests.extend(a[1]) or plain(*a))
+    size = {"frames": 5, "height": 32, "width": 48}
     model = load_model(str(folder), torch.device("cpu"), torch.float32)
-    request = make_jobs(settings, [("a", settings.seed)], 1, model)[0].request
+    out = str(tmp_path / "one.mp4")
+    sample(SampleSettings(prompts=("a",), image=str(picture), model=str(folder), out=out, **size))
+    (request,) = requests
     made = generate(model.denoiser, [request], model.flow, model.sampler)[0]
     frame = to_video(resize_and_crop(read_frames(picture, [0]), 32, 48))
     encoded = model.autoencoder.encode(frame[None])[0]
@@ -418,7 +422,7 @@ def test_mistakes_are_told_in_one_line(folder, tmp_path, monkeypatch, capsys, wo
 
 def test_an_image_leaves_something_to_make(folder, picture, capsys):
     said = told(capsys, "a", "--image", picture, "--frames", "1", "--model", folder)
-    assert "nothing to make" in said
+    assert "nothing to sample" in said
 
 
 def test_half_precision_keeps_the_video(folder, tmp_path):

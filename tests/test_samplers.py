@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from samplers.guidance import guide
-from samplers.path import interpolate, logit_normal_times, shift_times, size_shift, velocity
-from samplers.solvers import SOLVERS, euler, heun, multistep, time_grid
+from configs.train import FlowConfig
+from samplers.guidance import guide, guided_prompts
+from samplers.path import interpolate, logit_normal_times, shift_for, shift_times, time_grid, velocity
+from samplers.solvers import SOLVERS, euler, heun, multistep
 
 ORDERS = {"euler": 1, "heun": 2, "multistep": 2}
 
@@ -169,11 +170,13 @@ def test_shifts_compose_and_move_the_logit():
     assert torch.allclose(shift_times(inner, 3.0).logit(), inner.logit() + math.log(3.0))
 
 
-def test_size_shift_keeps_the_certainty_of_the_mean():
+def test_shift_keeps_the_certainty_of_the_mean():
     # at time t the mean of n tokens is known to within t / (1 - t) / sqrt(n): equal for both counts of tokens
     for tokens, base in ((4096, 1024), (100, 400)):
-        t, shifted = 0.4, shift_times(0.4, size_shift(tokens, base))
+        t, shifted = 0.4, shift_times(0.4, shift_for(tokens, FlowConfig(shift=1.0, shift_tokens=base)))
         assert shifted / (1 - shifted) / math.sqrt(tokens) == pytest.approx(t / (1 - t) / math.sqrt(base))
+    assert shift_for(100, FlowConfig(shift=3.0, shift_tokens=400)) == 1.5
+    assert shift_for(100, FlowConfig(shift=3.0, shift_tokens=0)) == 3.0
 
 
 def test_logit_normal_times():
@@ -204,11 +207,18 @@ def test_the_path_and_its_direction(t):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_guidance(dtype):
-    conditional, unconditional = (torch.randn(2, 1000) * torch.logspace(-6, 6, 1000)).to(dtype)
-    unconditional = unconditional.flip(0)  # large beside small
-    assert torch.equal(guide(conditional, unconditional, 1.0), conditional)
-    assert torch.equal(guide(conditional, unconditional, 0.0), unconditional)
-    conditional, unconditional = torch.randn(2, 1000).to(dtype)
-    expected = unconditional.double() + 4.0 * (conditional.double() - unconditional.double())
-    error = (guide(conditional, unconditional, 4.0).double() - expected).abs().max()
+    pack = (torch.randn(2, 1000) * torch.logspace(-6, 6, 1000)).to(dtype)
+    pack[1] = pack[1].flip(0)  # large beside small
+    assert torch.equal(guide(pack[:1], 1.0), pack[:1]), "there is no null prompt"
+    assert torch.equal(guide(pack, 0.0), pack[1:])
+    v_prompt, v_null = torch.randn(2, 3, 1000).to(dtype)
+    expected = v_null.double() + 4.0 * (v_prompt.double() - v_null.double())
+    error = (guide(torch.cat([v_prompt, v_null]), 4.0).double() - expected).abs().max()
     assert error < 4 * torch.finfo(dtype).eps * expected.abs().max()
+
+
+def test_the_velocities_of_a_pack_meet_their_prompts():
+    velocities = {"a": 2.0, "b": 3.0, "": 1.0}
+    for scale, guided in ((4.0, [5.0, 9.0]), (1.0, [2.0, 3.0])):
+        pack = torch.tensor([[velocities[prompt]] for prompt in guided_prompts(["a", "b"], scale)])
+        assert guide(pack, scale).flatten().tolist() == guided

@@ -38,8 +38,6 @@ TINY = AutoencoderConfig(
     latent_channels=4,
     width_multipliers=(1, 1, 1, 1),
     residual_blocks=1,
-    latent_mean=(0.0,) * 4,
-    latent_std=(1.0,) * 4,
 )
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dit.bench.autoencoder import peak_allocated
+from dit.bench.measure import peak_allocated
 from tests.test_autoencoder import CONFIGS, SMALL, randomised
 from vae.data.video import read_frames, to_video
 from vae.tiles import (

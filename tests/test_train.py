@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 
 import dit.train
 from configs.load import from_json, to_json
@@ -20,7 +19,9 @@ from configs.model import TextConfig
 from configs.train import FlowConfig, OptimizerConfig, TransformerRun
 from dit.generate import generate
 from dit.load import AVERAGE, TRANSFORMER, Denoiser, load_model
-from dit.train import check_first_loss, check_text, drop_prompts, encode, make_batch, train, validation_set
+from dit.loss import check_first_loss, draw_noising, drop_prompts, encode, flow_loss, make_batch
+from dit.pack import patchify
+from dit.train import check_text, train, validation_batches
 from dit.wan import to_diffusers, transformer_settings
 from samplers.path import logit_normal_times, shift_times
 from tests.tiny import (
@@ -34,15 +35,15 @@ from tests.tiny import (
     launch,
     newest_step,
     rows,
+    session,
     state,
     transformer_run,
     write_config,
 )
-from vae.cache.clips import read_scenes
-from vae.cache.encoding import encode_scenes
 from vae.compression import Compression
 from vae.data.clips import Clip, batches, open_data
 from vae.diffusers_folder import write_folder
+from vae.interface import Statistics
 from vae.load import load_autoencoder
 from vae.model import Autoencoder
 from vae.training.optimizer import update_average
@@ -58,9 +59,9 @@ def autoencoder(tmp_path_factory) -> Path:
     data, _ = open_data(transformer_run("", "").data, 3, 1, Compression())
     means = model.encode_moments(torch.stack([data[draw].video for draw in range(32)]))[0]
     flat = means.transpose(0, 1).flatten(1)
-    known = replace(MODEL, latent_mean=tuple(flat.mean(1).tolist()), latent_std=tuple(flat.std(1).tolist()))
+    model.set_statistics(Statistics(tuple(flat.mean(1).tolist()), tuple(flat.std(1).tolist())))
     file = tmp_path_factory.mktemp("autoencoder") / "autoencoder.safetensors"
-    save_weights(file, model.state_dict(), "autoencoder", {"model": to_json(known)})
+    save_weights(file, model.state_dict(), "autoencoder", {"model": to_json(MODEL)})
     return file
 
 
@@ -160,8 +161,8 @@ def test_changed_settings_are_refused_by_name(whole, autoencoder):
     config = transformer_run(whole[0], autoencoder)
     with pytest.raises(ValueError, match=r"holds a run with flow.shift = 3.0, not 1.0"):
         train(replace(config, flow=replace(config.flow, shift=1.0)))
-    with pytest.raises(ValueError, match="holds a run with cached_clips = 0, not 5"):
-        train(replace(config, cached_clips=5))
+    with pytest.raises(ValueError, match="holds a run with checkpoint_activations = False, not True"):
+        train(replace(config, checkpoint_activations=True))
 
 
 def test_a_run_keeps_its_own_autoencoder(whole, autoencoder, tmp_path):
@@ -380,10 +381,18 @@ def random_denoiser(config: TransformerRun) -> Denoiser:
     return denoiser
 
 
+def training_batch(latents: list[torch.Tensor], draws: range, flow: FlowConfig):
+    """The batch of these draws, of heads of 16 channels."""
+    noisings = [draw_noising(x.shape, flow, 5, draw) for x, draw in zip(latents, draws, strict=True)]
+    return make_batch(latents, noisings, 16)
+
+
 def losses(denoiser: Denoiser, batch, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sum of the tokens' losses, and how many tokens have one."""
+    """Sum of the tokens' losses, which is what its formula says, and how many tokens have one."""
     error = (denoiser(batch.tokens, batch.times, batch.layout, prompts) - batch.target).square().mean(-1)
-    return (error * batch.in_loss).sum(), batch.in_loss.sum()
+    total = flow_loss(denoiser, batch, prompts)
+    torch.testing.assert_close(total, (error * batch.in_loss).sum())
+    return total, batch.in_loss.sum()
 
 
 def test_the_loss_of_a_batch_is_the_token_mean_of_its_parts():
@@ -392,7 +401,7 @@ def test_the_loss_of_a_batch_is_the_token_mean_of_its_parts():
     denoiser, latents, prompts = random_denoiser(config), mixed_latents(), ["a", "bb", "", "a longer one"]
 
     def part(first: int, last: int):
-        batch = make_batch(latents[first:last], range(first, last), flow, 5, 16, torch.device("cpu"))
+        batch = training_batch(latents[first:last], range(first, last), flow)
         return batch, losses(denoiser, batch, prompts[first:last])
 
     batch, (total, count) = part(0, 4)
@@ -410,20 +419,20 @@ def test_the_loss_of_a_batch_is_the_token_mean_of_its_parts():
 def test_noise_and_times_belong_to_the_sample_and_are_the_path_s():
     flow = FlowConfig(first_frame=0.5, shift=2.0, shift_tokens=16)
     latents = mixed_latents()
-    batch = make_batch(latents, range(4), flow, 5, 16, torch.device("cpu"))
-    evens = make_batch(latents[::2], range(0, 4, 2), flow, 5, 16, torch.device("cpu"))
+    batch = training_batch(latents, range(4), flow)
+    evens = training_batch(latents[::2], range(0, 4, 2), flow)
     lengths = batch.layout.tokens.each
     split = batch.tokens.split(lengths)
     assert torch.equal(evens.tokens, torch.cat([split[0], split[2]]))
     for draw, (x, tokens) in enumerate(zip(latents, split, strict=True)):
-        x_LP = dit.train.patchify(x)
+        x_LP = patchify(x)
         target = batch.target.split(lengths)[draw]
         counted = batch.in_loss.split(lengths)[draw].bool()
         t = logit_normal_times(1, flow.time_mean, flow.time_std, generator(5, "time", draw))
         t = shift_times(t, 2.0 * (len(x_LP) / 16) ** 0.5)
         torch.testing.assert_close(tokens[counted], (x_LP + t * target)[counted])  # x_t = x + t (noise - x)
         assert torch.equal(tokens[~counted], x_LP[~counted])  # what is given is clean
-    other = make_batch(latents, range(4, 8), flow, 5, 16, torch.device("cpu"))
+    other = training_batch(latents, range(4, 8), flow)
     assert (other.target - batch.target).abs().mean() > 0.5
 
 
@@ -449,31 +458,21 @@ def test_the_ranks_share_the_batches_of_one_process(ranks):
         assert [shares[k % ranks][k // ranks] for k in range(4)] == sources
 
 
-def test_cached_scenes_are_the_encoder_s_and_go_stale_with_it(autoencoder, tmp_path):
-    model = load_autoencoder(autoencoder)
-    config = transformer_run("", "")
-    data, _ = open_data(config.data, 0, 1, Compression())
-    encode_scenes(data, model, 5, tmp_path, most=2)
-    clips = read_scenes(data, model, 5, tmp_path)
-    assert sorted(clips[draw].source for draw in range(5)) == [f"scene {k}" for k in range(5)]
-    assert [clips[d].source for d in range(5)] != [clips[d].source for d in range(5, 10)]  # a new order
-    for draw in range(10):
-        scene = int(clips[draw].source.removeprefix("scene "))
-        torch.testing.assert_close(
-            encode(model, clips[draw]), encode(model, data[scene]), rtol=1e-3, atol=1e-3
-        )
-        assert clips[draw].caption == data.caption(scene, draw)
-    times = [file.stat().st_mtime_ns for file in sorted(tmp_path.iterdir())]
-    encode_scenes(data, model, 5, tmp_path)
-    assert len(times) == 3 and [file.stat().st_mtime_ns for file in sorted(tmp_path.iterdir())] == times
-    with torch.no_grad():
-        model.latent_std[0] *= 2  # which is in no weight
-    encode_scenes(data, model, 5, tmp_path)
-    assert len(list(tmp_path.iterdir())) == 1, "what the other autoencoder made is gone"
-    clips = read_scenes(data, model, 5, tmp_path)
-    for clip in (clips[draw] for draw in range(5)):
-        scene = int(clip.source.removeprefix("scene "))
-        torch.testing.assert_close(encode(model, clip), encode(model, data[scene]), rtol=1e-3, atol=1e-3)
+def test_clips_of_one_shape_are_encoded_together_and_each_as_it_would_be_alone(autoencoder):
+    """To the bit, so that neither the number of processes nor a neighbour changes a latent."""
+    model, random = load_autoencoder(autoencoder), torch.Generator().manual_seed(0)
+    sizes = [(5, 32, 32), (1, 32, 32), (5, 16, 48), (5, 32, 32), (1, 32, 32)]
+    clips = [Clip(torch.rand(3, *size, generator=random) * 2 - 1, "", "") for size in sizes]
+    cached = Clip(None, "", "", posterior=(torch.ones(4, 2, 4, 4), torch.zeros(4, 2, 4, 4)))
+    keys = [(0, "posterior", draw) for draw in range(6)]
+    for chosen in (keys, [()] * 6, [*keys[:3], *[()] * 3]):
+        together = encode(model, [*clips, cached], chosen)
+        for one, clip, key in zip(together, [*clips, cached], chosen, strict=True):
+            assert torch.equal(one, encode(model, [clip], [key])[0])
+    calls = []
+    model.encode, whole = lambda video: calls.append(tuple(video.shape)) or whole(video), model.encode
+    encode(model, clips, [()] * 5)
+    assert sorted(calls) == [(1, 3, 1, 32, 32), (1, 3, 1, 32, 32), (1, 3, 5, 16, 48), (2, 3, 5, 32, 32)]
 
 
 def test_the_first_loss_is_near_two_and_says_so(whole):
@@ -488,10 +487,10 @@ def test_validation_has_one_noise_for_ever_and_is_the_same_on_any_number_of_proc
     config = transformer_run("", autoencoder)
     model = load_autoencoder(autoencoder)
     _, held_out = open_data(config.data, 0, 4, Compression())
-    whole = validation_set(held_out, model, config, 0, 1)
-    again = validation_set(held_out, model, config, 0, 1)
+    whole = validation_batches(held_out, model, config, session(Path()))
+    again = validation_batches(held_out, model, config, session(Path()))
     assert all(torch.equal(one[1].tokens, two[1].tokens) for one, two in zip(whole, again, strict=True))
-    shares = [validation_set(held_out, model, config, rank, 2) for rank in (0, 1)]
+    shares = [validation_batches(held_out, model, config, session(Path(), rank, 2)) for rank in (0, 1)]
     for t in dit.train.VALIDATION_TIMES:
         total = torch.cat([batch.target for bin_, batch, _ in whole if bin_ == t])
         parts = torch.cat([batch.target for share in shares for bin_, batch, _ in share if bin_ == t])
@@ -518,10 +517,10 @@ def test_each_picture_has_its_clip_s_shape_and_its_own_seed(
 
     monkeypatch.setattr(dit.train, "generate", note)
     monkeypatch.setattr(
-        "vae.data.sheets.contact_sheet", lambda videos, captions, _: sheets.append((videos, captions))
+        dit.train, "contact_sheet", lambda videos, captions, _: sheets.append((videos, captions))
     )
     model = load_autoencoder(autoencoder)
-    dit.train.show_samples(random_denoiser(config), model, config, held_out, Accelerator(cpu=True), tmp_path)
+    dit.train.show_samples(random_denoiser(config), model, config, held_out, session(tmp_path), 1)
     ((videos, captions),) = sheets
     wanted = [sizes[0]] * 3 if prompts else sizes
     assert captions == list(prompts or [f"clip {k}" for k in range(4)])
@@ -541,15 +540,13 @@ def test_each_picture_has_its_clip_s_shape_and_its_own_seed(
         (lambda c: replace(c, model=replace(c.model, latent_channels=16)), "the autoencoder has 4"),
         (lambda c: replace(c, model=replace(c.model, heads=0)), "model.heads = 0: it must be at least 1"),
         (lambda c: replace(c, text=replace(c.text, depth=0)), "text.depth = 0: it must be at least 1"),
-        (lambda c: replace(c, model=replace(c.model, time_frequencies=15)), "time_frequencies = 15: .* even"),
+        (
+            lambda c: replace(c, model=replace(c.model, time_frequencies=15)),
+            "frequencies = 15: .* multiple of 2",
+        ),
         (lambda c: replace(c, sampler=replace(c.sampler, steps=0)), "sampler.steps = 0: it must be at least"),
         (lambda c: replace(c, flow=replace(c.flow, shift=-1.0)), "flow.shift = -1.0: it must be above 0"),
         (lambda c: replace(c, flow=replace(c.flow, shift_tokens=-1)), "flow.shift_tokens = -1"),
-        (lambda c: replace(c, cached_clips=-1), "cached_clips = -1: it must be at least 0"),
-        (
-            lambda c: replace(c, cached_clips=8, data=replace(c.data, source="clips")),
-            "cached_clips = 8 is for the drawn world: of files, `dit vae encode clips",
-        ),
         (lambda c: replace(c, data=replace(c.data, workers=-1)), "data.workers = -1: it must be at least 0"),
         (
             lambda c: replace(c, optimizer=OptimizerConfig(warmup_steps=-1)),
@@ -559,8 +556,11 @@ def test_each_picture_has_its_clip_s_shape_and_its_own_seed(
             lambda c: replace(c, optimizer=OptimizerConfig(max_gradient_norm=-1.0)),
             "optimizer.max_gradient_norm = -1.0: it must be above 0",
         ),
-        (lambda c: replace(c, optimizer=OptimizerConfig(ema_decay=1.0)), "ema_decay = 1.0: it must be from"),
-        (lambda c: replace(c, train=replace(c.train, seed=-1)), "train.seed = -1: it must be from 0"),
+        (
+            lambda c: replace(c, optimizer=OptimizerConfig(ema_decay=1.0)),
+            "ema_decay = 1.0: .* below 1",
+        ),
+        (lambda c: replace(c, train=replace(c.train, seed=-1)), "train.seed = -1: it must be at least 0"),
         (lambda c: replace(c, flow=replace(c.flow, prompt_dropout=1.5)), "flow.prompt_dropout = 1.5"),
         (lambda c: replace(c, flow=replace(c.flow, time_std=-1.0)), "flow.time_std = -1.0"),
         (lambda c: replace(c, init="nowhere"), "nowhere: no such model folder"),
@@ -575,5 +575,5 @@ def test_settings_that_do_not_fit_each_other_are_refused_before_anything_is_writ
 ):
     config = change(transformer_run(tmp_path / "run", autoencoder))
     with pytest.raises(ValueError, match=words):
-        train(config)
+        train(from_json(TransformerRun, to_json(config)))
     assert not (tmp_path / "run").exists()

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,8 +25,6 @@ MODEL = AutoencoderConfig(
     width_multipliers=(1, 1, 1, 1),
     residual_blocks=1,
     latent_channels=4,
-    latent_mean=(0.0,) * 4,
-    latent_std=(1.0,) * 4,
 )
 LOOP = LoopConfig(steps=6, batch=4, log_every=1, save_every=2, show_every=3, precision="fp32")
 CLOCK = {"tokens_per_second", "clips_per_second", "waited"}
@@ -43,7 +42,7 @@ def autoencoder_run(out: Path, **loop) -> AutoencoderRun:
     )
 
 
-def transformer_run(out: Path, autoencoder: Path, cached_clips: int = 0, **loop) -> TransformerRun:
+def transformer_run(out: Path, autoencoder: Path, **loop) -> TransformerRun:
     """A run of a transformer of one block on clips of eight tokens."""
     return TransformerRun(
         out=str(out),
@@ -54,7 +53,6 @@ def transformer_run(out: Path, autoencoder: Path, cached_clips: int = 0, **loop)
         ),
         text=TextConfig(width=16, depth=1, heads=2, mlp_width=16),
         sampler=SamplerConfig(steps=2, guidance=2.0),
-        cached_clips=cached_clips,
         train=replace(LOOP, **loop),
     )
 
@@ -133,3 +131,12 @@ def newest_step(out: str | Path) -> int:
     """The step of the newest complete checkpoint, 0 for none."""
     found = checkpoints(Path(out))
     return int(found[-1].name.removeprefix("step-")) if found else 0
+
+
+def session(folder: Path, rank: int = 0, ranks: int = 1, **more) -> SimpleNamespace:
+    """What parts of a trainer ask of a session, for one process of so many, without a run."""
+    from accelerate import Accelerator
+
+    values = {"accelerator": Accelerator(cpu=True), "device": torch.device("cpu"), "main": rank == 0}
+    values |= {"rank": rank, "ranks": ranks, "folder": folder, "sum": lambda value: value}
+    return SimpleNamespace(**values | more)

@@ -1,7 +1,7 @@
 """diffusers' model folders: `config.json` beside safetensors; and Wan 2.1's autoencoder in one, both ways."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,9 +9,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from configs.load import from_json
 from configs.model import AutoencoderConfig
-from vae.model import Autoencoder, compression_of
+from vae.interface import STATISTICS, Statistics
+from vae.model import Autoencoder
 from vae.training.files import read_json
+from vae.training.weights import load_strictly
 
 
 def read_folder(folder: Path) -> tuple[dict, dict[str, Tensor]]:
@@ -51,21 +54,14 @@ def write_json(path: Path, values: dict) -> None:
     path.write_text(json.dumps(values, indent=2) + "\n")
 
 
-def check_tensors(found: Mapping[str, Tensor], known: Mapping[str, Tensor], what: str) -> None:
-    """Raises ValueError unless a state dict has exactly the known names and their shapes."""
-    extra, missing = sorted(set(found) - set(known)), sorted(set(known) - set(found))
-    if extra:
-        raise ValueError(f"not a {what}: no place for {', '.join(extra[:3])}{' …' if extra[3:] else ''}")
-    if missing:
-        raise ValueError(f"not a whole {what}: {', '.join(missing[:3])}{' …' if missing[3:] else ''} missing")
-    for name, tensor in found.items():
-        if tensor.shape != known[name].shape:
-            sizes = f"{tuple(tensor.shape)}, not {tuple(known[name].shape)}"
-            raise ValueError(f"config.json does not fit the weights: {name} is {sizes}")
+def write_wan(folder: Path, autoencoder: Autoencoder) -> None:
+    """The folder of an `AutoencoderKLWan`; `load_wan` is its inverse."""
+    write_folder(folder, autoencoder_settings(autoencoder), autoencoder.weights())
 
 
-def autoencoder_settings(config: AutoencoderConfig) -> dict:
-    """Our settings as the `config.json` of `AutoencoderKLWan`."""
+def autoencoder_settings(autoencoder: Autoencoder) -> dict:
+    """Our settings and statistics as the `config.json` of `AutoencoderKLWan`."""
+    config, statistics = autoencoder.config, autoencoder.statistics
     return {
         "_class_name": "AutoencoderKLWan",
         "in_channels": 3 * config.patch**2,
@@ -80,10 +76,10 @@ def autoencoder_settings(config: AutoencoderConfig) -> dict:
         "attn_scales": [],
         "temperal_downsample": list(config.time_downsample),
         "dropout": 0.0,
-        "latents_mean": list(config.latent_mean),
-        "latents_std": list(config.latent_std),
-        "scale_factor_temporal": compression_of(config).temporal,
-        "scale_factor_spatial": compression_of(config).spatial,
+        "latents_mean": list(statistics.mean),
+        "latents_std": list(statistics.std),
+        "scale_factor_temporal": autoencoder.compression.temporal,
+        "scale_factor_spatial": autoencoder.compression.spatial,
     }
 
 
@@ -95,17 +91,16 @@ def autoencoder_config(settings: dict) -> AutoencoderConfig:
     for key in ("in_channels", "out_channels"):
         if settings.get(key, 3) != 3 * patch**2:
             raise ValueError(f"{key} is {settings[key]}, but patches of {patch} have {3 * patch**2} channels")
-    return AutoencoderConfig(
-        base_width=settings["base_dim"],
-        decoder_base_width=settings.get("decoder_base_dim") or settings["base_dim"],
-        latent_channels=settings["z_dim"],
-        width_multipliers=tuple(settings["dim_mult"]),
-        residual_blocks=settings["num_res_blocks"],
-        time_downsample=tuple(settings["temperal_downsample"]),
-        latent_mean=tuple(settings["latents_mean"]),
-        latent_std=tuple(settings["latents_std"]),
-        patch=patch,
-    )
+    shape = {
+        "base_width": settings["base_dim"],
+        "decoder_base_width": settings.get("decoder_base_dim") or settings["base_dim"],
+        "latent_channels": settings["z_dim"],
+        "width_multipliers": settings["dim_mult"],
+        "residual_blocks": settings["num_res_blocks"],
+        "time_downsample": settings["temperal_downsample"],
+        "patch": patch,
+    }
+    return from_json(AutoencoderConfig, shape)
 
 
 def load_wan(folder: Path) -> Autoencoder:
@@ -113,6 +108,6 @@ def load_wan(folder: Path) -> Autoencoder:
     settings, tensors = read_folder(folder)
     with naming(folder):
         model = Autoencoder(autoencoder_config(settings))
-        check_tensors(tensors, model.state_dict(), "Wan 2.1 autoencoder")
-    model.load_state_dict(tensors)
+        model.set_statistics(Statistics(tuple(settings["latents_mean"]), tuple(settings["latents_std"])))
+    load_strictly(model, tensors, folder, absent=STATISTICS)
     return model

@@ -12,8 +12,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vae.compression import Compression
-from vae.diffusers_folder import check_tensors, naming, read_folder
-from vae.statistics import Statistics, checked
+from vae.diffusers_folder import naming, read_folder
+from vae.interface import Statistics, VideoAutoencoder
+from vae.statistics import checked
+from vae.training.weights import load_strictly
 
 FRAME_PIXELS = 1 << 20  # of frames that an autoencoder of single frames looks at together
 CERTAIN = -30.0  # the log-variance of latents that are not drawn, as diffusers clamps it
@@ -63,19 +65,18 @@ CLASSES: dict[str, Callable[[nn.Module], Compression]] = {
 }
 
 
-class OtherAutoencoder(nn.Module):
-    """An autoencoder of diffusers with the interface of `vae.model.Autoencoder`.
+class DiffusersAutoencoder(VideoAutoencoder):
+    """An autoencoder of diffusers.
 
     Clips are encoded and decoded whole, as the model's own classes do without their tiles and slices.
     """
 
     def __init__(self, model: nn.Module, statistics: Statistics, by_channel: bool):
-        super().__init__()
+        super().__init__(channels_of(model))
         self.model = model
         told = {name: value for name, value in model.config.items() if not name.startswith("_")}
         self.settings = {"class": type(model).__name__} | told
         self.compression = CLASSES[type(model).__name__](model)
-        self.channels = channels_of(model)
         self.frame_wise = self.compression.temporal == 1
         self.ships_statistics = by_channel
         self.drawn = type(model).__name__ not in UNDRAWN
@@ -84,22 +85,14 @@ class OtherAutoencoder(nn.Module):
                 setattr(model, option, False)
         self.set_statistics(statistics)
 
-    def set_statistics(self, statistics: Statistics) -> None:
-        """Takes the mean and standard deviation of each latent channel."""
-        for name, values in {"latent_mean": statistics.mean, "latent_std": statistics.std}.items():
-            self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1, 1))
-
     def posterior(self, video_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the normalised latents' posterior, each B C' T' H' W', fp32.
-
-        Latents that are not drawn have a log-variance of -30. Raises ValueError for sizes that do not fit.
-        """
+        """As of every autoencoder; latents that are not drawn have a log-variance of -30."""
         self.compression.check(*video_BCTHW.shape[2:])
         video = video_BCTHW.to(self.model.dtype)
         pixels = video.shape[3] * video.shape[4]
         parts = [self.moments(part) for part in self.parts(video, pixels)]
         mean, log_variance = (self.joined(part, len(video)) for part in zip(*parts, strict=True))
-        mean, log_variance = (mean.float() - self.latent_mean) / self.latent_std, log_variance.float()
+        mean, log_variance = self.normalise(mean.float()), log_variance.float()
         return mean, log_variance - 2 * self.latent_std.log() if self.drawn else log_variance
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,14 +100,10 @@ class OtherAutoencoder(nn.Module):
         found = self.model.encode(x, return_dict=False)[0]
         return (found.mean, found.logvar) if self.drawn else (found, torch.full_like(found, CERTAIN))
 
-    def encode(self, video_BCTHW: Tensor) -> Tensor:
-        """Normalised latents (the posterior's mean), B C' T' H' W', fp32."""
-        return self.posterior(video_BCTHW)[0]
-
     def decode(self, latents_BCTHW: Tensor) -> Tensor:
         """Video in [-1, 1], B C T H W, fp32, of normalised latents; raises ValueError where there is none."""
         self.compression.check_latents(latents_BCTHW.shape[2])
-        raw = (latents_BCTHW * self.latent_std + self.latent_mean).to(self.model.dtype)
+        raw = self.denormalise(latents_BCTHW).to(self.model.dtype)
         pixels = raw.shape[3] * raw.shape[4] * self.compression.spatial**2
         parts = [self.decode_part(part) for part in self.parts(raw, pixels)]
         return self.joined(parts, len(raw)).float().clamp(-1.0, 1.0)
@@ -174,7 +163,7 @@ def same_noise(like: Tensor) -> Iterator[None]:
         yield
 
 
-def load_other(folder: Path) -> OtherAutoencoder:
+def load_diffusers(folder: Path) -> DiffusersAutoencoder:
     """An autoencoder from a folder of diffusers, fp32, with the statistics that it ships.
 
     Raises ValueError naming the folder where it is damaged, or of a class that is not known here.
@@ -194,10 +183,9 @@ def load_other(folder: Path) -> OtherAutoencoder:
             raise ValueError(f"no {name} is made of it ({error})") from None
     with naming(folder):
         model._fix_state_dict_keys_on_load(tensors)  # older folders name attention's weights otherwise
-        check_tensors(tensors, model.state_dict(), name)
-    model.load_state_dict({key: tensor.float() for key, tensor in tensors.items()})
+    load_strictly(model, tensors, folder)
     with naming(folder / "config.json"):
-        return OtherAutoencoder(model, *shipped(model))
+        return DiffusersAutoencoder(model, *shipped(model))
 
 
 def shipped(model: nn.Module) -> tuple[Statistics, bool]:
@@ -213,6 +201,4 @@ def shipped(model: nn.Module) -> tuple[Statistics, bool]:
     by_channel = mean is not None and std is not None and (any(mean) or set(std) != {1.0})
     if not by_channel:
         mean, std = [getattr(config, "shift_factor", None) or 0.0] * channels, [1.0] * channels
-    if len(mean) != channels or len(std) != channels:
-        raise ValueError(f"latents_mean and latents_std must have {channels} numbers each")
     return checked(Statistics(tuple(mean), tuple(value / factor for value in std))), by_channel

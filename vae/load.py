@@ -4,22 +4,21 @@ import hashlib
 import json
 import shutil
 import sys
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from configs.load import from_json, to_json
 from configs.model import AutoencoderConfig
 from vae.diffusers_folder import load_wan
-from vae.diffusers_models import OtherAutoencoder, load_other
+from vae.diffusers_models import load_diffusers
+from vae.interface import VideoAutoencoder
 from vae.model import Autoencoder
 from vae.statistics import FILE as MEASURED
-from vae.statistics import Statistics, read_statistics, weights_files
+from vae.statistics import read_statistics, weights_files
 from vae.training.files import file_hash, read_json
-from vae.training.weights import AUTOENCODERS, Header, fill, load_weights, save_weights, tensors_hash
+from vae.training.weights import AUTOENCODERS, Header, load_strictly, load_weights, save_weights, tensors_hash
 
 BUILTIN = Path(__file__).parent.parent / "dit" / "builtin"
 WEIGHTS = "autoencoder.safetensors"
@@ -27,7 +26,7 @@ WEIGHTS = "autoencoder.safetensors"
 
 def load_autoencoder(
     source: str | Path, device: str | torch.device = "cpu", as_shipped: bool = False
-) -> Autoencoder | OtherAutoencoder:
+) -> VideoAutoencoder:
     """An autoencoder from a weights file of ours or its folder, `builtin`, or a diffusers folder.
 
     fp32, for inference. Statistics that `dit vae stats` left in a diffusers folder hold, unless it is taken
@@ -64,7 +63,7 @@ def folder_files(folder: Path) -> list[Path]:
     return [file for file in files if file.is_file()]
 
 
-def keep_copy(source: str | Path, autoencoder: Autoencoder | OtherAutoencoder, out: Path) -> None:
+def keep_copy(source: str | Path, autoencoder: VideoAutoencoder, out: Path) -> None:
     """Writes the autoencoder that came from `source` into a run's folder, whole or not at all."""
     if isinstance(autoencoder, Autoencoder):
         settings = {"model": to_json(autoencoder.config)}
@@ -79,7 +78,7 @@ def keep_copy(source: str | Path, autoencoder: Autoencoder | OtherAutoencoder, o
     temporary.rename(out / "vae")
 
 
-def load_folder(folder: Path, as_shipped: bool = False) -> Autoencoder | OtherAutoencoder:
+def load_folder(folder: Path, as_shipped: bool = False) -> VideoAutoencoder:
     """An autoencoder from diffusers' folder of one: Wan 2.1's into our own network, others into their own."""
     settings = read_json(folder / "config.json")
     if settings.get("_class_name", "AutoencoderKLWan") == "AutoencoderKLWan" and not settings.get(
@@ -87,23 +86,14 @@ def load_folder(folder: Path, as_shipped: bool = False) -> Autoencoder | OtherAu
     ):
         model = load_wan(folder)
     else:
-        model = load_other(folder)
+        model = load_diffusers(folder)
     if as_shipped:
         return model
     if (measured := read_statistics(folder, model.channels)) is not None:
-        take_statistics(model, measured)
-    elif isinstance(model, OtherAutoencoder) and not model.ships_statistics:
+        model.set_statistics(measured)
+    elif not model.ships_statistics:
         say_unmeasured(folder)
     return model
-
-
-def take_statistics(model: Autoencoder | OtherAutoencoder, statistics: Statistics) -> None:
-    """Gives an autoencoder other statistics of its latents."""
-    if isinstance(model, OtherAutoencoder):
-        model.set_statistics(statistics)
-    else:
-        config = replace(model.config, latent_mean=statistics.mean, latent_std=statistics.std)
-        model.set_statistics(config, model.latent_mean)
 
 
 @lru_cache
@@ -122,30 +112,22 @@ def load_ours(path: Path) -> Autoencoder:
     Raises ValueError for other weights, and for a checkpoint's, whose latents have no statistics yet.
     """
     tensors, header = load_weights(path, *AUTOENCODERS)
-    autoencoder = Autoencoder(measured_config(path, header))
-    fill(autoencoder, tensors, path)
+    autoencoder = Autoencoder(from_json(AutoencoderConfig, header.settings["model"]))
+    load_strictly(autoencoder, tensors, path)
+    check_measured(autoencoder, path, header)
     return autoencoder
 
 
-def measured_config(path: Path, header: Header) -> AutoencoderConfig:
-    """The shape and statistics in a weights file's settings; raises ValueError for a checkpoint's."""
-    config = from_json(AutoencoderConfig, header.settings["model"])
-    if header.kind == "autoencoder checkpoint" and config == unmeasured(config):
+def check_measured(autoencoder: Autoencoder, path: Path, header: Header) -> None:
+    """Raises ValueError for an autoencoder of a checkpoint, whose latents' statistics are not known yet."""
+    if header.kind == "autoencoder checkpoint" and not autoencoder.measured:
         raise ValueError(
             f"{path} is of a checkpoint, and its latents' statistics are measured when its run ends: "
             f"finish that, with --train.steps {header.facts['step']} to end here"
         )
-    return config
 
 
-def unmeasured(config: AutoencoderConfig) -> AutoencoderConfig:
-    """The shape of an autoencoder whose latents' statistics are not known yet."""
-    channels = max(0, config.latent_channels)
-    return replace(config, latent_mean=(0.0,) * channels, latent_std=(1.0,) * channels)
-
-
-def autoencoder_hash(autoencoder: nn.Module) -> str:
-    """SHA-256 of all that latents depend on: weights, settings, the latents' mean and standard deviation."""
-    statistics = {"latent mean": autoencoder.latent_mean, "latent std": autoencoder.latent_std}
+def autoencoder_hash(autoencoder: VideoAutoencoder) -> str:
+    """SHA-256 of all that latents depend on: weights, with the latents' statistics, and settings."""
     about = json.dumps(autoencoder.settings, sort_keys=True, default=str)
-    return hashlib.sha256((tensors_hash(autoencoder.state_dict() | statistics) + about).encode()).hexdigest()
+    return hashlib.sha256((tensors_hash(autoencoder.state_dict()) + about).encode()).hexdigest()

@@ -1,19 +1,18 @@
-"""What an autoencoder is trained on beside a discriminator: error or likelihood, perceptual distance, KL."""
+"""What an autoencoder is trained on: error or likelihood, perceptual distance, KL, and the discriminator."""
 
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
-from configs.train import PerceptualConfig
-from vae.load import autoencoder_hash, load_autoencoder
-from vae.model import Autoencoder, Downsample
-from vae.quality.lpips import SMALLEST, TRUNKS, Lpips, load_lpips
-from vae.training.files import file_hash
+from configs.train import AutoencoderRun
+from vae.convolution import State
+from vae.discriminator import Discriminator, hinge
+from vae.model import Autoencoder
 
-NONE = "none"
 ERRORS = {
     "l1": lambda difference: difference.abs().mean(),
     "l2": lambda difference: difference.square().mean(),
@@ -46,98 +45,99 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
 
 
-class FrameDistance(nn.Module):
-    """The mean over frames of a distance of pictures; frames too small for its network are padded."""
+@dataclass(frozen=True)
+class Networks:
+    """The networks of a step: autoencoder, its likelihood, a frozen perceptual one, and a discriminator."""
 
-    def __init__(self, lpips: Lpips):
-        super().__init__()
-        self.lpips = lpips
-
-    def forward(self, one_BCTHW: Tensor, other_BCTHW: Tensor) -> Tensor:
-        height, width = (max(0, SMALLEST - side) for side in one_BCTHW.shape[3:])
-        sides = [rearrange(video, "b c t h w -> (b t) c h w") for video in (one_BCTHW, other_BCTHW)]
-        return self.lpips(*(F.pad(side, (0, width, 0, height), mode="replicate") for side in sides)).mean()
+    autoencoder: Autoencoder
+    likelihood: Likelihood
+    perceptual: nn.Module | None
+    discriminator: Discriminator | None
 
 
-class EncoderDistance(nn.Module):
-    """How far apart frames are in a frozen autoencoder's encoder; features of each place have unit length."""
+def accumulate_gradients(
+    networks: Networks,
+    video_BCTHW: Tensor,
+    noise_BCTHW: Tensor,
+    share: float,
+    config: AutoencoderRun,
+    discriminator_active: bool,
+    autocast: Callable[[], AbstractContextManager],
+) -> dict[str, Tensor]:
+    """Adds all networks' gradients of clips of one shape to those they have; returns the terms of the loss.
 
-    def __init__(self, autoencoder: Autoencoder):
-        super().__init__()
-        self.autoencoder = autoencoder
-
-    def features(self, video_BCTHW: Tensor) -> list[Tensor]:
-        """What goes into every down-sampler, and what comes out of the last layer."""
-        encoder, found = self.autoencoder.encoder, []
-        frames = rearrange(video_BCTHW, "b c t h w -> (b t) c 1 h w")
-        x = encoder.conv_in(frames.contiguous(memory_format=torch.channels_last_3d))
-        for layer in encoder.layers():
-            if isinstance(layer, Downsample):
-                found.append(x)
-            x = layer(x)
-        return [F.normalize(x.float(), dim=1) for x in (*found, x)]
-
-    def forward(self, one_BCTHW: Tensor, other_BCTHW: Tensor) -> Tensor:
-        pairs = zip(self.features(one_BCTHW), self.features(other_BCTHW), strict=True)
-        return torch.stack([(x - y).square().sum(1).mean() for x, y in pairs]).sum()
-
-
-def load_perceptual(config: PerceptualConfig) -> tuple[nn.Module | None, str, str]:
-    """The frozen network of the perceptual loss, its weights' hash, and what to say of it.
-
-    A trunk's name is LPIPS with certified weights; where they are missing there is no perceptual loss, and it
-    is said why. A file is a trunk's weights as torchvision names them, whose features all count alike; or
-    an autoencoder, by any of its names. Raises ValueError for what is neither.
+    The loss is the error and the perceptual distance, or their likelihood, + KL + what the discriminator says
+    (Esser et al. 2021, equations 4 to 6), all of it times the `share` that these clips are of the step. With
+    `chunk` a clip passes in parts through the causal cache, which carries the past without its gradient, so
+    that memory does not grow with length; the discriminator judges each part by itself. While it is active,
+    terms also hold the gradients of both losses at the last layer, whose ratio weighs the next step's
+    discriminator: one weight for all processes and shapes.
     """
-    name = config.network
-    if name == NONE:
-        return None, "", ""
-    if name in TRUNKS:
-        lpips, hashes = load_lpips(name, config.trunk, config.heads)
-        if lpips is None:
-            return None, "", f"note: the perceptual loss is {hashes}. Training goes on without it"
-        return frozen(FrameDistance(lpips)), hashes, f"perceptual loss: LPIPS {name}"
-    file = Path(name)
-    if file.is_file() and file.suffix in (".pth", ".pt"):
-        trunk, lpips = read_trunk(file)
-        return (
-            frozen(FrameDistance(lpips)),
-            file_hash(file),
-            f"perceptual loss: features of {trunk} in {file}",
-        )
-    try:
-        autoencoder = load_autoencoder(name)
-    except ValueError as error:
-        raise ValueError(
-            f"perceptual.network = {name} is none of {', '.join(TRUNKS)}, no torchvision file of one, and no "
-            f"autoencoder ({error})"
-        ) from None
-    if not isinstance(autoencoder, Autoencoder) or autoencoder.config.patch > 1:
-        raise ValueError(
-            f"perceptual.network = {name}: only features of autoencoders of ours, unpatched, work"
-        )
-    said = f"perceptual loss: features of the autoencoder {name}"
-    return frozen(EncoderDistance(autoencoder)), autoencoder_hash(autoencoder), said
+    model, discriminator = networks.autoencoder, networks.discriminator
+    adaptive = discriminator_active and config.discriminator.adaptive
+    adversarial_weight = config.discriminator.weight * (discriminator.adaptive_weight if adaptive else 1.0)
+    last_layer = model.decoder.conv_out.weight
+    states: tuple[State | None, State | None] = ({}, {}) if config.chunk else (None, None)
+    total = Counter()
+    for video, noise in in_chunks(video_BCTHW, noise_BCTHW, config.chunk, model.compression.temporal):
+        # How much this chunk counts: by its frames for losses of pixels, by its latents for the KL.
+        frames = share * video.shape[2] / video_BCTHW.shape[2]
+        latents = share * noise.shape[2] / noise_BCTHW.shape[2]
+
+        # The reconstruction of a draw from the posterior. All losses meet at a leaf before the decoder.
+        with autocast():
+            mean, log_variance = model.encode_moments(video, states[0])
+            reconstruction = model.decode_raw(mean + torch.exp(0.5 * log_variance) * noise, states[1])
+        decoded_leaf = reconstruction.detach().float().requires_grad_()
+        kl = kl_divergence(mean.float(), log_variance.float())
+
+        # Reconstruction error and perceptual distance, or their likelihood.
+        terms = {"error": ERRORS[config.error](decoded_leaf - video)}
+        if networks.perceptual:
+            with autocast():
+                terms["perceptual"] = networks.perceptual(decoded_leaf, video)
+        perceptual = config.perceptual.weight * terms.get("perceptual", 0.0)
+        loss = networks.likelihood(terms["error"] + perceptual)
+        (frames * loss).backward()
+        decoded_grad = reconstruction_grad = decoded_leaf.grad
+
+        # The discriminator learns to tell both apart, and the decoder to be taken for real.
+        if discriminator_active:
+            with autocast():
+                fake_logits, real_logits = discriminator(decoded_leaf), discriminator(video)
+            terms["adversarial"] = -fake_logits.float().mean()
+            terms["discriminator"] = hinge(real_logits, fake_logits)
+            adversarial = frames * terms["adversarial"]
+            adversarial_grad = torch.autograd.grad(adversarial, decoded_leaf, retain_graph=True)[0]
+            torch.autograd.backward(frames * terms["discriminator"], inputs=list(discriminator.parameters()))
+            if adaptive:
+                grads = {"error_gradient": reconstruction_grad, "adversarial_gradient": adversarial_grad}
+                for name, grad in grads.items():
+                    grad = grad.type_as(reconstruction)
+                    total[name] += torch.autograd.grad(reconstruction, last_layer, grad, retain_graph=True)[0]
+            decoded_grad = reconstruction_grad + adversarial_weight * adversarial_grad
+            loss = loss + adversarial_weight * terms["adversarial"]
+
+        # One backward pass through the autoencoder, for all of it and the KL.
+        roots = [(reconstruction, decoded_grad.type_as(reconstruction))]
+        if kl.requires_grad:
+            roots.append((latents * config.kl_weight * kl, None))
+        torch.autograd.backward(*zip(*roots, strict=True))
+        for state in states if config.chunk else ():
+            state.update({layer: past.detach() for layer, past in state.items() if isinstance(past, Tensor)})
+        for name, term in terms.items():
+            total[name] += frames * term.detach()
+        total["kl"] += latents * kl.detach()
+        total["loss"] += frames * loss.detach() + latents * config.kl_weight * kl.detach()
+    return dict(total)
 
 
-def frozen(network: nn.Module) -> nn.Module:
-    """A network that is used and not trained."""
-    return network.eval().requires_grad_(False)
-
-
-def read_trunk(file: Path) -> tuple[str, Lpips]:
-    """Which trunk a file of torchvision's names holds, and the trunk with every feature counting alike."""
-    try:
-        tensors = torch.load(file, "cpu", weights_only=True)
-    except Exception as error:  # whatever a foreign file does wrong is the answer
-        raise ValueError(f"{file} cannot be read as weights: {type(error).__name__}") from None
-    for trunk in TRUNKS:
-        lpips = Lpips(trunk)
-        try:
-            lpips.load_trunk(tensors)
-        except ValueError:
-            continue
-        for head in lpips.heads:
-            head.data.fill_(1.0)
-        return trunk, lpips
-    raise ValueError(f"{file} holds no network of torchvision's that is known: {', '.join(TRUNKS)}")
+def in_chunks(video_BCTHW: Tensor, noise_BCTHW: Tensor, chunk: int, time: int) -> list[tuple[Tensor, Tensor]]:
+    """A clip and its latents' noise in parts of `chunk` latent frames, the first with one frame more than
+    `time` a latent less one; 0 leaves them whole."""
+    if not chunk:
+        return [(video_BCTHW, noise_BCTHW)]
+    noises = noise_BCTHW.split(chunk, dim=2)
+    frames = [time * noise.shape[2] for noise in noises]
+    frames[0] -= time - 1
+    return list(zip(video_BCTHW.split(frames, dim=2), noises, strict=True))

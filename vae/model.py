@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from configs.model import AutoencoderConfig
 from vae.compression import Compression
 from vae.convolution import CausalConv3d, ChannelNorm, State, convolve, per_frame
+from vae.interface import VideoAutoencoder
 
 CHUNK_PIXELS = 1 << 16  # of one clip that `encode` looks at together
 FRAME_PIXELS = 1 << 14  # of a frame from which the widest layers take one at a time: smaller ones lose time
@@ -273,22 +274,17 @@ class Decoder(Coder):
         return [([self.conv_in, *layers[:last], layers[last].in_time], False), (every, True)]
 
 
-class Autoencoder(nn.Module):
-    """Causal video autoencoder; the only owner of its latent statistics.
-
-    `encode` gives latents of zero mean and unit variance per channel, `decode` takes them; nobody else
-    scales. Every autoencoder here, of whatever origin, has `settings`, `compression`, `channels`,
-    `latent_mean`, `latent_std`, `encode`, `posterior` and `decode`.
-    """
+class Autoencoder(VideoAutoencoder):
+    """Causal video autoencoder."""
 
     def __init__(self, config: AutoencoderConfig):
-        super().__init__()
         check_shape(config)
+        super().__init__(config.latent_channels)
+        self.config, self.compression, self.settings = config, compression_of(config), asdict(config)
         self.encoder = Encoder(config)
         self.quant_conv = CausalConv3d(2 * config.latent_channels, 2 * config.latent_channels, 1)
         self.post_quant_conv = CausalConv3d(config.latent_channels, config.latent_channels, 1)
         self.decoder = Decoder(config)
-        self.set_statistics(config, torch.zeros(()))
         self.initialise()
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
@@ -331,28 +327,6 @@ class Autoencoder(nn.Module):
         self.quant_conv.weight[log_variance:].mul_(0.1)
         self.quant_conv.bias[log_variance:] = -4.0
 
-    def set_statistics(self, config: AutoencoderConfig, like: Tensor) -> None:
-        """Takes the latent mean and standard deviation per channel from `config`."""
-        self.config = config
-        for name, values in {"latent_mean": config.latent_mean, "latent_std": config.latent_std}.items():
-            column = torch.tensor(values, device=like.device).view(1, -1, 1, 1, 1)
-            self.register_buffer(name, column, persistent=False)
-
-    @property
-    def compression(self) -> Compression:
-        """Frames and pixels that a latent stands for."""
-        return compression_of(self.config)
-
-    @property
-    def settings(self) -> dict:
-        """What it is beside its weights, as plain values."""
-        return asdict(self.config)
-
-    @property
-    def channels(self) -> int:
-        """Channels of the latents."""
-        return self.config.latent_channels
-
     def checkpoint_activations(self, on: bool) -> None:
         """Trades compute for memory in training: each block's activations are computed again in backward."""
         self.encoder.checkpointing = self.decoder.checkpointing = on
@@ -377,15 +351,8 @@ class Autoencoder(nn.Module):
         x = latents_BCTHW.contiguous(memory_format=torch.channels_last_3d)
         return depth_to_space(self.decoder(self.post_quant_conv(x), state), self.config.patch)
 
-    def normalise(self, latents_BCTHW: Tensor) -> Tensor:
-        """Brings raw latents to zero mean and unit variance per channel."""
-        return (latents_BCTHW - self.latent_mean) / self.latent_std
-
     def posterior(self, video_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the normalised latents' posterior, each B C' T' H' W', fp32.
-
-        The latents that training draws are mean + exp(log-variance / 2) * noise.
-        """
+        """Mean and log-variance of the normalised latents' posterior, each B C' 1+k H' W', of 1+4k frames."""
         state: State = {}
         self.compression.check(*video_BCTHW.shape[2:])
         dtype = self.quant_conv.weight.dtype
@@ -429,8 +396,7 @@ class Autoencoder(nn.Module):
         dtype = self.post_quant_conv.weight.dtype
         for latents in chunks_BCTHW:
             for frame in latents.split(1, dim=2):
-                raw = frame * self.latent_std + self.latent_mean
-                yield self.decode_raw(raw.to(dtype), state).float().clamp(-1.0, 1.0)
+                yield self.decode_raw(self.denormalise(frame).to(dtype), state).float().clamp(-1.0, 1.0)
 
 
 def time_chunks(video_BCTHW: Tensor) -> list[Tensor]:
@@ -457,14 +423,8 @@ def compression_of(config: AutoencoderConfig) -> Compression:
 
 
 def check_shape(config: AutoencoderConfig) -> None:
-    """Raises ValueError for settings that make no autoencoder."""
-    for name, least in {"base_width": 1, "decoder_base_width": 2, "latent_channels": 1, "patch": 1}.items():
-        if (value := getattr(config, name)) < least:
-            raise ValueError(f"model.{name} = {value}: it must be at least {least}")
-    widths, halved = config.width_multipliers, config.time_downsample
-    if len(halved) != 3 or sum(halved) != 2:
-        raise ValueError(f"model.time_downsample = {halved}: of three levels two must halve the frames")
-    if len(widths) != 4 or min(widths) < 1:
-        raise ValueError(f"model.width_multipliers = {widths}: it must be four numbers of at least 1")
-    if not len(config.latent_mean) == len(config.latent_std) == config.latent_channels:
-        raise ValueError(f"model.latent_mean and latent_std must have {config.latent_channels} numbers each")
+    """Raises ValueError for settings that cannot form an autoencoder."""
+    if sum(config.time_downsample) != 2:
+        raise ValueError(
+            f"model.time_downsample = {config.time_downsample}: of three levels two must halve the frames"
+        )

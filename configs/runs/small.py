@@ -3,8 +3,8 @@
 dit vae encode FOLDER --out CACHE --autoencoder runs/tiny-autoencoder --data.size 96
 dit train small --data.source CACHE --autoencoder runs/tiny-autoencoder
 
-On the same clips: 12 seconds to encode, 3.4 minutes to train on one core, validation loss from 0.96 at step
-100 to 0.66.
+Cost, on the 16 clips of `tiny_autoencoder`: 12 seconds to encode, 3.4 minutes to train on one core.
+Result: validation loss from 0.96 at step 100 to 0.66.
 """
 
 from configs.data import DataConfig

@@ -4,11 +4,11 @@ dit vae train small_autoencoder --data.source FOLDER
 
 The perceptual loss takes LPIPS' weights where they are (`dit eval weights` says where to put them).
 
-For a GPU; not trained to its end yet.
+Cost and result: for a GPU; not trained to its end yet.
 """
 
-from configs.autoencoder_sizes import SMALL
 from configs.data import DataConfig
+from configs.model import SMALL
 from configs.train import AutoencoderRun, LoopConfig, OptimizerConfig, PerceptualConfig
 
 config = AutoencoderRun(

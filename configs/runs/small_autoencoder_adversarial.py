@@ -1,6 +1,8 @@
 """The autoencoder of a third of Wan's width, second stage: a discriminator, from the first stage's weights.
 
 dit vae train small_autoencoder_adversarial --data.source FOLDER
+
+Cost and result: for a GPU; not trained to its end yet.
 """
 
 from dataclasses import replace

@@ -2,12 +2,13 @@
 
 dit vae train tiny_autoencoder --data.source FOLDER
 
-On 16 clips of 10 to 325 frames and 64x64 to 1280x720: 40 minutes on one core with AVX-512 that other work
-shared, held-out PSNR 18.0 dB at step 100, 21.3 at 500, 21.9 at 1,000, SSIM 0.583; still blurred.
+Cost, on 16 clips of 10 to 325 frames and 64x64 to 1280x720: 40 minutes on one core with AVX-512, shared with
+other work.
+Result: held-out PSNR 18.0 dB at step 100, 21.3 at 500, 21.9 at 1,000, SSIM 0.583; still blurred.
 """
 
-from configs.autoencoder_sizes import TINY
 from configs.data import DataConfig
+from configs.model import TINY
 from configs.train import AutoencoderRun, LoopConfig, OptimizerConfig
 
 config = AutoencoderRun(

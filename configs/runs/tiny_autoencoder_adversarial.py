@@ -2,8 +2,9 @@
 
 dit vae train tiny_autoencoder_adversarial --data.source FOLDER
 
-On the same clips: 14 minutes. Edges become sharper and PSNR falls, as it does: from 21.9 to 21.1 dB, SSIM
-rises from 0.583 to 0.607.
+Cost, on the same clips: 14 minutes.
+Result: sharper edges; PSNR falls from 21.9 to 21.1 dB, as adversarial training makes it, and SSIM rises from
+0.583 to 0.607.
 """
 
 from dataclasses import replace

@@ -1,13 +1,9 @@
 """`dit bench vae`: the autoencoder beside diffusers' `AutoencoderKLWan`, over lengths, and in tiles."""
 
 import importlib.util
-import json
-import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -16,12 +12,19 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
-from configs.autoencoder_sizes import SMALL, TINY, WAN
 from configs.load import parse
-from configs.model import AutoencoderConfig
-from dit.bench.transformer import DTYPES, instructions, make_clock, peak_memory, race
+from configs.model import SMALL, TINY, WAN, AutoencoderConfig
+from configs.ranges import Count
+from dit.bench.measure import (
+    DTYPES,
+    conditions,
+    make_clock,
+    medians_in_turn,
+    peak_allocated,
+    peak_memory,
+    write_figures,
+)
 from vae import tiles
 from vae.data.manifest import NAME, find_files, load_manifest
 from vae.data.video import UnreadableVideo, probe, read_frames, resize_and_crop, to_video
@@ -29,7 +32,6 @@ from vae.data.write import write_stream
 from vae.diffusers_folder import autoencoder_settings
 from vae.load import load_autoencoder
 from vae.model import Autoencoder, compression_of, time_chunks
-from vae.training.files import write_text
 
 
 @dataclass(frozen=True)
@@ -41,27 +43,25 @@ class BenchVaeSettings:
     shapes: tuple[Literal["tiny", "small", "wan"], ...] = ("tiny", "small")
     """Which autoencoders: the built-in one's shape, a third of Wan's width, Wan 2.1's."""
     precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
-    """Number formats of weights and compute; tiles are compared in fp32."""
-    frames: int = 17
+    """Precisions of weights and computation; tiles are compared in fp32."""
+    frames: Count = 17
     """Frames of the clip beside diffusers, and of each real one; 1 + 4k."""
-    size: int = 192
+    size: Count = 192
     """Height and width in pixels of the clip beside diffusers."""
-    lengths: tuple[int, ...] = (17, 81, 321)
+    lengths: tuple[Count, ...] = (17, 81, 321)
     """Frames of the videos of 256 x 256 whose memory is compared, each 1 + 4k."""
     clips: str = ""
     """Real clips for the tiles: a folder or a manifest, of which the first that are long enough are taken."""
-    count: int = 3
-    """How many of them."""
+    count: Count = 3
+    """How many real clips the tiles are tried on."""
     model: str = "builtin"
     """Folder whose autoencoder the tiles are of, or `builtin`."""
-    tile: int = 16
-    """Side of a tile in latents, at most."""
-    halos: tuple[int, ...] = (0, 2, 4, 8, -1)
-    """How far tiles see beyond themselves, in latents; -1 is all that convolutions see."""
-    repeats: int = 3
-    """Measurements of each side, of which the median counts."""
-    threads: int = 0
-    """Threads on a CPU; 0 is all, measured by the wall clock, and one in CPU seconds."""
+    tile: Count = 16
+    """Maximum side of a tile in latents."""
+    repeats: Count = 3
+    """Measurements of each side; the median is reported."""
+    threads: Count | None = None
+    """Threads on a CPU; none: all, measured by the wall clock; one is measured in CPU seconds."""
     json: str = ""
     """File for all figures; empty writes none."""
 
@@ -73,7 +73,7 @@ LENGTHS_SIZE = 256
 @dataclass(frozen=True)
 class Row:
     """One way of one autoencoder: seconds a frame and peak bytes beyond weights and input, of whole clips, of
-    streams whose parts are dropped, and of diffusers; and how far apart the outputs are, relatively."""
+    streams whose parts are dropped, and of diffusers; and how much the outputs differ, relatively."""
 
     what: str
     ours: float
@@ -82,16 +82,16 @@ class Row:
     memory: int
     stream_memory: int
     other_memory: int
-    apart: float
+    difference: float
 
 
-def twin_of(model: Autoencoder) -> nn.Module:
+def _twin_of(model: Autoencoder) -> nn.Module:
     """diffusers' autoencoder with the same weights."""
     from diffusers import AutoencoderKLWan
 
-    settings = {k: v for k, v in autoencoder_settings(model.config).items() if not k.startswith("_")}
+    settings = {k: v for k, v in autoencoder_settings(model).items() if not k.startswith("_")}
     twin = AutoencoderKLWan(**settings)
-    twin.load_state_dict(model.state_dict())
+    twin.load_state_dict(model.weights())
     return twin.eval().requires_grad_(False)
 
 
@@ -107,42 +107,11 @@ def random_autoencoder(config: AutoencoderConfig) -> Autoencoder:
     return model.eval().requires_grad_(False)
 
 
-@contextmanager
-def silenced() -> Iterator[None]:
-    """Keeps what C++ writes off the terminal: the profiler says that it starts and stops."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-def peak_allocated(call: Callable[[], object], device: torch.device) -> int:
-    """Most bytes that PyTorch held during a call beyond what it held before."""
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        call()
-        return torch.cuda.max_memory_allocated(device) - before
-    with silenced(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as measured:
-        call()
-    events = [event for event in measured.profiler.kineto_results.events() if event.name() == "[memory]"]
-    used = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        used += event.nbytes()
-        peak = max(peak, used)
-    return peak
-
-
-def ways(model: Autoencoder, twin: nn.Module, video: Tensor) -> dict[str, dict[str, Callable[[], object]]]:
+def _ways(model: Autoencoder, twin: nn.Module, video: Tensor) -> dict[str, dict[str, Callable[[], object]]]:
     """Both ways of both, and of ours as a stream of which nothing is kept."""
     dtype = model.quant_conv.weight.dtype
     latents = model.encode(video)
-    raw = (latents * model.latent_std + model.latent_mean).to(dtype)
+    raw = model.denormalise(latents).to(dtype)
     given = video.to(dtype)
 
     def drop(parts) -> None:
@@ -165,45 +134,45 @@ def ways(model: Autoencoder, twin: nn.Module, video: Tensor) -> dict[str, dict[s
 
 @torch.no_grad()
 def measure(name: str, precision: str, settings: BenchVaeSettings, device: torch.device, clock) -> list[Row]:
-    """Encoding and decoding of one shape in one number format."""
+    """Encoding and decoding of one shape in one precision."""
     model = random_autoencoder(SHAPES[name]).to(device)
-    twin = twin_of(model).to(device)
+    twin = _twin_of(model).to(device)
     model, twin = model.to(DTYPES[precision]), twin.to(DTYPES[precision])
     random = torch.Generator().manual_seed(0)
     video = torch.rand(1, 3, settings.frames, settings.size, settings.size, generator=random) * 2 - 1
     rows = []
-    for way, sides in ways(model, twin, video.to(device)).items():
-        seconds = race(sides, settings.repeats, clock)
+    for way, sides in _ways(model, twin, video.to(device)).items():
+        seconds = medians_in_turn(sides, settings.repeats, clock)
         memory = {side: peak_allocated(call, device) for side, call in sides.items()}
         ours, other = (sides[side]().float() for side in ("ours", "other"))
         row = Row(
             f"{name} {way}, {precision}",
             *(seconds[side] / settings.frames for side in ("ours", "stream", "other")),
             *(memory[side] for side in ("ours", "stream", "other")),
-            apart=((ours - other).norm() / other.norm()).item(),
+            difference=((ours - other).norm() / other.norm()).item(),
         )
         rows.append(row)
-        print(line(row), flush=True)
+        print(_line(row), flush=True)
     return rows
 
 
 HEAD = (
     "same weights, ms a frame       ours  stream  diffusers   times as fast    memory of diffusers'"
-    "      apart\n"
+    "  difference\n"
     "                                                        whole  stream        whole  stream"
 )
 
 
-def line(row: Row) -> str:
+def _line(row: Row) -> str:
     """A row of the table."""
     times = [f"{1000 * s:8.1f}" for s in (row.ours, row.stream, row.other)]
     fast = [f"{row.other / s:7.2f}" for s in (row.ours, row.stream)]
     share = [f"{m / row.other_memory:7.0%}" for m in (row.memory, row.stream_memory)]
-    return f"{row.what:24} {''.join(times)}  {''.join(fast)}      {''.join(share)}   {row.apart:9.0e}"
+    return f"{row.what:24} {''.join(times)}  {''.join(fast)}      {''.join(share)}   {row.difference:9.0e}"
 
 
 @torch.no_grad()
-def memory_of_length(name: str, precision: str, frames: int, threads: int) -> tuple[int, int]:
+def memory_of_length(name: str, precision: str, frames: int, threads: int | None) -> tuple[int, int]:
     """Peak bytes of this process while it decodes so many frames of 256 x 256 as a stream into an mp4.
 
     The second number is what it held before.
@@ -238,22 +207,22 @@ def bench_lengths(settings: BenchVaeSettings) -> list[dict]:
                     peaks[frames] = job.result()
             rows.append({"what": f"{name}, {precision}", "peaks": peaks})
             whole, own = ([get(p) for p in peaks.values()] for get in (lambda p: p[0], lambda p: p[0] - p[1]))
-            told = ", ".join(f"{n} frames {p / 2**20:.0f}" for n, p in zip(peaks, whole, strict=True))
+            listed = ", ".join(f"{n} frames {p / 2**20:.0f}" for n, p in zip(peaks, whole, strict=True))
             print(
-                f"{name}, {precision}: {told}; apart {max(whole) / min(whole) - 1:.1%} of the process, "
+                f"{name}, {precision}: {listed}: {max(whole) / min(whole) - 1:.1%} more of the process, "
                 f"{max(own) / min(own) - 1:.1%} of what decoding adds",
                 flush=True,
             )
     return rows
 
 
-def real_clips(settings: BenchVaeSettings, side: int) -> Iterator[tuple[str, Tensor]]:
+def _real_clips(settings: BenchVaeSettings, side: int) -> Iterator[tuple[str, Tensor]]:
     """Names and videos 1 C T H W of the first clips that are long enough, sides cut to multiples."""
-    where, found = Path(settings.clips), 0
+    where, count = Path(settings.clips), 0
     manifest = where.is_file() or (where / NAME).is_file()
     files = [entry.path for entry in load_manifest(where)] if manifest else find_files(where)
     for file in files:
-        if found == settings.count:
+        if count == settings.count:
             return
         try:
             known = probe(file)
@@ -263,10 +232,10 @@ def real_clips(settings: BenchVaeSettings, side: int) -> Iterator[tuple[str, Ten
         except UnreadableVideo as error:
             print(f"passed over: {error}")
             continue
-        found += 1
+        count += 1
         height, width = (length - length % side for length in frames.shape[1:3])
         yield file.name, to_video(resize_and_crop(frames, height, width))[None]
-    if not found:
+    if not count:
         raise ValueError(f"--clips {settings.clips}: no clip in it has {settings.frames} frames")
 
 
@@ -277,13 +246,13 @@ def bench_seams(settings: BenchVaeSettings, device: torch.device, clock) -> list
     if not isinstance(model, Autoencoder):
         raise ValueError(f"--model {settings.model}: tiles are of Wan 2.1's autoencoder and ours")
     print(
-        f"tiles of at most {settings.tile} latents a side of {settings.model}'s autoencoder, fp32, apart "
-        f"from the untiled result,\nin latents (deviation 1) and pixels (255 levels); convolutions see "
-        f"{tiles.encoder_halo(model)} latents beyond them encoding, {tiles.decoder_halo(model)} decoding\n\n"
-        f"{'clip':34} way     halo    largest       mean   times as long"
+        f"tiles of at most {settings.tile} latents a side of {settings.model}'s autoencoder, fp32, beside "
+        f"the whole\nframe, in latents (deviation 1) and pixels (255 levels); convolutions see "
+        f"{tiles.encoder_halo(model)} latents beyond a tile encoding, {tiles.decoder_halo(model)} decoding\n"
+        f"\n{'clip':34} way       largest       mean   times as long"
     )
     rows = []
-    for name, video in real_clips(settings, model.compression.spatial):
+    for name, video in _real_clips(settings, model.compression.spatial):
         video = video.to(device)
         latents = model.encode(video)
         for way, x, whole, tiled, unit in (
@@ -291,18 +260,14 @@ def bench_seams(settings: BenchVaeSettings, device: torch.device, clock) -> list
             ("decode", latents, model.decode, tiles.decode, 127.5),
         ):
             expected = whole(x)
-            for halo in settings.halos:
-                sides = {"whole": partial(whole, x), "tiled": partial(tiled, model, x, settings.tile, halo)}
-                apart = unit * (sides["tiled"]() - expected).abs()
-                seconds = race(sides, settings.repeats, clock)
-                largest, mean = apart.max().item(), apart.mean().item()
-                longer = seconds["tiled"] / seconds["whole"]
-                row = {"clip": name, "way": way, "halo": halo, "largest": largest, "mean": mean}
-                rows.append(row | {"longer": longer, "size": list(video.shape[2:])})
-                of = "all" if halo < 0 else str(halo)
-                print(
-                    f"{name[:34]:34} {way}  {of:>4} {largest:10.2g} {mean:10.2g} {longer:15.2f}", flush=True
-                )
+            sides = {"whole": partial(whole, x), "tiled": partial(tiled, model, x, settings.tile)}
+            difference = unit * (sides["tiled"]() - expected).abs()
+            seconds = medians_in_turn(sides, settings.repeats, clock)
+            largest, mean = difference.max().item(), difference.mean().item()
+            longer = seconds["tiled"] / seconds["whole"]
+            row = {"clip": name, "way": way, "largest": largest, "mean": mean, "longer": longer}
+            rows.append(row | {"size": list(video.shape[2:])})
+            print(f"{name[:34]:34} {way} {largest:10.2g} {mean:10.2g} {longer:15.2f}", flush=True)
     return rows
 
 
@@ -312,35 +277,27 @@ def bench_vae(settings: BenchVaeSettings) -> dict:
         compression_of(SHAPES[name]).check(settings.frames, settings.size, settings.size)
         for frames in settings.lengths:
             compression_of(SHAPES[name]).check(frames, LENGTHS_SIZE, LENGTHS_SIZE)
-    if settings.repeats < 1 or settings.threads < 0 or settings.count < 1:
-        raise ValueError("--repeats and --count must be at least 1, and --threads not negative")
     if "seams" in settings.parts and not Path(settings.clips or "none given").exists():
         raise ValueError(
             f"--parts seams needs real clips: --clips {settings.clips!r} is no folder or manifest"
         )
-    result = {"settings": asdict(settings), "torch": torch.__version__}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if settings.threads:
         torch.set_num_threads(settings.threads)
     clock, clock_name = make_clock(device, torch.get_num_threads())
-    result["machine"] = instructions(device)
-    print(
-        f"torch {torch.__version__}, {result['machine']}, {torch.get_num_threads()} thread(s); {clock_name}, "
-        f"median of {settings.repeats} in turn\n"
-    )
+    result = conditions(settings, device, clock_name)
     if "diffusers" in settings.parts:
         result["rows"] = [asdict(row) for row in bench_diffusers(settings, device, clock)]
     if "lengths" in settings.parts:
         result["lengths"] = bench_lengths(settings)
     if "seams" in settings.parts:
         result["seams"] = bench_seams(settings, device, clock)
-    if settings.json:
-        write_text(Path(settings.json), json.dumps(result, indent=1) + "\n")
+    write_figures(settings.json, result)
     return result
 
 
 def bench_diffusers(settings: BenchVaeSettings, device: torch.device, clock) -> list[Row]:
-    """Every shape and number format that is asked for, beside diffusers."""
+    """Every shape and precision that is asked for, beside diffusers."""
     if importlib.util.find_spec("diffusers") is None:
         raise ValueError(
             "diffusers is not installed, so there is nothing to compare with: pip install diffusers"

@@ -3,16 +3,9 @@
 import copy
 import gc
 import importlib.util
-import json
 import math
-import platform
-import resource
-import statistics
-import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -22,13 +15,32 @@ from torch import Tensor, nn
 
 from configs.load import Positional, load_run, parse
 from configs.model import TransformerConfig
+from configs.ranges import Count
 from configs.train import OptimizerConfig, TransformerRun
 from dit.attention import BACKENDS, Lengths, choose_attention
 from dit.bench.flops import step_flops, training_flops
+from dit.bench.measure import (
+    DTYPES,
+    conditions,
+    largest_difference,
+    make_clock,
+    matmul_peak,
+    medians_in_turn,
+    peak_memory,
+    write_figures,
+)
+from dit.bench.passes import (
+    TIME,
+    Pack,
+    forward,
+    make_pack,
+    random_model,
+    time_passes,
+    without_gradient,
+)
 from dit.model import Transformer
-from dit.pack import Layout, make_layout, patchify, unpatchify
-from vae.compression import PATCH
-from vae.training.files import write_text
+from dit.pack import make_layout, unpatchify
+from vae.compression import Compression
 
 
 @dataclass(frozen=True)
@@ -37,18 +49,18 @@ class BenchSettings:
 
     config: Positional[str] = ""
     """Config of a training run, a name or a file; empty is width 384, depth 12, 6 heads, 1,024 tokens."""
-    batch: int = 1
+    batch: Count = 1
     """Clips in a call."""
-    text_tokens: int = 77
+    text_tokens: Count = 77
     """Text tokens of a clip."""
-    repeats: int = 7
-    """Measurements of each side, of which the median counts."""
-    threads: int = 1
+    repeats: Count = 7
+    """Measurements of each side; the median is reported."""
+    threads: Count = 1
     """Threads on a CPU; one is measured in CPU seconds, which a busy machine does not disturb."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run; `auto` is the GPU where there is one."""
     precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
-    """Number formats to measure."""
+    """Precisions to measure."""
     parts: tuple[Literal["model", "diffusers", "packs"], ...] = ("model", "diffusers", "packs")
     """What to measure: our training and sampling steps, the same work in diffusers, packs against padding."""
     json: str = ""
@@ -61,11 +73,7 @@ MIXED = {  # packs of samples that differ in size: patches along frames, height 
     "one clip, eight images": [(4, 16, 16), *[(1, 8, 8)] * 8],
     "clips of four durations": [(1, 16, 16), (2, 16, 16), (3, 16, 16), (4, 16, 16)],
 }
-TIME, GUIDANCE = 0.7, 4.0
-FORGET_PEAK = Path("/proc/self/clear_refs")  # Linux: a 5 written there forgets the peak of the memory so far
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-Clock = Callable[[], float]
+GUIDANCE = 4.0
 
 
 @dataclass(frozen=True)
@@ -83,150 +91,17 @@ class Speed:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Median seconds of two sides of the same work, and how far apart their outputs are, relatively."""
+    """Median seconds of two sides of the same work, and how much their outputs differ at most, relatively."""
 
     what: str
     ours: float
     other: float
-    apart: float
+    difference: float
 
     @property
     def ratio(self) -> float:
         """Our median over the other's."""
         return self.ours / self.other
-
-
-@dataclass(frozen=True)
-class Pack:
-    """Inputs of one packed call."""
-
-    grids: list[tuple[int, int, int]]
-    latents: list[Tensor]
-    tokens: Tensor
-    times: Tensor
-    layout: Layout
-    text: Tensor
-    text_lengths: list[int]
-
-
-def make_pack(
-    config: TransformerConfig,
-    grids: list[tuple[int, int, int]],
-    text_tokens: int,
-    device: torch.device,
-    copies: int = 1,
-) -> Pack:
-    """Random latents and text; `copies` repeats the samples, as guidance does for the null prompt."""
-    random = torch.Generator().manual_seed(0)
-    shapes = [(config.latent_channels, *(n * p for n, p in zip(grid, PATCH, strict=True))) for grid in grids]
-    latents = [torch.randn(shape, generator=random).to(device) for shape in shapes] * copies
-    grids = grids * copies
-    text = torch.randn(len(grids) * text_tokens, config.text_width, generator=random).to(device)
-    layout, times = make_layout(
-        grids, [torch.tensor([TIME])] * len(grids), config.width // config.heads, device
-    )
-    tokens = torch.cat([patchify(x) for x in latents])
-    return Pack(grids, latents, tokens, times, layout, text, [text_tokens] * len(grids))
-
-
-@torch.no_grad()
-def random_model(config: TransformerConfig, device: torch.device) -> Transformer:
-    """A transformer none of whose weights is zero, so that all of them matter to the output."""
-    torch.manual_seed(0)
-    model = Transformer(config)
-    for name, parameter in model.named_parameters():
-        parameter.normal_(std=0.02)
-        if "norm" in name and "bias" not in name:
-            parameter.add_(1)
-    return model.to(device)
-
-
-def make_clock(device: torch.device, threads: int) -> tuple[Clock, str]:
-    """Seconds on a clock that other programs do not disturb, and its name.
-
-    One CPU thread is measured in CPU seconds; more wait for each other, which only the wall clock sees.
-    """
-    if device.type == "cuda":
-
-        def clock() -> float:
-            torch.cuda.synchronize(device)
-            return time.perf_counter()
-
-        return clock, "wall clock, the GPU waited for"
-    return (time.process_time, "CPU seconds") if threads == 1 else (time.perf_counter, "wall clock")
-
-
-def race(sides: dict[str, Callable[[], object]], repeats: int, clock: Clock) -> dict[str, float]:
-    """Median seconds of every side, measured in turn, so that the machine's moods meet all alike."""
-    for call in sides.values():
-        call()
-    seconds = {name: [] for name in sides}
-    for _ in range(repeats):
-        for name, call in sides.items():
-            start = clock()
-            call()
-            seconds[name].append(clock() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-def matmul_peak(dtype: torch.dtype, device: torch.device, clock: Clock) -> float:
-    """FLOP/s of the best of a few large matrix products."""
-    sizes = [(8192, 8192, 8192)] if device.type == "cuda" else [(2048, 2048, 2048), (1024, 384, 1536)]
-    best = 0.0
-    for n, k, m in sizes:
-        a, b = torch.randn(n, k, device=device, dtype=dtype), torch.randn(m, k, device=device, dtype=dtype)
-        times = race({"product": lambda a=a, b=b: F.linear(a, b)}, 5, clock)
-        best = max(best, 2 * n * k * m / times["product"])
-    return best
-
-
-def peak_memory(call: Callable[[], object], device: torch.device) -> int:
-    """Most bytes held during a call, weights included: the GPU's, or those of the whole process."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        call()
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        FORGET_PEAK.write_text("5")
-    except OSError:  # another system, or a container that does not let it: the peak since the start
-        forgotten = False
-    else:
-        forgotten = True
-    call()
-    if forgotten:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return 1024 * int(next(line for line in lines if "VmHWM" in line).split()[1])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def forward(model: Transformer, pack: Pack, dtype: torch.dtype) -> Tensor:
-    """Velocity of a pack, its text embedded too."""
-    return model(
-        pack.tokens.to(dtype),
-        pack.times,
-        model.embed_text(pack.text.to(dtype), pack.text_lengths),
-        pack.layout,
-    )
-
-
-def without_gradient(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """The forward pass alone."""
-
-    def run() -> Tensor:
-        with torch.no_grad():
-            return call()
-
-    return run
-
-
-def with_gradient(call: Callable[[], Tensor], module: nn.Module) -> Callable[[], None]:
-    """Forward and backward pass."""
-
-    def run() -> None:
-        module.zero_grad(set_to_none=True)
-        call().float().square().mean().backward()
-
-    return run
 
 
 def measure_model(
@@ -248,7 +123,7 @@ def measure_model(
             else:
                 call = sampling_step(model.cast(DTYPES[name]), pack)
                 flops = step_flops(config, tokens, text, pairs)
-            seconds = race({what: call}, settings.repeats, clock)[what]
+            seconds = medians_in_turn({what: call}, settings.repeats, clock)[what]
             fraction, memory = flops / seconds / peaks[name], peak_memory(call, device)
             yield Speed(what, name, seconds, sum(tokens) // copies, flops, fraction, memory)
             del model, pack, call  # the next row's memory is its own
@@ -288,7 +163,7 @@ def sampling_step(model: Transformer, pack: Pack) -> Callable[[], Tensor]:
         with torch.no_grad():
             velocity = model(pack.tokens.to(dtype), pack.times, text, pack.layout).float()
             x = pack.tokens.chunk(2)[0]
-            return x - 0.05 * guide(*velocity.chunk(2), GUIDANCE)
+            return x - 0.05 * guide(velocity, GUIDANCE)
 
     return step
 
@@ -343,19 +218,9 @@ def compare_diffusers(
 
         reference = without_gradient(other_call)().float()
         velocity = without_gradient(our_call)().float().split(pack.layout.tokens.each)
-        apart = largest_difference(torch.stack([unpatchify(v, grid) for v in velocity]), reference)
-        passes = {
-            "forward": (without_gradient(our_call), without_gradient(other_call)),
-            "forward + backward": (with_gradient(our_call, ours), with_gradient(other_call, other)),
-        }
-        for what, (mine, theirs) in passes.items():
-            seconds = race({"ours": mine, "other": theirs}, settings.repeats, clock)
-            yield Ratio(f"{what}, {label}", seconds["ours"], seconds["other"], apart)
-
-
-def largest_difference(x: Tensor, reference: Tensor) -> float:
-    """Largest difference over the largest value."""
-    return ((x.float() - reference.float()).abs().max() / reference.float().abs().max()).item()
+        difference = largest_difference(torch.stack([unpatchify(v, grid) for v in velocity]), reference)
+        for what, seconds in time_passes((our_call, ours), (other_call, other), settings.repeats, clock):
+            yield Ratio(f"{what}, {label}", *seconds, difference)
 
 
 def padded(pack: Pack) -> tuple[Pack, Callable, Tensor]:
@@ -402,54 +267,40 @@ def compare_padding(config: TransformerConfig, settings: BenchSettings, device, 
             def padded_call(model=padded_model, pack=padded_pack, dtype=dtype, real=real) -> Tensor:
                 return forward(model, pack, dtype)[real]
 
-            apart = largest_difference(without_gradient(packed_call)(), without_gradient(padded_call)())
-            passes = {
-                "forward": (without_gradient(packed_call), without_gradient(padded_call)),
-                "forward + backward": (
-                    with_gradient(packed_call, packed_model),
-                    with_gradient(padded_call, padded_model),
-                ),
-            }
-            for what, (packed, with_mask) in passes.items():
-                seconds = race({"ours": packed, "other": with_mask}, settings.repeats, clock)
-                yield Ratio(f"{name}, {what}, {precision}", seconds["ours"], seconds["other"], apart)
+            difference = largest_difference(without_gradient(packed_call)(), without_gradient(padded_call)())
+            sides = (packed_call, packed_model), (padded_call, padded_model)
+            for what, seconds in time_passes(*sides, settings.repeats, clock):
+                yield Ratio(f"{name}, {what}, {precision}", *seconds, difference)
 
 
-def say(cells: tuple[str, ...]) -> None:
+def _print_row(cells: tuple[str, ...]) -> None:
     """One line of a table, at once: a long measurement shows how far it is."""
     print(f"{cells[0]:62}" + "".join(f"{cell:>15}" for cell in cells[1:]), flush=True)
 
 
-def say_speed(row: Speed) -> None:
+def _print_speed(row: Speed) -> None:
     """A line of ours."""
     rates = (
         f"{row.tokens / row.seconds:,.0f}",
         f"{row.flops / row.seconds / 1e9:,.0f}",
         f"{100 * row.of_peak:.0f} %",
     )
-    say(
+    _print_row(
         (f"{row.what}, {row.precision}", f"{1e3 * row.seconds:.1f}", *rates, f"{row.memory / 2**20:,.0f} MiB")
     )
 
 
-def say_ratio(row: Ratio, faster: bool) -> None:
+def _print_ratio(row: Ratio, faster: bool) -> None:
     """A line of two sides: our time over the other's, or how many times faster ours is."""
     ratio = f"{1 / row.ratio:.2f} x" if faster else f"{row.ratio:.3f}"
-    say((row.what, f"{1e3 * row.ours:.1f}", f"{1e3 * row.other:.1f}", ratio, f"{row.apart:.1e}"))
+    _print_row((row.what, f"{1e3 * row.ours:.1f}", f"{1e3 * row.other:.1f}", ratio, f"{row.difference:.1e}"))
 
 
-def instructions(device: torch.device) -> str:
-    """What the device multiplies bf16 matrices with."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if torch.cpu._is_amx_tile_supported():
-        return f"{platform.machine()} with AMX bf16"
-    return f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, no AMX"
-
-
-def grid_of_run(run: TransformerRun) -> tuple[int, int, int]:
-    """Patches of a run's longest clip."""
-    return 1 + (run.data.frames - 1) // 4, run.data.size // 16, run.data.size // 16
+def _grid_of_run(run: TransformerRun) -> tuple[int, int, int]:
+    """Tokens of a run's longest clip along frames, height and width, with latents of 4x8x8."""
+    compression = Compression()
+    side = run.data.size // compression.token_side
+    return 1 + (run.data.frames - 1) // compression.temporal, side, side
 
 
 def bench(settings: BenchSettings) -> dict:
@@ -459,30 +310,21 @@ def bench(settings: BenchSettings) -> dict:
     )
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: PyTorch sees no GPU here; leave --device out, or see dit doctor")
-    if min(settings.batch, settings.repeats, settings.threads, settings.text_tokens) < 1:
-        raise ValueError("batch, repeats, threads and text-tokens must be at least 1")
     torch.set_num_threads(settings.threads)
     run = load_run(TransformerRun, settings.config) if settings.config else TransformerRun(model=REFERENCE)
-    grid = grid_of_run(run) if settings.config else REFERENCE_GRID
+    grid = _grid_of_run(run) if settings.config else REFERENCE_GRID
     clock, clock_name = make_clock(device, settings.threads)
     config = run.model
     print(
         f"width {config.width}, depth {config.depth}, {config.heads} heads; {settings.batch} x "
-        f"{math.prod(grid):,} tokens (grid {'x'.join(map(str, grid))}), {settings.text_tokens} text tokens\n"
-        f"torch {torch.__version__}, {instructions(device)}, {settings.threads} thread(s); {clock_name}, "
-        f"median of {settings.repeats} in turn\n"
+        f"{math.prod(grid):,} tokens (grid {'x'.join(map(str, grid))}), {settings.text_tokens} text tokens"
     )
-    result = {
-        "settings": asdict(settings),
-        "torch": torch.__version__,
-        "machine": instructions(device),
-        "clock": clock_name,
-    }
+    result = conditions(settings, device, clock_name)
     if "model" in settings.parts:
-        say(("ours", "ms", "tokens/s", "GFLOP/s", "of matmul peak", "peak memory"))
+        _print_row(("ours", "ms", "tokens/s", "GFLOP/s", "of matmul peak", "peak memory"))
         result["model"] = []
         for row in measure_model(run, grid, settings, device, clock):
-            say_speed(row)
+            _print_speed(row)
             result["model"].append(asdict(row))
         print(
             "A training step has its optimizer and average, not the encoders; bf16 is autocast over fp32\n"
@@ -492,23 +334,22 @@ def bench(settings: BenchSettings) -> dict:
         if importlib.util.find_spec("diffusers") is None:
             print("diffusers is not installed, so there is nothing to compare with: pip install diffusers\n")
         else:
-            say(("beside diffusers, same weights", "ours ms", "diffusers ms", "ratio", "apart"))
+            _print_row(("beside diffusers, same weights", "ours ms", "diffusers ms", "ratio", "difference"))
             result["diffusers"] = []
             for row in compare_diffusers(config, grid, settings, device, clock):
-                say_ratio(row, faster=False)
+                _print_ratio(row, faster=False)
                 result["diffusers"].append(asdict(row) | {"ratio": row.ratio})
             print(
                 "The loaders' cast, which samples, keeps norms and times in fp32; the other keeps nothing.\n"
             )
     if "packs" in settings.parts:
-        say(("mixed packs, same weights", "packed ms", "padded ms", "faster", "apart"))
+        _print_row(("mixed packs, same weights", "packed ms", "padded ms", "faster", "difference"))
         result["packs"] = []
         for row in compare_padding(config, settings, device, clock):
-            say_ratio(row, faster=True)
+            _print_ratio(row, faster=True)
             result["packs"].append(asdict(row) | {"ratio": row.ratio})
         print("Padded: the same model on the batch padded to its longest sample, with a mask.\n")
-    if settings.json:
-        write_text(Path(settings.json), json.dumps(result, indent=1) + "\n")
+    write_figures(settings.json, result)
     return result
 
 

@@ -9,22 +9,23 @@ that training comes to; and the peak memory of a step.
 """
 
 import copy
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from configs.autoencoder_sizes import TINY
 from configs.data import DataConfig
+from configs.model import TINY
 from configs.train import AutoencoderRun, LoopConfig, OptimizerConfig
-from dit.bench.autoencoder import peak_allocated
+from dit.bench.measure import peak_allocated
 from vae.data.clips import open_data
-from vae.losses import Likelihood
+from vae.losses import Likelihood, Networks, accumulate_gradients
 from vae.model import Autoencoder
 from vae.quality.psnr_ssim import psnr
-from vae.train import Players, crop, learn, same_shapes
-from vae.training.optimizer import clip_gradients, learning_rate, make_optimizer
+from vae.train import crop, group_with_noise
+from vae.training.optimizer import clip_gradients, make_optimizer, set_learning_rate
 
 STEPS, BATCH, HELD_OUT = 300, 2, 8
 CONFIG = AutoencoderRun(
@@ -44,14 +45,14 @@ WAYS = {  # of 5 latent frames
 }
 
 
-def step_gradient(model: nn.Module, data, step: int, config: AutoencoderRun, accelerator) -> Tensor:
+def step_gradient(model: nn.Module, data, step: int, config: AutoencoderRun) -> Tensor:
     """Leaves the gradient of a step in the model, and returns it as one vector."""
     model.zero_grad(set_to_none=True)
     draws = range(step * BATCH, (step + 1) * BATCH)
     videos = [crop(data[draw].video, config, draw) for draw in draws]
-    players = Players(model, Likelihood("l2", False), None, None)
-    for video, noise in same_shapes(videos, draws, config):
-        learn(players, video, noise, len(video) / BATCH, config, False, accelerator)
+    networks = Networks(model, Likelihood("l2", False), None, None)
+    for video, noise in group_with_noise(videos, draws, config):
+        accumulate_gradients(networks, video, noise, len(video) / BATCH, config, False, nullcontext)
     return torch.cat([p.grad.flatten() for p in model.parameters()]).double()
 
 
@@ -64,9 +65,6 @@ def held_out_psnr(model: Autoencoder, held_out) -> float:
 
 def main() -> None:
     """Trains one start in every way in turn, and prints the table."""
-    from accelerate import Accelerator
-
-    accelerator = Accelerator(cpu=True)
     torch.manual_seed(0)
     start = Autoencoder(TINY)
     data, held_out = open_data(CONFIG.data, 0, HELD_OUT, start.compression)
@@ -74,16 +72,15 @@ def main() -> None:
     optimizers = {way: make_optimizer(model, CONFIG.optimizer) for way, model in models.items()}
 
     def cosines(model: Autoencoder) -> dict[str, float]:
-        found = {way: step_gradient(model, data, STEPS, config, accelerator) for way, config in WAYS.items()}
+        found = {way: step_gradient(model, data, STEPS, config) for way, config in WAYS.items()}
         return {way: torch.cosine_similarity(found[WHOLE], found[way], dim=0).item() for way in WAYS}
 
     first = cosines(copy.deepcopy(start))
     for step in range(STEPS):
         for way, model in models.items():
-            step_gradient(model, data, step, WAYS[way], accelerator)
+            step_gradient(model, data, step, WAYS[way])
             clip_gradients(optimizers[way], CONFIG.optimizer)
-            for group in optimizers[way].param_groups:
-                group["lr"] = learning_rate(step, CONFIG.optimizer)
+            set_learning_rate(optimizers[way], step + 1, CONFIG.optimizer)
             optimizers[way].step()
         if (step + 1) % 100 == 0:
             scores = ", ".join(f"{way} {held_out_psnr(m, held_out):.2f}" for way, m in models.items())
@@ -91,7 +88,7 @@ def main() -> None:
     last = cosines(copy.deepcopy(models[WHOLE]))
     lines = []
     for way, model in models.items():
-        step = partial(step_gradient, model, data, 0, WAYS[way], accelerator)
+        step = partial(step_gradient, model, data, 0, WAYS[way])
         memory = peak_allocated(step, torch.device("cpu")) / 2**20
         score = held_out_psnr(model, held_out)
         lines.append(f"{way:20}{first[way]:18.4f}{last[way]:8.4f}{score:13.2f} dB{memory:14.0f} MiB")

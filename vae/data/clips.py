@@ -1,7 +1,6 @@
 """Training clips: from the drawn world or from files, each a pure function of (seed, draw)."""
 
 import hashlib
-import math
 import os
 import sys
 from bisect import bisect_right
@@ -201,7 +200,7 @@ def open_data(
     """Training and held-out data; of files the last `validation` in a seeded order are held out.
 
     Clips fit an autoencoder of this compression, and their latents a transformer's patches. Raises ValueError
-    where the source is not there, or for numbers that make no clip.
+    where the source is not there, or for values that cannot form a clip.
     """
     check_data(config, compression)
     if config.source == SHAPES:
@@ -222,16 +221,10 @@ def held_out_split(entries: list, seed: int, validation: int) -> tuple[list, lis
 
 
 def check_data(config: DataConfig, compression: Compression) -> None:
-    """Raises ValueError for numbers that make no clip."""
+    """Raises ValueError for values that cannot form a clip of this compression."""
     least = compression.token_side
-    if not 0 < config.fps < math.inf:
-        raise ValueError(f"data.fps = {config.fps}: it must be above 0")
     if config.size < least:
         raise ValueError(f"data.size = {config.size}: it must be at least {least}")
-    if config.clips_per_file < 0:
-        raise ValueError(
-            f"data.clips_per_file = {config.clips_per_file}: it must be at least 0, which is anywhere"
-        )
     side = config.size if config.source == SHAPES else least
     compression.check(config.frames, side, side)
 
@@ -274,6 +267,18 @@ def batches(
     except UnusableData as error:  # a worker's has its traceback above the sentence
         name = f"{type(error).__module__}.{type(error).__qualname__}: "
         raise ValueError(str(error).strip().splitlines()[-1].removeprefix(name)) from error
+
+
+def same_shapes(shapes: Sequence[tuple[int, ...]], images_alone: bool = False) -> list[list[int]]:
+    """The numbers of equal shapes together, in the order of the first of each.
+
+    With `images_alone` each shape C T H W of one frame is by itself.
+    """
+    groups: dict[tuple, list[int]] = {}
+    for k, shape in enumerate(shapes):
+        alone = k if images_alone and shape[1] == 1 else -1
+        groups.setdefault((*shape, alone), []).append(k)
+    return list(groups.values())
 
 
 def ignore_terminal_signals(worker: int) -> None:

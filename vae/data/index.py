@@ -11,6 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from configs.load import Positional, parse
+from configs.ranges import CountOrZero
 from vae.data.captions import find_captions
 from vae.data.manifest import NAME, Entry, find_files, passed_over, save_manifest
 from vae.data.video import Probe, UnreadableVideo, probe
@@ -24,7 +25,7 @@ class IndexSettings:
     """Folder of videos, images and captions: each line of `clip.txt` is one, of which every use draws one."""
     out: str = ""
     """File to write; empty writes `manifest.parquet` in the folder, where `--data.source FOLDER` finds it."""
-    workers: int = 0
+    workers: CountOrZero = 0
     """Files decoded at the same time; 0 takes as many as there are cores."""
 
 

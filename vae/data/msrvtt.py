@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from configs.load import Positional, parse
+from configs.ranges import CountOrZero
 from vae.data.index import few, probe_all, write_manifest
 from vae.data.manifest import NAME
 from vae.data.video import VIDEOS
@@ -22,7 +23,7 @@ class MsrvttSettings:
     """Which videos."""
     out: str = ""
     """File to write; empty is manifest.parquet in the folder."""
-    workers: int = 0
+    workers: CountOrZero = 0
     """Threads that probe files; 0 is one for each core."""
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -33,23 +32,13 @@ def write_stream(
     `record` is asked for when all have come. Raises ValueError where ffmpeg fails, and for no frame at all.
     """
     file = Path(file)
-
-    def write(temporary: Path) -> None:
-        bare = temporary.with_name(f"{temporary.name}.bare")
-        try:
-            size = encode(bare, file, parts_CTHW, fps)
-            add_record(temporary, bare, file, record() | {"video": size | {"fps": fps}})
-        finally:
-            bare.unlink(missing_ok=True)
-
-    write_whole(file, write)
+    write_whole(file, lambda temporary: _write_mp4(temporary, file, parts_CTHW, fps, record))
 
 
-def encode(bare: Path, file: Path, parts_CTHW: Iterable[Tensor], fps: float) -> dict[str, int]:
-    """Encodes parts of a video as they come into an mp4 without a record, said to be `file` in errors.
-
-    Returns the number of frames and their size.
-    """
+def _write_mp4(
+    temporary: Path, file: Path, parts_CTHW: Iterable[Tensor], fps: float, record: Callable[[], dict]
+) -> None:
+    """Writes `temporary`, which errors call `file`: pictures as they come, then a copy with the record."""
     parts = iter(parts_CTHW)
     first = next(parts, None)
     if first is None or not first.shape[1]:
@@ -57,53 +46,56 @@ def encode(bare: Path, file: Path, parts_CTHW: Iterable[Tensor], fps: float) -> 
     count, (height, width) = 0, first.shape[2:]
     even = [torch.arange(side + side % 2).clamp(max=side - 1) for side in (height, width)]
     size = f"{len(even[1])}x{len(even[0])}"
+    pictures = temporary.with_name(f"{temporary.name}.bare")
     arguments = ["-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", f"{fps:.6f}"]
     arguments += ["-i", "pipe:0", "-c:v", "libx264", "-crf", "16"]
     # The matrix is said in the file: a player that guesses takes another for small and large videos.
     arguments += ["-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"]
     arguments += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
-    arguments += ["-color_range", "tv", "-f", "mp4", f"file:{bare}"]
-    with tempfile.TemporaryFile() as log:  # not a pipe, which would fill and stop it while nobody reads
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": log}
-        encoder, taken = subprocess.Popen(command(arguments), start_new_session=True, **pipes), False
-        try:
-            for part in chain([first], parts):
-                frames = to_frames(part)[:, even[0]][:, :, even[1]]
-                encoder.stdin.write(frames.numpy().tobytes())
-                count += len(frames)
-            encoder.stdin.close()
-            taken = True
-        except BrokenPipeError:
-            pass  # it has died, and says below why
-        except BaseException:
-            encoder.kill()
-            raise
-        finally:
-            with suppress(BrokenPipeError):
+    arguments += ["-color_range", "tv", "-f", "mp4", f"file:{pictures}"]
+    try:
+        with tempfile.TemporaryFile() as log:  # not a pipe, which would fill and stop it while nobody reads
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": log}
+            encoder, complete = subprocess.Popen(command(arguments), start_new_session=True, **pipes), False
+            try:
+                for part in chain([first], parts):
+                    frames = to_frames(part)[:, even[0]][:, :, even[1]]
+                    encoder.stdin.write(frames.numpy().tobytes())
+                    count += len(frames)
                 encoder.stdin.close()
-            status = encoder.wait()
-        if status or not taken:
-            log.seek(0)
-            raise_failed(file, log.read(), status)
-    return {"frames": count, "height": height, "width": width}
+                complete = True
+            except BrokenPipeError:
+                pass  # it has died, and says below why
+            except BaseException:
+                encoder.kill()
+                raise
+            finally:
+                with suppress(BrokenPipeError):
+                    encoder.stdin.close()
+                status = encoder.wait()
+            if status or not complete:
+                log.seek(0)
+                raise _failed(file, log.read(), status)
+
+        # The record is whole only now; the copy has its index in front, where a browser needs it.
+        video = {"frames": count, "height": height, "width": width, "fps": fps}
+        comment = re.sub(r"([=;#\\\n])", r"\\\1", json.dumps(record() | {"video": video}))
+        with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as tags:
+            tags.write(f";FFMETADATA1\ncomment={comment}\n")
+            tags.flush()
+            arguments = ["-v", "error", "-y", "-i", f"file:{pictures}", "-f", "ffmetadata", "-i", tags.name]
+            arguments += ["-map", "0:v", "-map_metadata", "1", "-c", "copy"]
+            done = ffmpeg([*arguments, "-movflags", "+faststart", "-f", "mp4", f"file:{temporary}"])
+        if done.returncode:
+            raise _failed(file, done.stderr, done.returncode)
+    finally:
+        pictures.unlink(missing_ok=True)
 
 
-def add_record(temporary: Path, bare: Path, file: Path, record: dict) -> None:
-    """Copies an mp4 with a record inside, and its index in front, where a browser needs it."""
-    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as tags:
-        tags.write(";FFMETADATA1\ncomment=" + re.sub(r"([=;#\\\n])", r"\\\1", json.dumps(record)) + "\n")
-        tags.flush()
-        arguments = ["-v", "error", "-y", "-i", f"file:{bare}", "-f", "ffmetadata", "-i", tags.name]
-        arguments += ["-map", "0:v", "-map_metadata", "1", "-c", "copy"]
-        done = ffmpeg([*arguments, "-movflags", "+faststart", "-f", "mp4", f"file:{temporary}"])
-    if done.returncode:
-        raise_failed(file, done.stderr, done.returncode)
-
-
-def raise_failed(file: Path, log: bytes, status: int) -> NoReturn:
-    """Raises ValueError with what an ffmpeg that failed said, or how it ended where it said nothing."""
-    said = complaint(log.decode(errors="replace")) if log.strip() else f"ffmpeg ended with status {status}"
-    raise ValueError(f"{file} cannot be written: {said}")
+def _failed(file: Path, log: bytes, status: int) -> ValueError:
+    """What an ffmpeg that failed said, or how it ended where it said nothing."""
+    reason = complaint(log.decode(errors="replace")) if log.strip() else f"ffmpeg ended with status {status}"
+    return ValueError(f"{file} cannot be written: {reason}")
 
 
 def read_metadata(file: str | Path) -> dict:
@@ -112,9 +104,9 @@ def read_metadata(file: str | Path) -> dict:
         raise ValueError(f"{file}: no such file")
     done = ffmpeg(["-v", "error", "-i", f"file:{file}", "-f", "ffmetadata", "-"])
     text = done.stdout.decode(errors="replace")
-    found = re.search(r"^comment=((?:[^\\\n]|\\.|\\\n)*)$", text, re.MULTILINE)
+    comment = re.search(r"^comment=((?:[^\\\n]|\\.|\\\n)*)$", text, re.MULTILINE)
     try:
-        record = json.loads(re.sub(r"\\(.|\n)", r"\1", found[1])) if found else None
+        record = json.loads(re.sub(r"\\(.|\n)", r"\1", comment[1])) if comment else None
     except json.JSONDecodeError:
         record = None
     if not isinstance(record, dict):

@@ -7,32 +7,31 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vae.training.weights import AUTOENCODERS, TRANSFORMERS, load_weights, read_header, save_weights
+from vae.training.weights import load_weights, read_header, save_weights
 
 CHECKPOINTS_KEPT = 2
 
 
 def finished_step(folder: Path, weights: Path, steps: int) -> int | None:
     """The step of a run at its end, with its weights written; None where something is left to do."""
-    found = checkpoints(folder)
-    if not found or not weights.is_file():
+    steps_kept = checkpoints(folder)
+    if not steps_kept or not weights.is_file():
         return None
-    step = int(found[-1].name.removeprefix("step-"))
+    step = int(steps_kept[-1].name.removeprefix("step-"))
     return step if step >= steps and read_header(weights).facts.get("step") == step else None
 
 
 def save_checkpoint(
-    folder: Path, kind: str, step: int, smoothed: float, parts: dict[str, dict[str, Tensor]], settings: dict
+    folder: Path, kind: str, parts: dict[str, dict[str, Tensor]], settings: dict, facts: dict
 ) -> None:
     """Writes `folder/step-N/PART.safetensors` of each part, whole or not at all; drops the oldest ones.
 
-    `kind` is that of the weights which the run ends in.
+    `kind` is that of the weights which the run ends in; `facts` has the `step` and the `smoothed` loss.
     """
-    final = folder / f"step-{step:08d}"
+    final = folder / f"step-{facts['step']:08d}"
     temporary = folder / f".{final.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     for part, tensors in parts.items():
-        facts = {"step": step, "smoothed": smoothed}
         save_weights(temporary / f"{part}.safetensors", tensors, f"{kind} checkpoint", settings, facts)
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
@@ -45,15 +44,15 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8}", path.name))
 
 
-def load_checkpoint(folder: Path) -> tuple[int, float | None, dict[str, dict[str, Tensor]]] | None:
-    """Step, smoothed loss and parts of a run's newest checkpoint, or None where there is none yet."""
-    found = checkpoints(folder)
-    if not found:
+def load_checkpoint(folder: Path, kind: str) -> tuple[dict, dict[str, dict[str, Tensor]]] | None:
+    """Facts and parts of a run's newest checkpoint, or None where there is none yet."""
+    steps = checkpoints(folder)
+    if not steps:
         return None
-    kinds = TRANSFORMERS[1], AUTOENCODERS[1]
-    loaded = {file.stem: load_weights(file, *kinds) for file in sorted(found[-1].glob("*.safetensors"))}
+    files = sorted(steps[-1].glob("*.safetensors"))
+    loaded = {file.stem: load_weights(file, f"{kind} checkpoint") for file in files}
     facts = next(iter(loaded.values()))[1].facts
-    return facts["step"], facts["smoothed"], {part: tensors for part, (tensors, _) in loaded.items()}
+    return facts, {part: tensors for part, (tensors, _) in loaded.items()}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from configs.load import from_json, to_json
@@ -18,57 +19,51 @@ HALF_WRITTEN = (  # names that a kill leaves in a run's folder
     ".log.jsonl.*.tmp",
     ".*.png.*.tmp",
     ".*.safetensors.*.tmp",
-    "latents/.latents-*.safetensors.*.tmp",
 )
 
 
-def lock(folder: Path, held: ExitStack) -> None:
-    """Keeps other processes out of a run's folder until `held` ends; raises ValueError where one is in it."""
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a run's folder; raises ValueError where one is in it."""
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / ".lock"
     try:
-        held.enter_context(FileLock(file, timeout=LOCK_PATIENCE))
+        lock = FileLock(file, timeout=LOCK_PATIENCE).acquire()
     except Timeout:
         raise ValueError(f"{folder} is in use by another run: let it end, or give another --out") from None
-    held.callback(remove_lock, file)
+    with lock:
+        try:
+            yield
+        finally:
+            with suppress(PermissionError):  # Windows removes no open file
+                file.unlink(missing_ok=True)
 
 
-def remove_lock(file: Path) -> None:
-    """Removes the file of a lock that is still held, where the system can."""
-    with suppress(PermissionError):  # Windows removes no open file
-        file.unlink(missing_ok=True)
-
-
-def open_run(folder: Path, kind: str, config, files: str, held: ExitStack) -> None:
+def open_run(folder: Path, kind: str, config, data: str) -> None:
     """Writes the run's complete settings before its first step, or checks that they are those of the run.
 
     A run may be made longer: what `MAY_CHANGE` lists may change, and a setting newer than the run takes its
-    default. Anything else raises ValueError that names the setting, as do other `files`, the data's hash.
-    Until the first checkpoint there is nothing to keep, and the settings are written anew. The folder is
-    locked until `held` ends; what a kill left half-written is removed.
+    default. Anything else raises ValueError that names the setting, as does other `data`, its identity.
+    Until the first checkpoint there is nothing to keep, and the settings are written anew. What a kill left
+    half-written is removed; the folder must be locked.
     """
-    if any(folder.glob("*.parquet")):
-        raise ValueError(f"{folder} holds a manifest: give the run a folder of its own with --out")
-    lock(folder, held)
     for left in [left for pattern in HALF_WRITTEN for left in folder.glob(pattern)]:
         shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
     file = folder / "run.json"
     if checkpoints(folder) and file.exists():
-        run = read_json(file)
-        if not {"kind", "settings", "facts"} <= set(run):
-            raise ValueError(
-                f"{file} is of an earlier version of this project: give another folder with --out"
-            )
-        if run["kind"] != kind:
-            raise ValueError(f"{folder} holds a run of kind {run['kind']}, not {kind}: give another --out")
-        if run["facts"]["files"] != files:
+        saved = read_json(file)
+        if not {"kind", "settings", "facts"} <= saved.keys():
+            raise ValueError(f"{file} is of an earlier version of this project: give another --out")
+        if saved["kind"] != kind:
+            raise ValueError(f"{folder} holds a run of kind {saved['kind']}, not {kind}: give another --out")
+        if saved["facts"]["data"] != data:
             raise ValueError(
                 f"{folder} holds a run on other files than the manifest of {config.data.source} now has: "
                 f"bring back the manifest it began with, or give another folder with --out"
             )
-        before = flat(to_json(from_json(type(config), run["settings"])))
+        before = flat(to_json(from_json(type(config), saved["settings"])))
         now = flat(to_json(config))
         for key in now:
             if before[key] != now[key] and key not in MAY_CHANGE:
@@ -76,10 +71,8 @@ def open_run(folder: Path, kind: str, config, files: str, held: ExitStack) -> No
                     f"{folder} holds a run with {key} = {before[key]!r}, not {now[key]!r}: "
                     f"give that value, or another folder with --out"
                 )
-    write_text(
-        file,
-        json.dumps({"kind": kind, "settings": to_json(config), "facts": {"files": files}}, indent=2) + "\n",
-    )
+    record = {"kind": kind, "settings": to_json(config), "facts": {"data": data}}
+    write_text(file, json.dumps(record, indent=2) + "\n")
 
 
 def flat(settings: dict, prefix: str = "") -> dict:

@@ -61,13 +61,13 @@ def opening(model: nn.Module, data, held_out, device: torch.device, step: int, s
     return f"{begins}: {steps} steps, {weights:,} weights trained on {on}, on {device.type}"
 
 
-def live_line(row: dict, speed: str, skipped: dict[str, str]) -> str:
-    """The loop's state in a few words, from a row of the log; `speed` is the key of what a second does."""
+def live_line(row: dict, unit: str, skipped: dict[str, str]) -> str:
+    """The loop's state in a few words, from a row of the log; `unit` is what a step takes many of."""
     bad = f"  {len(skipped)} files skipped" if skipped else ""
-    done = f"{row[speed]:.0f} {speed.removesuffix('_per_second')}/s"
+    speed = f"{row[f'{unit}_per_second']:.0f} {unit}/s"
     return (
         f"loss {row['loss']:.4f}  smoothed {row['smoothed']:.4f}  gradient {row['gradient_norm']:.2f}  "
-        f"{done}  data wait {100 * row['waited']:.0f} %{bad}"
+        f"{speed}  data wait {100 * row['waited']:.0f} %{bad}"
     )
 
 
@@ -80,9 +80,10 @@ def read_log(file: Path) -> list[dict]:
 
 
 def draw_curve(rows: list[dict], series: dict[str, str], path: Path) -> None:
-    """Draws the curves of a log, one panel per series: a dict from the log's key to the panel's title."""
+    """Draws the curves of a log, one panel for each key that a row has: a dict from key to title."""
     from matplotlib.figure import Figure
 
+    series = {key: title for key, title in series.items() if any(key in row for row in rows)}
     figure = Figure(figsize=(4.5 * len(series), 3.2), layout="constrained")
     for axes, (key, title) in zip(
         figure.subplots(1, len(series), squeeze=False)[0], series.items(), strict=True

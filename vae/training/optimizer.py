@@ -19,12 +19,18 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig, beta1: float = 0.9
 
 
 def learning_rate(step: int, config: OptimizerConfig) -> float:
-    """Learning rate of a step: linear warm-up, then constant, or a cosine down to a tenth."""
-    rate = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
+    """Learning rate of a step, counted from 1: linear warm-up, then constant, or a cosine down to a tenth."""
+    rate = config.learning_rate * min(1.0, step / max(1, config.warmup_steps))
     if not config.decay_steps:
         return rate
-    progress = min(1.0, step / config.decay_steps)
+    progress = min(1.0, (step - 1) / config.decay_steps)
     return rate * (0.55 + 0.45 * math.cos(math.pi * progress))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, config: OptimizerConfig) -> None:
+    """Gives the optimizer the learning rate of a step, counted from 1."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(step, config)
 
 
 @torch.no_grad()

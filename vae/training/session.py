@@ -1,16 +1,27 @@
-"""What both trainers stand on."""
+"""A training run from its first line to its last: processes, folder, steps, log and checkpoints."""
 
 import signal
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import wraps
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
-from configs.train import LoopConfig, OptimizerConfig
-from vae.training.log import Log
+from configs.load import to_json
+from vae.training.checkpoints import (
+    checkpoints,
+    finished_step,
+    load_checkpoint,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+)
+from vae.training.folder import locked, open_run
+from vae.training.log import Log, draw_curve, live_line, opening, smooth
+from vae.training.processes import PATIENCE, gathered, on_main
 
 
 class StopSignal:
@@ -36,47 +47,194 @@ class StopSignal:
             self.asked, self.since = True, time.monotonic()
 
 
-def check_loop(loop: LoopConfig, optimizer: OptimizerConfig, ranks: int) -> None:
-    """Raises ValueError for numbers that make no loop, or no step of AdamW."""
-    for name in ("steps", "batch", "log_every", "save_every", "show_every"):
-        if getattr(loop, name) < 1:
-            raise ValueError(f"train.{name} = {getattr(loop, name)}: it must be at least 1")
-    if loop.batch % ranks:
-        raise ValueError(f"train.batch = {loop.batch} does not divide by the {ranks} processes")
-    if not 0 <= loop.seed < 2**63:
-        raise ValueError(f"train.seed = {loop.seed}: it must be from 0 to 2^63 - 1")
-    if optimizer.max_gradient_norm <= 0:
-        raise ValueError(f"optimizer.max_gradient_norm = {optimizer.max_gradient_norm}: it must be above 0")
-    for name in ("learning_rate", "warmup_steps", "decay_steps", "weight_decay"):
-        if getattr(optimizer, name) < 0:
-            raise ValueError(f"optimizer.{name} = {getattr(optimizer, name)}: it must be at least 0")
-    for name in ("beta2", "ema_decay"):
-        if not 0 <= getattr(optimizer, name) < 1:
-            raise ValueError(f"optimizer.{name} = {getattr(optimizer, name)}: it must be from 0 to below 1")
+class Session:
+    """What every trainer stands on: `with Session(config, kind, weights) as run`. It knows no network.
 
-
-def holding(train: Callable) -> Callable:
-    """Gives a trainer a stack beside its settings, for what it holds until it ends, in whatever way."""
-
-    @wraps(train)
-    def trainer(config) -> Path:
-        with ExitStack() as held:
-            return train(config, held)
-
-    return trainer
-
-
-def name_skipped(found: dict[str, str], named: dict[str, str], log: Log | None) -> None:
-    """Moves the unreadable files that any process `found` to `named`, with a line for each new one.
-
-    Every process must call it.
+    `config` has `out` (the folder), `train` (LoopConfig), `data.source`, and all that a run is made again
+    from. Steps count from 1; `run.step` is the last that ended, `run.stopping` says that a signal ended the
+    loop. What is marked "every process" waits for all of them.
     """
-    everyone = [found]
-    if torch.distributed.is_initialized():
-        everyone = [{} for _ in range(torch.distributed.get_world_size())]
-        torch.distributed.all_gather_object(everyone, found)
-    for path, reason in {path: reason for one in everyone for path, reason in one.items()}.items():
-        if log and path not in named:
-            log.say(f"skipped: {reason}")
-        named[path] = reason
-    found.clear()
+
+    def __init__(self, config, kind: str, weights: str):
+        self.config, self.kind, self.loop = config, kind, config.train
+        self.folder = Path(config.out)
+        self.weights = self.folder / weights
+        self.settings, self.facts = to_json(config), {}
+        self.started = bool(checkpoints(self.folder))
+        self.step, self.smoothed, self.stopping = 0, None, False
+        self.sources: list[str] = []  # of the clips of the newest step that a line was written of
+        self.skipped: dict[str, str] = {}
+        self._log: Log | None = None
+        self._held, self._steps = ExitStack(), None
+
+    def __enter__(self) -> "Session":
+        from accelerate import Accelerator, InitProcessGroupKwargs
+
+        self.accelerator = Accelerator(
+            cpu=not torch.cuda.is_available(),
+            mixed_precision="bf16" if self.loop.precision == "bf16" else "no",
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+        )
+        self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
+        self.rank, self.ranks = self.accelerator.process_index, self.accelerator.num_processes
+        if self.loop.batch % self.ranks:
+            raise ValueError(f"train.batch = {self.loop.batch} does not divide by the {self.ranks} processes")
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        if self._steps is not None:
+            self._steps.close()  # signals are the process's own again
+        try:
+            if error is None:
+                self.accelerator.wait_for_everyone()  # none leaves the group while another still works
+                self.accelerator.end_training()
+        finally:
+            self._held.close()
+
+    def open(self, data: str) -> bool:
+        """Locks the folder and writes the settings, or checks them; says whether a step is left to do.
+
+        `data` is the identity of the data. Every process. Raises ValueError naming what differs from the run.
+        """
+
+        def write() -> None:
+            if any(self.folder.glob("*.parquet")):
+                raise ValueError(
+                    f"{self.folder} holds a manifest: give the run a folder of its own with --out"
+                )
+            self._held.enter_context(locked(self.folder))
+            open_run(self.folder, self.kind, self.config, data)
+
+        self.on_main(write)
+        finished = finished_step(self.folder, self.weights, self.loop.steps)
+        if finished is not None:
+            self.say(
+                f"{self.folder} is finished at step {finished}: nothing to do (--train.steps makes it longer)"
+            )
+        return finished is None
+
+    def restore(self, **parts: Callable[[dict[str, Tensor]], object] | torch.optim.Optimizer) -> None:
+        """Gives the newest checkpoint's tensors, where there is one, to what loads each part."""
+        if (checkpoint := load_checkpoint(self.folder, self.kind)) is None:
+            return
+        facts, tensors = checkpoint
+        self.step, self.smoothed = facts["step"], facts["smoothed"]
+        for name, load in parts.items():
+            if isinstance(load, torch.optim.Optimizer):
+                restore_optimizer(load, tensors[name])
+            else:
+                load(tensors[name])
+
+    def begin(self, model: nn.Module, data, held_out) -> None:
+        """Opens the log, without the rows of steps after the checkpoint, and says what is about to run."""
+        if self.main:
+            self._log = Log(self.folder, self.step, self.loop.steps)
+        self.say(opening(model, data, held_out, self.device, self.step, self.loop.steps))
+
+    def steps(self, batches: Iterator[list]) -> Iterator[tuple[int, list]]:
+        """Number and clips of every step that is left; ends after the last one, or when a signal asks."""
+        self._steps = self._run(batches)
+        return self._steps
+
+    def _run(self, batches: Iterator[list]) -> Iterator[tuple[int, list]]:
+        with StopSignal() as self._signal:
+            while self.step < self.loop.steps and not self.stopping:
+                self._began = time.monotonic()
+                self._clips = next(batches)
+                self._waited = time.monotonic() - self._began
+                yield self.step + 1, self._clips
+        if self.stopping:
+            self.say(f"stopped at step {self.step}; the same command goes on from there")
+
+    def draws(self, step: int) -> range:
+        """The draws of this process in a step: what is random of a sample is a function of (seed, draw)."""
+        return range((step - 1) * self.loop.batch + self.rank, step * self.loop.batch, self.ranks)
+
+    def due(self, what: str, step: int) -> bool:
+        """Whether a `log` line, a `save` or a `show` is due after a step."""
+        every = {"log": self.loop.log_every, "save": self.loop.save_every, "show": self.loop.show_every}[what]
+        if what == "log":
+            return step == 1 or step % every == 0
+        if self.stopping:
+            return what == "save"
+        return step > 0 and (step % every == 0 or step == self.loop.steps)
+
+    def end_step(self, step: int, loss: Tensor, amount: tuple[str, int], **terms: Tensor | float) -> bool:
+        """Ends a step, with the loss as its mean over processes; says whether a line of the log was due.
+
+        `amount` is what the step took and how many of it, such as `("tokens", 4096)`. Every process.
+        """
+        self.step = step
+        asked = self.sum(torch.tensor(float(self._signal.asked), device=self.device)).item() > 0
+        self.stopping = asked and step < self.loop.steps
+        self.smoothed = smooth(self.smoothed, loss.item())
+        due = self.due("log", step)
+        if due or step == self.loop.steps or self.stopping:
+            self._name_skipped()
+            self.sources = gathered([clip.source for clip in self._clips])
+        if due and self._log:
+            seconds, (unit, count) = time.monotonic() - self._began, amount
+            row = {"step": step, "loss": loss.item(), "smoothed": self.smoothed}
+            row |= {name: float(value) for name, value in terms.items()}
+            row |= {f"{unit}_per_second": count / seconds, "waited": self._waited / seconds}
+            self._log.add(row)
+            self._log.show(step, live_line(row, unit, self.skipped))
+        return due
+
+    def _name_skipped(self) -> None:
+        """Says once of every unreadable file, of whichever process, that it is skipped."""
+        mine = [row for clip in self._clips for row in clip.skipped.items()]
+        for path, reason in dict(gathered(mine)).items():
+            if path not in self.skipped:
+                self.say(f"skipped: {reason}")
+            self.skipped[path] = reason
+
+    def check_finite(self, step: int, *values: Tensor) -> None:
+        """Raises ValueError naming the step's clips where a value, equal in all processes, is not finite."""
+        if not torch.isfinite(torch.stack(values)).all():
+            named = ", ".join(gathered([clip.source for clip in self._clips]))
+            raise ValueError(f"gradient not finite at step {step}, on {named}")
+
+    def save(self, step: int, **parts: dict[str, Tensor] | torch.optim.Optimizer) -> None:
+        """Writes a checkpoint of named states, whole or not at all. Every process calls it."""
+        if self.main:
+            tensors = {
+                name: optimizer_tensors(part) if isinstance(part, torch.optim.Optimizer) else part
+                for name, part in parts.items()
+            }
+            facts = self.facts | {"step": step, "smoothed": self.smoothed}
+            save_checkpoint(self.folder, self.kind, tensors, self.settings, facts)
+
+    def log(self, row: dict, panels: dict[str, str]) -> None:
+        """Appends a row, and draws the curve with a panel for each of the log's keys that it has."""
+        if self._log:
+            self._log.add(row)
+            draw_curve(self._log.rows, panels, self.folder / "curve.png")
+
+    @property
+    def rows(self) -> list[dict]:
+        """The log's rows; of the main process alone."""
+        return self._log.rows if self._log else []
+
+    def has_shown(self, key: str) -> bool:
+        """Whether the log has a row with this key at the step that the run goes on from. Every process."""
+        return self.on_main(lambda: any(row["step"] == self.step and key in row for row in self.rows))
+
+    def say(self, text: str) -> None:
+        """Prints a line that stays, once for all processes."""
+        if self._log:
+            self._log.say(text)
+        elif self.main:
+            print(text, file=sys.stderr)
+
+    def on_main(self, work: Callable):
+        """What `work` gives on the main process, which alone runs it; what it raises is raised in all."""
+        return on_main(self.main, work)
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum of a tensor over processes."""
+        return self.accelerator.reduce(value)
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of a tensor over processes."""
+        return self.accelerator.reduce(value, "mean")

@@ -41,17 +41,10 @@ def save_weights(
     kind: str,
     settings: dict,
     facts: dict | None = None,
-    dtype: torch.dtype | None = None,
 ) -> None:
-    """Saves tensors with kind, settings and facts in the header; `dtype` converts the floating ones."""
+    """Saves tensors with kind, settings and facts in the header."""
     assert kind in KINDS, kind
-    plain = {
-        name: tensor.detach()
-        .cpu()
-        .to(dtype if dtype and tensor.is_floating_point() else tensor.dtype)
-        .contiguous()
-        for name, tensor in tensors.items()
-    }
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = {"kind": kind}
     header |= {
         name: json.dumps(part or {}, sort_keys=True)
@@ -90,19 +83,30 @@ def read_header(path: Path, *kinds: str) -> Header:
     return Header(header["kind"], json.loads(header["settings"]), json.loads(header["facts"]))
 
 
-def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -> None:
-    """Loads tensors into a module, as fp32; raises ValueError naming the first ones that do not fit."""
+def load_strictly(
+    module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path, absent: tuple[str, ...] = ()
+) -> None:
+    """Loads tensors into a module as fp32, all of them or none; raises ValueError as `check_tensors` does.
+
+    Names that begin with one of `absent` may be missing.
+    """
     own = module.state_dict()
-    wrong = [f"{name} is missing" for name in own if name not in tensors]
+    kept = {name: tensor for name, tensor in own.items() if absent and name.startswith(absent)}
+    check_tensors(kept | dict(tensors), own, source)
+    module.load_state_dict(kept | {name: tensor.float() for name, tensor in tensors.items()})
+
+
+def check_tensors(tensors: Mapping[str, Tensor], known: Mapping[str, Tensor], source: str | Path) -> None:
+    """Raises ValueError naming the first tensors of a source that are missing, unknown or misshapen."""
+    wrong = [f"{name} is missing" for name in known if name not in tensors]
     for name, tensor in tensors.items():
-        if name not in own:
+        if name not in known:
             wrong.append(f"{name} has no place")
-        elif tensor.shape != own[name].shape:
-            wrong.append(f"{name} is {tuple(tensor.shape)}, not {tuple(own[name].shape)}")
+        elif tensor.shape != known[name].shape:
+            wrong.append(f"{name} is {tuple(tensor.shape)}, not {tuple(known[name].shape)}")
     if wrong:
         more = f" and {len(wrong) - 2} more" if len(wrong) > 2 else ""
         raise ValueError(f"{source} does not fit the model's settings: {'; '.join(wrong[:2])}{more}")
-    module.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
 
 
 def tensors_hash(tensors: Mapping[str, Tensor]) -> str:

@@ -1,0 +1,141 @@
+"""How benchmarks measure: sides in turn, medians, a clock that other programs do not disturb, peak memory."""
+
+import json
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from vae.training.files import write_text
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+RESET_PEAK = Path("/proc/self/clear_refs")  # Linux: a 5 written there resets the process's peak memory
+
+Clock = Callable[[], float]
+
+
+def make_clock(device: torch.device, threads: int) -> tuple[Clock, str]:
+    """Seconds on a clock that other programs do not disturb, and its name.
+
+    One CPU thread is measured in CPU seconds; more wait for each other, which only the wall clock sees.
+    """
+    if device.type == "cuda":
+
+        def clock() -> float:
+            torch.cuda.synchronize(device)
+            return time.perf_counter()
+
+        return clock, "wall clock, the GPU waited for"
+    return (time.process_time, "CPU seconds") if threads == 1 else (time.perf_counter, "wall clock")
+
+
+def medians_in_turn(sides: dict[str, Callable[[], object]], repeats: int, clock: Clock) -> dict[str, float]:
+    """Median seconds of every side after a warm-up; the sides take turns, so that load meets all alike."""
+    for call in sides.values():
+        call()
+    seconds = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, call in sides.items():
+            start = clock()
+            call()
+            seconds[name].append(clock() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def matmul_peak(dtype: torch.dtype, device: torch.device, clock: Clock) -> float:
+    """FLOP/s of the best of a few large matrix products."""
+    sizes = [(8192, 8192, 8192)] if device.type == "cuda" else [(2048, 2048, 2048), (1024, 384, 1536)]
+    best = 0.0
+    for n, k, m in sizes:
+        a, b = torch.randn(n, k, device=device, dtype=dtype), torch.randn(m, k, device=device, dtype=dtype)
+        seconds = medians_in_turn({"product": lambda a=a, b=b: F.linear(a, b)}, 5, clock)["product"]
+        best = max(best, 2 * n * k * m / seconds)
+    return best
+
+
+def largest_difference(x: Tensor, reference: Tensor) -> float:
+    """Largest difference over the largest value."""
+    return ((x.float() - reference.float()).abs().max() / reference.float().abs().max()).item()
+
+
+def peak_memory(call: Callable[[], object], device: torch.device) -> int:
+    """Most bytes held during a call, weights included: the GPU's, or those of the whole process."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        RESET_PEAK.write_text("5")
+    except OSError:  # another system, or a container that forbids it: the peak since the start
+        call()
+        unit = 1 if sys.platform == "darwin" else 1024
+        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    call()
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if "VmHWM" in line).split()[1])
+
+
+def peak_allocated(call: Callable[[], object], device: torch.device) -> int:
+    """Most bytes that PyTorch held during a call beyond what it held before."""
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        return peak_memory(call, device) - before
+    with _without_stderr(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as measured:
+        call()
+    events = [event for event in measured.profiler.kineto_results.events() if event.name() == "[memory]"]
+    used = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        used += event.nbytes()
+        peak = max(peak, used)
+    return peak
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Keeps what C++ writes off the terminal: the profiler says that it starts and stops."""
+    sys.stderr.flush()
+    terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(nowhere)
+
+
+def processor(device: torch.device) -> str:
+    """The GPU's name, or what the CPU multiplies bf16 matrices with."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if torch.cpu._is_amx_tile_supported():
+        return f"{platform.machine()} with AMX bf16"
+    return f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, no AMX"
+
+
+def conditions(settings, device: torch.device, clock_name: str) -> dict:
+    """Prints what was measured with and returns it, the beginning of the figures in JSON."""
+    machine, threads = processor(device), torch.get_num_threads()
+    print(
+        f"torch {torch.__version__}, {machine}, {threads} thread(s); {clock_name}, "
+        f"median of {settings.repeats} in turn\n"
+    )
+    facts = {"settings": asdict(settings), "torch": torch.__version__, "machine": machine}
+    return facts | {"cores": os.cpu_count(), "threads": threads, "clock": clock_name}
+
+
+def write_figures(file: str, figures: dict) -> None:
+    """Writes all figures as JSON where a file is asked for."""
+    if file:
+        write_text(Path(file), json.dumps(figures, indent=1) + "\n")

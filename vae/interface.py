@@ -1,0 +1,106 @@
+"""What every autoencoder is, ours and others: videos to latents of zero mean and unit variance, and back."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vae.compression import Compression, round_to
+
+STATISTICS = ("latent_mean", "latent_std")  # the buffers of them, which diffusers' weights do not have
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of raw latents, for each channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class VideoAutoencoder(nn.Module, ABC):
+    """Videos to normalised latents and back, and the only owner of their statistics.
+
+    `encode` gives latents of zero mean and unit variance per channel, `decode` takes them; nobody else
+    scales.
+    """
+
+    compression: Compression
+    settings: dict  # what it is beside its weights, as plain values
+    ships_statistics: bool = True  # by channel, and not one factor for all
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.channels = channels
+        self.register_buffer("latent_mean", torch.zeros(1, channels, 1, 1, 1))
+        self.register_buffer("latent_std", torch.ones(1, channels, 1, 1, 1))
+
+    @torch.no_grad()
+    def set_statistics(self, statistics: Statistics) -> None:
+        """Takes the mean and standard deviation of each latent channel; ValueError for another number."""
+        if not len(statistics.mean) == len(statistics.std) == self.channels:
+            raise ValueError(f"latents_mean and latents_std must have {self.channels} numbers each")
+        for buffer, values in ((self.latent_mean, statistics.mean), (self.latent_std, statistics.std)):
+            buffer.copy_(torch.tensor(values).view_as(buffer))
+
+    @property
+    def statistics(self) -> Statistics:
+        """The statistics of its latents, in the shortest decimals that give the same fp32."""
+        return Statistics(
+            *(
+                tuple(map(float, map(str, v.flatten().cpu().numpy())))
+                for v in (self.latent_mean, self.latent_std)
+            )
+        )
+
+    @property
+    def measured(self) -> bool:
+        """Whether the statistics are any but those of a new network, 0 and 1."""
+        return bool(self.latent_mean.any() or (self.latent_std != 1).any())
+
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """C T' H' W' of a video's latents, in whole tokens; raises ValueError naming the nearest size."""
+        side = self.compression.token_side
+        for name, value in {"height": height, "width": width}.items():
+            if value < side or value % side:
+                nearest = round_to(value, side)
+                raise ValueError(f"{name} {value} is no positive multiple of {side}: use {nearest}")
+        return self.channels, *self.compression.latent_size(frames, height, width)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The state dict without the statistics."""
+        return {name: tensor for name, tensor in self.state_dict().items() if name not in STATISTICS}
+
+    def normalise(self, latents_BCTHW: Tensor) -> Tensor:
+        """Brings raw latents to zero mean and unit variance per channel."""
+        return (latents_BCTHW - self.latent_mean) / self.latent_std
+
+    def denormalise(self, latents_BCTHW: Tensor) -> Tensor:
+        """The inverse of `normalise`."""
+        return latents_BCTHW * self.latent_std + self.latent_mean
+
+    def encode(self, video_BCTHW: Tensor) -> Tensor:
+        """Normalised latents (the posterior's mean), B C' T' H' W', fp32, of a video in [-1, 1]."""
+        return self.posterior(video_BCTHW)[0]
+
+    @abstractmethod
+    def posterior(self, video_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the normalised latents' posterior, each B C' T' H' W', fp32.
+
+        The latents that training draws are mean + exp(log-variance / 2) * noise. Raises ValueError for sizes
+        that do not fit the compression.
+        """
+
+    @abstractmethod
+    def decode(self, latents_BCTHW: Tensor) -> Tensor:
+        """Video in [-1, 1], B C T H W, fp32, of normalised latents."""
+
+    @abstractmethod
+    def encode_stream(self, chunks_BCTHW: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Normalised latents of a clip that comes in chunks, as they are ready."""
+
+    @abstractmethod
+    def decode_stream(self, chunks_BCTHW: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Video of latents that come in chunks, as it is ready."""
