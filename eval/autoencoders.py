@@ -12,7 +12,7 @@ from torch import Tensor
 
 from configs.load import Positional, parse, to_json
 from configs.protocol import ClipChoice, FvdProtocol, load_protocol
-from configs.ranges import Count, CountOrZero, Positive
+from configs.ranges import Count, CountOrZero, Positive, Seed
 from configs.scoring import LpipsSettings, ScoringSettings
 from dit import __version__
 from eval.candidates import (
@@ -60,7 +60,7 @@ class CompareVaeSettings(LpipsSettings, ScoringSettings):
     """Width in pixels; likewise."""
     stride: Count = 1
     """Step between two frames of a clip."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the choice of videos, of where in them clips begin, and of the scenes."""
     picture: str = ""
     """PNG for the same frames through each autoencoder, with amplified differences."""

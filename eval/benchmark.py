@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from configs.load import Positional, nearest, parse
 from configs.protocol import Protocol, job_protocols
-from configs.ranges import Count
+from configs.ranges import Count, Seed
 from configs.sampling import SamplerConfig, SampleSettings, VideoSettings
 from configs.scoring import StampSettings, inherited
 from dit import __version__
@@ -59,7 +59,7 @@ class RunEvalSettings(StampSettings, VideoSettings):
     """Videos to make; none: the protocol's number. Fewer need --allow-small."""
     prompts: Literal["sentences", "names"] | None = None
     """Prompts of UCF-101's classes: sentences of ours, or bare names; none: the job's own choice."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the first video; the next ones count up."""
     batch: Count = 1
     """Videos in one packed call of a model of ours; others make one at a time."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from configs.load import parse, to_json
-from configs.ranges import Count
+from configs.ranges import Count, Seed
 from configs.sampling import SamplerConfig, SolverSettings
 from dit import __version__
 from dit.generate import Request, generate_videos
@@ -41,7 +41,7 @@ class EvalSettings(SolverSettings):
     """Videos in each of the three parts: prompts, unseen triples, first frames."""
     reconstructions: Count = 128
     """Drawings that the autoencoder reconstructs."""
-    seed: int = 1000
+    seed: Seed = 1000
     """Seed of the scenes, the words and the noise; not the one that the model was trained with."""
     batch: Count = 32
     """Videos in one packed call; the scores do not depend on it."""
