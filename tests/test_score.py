@@ -328,8 +328,8 @@ def test_the_readme_shows_the_recorded_score():
     parts = [("prompts", name) for name in ("shape", "colour", "motion", "all")]
     parts += [("unseen", "all"), ("image", "kept and moved"), ("autoencoder", "psnr")]
     for part, name in parts:
-        came_to, interval, target, _ = cells(recorded["scores"][part][name])
-        assert f" | {came_to} | {interval} | {target} |\n" in shown, (part, name)
+        came_to, interval, *_ = cells(recorded["scores"][part][name])
+        assert f" | {came_to} | {interval} |\n" in shown, (part, name)
 
 
 def test_the_built_in_model_scores_as_it_is_recorded():
