@@ -43,7 +43,7 @@ DOORS = {  # dependency -> the only files that may import it
         "vae/diffusers_models.py",
     },
     "transformers": {"dit/text.py", "eval/networks/clip.py"},
-    "accelerate": {"dit/train.py", "vae/train.py"},
+    "accelerate": {"vae/training/session.py"},
     "tyro": {"configs/load.py"},
     "pydantic": {"configs/load.py"},
     "torchvision": set(),
@@ -217,7 +217,7 @@ def test_the_top_level_holds_the_folders_and_meta_files():
 
 
 def listed(readme: Path) -> set[Path]:
-    """The files that a README lists, each in a line that begins with its name; a folder stands for all in it."""
+    """The files that a README lists, each in a line that begins with it; a folder stands for all in it."""
     section = readme.read_text().split("## Files\n")[-1].split("\n## ")[0]
     names = re.findall(r"^(?:- `([^`]+)`: \S|\| `([^`]+)` \|)", section, re.MULTILINE)
     places = {readme.parent / (entry or row) for entry, row in names}
