@@ -53,7 +53,7 @@ def parse_run(kind: type[Settings], arguments: list[str], prog: str) -> Settings
     if changes == words:
         return config
     given = {_setting(word).replace("-", "_") for word in changes if word.startswith("--")}
-    _print_settings(_origins(config, [("default", kind()), *_layers(_run_file(name))], given))
+    _print_settings(_origins(config, [("default", kind()), *_layers(kind, name)], given))
     raise SystemExit(0)
 
 
@@ -62,11 +62,12 @@ def _setting(word: str) -> str:
     return word.split("=")[0][2:]
 
 
-def _layers(file: Path) -> list[tuple[str, object]]:
-    """The runs that a run's file replaces parts of, then its own, each with the name of its file."""
+def _layers(kind: type[Settings], name: str) -> list[tuple[str, Settings]]:
+    """The runs of this kind that a run's file replaces parts of, then its own, each under its file's name."""
+    file = _run_file(name)
     replaced = re.findall(r"^from configs\.runs\.(\w+) import", file.read_text(), re.MULTILINE)
-    below = [layer for name in replaced for layer in _layers(_run_file(name))]
-    return [*below, (file.name, read_config(file))]
+    below = [layer for other in replaced if other in run_names(kind) for layer in _layers(kind, other)]
+    return [*below, (file.name, load_run(kind, name))]
 
 
 def _origins(config, layers: list[tuple[str, object]], given: set[str], prefix: str = "") -> Iterator[tuple]:

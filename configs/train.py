@@ -165,8 +165,6 @@ class TransformerRun:
     """The optimizer."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     """How the contact sheet is sampled; the finished model carries these as its defaults."""
-    cached_clips: CountOrZero = 0
-    """Scenes of the drawn world encoded once and then reused; 0 encodes in every step."""
     posterior: Literal["mean", "sample"] = "mean"
     """Latents that are trained on: the posterior's mean, or a new draw from it for every use of a clip."""
     prompts: tuple[str, ...] = ()

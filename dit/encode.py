@@ -1,4 +1,4 @@
-"""`dit vae encode MANIFEST --out CACHE`: encodes a data set's clips and captions once, for many trainings."""
+"""`dit vae encode MANIFEST --out CACHE`: encodes clips and captions once, for many trainings."""
 
 import math
 import sys
@@ -15,20 +15,21 @@ from tqdm import tqdm
 from configs.data import DataConfig
 from configs.load import Positional, parse
 from configs.model import TextConfig
+from configs.ranges import Count, NonNegative, Seed
 from dit.text import load_pretrained, text_made, without_padding
 from vae.cache.clips import SAMPLING
 from vae.cache.encoding import (
-    Wanted,
-    encode_jobs,
+    ClipToEncode,
+    clips_to_encode,
+    drawn_files,
+    encode_clips,
     file_hashes,
     in_shards,
-    missing_jobs,
-    read_job,
+    missing_clips,
     text_key,
-    wanted_clips,
 )
 from vae.cache.index import Cache, CachedFile, half_written, read_index, save_index
-from vae.cache.shards import LATENTS, STORED, TEXTS, find_rows, stale_shards, write_shard
+from vae.cache.shards import DTYPES, LATENTS, TEXTS, find_rows, stale_shards, write_shard
 from vae.data.clips import SHAPES, check_data
 from vae.data.manifest import NAME, Entry, load_manifest
 from vae.load import autoencoder_hash, load_autoencoder
@@ -38,10 +39,10 @@ from vae.training.processes import gathered, on_main, own_device, processes
 
 @dataclass(frozen=True)
 class EncodeSettings:
-    """Encode a manifest's clips and captions once, into a cache for `dit train --data.source CACHE`."""
+    """Encode clips and captions once, into a cache for `dit train --data.source CACHE`."""
 
     manifest: Positional[str] = ""
-    """Manifest, or the folder that holds one."""
+    """Manifest, or the folder that holds one; or `shapes`, scenes of the drawn world."""
     out: str = ""
     """Folder of the cache; the same command goes on after a kill, and encodes what is new or changed."""
     autoencoder: str = "builtin"
@@ -50,11 +51,15 @@ class EncodeSettings:
     """The clips: which, and how large; `data.source` is the manifest."""
     text: TextConfig = field(default_factory=TextConfig)
     """Text encoder: a frozen one's embeddings of all captions are kept; a byte-level one runs in training."""
-    store: Literal["fp16", "bf16", "fp32"] = "fp16"
-    """Stored number format: fp16 rounds to 1 part in 2,048, bf16 to 1 in 256, fp32 not at all."""
-    shard_clips: int = 512
-    """Most clips of a shard, which is what a kill may lose."""
-    encode_memory: float = 0.0
+    dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
+    """Stored precision: fp16 rounds to 1 part in 2,048, bf16 to 1 in 256, fp32 not at all."""
+    scenes: Count = 8192
+    """Scenes of the drawn world, each one clip with several captions."""
+    seed: Seed = 0
+    """Seed of the drawn world's scenes."""
+    shard_clips: Count = 512
+    """Maximum clips of a shard, which is what a kill may lose."""
+    encode_memory: NonNegative = 0.0
     """GiB that encoding may take beside a clip: larger frames are encoded in tiles; 0 sets no limit."""
     prune: bool = False
     """Remove shards of which nothing is used any more."""
@@ -67,53 +72,59 @@ def encode(settings: EncodeSettings) -> Path:
     """Encodes what a cache does not hold yet and writes its index; returns the cache's folder."""
     check(settings)
     rank, ranks = processes()
-    main, out, store = rank == 0, Path(settings.out), settings.store
+    main, out, dtype = rank == 0, Path(settings.out), settings.dtype
     config = replace(settings.data, source=settings.manifest)
+    if config.source == SHAPES:
+        config = replace(config, clips_per_file=1)  # a scene is one clip
     autoencoder = load_autoencoder(settings.autoencoder, own_device())
     check_data(config, autoencoder.compression)
-    entries, hashed = load_manifest(config.source), autoencoder_hash(autoencoder)
-    made = {
+    if config.source == SHAPES:
+        entries = drawn_files(out, config, settings.seed, settings.scenes)
+    else:
+        entries = load_manifest(config.source)
+    hashed = autoencoder_hash(autoencoder)
+    provenance = {
         "data": {name: getattr(config, name) for name in SAMPLING},
         "autoencoder": hashed,
         "name": settings.autoencoder,
-        "store": store,
+        "dtype": dtype,
         "text": text_made(settings.text),
     }
     with ExitStack() as held:
         clips_there, texts_there = on_main(main, partial(open_folder, out, held, settings))
         files = sorted(gathered(file_hashes(entries, rank, ranks, config.workers)))
         clips = [
-            [] if wrong else wanted_clips(entries[number], sha256, config, autoencoder, hashed, store)
+            [] if wrong else clips_to_encode(entries[number], sha256, config, autoencoder, hashed, dtype)
             for number, sha256, wrong in files
         ]
         wrong = {number: reason for number, _, reason in files if reason}
         work = partial(
-            encode_jobs,
+            encode_clips,
             out,
-            read=partial(read_job, entries=entries),
+            entries=entries,
             autoencoder=autoencoder,
             hashed=hashed,
-            store=store,
+            dtype=dtype,
             workers=config.workers,
             quiet=not main,
             budget=int(settings.encode_memory * 2**30),
         )
         there, failed = clips_there, None
-        while failed != {}:  # of files of the same bytes one is tried, and the next where that cannot be had
-            left = [[] if number in wrong else wanted for number, wanted in enumerate(clips)]
-            groups = in_shards(missing_jobs(left, entries, there), settings.shard_clips, store)
+        while failed != {}:  # of files of the same bytes one is tried, and the next where that cannot be read
+            left = [[] if number in wrong else of_file for number, of_file in enumerate(clips)]
+            groups = in_shards(missing_clips(left, entries, there), settings.shard_clips, dtype)
             failed = dict(gathered(work(groups[rank::ranks])))
             wrong |= failed
             if failed:
                 there = on_main(main, lambda: set(find_rows(out, LATENTS)[0]))
-        texts = text_keys(entries, made) if made["text"] else {}
+        texts = text_keys(entries, provenance) if provenance["text"] else {}
         text_groups = in_groups([text for text, key in texts.items() if key not in texts_there], settings)
-        mine = embed(out, text_groups[rank::ranks], settings.text, made, texts, not main)
+        mine = embed(out, text_groups[rank::ranks], settings.text, provenance, texts, not main)
         embedded = sum(gathered([mine]))  # when all have written theirs
 
         def finish() -> None:
-            tell_replaced(out, made)
-            cache = write_cache(out, entries, files, clips, texts, wrong, made)
+            note_replaced(out, provenance)
+            cache = write_cache(out, entries, files, clips, texts, wrong, provenance)
             print(report(out, cache, texts.values(), clips_there, embedded, settings.prune))
 
         on_main(main, finish)
@@ -121,20 +132,15 @@ def encode(settings: EncodeSettings) -> Path:
 
 
 def check(settings: EncodeSettings) -> None:
-    """Raises ValueError for settings that make no cache, before anything is computed."""
+    """Raises ValueError for settings that cannot form a cache, before anything is computed."""
     if not settings.manifest or not settings.out:
         raise ValueError("give a manifest and a folder, `dit vae encode MANIFEST --out CACHE`")
-    if settings.manifest == SHAPES or settings.data.source not in (SHAPES, settings.manifest):
-        raise ValueError("a cache is of a manifest's files, the one that is given first")
+    if settings.data.source not in (SHAPES, settings.manifest):
+        raise ValueError("a cache is of the manifest that is given first: leave out --data.source")
     if (Path(settings.out) / NAME).is_file():
         raise ValueError(f"--out {settings.out} holds a manifest: give the cache a folder of its own")
-    for name in ("clips_per_file", "workers"):
-        if (value := getattr(settings.data, name)) < (least := int(name == "clips_per_file")):
-            raise ValueError(f"data.{name} = {value}: a cache needs at least {least}")
-    if settings.encode_memory < 0:
-        raise ValueError(f"encode_memory = {settings.encode_memory}: it must not be negative; 0 is no limit")
-    if settings.shard_clips < 1:
-        raise ValueError(f"shard_clips = {settings.shard_clips}: it must be at least 1")
+    if settings.manifest != SHAPES and settings.data.clips_per_file < 1:
+        raise ValueError("data.clips_per_file = 0: a cache needs at least 1")
 
 
 def open_folder(out: Path, held: ExitStack, settings: EncodeSettings) -> tuple[set[str], set[str]]:
@@ -152,23 +158,23 @@ def open_folder(out: Path, held: ExitStack, settings: EncodeSettings) -> tuple[s
     return tuple(found)
 
 
-def tell_replaced(out: Path, made: dict) -> None:
+def note_replaced(out: Path, provenance: dict) -> None:
     """Says so where a cache's index was made with other settings, as the new one takes its place."""
     try:
-        before = read_index(out)[1]["made"]
+        before = read_index(out)[1]["provenance"]
     except ValueError:
         return
-    other = [f"data.{k} = {v}" for k, v in before["data"].items() if v != made["data"][k]]
-    other += [f"{k} = {before[k]}" for k in ("name", "store") if before[k] != made[k]]
+    other = [f"data.{k} = {v}" for k, v in before["data"].items() if v != provenance["data"][k]]
+    other += [f"{k} = {before[k]}" for k in ("name", "dtype") if before[k] != provenance[k]]
     if other:
-        told = "its clips stay in their shards until --prune, but only the new ones are listed"
-        print(f"note: {out} was a cache with {', '.join(other)}: {told}", file=sys.stderr)
+        message = "its clips stay in their shards until --prune, but only the new ones are listed"
+        print(f"note: {out} was a cache with {', '.join(other)}: {message}", file=sys.stderr)
 
 
-def text_keys(entries: Sequence[Entry], made: dict) -> dict[str, str]:
+def text_keys(entries: Sequence[Entry], provenance: dict) -> dict[str, str]:
     """The key of every caption and of the empty prompt."""
     texts = dict.fromkeys(["", *(caption for entry in entries for caption in entry.captions)])
-    about = made["text"] | {"store": made["store"]}
+    about = provenance["text"] | {"dtype": provenance["dtype"]}
     return {text: text_key(text, about) for text in texts}
 
 
@@ -179,7 +185,12 @@ def in_groups(texts: list[str], settings: EncodeSettings) -> list[list[str]]:
 
 
 def embed(
-    out: Path, groups: list[list[str]], config: TextConfig, made: dict, keys: dict[str, str], quiet: bool
+    out: Path,
+    groups: list[list[str]],
+    config: TextConfig,
+    provenance: dict,
+    keys: dict[str, str],
+    quiet: bool,
 ) -> int:
     """Embeds these shards' captions, those of like length together, and keeps them without padding.
 
@@ -187,8 +198,8 @@ def embed(
     """
     if not groups:
         return 0
-    encoder, store = load_pretrained(config).to(own_device()), made["store"]
-    about = made["text"] | {"store": store}
+    encoder, dtype = load_pretrained(config).to(own_device()), provenance["dtype"]
+    about = provenance["text"] | {"dtype": dtype}
     with tqdm(total=sum(map(len, groups)), desc="encoding captions", unit="text", disable=quiet) as bar:
         for group in groups:
             rows, ordered = {}, sorted(group, key=len)
@@ -197,9 +208,9 @@ def embed(
                 packed, lengths = encoder(texts)
                 for text, row in zip(texts, packed.split(lengths), strict=True):
                     row = without_padding(row) if config.padded else row
-                    row = row.to(STORED[store], copy=True).cpu()  # a part would hold the whole batch
+                    row = row.to(DTYPES[dtype], copy=True).cpu()  # a part would hold the whole batch
                     if not torch.isfinite(row).all():
-                        raise ValueError(f"embeddings of {text!r} are not finite in {store}: --store fp32")
+                        raise ValueError(f"embeddings of {text!r} are not finite in {dtype}: --dtype fp32")
                     rows[keys[text]] = row, {"text": text}
                 bar.update(len(texts))
             write_shard(out, TEXTS, rows, about)
@@ -210,18 +221,18 @@ def write_cache(
     out: Path,
     entries: Sequence[Entry],
     hashes: Sequence[tuple[int, str, str]],
-    clips: Sequence[Sequence[Wanted]],
+    clips: Sequence[Sequence[ClipToEncode]],
     texts: dict[str, str],
     wrong: dict[int, str],
-    made: dict,
+    provenance: dict,
 ) -> Cache:
     """Writes the index of what the shards now hold; raises ValueError where no file could be encoded."""
     if len(wrong) == len(entries):
         raise ValueError(f"none of the {len(entries)} files can be encoded: {next(iter(wrong.values()))}")
     there, embedded = find_rows(out, LATENTS)[0], find_rows(out, TEXTS)[0]
     files = []
-    for number, (entry, (_, sha256, _), wanted) in enumerate(zip(entries, hashes, clips, strict=True)):
-        keys = () if number in wrong else tuple(clip.key for clip in wanted)
+    for number, (entry, (_, sha256, _), of_file) in enumerate(zip(entries, hashes, clips, strict=True)):
+        keys = () if number in wrong else tuple(clip.key for clip in of_file)
         files.append(
             CachedFile(
                 captions=entry.captions,
@@ -234,8 +245,8 @@ def write_cache(
             )
         )
     empty = embedded[texts[""]] if texts else None
-    save_index(out, files, made, empty)
-    return Cache(out, files, made, empty)
+    save_index(out, files, provenance, empty)
+    return Cache(out, files, provenance, empty)
 
 
 def report(
@@ -245,15 +256,17 @@ def report(
     skipped = [file.reason for file in cache.files if file.reason]
     for reason in skipped:
         print(f"skipped: {reason}", file=sys.stderr)
-    clips = {key: place for file in cache.files for key, place in zip(file.keys, file.clips, strict=True)}
+    clips = {
+        key: location for file in cache.files for key, location in zip(file.keys, file.clips, strict=True)
+    }
     rows = clips | dict.fromkeys(texts)
     stale = stale_shards(out, set(rows))
     for file in stale if prune else []:
         file.unlink()
     if stale:
-        told = "removed" if prune else "--prune removes them"
-        print(f"{len(stale)} shards hold nothing that is used any more: {told}", file=sys.stderr)
-    size = sum(STORED[cache.made["store"]].itemsize * math.prod(place.shape) for place in clips.values())
+        action = "removed" if prune else "--prune removes them"
+        print(f"{len(stale)} shards hold nothing that is used any more: {action}", file=sys.stderr)
+    size = sum(DTYPES[cache.provenance["dtype"]].itemsize * math.prod(row.shape) for row in clips.values())
     files = len(cache.files) - len(skipped)
     kept = len(clips.keys() & before)
     said = f"{len(clips) - kept} encoded, {kept} kept" if kept < len(clips) else "nothing to encode, all kept"

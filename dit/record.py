@@ -16,8 +16,7 @@ from configs.sampling import SampleSettings
 from dit import __version__
 from dit.generate import Request
 from dit.load import Model
-from vae.data.video import to_frames
-from vae.data.write import read_metadata, write_gif, write_png_frames, write_stream
+from vae.data.write import read_metadata, to_frames, write_gif, write_png_frames, write_stream
 from vae.training.files import read_json, write_text
 
 LABEL = "AI-generated video"

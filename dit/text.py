@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from configs.model import TextConfig
 from dit.byte_t5 import BUCKETS, END, EPS, FARTHEST, PADDING, VOCABULARY, ByteEncoder
-from vae.cache.shards import Place, read_row
+from vae.cache.shards import Location, read_row
 from vae.training.files import file_hash, read_json
 
 
@@ -44,15 +44,17 @@ class PretrainedEncoder(nn.Module):
 class EmbeddedText(nn.Module):
     """What a frozen encoder made of prompts, read from where a cache keeps it, in place of the encoder."""
 
-    def __init__(self, config: TextConfig, folder: Path, dtype: torch.dtype, places: Mapping[str, Place]):
+    def __init__(
+        self, config: TextConfig, folder: Path, dtype: torch.dtype, locations: Mapping[str, Location]
+    ):
         super().__init__()
-        self.config, self.folder, self.dtype, self.places = config, folder, dtype, places
+        self.config, self.folder, self.dtype, self.locations = config, folder, dtype, locations
         self.kept: dict[str, Tensor] = {}
         self.register_buffer("home", torch.empty(0), persistent=False)  # knows the device
 
     def keep(self, prompts: Iterable[str]) -> None:
         """Has the encoder itself, once, embed those prompts that the cache lacks."""
-        if absent := [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.places]:
+        if absent := [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.locations]:
             packed, lengths = load_pretrained(self.config)(absent)
             self.kept |= dict(zip(absent, packed.split(lengths), strict=True))
 
@@ -61,7 +63,7 @@ class EmbeddedText(nn.Module):
         rows = [
             self.kept[prompt]
             if prompt in self.kept
-            else read_row(self.folder, self.places[prompt], self.dtype)
+            else read_row(self.folder, self.locations[prompt], self.dtype)
             for prompt in prompts
         ]
         if self.config.padded:

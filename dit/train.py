@@ -26,7 +26,7 @@ from dit.loss import (
 from dit.text import EmbeddedText, encoder_hash, encoder_width, text_made
 from vae.cache.clips import find_cache, open_cached
 from vae.cache.index import Cache
-from vae.cache.shards import STORED
+from vae.cache.shards import DTYPES
 from vae.compression import round_to
 from vae.data.clips import SHAPES, batches, files_hash, open_data, same_shapes
 from vae.data.sheets import contact_sheet
@@ -187,7 +187,7 @@ def embedded_text(cache: Cache, config: TransformerRun, say: Callable) -> Embedd
 
     Raises ValueError where another encoder or other settings made them.
     """
-    held, wanted = cache.made["text"], text_made(config.text)
+    held, wanted = cache.provenance["text"], text_made(config.text)
     if not held:
         say(
             f"note: {cache.folder} has no embeddings, the text encoder runs in every step; "
@@ -204,7 +204,9 @@ def embedded_text(cache: Cache, config: TransformerRun, say: Callable) -> Embedd
     places = {}
     for file in cache.files:
         places |= zip(file.captions, file.texts, strict=True)
-    text = EmbeddedText(config.text, cache.folder, STORED[cache.made["store"]], places | {"": cache.empty})
+    text = EmbeddedText(
+        config.text, cache.folder, DTYPES[cache.provenance["dtype"]], places | {"": cache.empty}
+    )
     text.keep(config.prompts)
     return text
 

@@ -39,8 +39,8 @@ from vae.compression import Compression, round_to
 from vae.data.clips import SHAPES
 from vae.data.drawn_world import draw, random_scene
 from vae.data.sheets import contact_sheet, evenly
-from vae.data.video import UnreadableVideo, decoder, resize_and_crop, to_frames, to_video
-from vae.data.write import write_png_frames
+from vae.data.video import UnreadableVideo, decoder, resize_and_crop, to_video
+from vae.data.write import to_frames, write_png_frames
 from vae.load import BUILTIN, WEIGHTS, autoencoder_hash, load_autoencoder
 from vae.model import Autoencoder
 from vae.quality.lpips import load_lpips

@@ -28,8 +28,8 @@ from tests.test_fvd import Means, folders, launched, quick  # noqa: F401
 from tests.tiny import MODEL, environment
 from vae.compression import Compression
 from vae.data.drawn_world import draw, random_scene
-from vae.data.video import to_frames, to_video
-from vae.data.write import write_video
+from vae.data.video import to_video
+from vae.data.write import to_frames, write_video
 from vae.load import autoencoder_hash, load_autoencoder
 from vae.quality.lpips import Lpips
 from vae.quality.psnr_ssim import psnr

@@ -40,9 +40,10 @@ from tests.tiny import (
 from vae.cache import encoding
 from vae.cache.clips import CachedFiles, find_cache, open_cached
 from vae.cache.index import Cache, CachedFile, is_cache, load_cache
-from vae.cache.shards import find_rows, read_places, read_row, shard_files, write_shard
+from vae.cache.shards import find_rows, read_locations, read_row, shard_files, write_shard
 from vae.compression import Compression
-from vae.data.clips import Clip, VideoFiles, batches, clip_indices, open_data, starts
+from vae.data.clips import Clip, DrawnWorld, VideoFiles, batches, clip_indices, files_hash, open_data, starts
+from vae.data.drawn_world import random_scene
 from vae.data.manifest import load_manifest, save_manifest
 from vae.data.video import to_video
 from vae.data.write import write_video
@@ -100,7 +101,7 @@ def own_folder(tmp_path) -> Path:
 
 def settings(folder: Path, out: Path, autoencoder: Path, **changes) -> EncodeSettings:
     """Exact encoding of a folder."""
-    given = {"data": DATA, "store": "fp32"} | changes
+    given = {"data": DATA, "dtype": "fp32"} | changes
     return EncodeSettings(str(folder), str(out), str(autoencoder), **given)
 
 
@@ -183,7 +184,7 @@ def test_autoencoders_of_diffusers_are_cached_as_ours_are(folder, tmp_path, name
     saved(tmp_path / "vae", CASES[name])
     model = load_autoencoder(tmp_path / "vae")
     config = replace(DATA, source=str(folder), frames=CASES[name].frames)
-    given = EncodeSettings(str(folder), str(tmp_path / "cache"), str(tmp_path / "vae"), config, store="fp32")
+    given = EncodeSettings(str(folder), str(tmp_path / "cache"), str(tmp_path / "vae"), config, dtype="fp32")
     out = encode(given)
     assert run(["data", "check", str(out)]) == 0
     online, _ = open_data(config, 0, 1, model.compression)
@@ -309,7 +310,7 @@ def test_a_second_run_encodes_nothing_and_a_changed_file_is_encoded_alone(
     encode(settings(own_folder, out, autoencoder, prune=True))
     assert run(["data", "check", str(out)]) == 0
     assert (
-        run(["vae", "encode", str(own_folder), "--out", str(out), "--store", "fp32", *words(autoencoder)])
+        run(["vae", "encode", str(own_folder), "--out", str(out), "--dtype", "fp32", *words(autoencoder)])
         == 0
     )
 
@@ -345,10 +346,10 @@ def test_a_copy_of_what_cannot_be_encoded_is_tried_itself(own_folder, autoencode
 
 
 def test_another_command_into_a_cache_says_what_it_replaces(own_folder, small, autoencoder, capsys):
-    encode(settings(own_folder, small, autoencoder, store="bf16"))
+    encode(settings(own_folder, small, autoencoder, dtype="bf16"))
     said = capsys.readouterr().err
-    assert f"note: {small} was a cache with store = fp32" in said and "until --prune" in said
-    encode(settings(own_folder, small, autoencoder, store="bf16"))
+    assert f"note: {small} was a cache with dtype = fp32" in said and "until --prune" in said
+    encode(settings(own_folder, small, autoencoder, dtype="bf16"))
     assert "was a cache with" not in capsys.readouterr().err
 
 
@@ -378,8 +379,8 @@ def test_statistics_and_weights_and_formats_change_every_key(folder, autoencoder
     save_weights(other, tensors, "autoencoder", header.settings)
     assert autoencoder_hash(load_autoencoder(other)) != autoencoder_hash(load_autoencoder(autoencoder))
     keys = {key for file in load_cache(made).files for key in file.keys}
-    for which, store in ((other, "fp32"), (autoencoder, "fp16")):
-        out = encode(settings(folder, tmp_path / "cache", which, store=store))
+    for which, dtype in ((other, "fp32"), (autoencoder, "fp16")):
+        out = encode(settings(folder, tmp_path / "cache", which, dtype=dtype))
         assert not keys & {key for file in load_cache(out).files for key in file.keys}
     assert len(encoded) == 26
 
@@ -421,20 +422,20 @@ def test_settings_that_are_no_weight_change_keys(tmp_path, text_folder):
     assert not torch.allclose(one.encode(frames), two.encode(frames), atol=1e-3)
     assert autoencoder_hash(one) != autoencoder_hash(two)
     made = [
-        text_made(TextConfig(folder=str(folder))) | {"store": "fp32"}
+        text_made(TextConfig(folder=str(folder))) | {"dtype": "fp32"}
         for folder in (text_folder, tmp_path / "text")
     ]
     assert encoding.text_key("a", made[0]) != encoding.text_key("a", made[1])
 
 
-@pytest.mark.parametrize(("store", "error"), [("fp16", 2**-11), ("bf16", 2**-8)])
-def test_smaller_formats_are_as_exact_as_they_say(folder, autoencoder, made, tmp_path, store, error):
-    out = encode(settings(folder, tmp_path / "cache", autoencoder, store=store))
+@pytest.mark.parametrize(("dtype", "error"), [("fp16", 2**-11), ("bf16", 2**-8)])
+def test_smaller_formats_are_as_exact_as_they_say(folder, autoencoder, made, tmp_path, dtype, error):
+    out = encode(settings(folder, tmp_path / "cache", autoencoder, dtype=dtype))
     exact, kept = load_cache(made), load_cache(out)
     for one, two in zip(exact.files, kept.files, strict=True):
         for a, b in zip(one.clips, two.clips, strict=True):
             whole = read_row(made, a, torch.float32)
-            rounded = read_row(out, b, {"fp16": torch.float16, "bf16": torch.bfloat16}[store])
+            rounded = read_row(out, b, {"fp16": torch.float16, "bf16": torch.bfloat16}[dtype])
             assert ((whole - rounded).abs() <= error * whole.abs() + 1e-7).all()
             assert not torch.equal(whole, rounded)
 
@@ -466,7 +467,7 @@ def test_files_that_cannot_be_read_are_named_and_replaced_as_online(
 
 
 def test_two_processes_write_what_one_writes(folder, autoencoder, made, text_folder, tmp_path):
-    arguments = [str(folder), "--out", str(tmp_path / "two"), "--store", "fp32", *words(autoencoder)]
+    arguments = [str(folder), "--out", str(tmp_path / "two"), "--dtype", "fp32", *words(autoencoder)]
     arguments += ["--text.folder", str(text_folder), "--text.max-tokens", "32", "--shard-clips", "3"]
     done = launch("dit.encode", *arguments, processes=2)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -479,7 +480,7 @@ def test_two_processes_write_what_one_writes(folder, autoencoder, made, text_fol
         a, b = (torch.frombuffer(bytearray(rows[key]), dtype=torch.float32) for rows in (one, two))
         assert (a - b).abs().max() < 1e-5 * a.abs().max()
     files = load_cache(made).files, load_cache(tmp_path / "two").files
-    assert repr(files[0]) == repr(files[1])
+    assert [file.identity for file in files[0]] == [file.identity for file in files[1]]
 
 
 def test_a_kill_loses_the_shard_in_work_alone_and_the_same_command_goes_on(
@@ -489,7 +490,7 @@ def test_a_kill_loses_the_shard_in_work_alone_and_the_same_command_goes_on(
         write_video(own_folder / f"more-{seed}.mp4", noise(21, 32, 32, 100 + seed), 8, {})
     assert run(["data", "index", str(own_folder)]) == 0
     out = tmp_path / "cache"
-    arguments = ["vae", "encode", own_folder, "--out", out, "--store", "fp32", "--shard-clips", "3"]
+    arguments = ["vae", "encode", own_folder, "--out", out, "--dtype", "fp32", "--shard-clips", "3"]
     process = subprocess.Popen(
         command("dit.cli", *arguments, *words(autoencoder)),
         cwd=ROOT,
@@ -553,7 +554,7 @@ def orphan(file: Path) -> None:
     """Adds a shard of nothing that the index lists."""
     row = torch.zeros(2, 4, 1, 4, 4)
     what = {"file": "0", "frames": [0], "size": [32, 32]}
-    about = {"autoencoder": "0", "store": "fp32", "compression": [4, 8]}
+    about = {"autoencoder": "0", "dtype": "fp32", "compression": [4, 8]}
     write_shard(file.parent, "latents", {encoding.clip_key(what, "0", "fp32"): (row, what)}, about)
 
 
@@ -562,7 +563,7 @@ def not_finite(file: Path) -> None:
     tensors, header = load_weights(file)
     tensors = {key: tensor.clone() for key, tensor in tensors.items()}
     next(iter(tensors.values()))[0, 0, 0, 0, 0] = float("nan")
-    told = {"autoencoder", "store", "compression"}
+    told = {"autoencoder", "dtype", "compression"}
     rows = {key: (tensor, header.facts["rows"][key]) for key, tensor in tensors.items()}
     write_shard(file.parent, "latents", rows, {name: header.settings[name] for name in told})
 
@@ -686,7 +687,7 @@ def test_embeddings_of_another_encoder_are_refused_and_missing_ones_made_in_trai
     ("words", "told"),
     [
         ([], "give a manifest and a folder"),
-        (["shapes", "--out", "x"], "a cache is of a manifest's files"),
+        (["clips", "--out", "x", "--data.source", "other"], "a cache is of the manifest that is given first"),
         (["nowhere", "--out", "x"], "nowhere: no such manifest"),
         (
             ["nowhere", "--out", "x", "--data.clips-per-file", "0"],
@@ -700,6 +701,68 @@ def test_settings_that_make_no_cache_are_refused(words, told, capsys, tmp_path, 
     monkeypatch.chdir(tmp_path)
     assert run(["vae", "encode", *words]) == 1
     assert told in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+@torch.no_grad()
+def test_a_cache_of_the_drawn_world_has_its_scenes_and_trains(autoencoder, tmp_path, capsys):
+    """Latents equal those encoded online to the stored precision; captions are the grammar's."""
+    out, config = tmp_path / "cache", replace(DATA, source="shapes", clips_per_file=1)
+    words = ["vae", "encode", "shapes", "--out", str(out), "--scenes", "12", "--seed", "3"]
+    words += ["--autoencoder", str(autoencoder), "--data.frames", "5", "--data.size", "32"]
+    assert run(words) == 0 and "12 clips of 12 files (12 encoded, 0 kept)" in capsys.readouterr().out
+    before = contents(out)
+    assert (
+        run([*words, "--shard-clips", "5"]) == 0 and "nothing to encode, all kept" in capsys.readouterr().out
+    )
+    assert run(["data", "check", str(out)]) == 0 and contents(out) == before
+    model, cache, world = load_autoencoder(autoencoder), load_cache(out), DrawnWorld(config, 3)
+    assert len(cache.files) == 12 and len({file.keys for file in cache.files}) == 12
+    for k, file in enumerate(cache.files):
+        assert file.path.name == f"scene {k}" and 4 < len(file.captions) <= 8
+        scene = random_scene(3, k, "train")
+        assert all(scene.colour in text.lower() and scene.shape in text.lower() for text in file.captions)
+        wanted = torch.stack(model.posterior(world[k].video[None]))[:, 0]
+        assert torch.equal(read_row(out, file.clips[0], torch.float16), wanted.half().float())
+    cached = replace(config, source=str(out))
+    data, held_out = open_cached(cache, cached, 0, 3, model, sample=False)
+    assert (
+        len(data) == 9
+        and len(held_out) == 3
+        and data[0].caption in sum((f.captions for f in cache.files), ())
+    )
+    with pytest.raises(ValueError, match=r"clips_per_file = 0, but .* with 1: give --data.clips-per-file 1"):
+        open_cached(cache, replace(cached, clips_per_file=0), 0, 3, model, sample=False)
+    with torch.enable_grad():
+        dit.train.train(transformer_run(tmp_path / "run", autoencoder, str(out), steps=2, show_every=2))
+    assert rows(tmp_path / "run")[0]["step"] == 1
+
+
+def test_scenes_have_the_key_of_their_content(autoencoder, tmp_path):
+    hashes = []
+    for seed in (0, 0, 1):
+        files = encoding.drawn_files(tmp_path / str(len(hashes)), DATA, seed, 5)
+        hashes.append([sha256 for _, sha256, _ in encoding.file_hashes(files, 0, 1, 1)])
+    assert hashes[0] == hashes[1] and len({*hashes[0], *hashes[2]}) == 10
+
+
+def test_a_cache_s_files_are_what_they_hold_wherever_it_lies(made, tmp_path):
+    shutil.copytree(made, tmp_path / "moved")
+    data = [
+        CachedFiles(load_cache(at), DATA, 0, load_cache(at).files, Compression(), False)
+        for at in (made, tmp_path / "moved")
+    ]
+    before = files_hash(data[0])
+    assert files_hash(data[1]) == before
+    first, *rest = data[0].entries
+    for changed in (
+        [replace(first, keys=first.keys[::-1]), *rest],
+        [replace(first, captions=("b",)), *rest],
+        [*rest, first],
+    ):
+        data[0].entries = changed
+        assert files_hash(data[0]) != before
+    data[0].entries = [replace(first, path=Path("x"), sha256="", clips=()), *rest]
+    assert files_hash(data[0]) == before
 
 
 def test_an_autoencoder_is_not_trained_on_latents(made, folder, autoencoder, tmp_path):
@@ -717,13 +780,13 @@ def test_shards_say_themselves_what_they_hold(folder, autoencoder, made):
     known = {entry.path.name for entry in load_manifest(folder)}
     rows = {}
     for file in shard_files(made, "latents"):
-        places, header = read_places(file)
-        assert places.keys() == header["rows"].keys()
-        assert header["autoencoder"] == autoencoder_hash(load_autoencoder(autoencoder))
-        rows |= header["rows"]
+        locations, header = read_locations(file)
+        assert locations.keys() == header.facts["rows"].keys()
+        assert header.settings["autoencoder"] == autoencoder_hash(load_autoencoder(autoencoder))
+        rows |= header.facts["rows"]
     assert {what["name"] for what in rows.values()} == known
     assert all(set(what) == {"file", "frames", "size", "name"} for what in rows.values())
-    texts = [read_places(file)[1]["rows"] for file in shard_files(made, "texts")]
+    texts = [read_locations(file)[1].facts["rows"] for file in shard_files(made, "texts")]
     wanted = {"", *(caption for captions in CAPTIONS.values() for caption in captions)}
     assert {what["text"] for rows in texts for what in rows.values()} == wanted
 
@@ -743,7 +806,7 @@ def test_memory_is_flat_over_twenty_thousand_reads(tmp_path):
     row, count, keys = torch.randn(2, 4, 5, 16, 16), 1500, []
     for first in range(0, count, 250):
         rows = {f"{k:064x}": (row + k, {}) for k in range(first, first + 250)}
-        write_shard(tmp_path, "latents", rows, {"store": "fp32"})
+        write_shard(tmp_path, "latents", rows, {"dtype": "fp32"})
         keys += rows
     places = find_rows(tmp_path, "latents")[0]
     files = []
@@ -751,7 +814,7 @@ def test_memory_is_flat_over_twenty_thousand_reads(tmp_path):
         mine = tuple(keys[k : k + 3])
         clips = tuple(places[key] for key in mine)
         files.append(CachedFile(("a", "b"), mine, Path(f"{k}.mp4"), "", "", clips, ()))
-    made = {"store": "fp32"}
+    made = {"dtype": "fp32"}
     data = CachedFiles(Cache(tmp_path, files, made, None), DATA, 0, files, Compression(), sample=True)
 
     def read(draws: range) -> float:

@@ -292,18 +292,23 @@ def test_a_run_is_whole_or_replaces_one_that_is():
         assert re.search("^Cost", rest[-1]) and re.search(r"\b[Rr]esult: ", rest[-1]), name
 
 
-def test_print_shows_every_setting_and_where_it_comes_from(tmp_path, monkeypatch, capsys):
+def test_print_shows_every_setting_and_where_it_comes_from(tmp_path, monkeypatch, capsys, config_file):
     monkeypatch.chdir(tmp_path)
-    words = ["--train.log-every=20", "--print", "--text.no-padded", "--prompts", "a red circle", "two"]
-    with pytest.raises(SystemExit) as stopped:
-        parse_run(TransformerRun, ["shapes_longer", *words], "dit train")
-    assert not stopped.value.code and not [*tmp_path.iterdir()]
-    lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) <= 100 and lines[0].split() == ["setting", "value", "from"]
-    rows = {name: rest.strip() for name, rest in (line.split(maxsplit=1) for line in lines[1:])}
-    rows = {name: re.sub(r"  +", " | ", rest) for name, rest in rows.items()}
-    shown = [name.replace("-", "_") for name in names(TransformerRun) if ".no-" not in f".{name}"]
-    assert list(rows) == [name for name in shown if name != "help"]
+
+    def shown(*words):
+        """Every setting that is printed, with its value and its source."""
+        with pytest.raises(SystemExit) as stopped:
+            parse_run(TransformerRun, [*words, "--print"], "dit train")
+        assert not stopped.value.code
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= 100 and lines[0].split() == ["setting", "value", "from"]
+        rows = (line.split(maxsplit=1) for line in lines[1:] if not line.startswith(" "))
+        return {name: re.sub("  +", " | ", rest.strip()) for name, rest in rows}
+
+    words = ["--train.log-every=20", "--text.no-padded", "--prompts", "a red circle", "two"]
+    rows = shown("shapes_longer", *words)
+    dotted = [name.replace("-", "_") for name in names(TransformerRun) if ".no-" not in f".{name}"]
+    assert not [*tmp_path.iterdir()] and list(rows) == [name for name in dotted if name != "help"]
     assert rows["train.log_every"] == "20 | command line"  # said there, though the file says the same
     assert rows["text.padded"] == "False | command line"
     assert rows["prompts"] == "'a red circle' two | command line"
@@ -311,6 +316,15 @@ def test_print_shows_every_setting_and_where_it_comes_from(tmp_path, monkeypatch
     assert rows["train.seed"] == "1 | shapes_longer.py"
     assert rows["model.width"] == "192 | shapes.py"
     assert rows["optimizer.beta2"] == "0.99 | default"
+    file = config_file(
+        "from dataclasses import replace\n"
+        "from configs.runs.shapes_longer import config\n"
+        "from configs.runs.small_autoencoder import config as other\n"
+        "config = replace(config, data=other.data, train={'steps': 7})\n"
+    )
+    rows = shown(file)
+    assert rows["data.size"] == "256 | mine.py" and rows["train.steps"] == "7 | mine.py"
+    assert rows["init"] == "runs/shapes | shapes_longer.py" and rows["model.width"] == "192 | shapes.py"
 
 
 def documentation(kind: type) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """A folder becomes a manifest that says what its files hold, and training reads the right frames by it."""
 
-import hashlib
 import json
+import shutil
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -18,8 +18,8 @@ from vae.compression import Compression
 from vae.data.captions import find_captions
 from vae.data.clips import VideoFiles, batches, clip_indices, files_hash, open_data
 from vae.data.manifest import load_manifest
-from vae.data.video import decoder, ffmpeg, frame_times, probe, to_frames, to_video
-from vae.data.write import write_video
+from vae.data.video import decoder, ffmpeg, frame_times, probe, to_video
+from vae.data.write import to_frames, write_video
 from vae.training.log import Log, live_line
 from vae.training.session import name_skipped
 
@@ -281,20 +281,40 @@ def test_a_file_of_constant_rate_has_no_times_whatever_its_clock(tmp_path, suffi
     assert probe(file).frames == 21 and frame_times(probe(file)) == []
 
 
-def test_times_count_in_the_hash_of_the_files_and_constant_rates_leave_it_as_it_was(folder):
+def test_a_run_depends_on_what_files_hold_and_not_on_where_they_lie_or_who_reads_them(folder, tmp_path):
     run(folder)
-    config = DataConfig(source=str(folder))
-    data = VideoFiles(config, 0, load_manifest(folder), Compression())
-    before = files_hash(data)
-    sound = [replace(e, reader="image" if e.reader == "image" else "decord") for e in data.entries]
-    assert before == hashlib.sha256(repr(sound).encode()).hexdigest()
-    slow = [replace(e, reader="sequential") if e.reader != "image" else e for e in data.entries]
-    assert files_hash(VideoFiles(config, 0, slow, Compression())) == before  # the same frames, read otherwise
-    assert "times=" not in repr(data.entries)
-    assert (
-        files_hash(VideoFiles(config, 0, [replace(e, times=b"1234") for e in data.entries], Compression()))
-        != before
-    )
+    entries = load_manifest(folder)
+    assert [bool(entry.checksums) for entry in entries].count(False) == 1, "the image"
+
+    def hashed(entries: list) -> str:
+        return files_hash(VideoFiles(DataConfig(), 0, entries, Compression()))
+
+    def changed(**values) -> str:
+        return hashed([replace(entries[0], **values), *entries[1:]])
+
+    before, first = hashed(entries), entries[0]
+    shutil.copytree(folder, tmp_path / "moved")
+    assert hashed(load_manifest(tmp_path / "moved")) == before
+    apart = {"path": Path("elsewhere.mp4"), "reader": "sequential", "decoder": "another", "codec": "another"}
+    assert all(changed(**{name: value}) == before for name, value in apart.items())
+    flipped = bytes([first.checksums[0] ^ 1]) + first.checksums[1:]
+    held = {
+        "captions": ("another",),
+        "checksums": flipped,
+        "times": b"1234",
+        "fps": 3.0,
+        "height": 8,
+        "frames": 9,
+    }
+    image = [replace(e, bytes=e.bytes + 1) if not e.checksums else e for e in entries]
+    different = {changed(**{name: value}) for name, value in held.items()} | {
+        hashed(entries[::-1]),
+        hashed(image),
+        before,
+    }
+    assert len(different) == len(held) + 3
+    held_out = VideoFiles(DataConfig(), 0, entries[:1], Compression())
+    assert files_hash(held_out, held_out) != files_hash(held_out)
 
 
 def test_real_clips_make_a_manifest(real_clips, tmp_path, capsys):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from configs.data import DataConfig
-from configs.load import to_json
+from configs.load import from_json, to_json
 from dit.cli import run
 from dit.generate import Request, generate_videos
 from dit.load import load_model
@@ -482,7 +482,8 @@ def test_our_own_weights_carry_theirs_and_change_only_when_asked(tmp_path: Path,
 def test_what_makes_no_measurement_is_told(tmp_path: Path, words: str, change: dict):
     saved(tmp_path, CASES["HunyuanVideo 1.5"])
     with pytest.raises(ValueError, match=words):
-        stats(settings_of(tmp_path, CASES["HunyuanVideo 1.5"], **change))
+        given = settings_of(tmp_path, CASES["HunyuanVideo 1.5"], **change)
+        stats(from_json(StatsSettings, to_json(given)))
 
 
 def test_folders_are_found_in_pipelines_and_in_shards_and_with_older_names(tmp_path: Path):

@@ -79,7 +79,7 @@ def test_the_index_leaves_out_what_cannot_be_read(folder, data):
 def test_a_cache_of_real_files_has_their_clips(folder, data, autoencoder, tmp_path):
     """Of files that seek wrongly, stand upright by their metadata, or start late; and of an image."""
     config = replace(data, source=str(folder), clips_per_file=2)
-    given = {"data": replace(config, source="shapes"), "store": "fp32"}
+    given = {"data": replace(config, source="shapes"), "dtype": "fp32"}
     out = encode(EncodeSettings(str(folder), str(tmp_path / "cache"), str(autoencoder), **given))
     model, kept = load_autoencoder(autoencoder), load_cache(out)
     assert not [file.reason for file in kept.files if file.reason]

@@ -32,8 +32,8 @@ from dit.record import sidecar, write
 from dit.sample import file_names, sample
 from vae import tiles
 from vae.data.sheets import contact_sheet, evenly
-from vae.data.video import read_frames, resize_and_crop, to_frames, to_video
-from vae.data.write import read_metadata, write_video
+from vae.data.video import read_frames, resize_and_crop, to_video
+from vae.data.write import read_metadata, to_frames, write_video
 from vae.interface import Statistics
 from vae.load import WEIGHTS as AUTOENCODER
 from vae.load import load_autoencoder
@@ -314,7 +314,7 @@ def test_a_long_video_is_written_in_the_memory_of_a_short_one(tmp_path):
 
 
 def test_an_export_that_fails_leaves_nothing(folder, tmp_path, monkeypatch):
-    def fail(model, path):
+    def fail(path, model):
         (path / "half").touch()
         raise ValueError("disk full")
 

@@ -17,6 +17,8 @@ import dit.train
 from configs.load import from_json, to_json
 from configs.model import TextConfig
 from configs.train import FlowConfig, OptimizerConfig, TransformerRun
+from dit.encode import EncodeSettings
+from dit.encode import encode as encode_cache
 from dit.generate import generate
 from dit.load import AVERAGE, TRANSFORMER, Denoiser, load_model
 from dit.loss import check_first_loss, draw_noising, drop_prompts, encode, flow_loss, make_batch
@@ -65,18 +67,31 @@ def autoencoder(tmp_path_factory) -> Path:
     return file
 
 
+def cache_of(scenes: int, out: Path, autoencoder: Path) -> str:
+    """A cache of the drawn world's first scenes."""
+    data = transformer_run("", "").data
+    return str(encode_cache(EncodeSettings("shapes", str(out), str(autoencoder), data, scenes=scenes)))
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, autoencoder) -> dict[int, Path]:
-    """Runs of six steps that nothing stopped, by their cached clips: encoding online, and from a cache."""
+def sources(tmp_path_factory, autoencoder) -> dict[str, str]:
+    """The drawn world, and a cache of eight scenes of it."""
+    cache = cache_of(8, tmp_path_factory.mktemp("latents"), autoencoder)
+    return {"online": "shapes", "cached": cache}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, autoencoder, sources) -> dict[str, Path]:
+    """Runs of six steps that nothing stopped, by their data: encoding online, and from a cache."""
     folder = tmp_path_factory.mktemp("whole")
-    for cached in (0, 5):
-        train(transformer_run(folder / str(cached), autoencoder, cached))
-    return {cached: folder / str(cached) for cached in (0, 5)}
+    for name, source in sources.items():
+        train(transformer_run(folder / name, autoencoder, source))
+    return {name: folder / name for name in sources}
 
 
-@pytest.mark.parametrize("cached", [0, 5])
+@pytest.mark.parametrize("data", ["online", "cached"])
 def test_stopped_by_a_signal_and_resumed_equals_never_stopped(
-    whole, autoencoder, tmp_path, monkeypatch, capsys, cached
+    whole, autoencoder, sources, tmp_path, monkeypatch, capsys, data
 ):
     out, steps = tmp_path / "run", []
 
@@ -87,37 +102,40 @@ def test_stopped_by_a_signal_and_resumed_equals_never_stopped(
         update_average(average, model, step, decay)
 
     monkeypatch.setattr(dit.train, "update_average", update_and_signal)
-    train(transformer_run(out, autoencoder, cached))
+    train(transformer_run(out, autoencoder, sources[data]))
     assert newest_step(out) == 3 and not (out / TRANSFORMER).exists()
     assert "validation" not in str(rows(out))  # what is due at the step is done when the run goes on
     assert "stopped at step 3" in capsys.readouterr().err
-    train(transformer_run(out, autoencoder, cached))
+    train(transformer_run(out, autoencoder, sources[data]))
     assert steps == [1, 2, 3, 4, 5, 6]
-    assert_same_run(out, whole[cached])
+    assert_same_run(out, whole[data])
 
 
-@pytest.mark.parametrize("cached", [0, 5])
-def test_three_steps_made_six_equal_six(whole, autoencoder, tmp_path, cached):
+@pytest.mark.parametrize("data", ["online", "cached"])
+def test_three_steps_made_six_equal_six(whole, autoencoder, sources, tmp_path, data):
     out = tmp_path / "run"
-    train(transformer_run(out, autoencoder, cached, steps=3))
+    train(transformer_run(out, autoencoder, sources[data], steps=3))
     assert load_model(str(out), torch.device("cpu"), torch.float32).facts["step"] == 3
-    train(transformer_run(out, autoencoder, cached, steps=6))
-    assert_same_run(out, whole[cached])
-    ours, others = load_weights(out / TRANSFORMER)[0], load_weights(whole[cached] / TRANSFORMER)[0]
+    train(transformer_run(out, autoencoder, sources[data], steps=6))
+    assert_same_run(out, whole[data])
+    ours, others = load_weights(out / TRANSFORMER)[0], load_weights(whole[data] / TRANSFORMER)[0]
     assert all(torch.equal(ours[name], tensor) for name, tensor in others.items())
 
 
 def test_the_finished_weights_are_the_average(whole):
     finished, average = (
-        load_weights(file)[0] for file in (whole[0] / TRANSFORMER, whole[0] / "step-00000006" / AVERAGE)
+        load_weights(file)[0]
+        for file in (whole["online"] / TRANSFORMER, whole["online"] / "step-00000006" / AVERAGE)
     )
-    weights = load_weights(whole[0] / "step-00000006" / "model.safetensors")[0]
+    weights = load_weights(whole["online"] / "step-00000006" / "model.safetensors")[0]
     assert all(torch.equal(finished[name], tensor) for name, tensor in average.items())
     assert not torch.equal(finished["transformer.proj_out.weight"], weights["transformer.proj_out.weight"])
 
 
-def test_killed_and_resumed_equals_never_stopped(autoencoder, tmp_path):
-    config = transformer_run(tmp_path / "run", autoencoder, 5, steps=400, save_every=1, show_every=400)
+def test_killed_and_resumed_equals_never_stopped(autoencoder, sources, tmp_path):
+    config = transformer_run(
+        tmp_path / "run", autoencoder, sources["cached"], steps=400, save_every=1, show_every=400
+    )
     file = write_config(tmp_path / "killed.py", config)
     process = subprocess.Popen(
         command("dit.train", file), cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL
@@ -135,13 +153,13 @@ def test_killed_and_resumed_equals_never_stopped(autoencoder, tmp_path):
     assert_same_run(config.out, tmp_path / "other")
 
 
-def test_two_processes_equal_one(whole, autoencoder, tmp_path):
+def test_two_processes_equal_one(whole, autoencoder, sources, tmp_path):
     out = tmp_path / "run"
-    config = write_config(tmp_path / "two.py", transformer_run(out, autoencoder, 5))
+    config = write_config(tmp_path / "two.py", transformer_run(out, autoencoder, sources["cached"]))
     done = launch("dit.train", config, processes=2)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert largest_difference(out, whole[5]) < 1e-5
-    for one, two in zip(rows(out), rows(whole[5]), strict=True):
+    assert largest_difference(out, whole["cached"]) < 1e-5
+    for one, two in zip(rows(out), rows(whole["cached"]), strict=True):
         assert one == pytest.approx(two, rel=1e-5)
     # A check that fails on the first process alone ends the other too.
     done = launch("dit.train", config, "--train.seed", "1", processes=2)
@@ -150,7 +168,7 @@ def test_two_processes_equal_one(whole, autoencoder, tmp_path):
 
 
 def test_a_finished_run_does_nothing_and_says_so(whole, autoencoder, capsys):
-    out = whole[0]
+    out = whole["online"]
     files = {file: file.stat().st_mtime_ns for file in out.rglob("*") if file.name != "run.json"}
     train(transformer_run(out, autoencoder))
     assert "finished at step 6: nothing to do" in capsys.readouterr().err
@@ -158,7 +176,7 @@ def test_a_finished_run_does_nothing_and_says_so(whole, autoencoder, capsys):
 
 
 def test_changed_settings_are_refused_by_name(whole, autoencoder):
-    config = transformer_run(whole[0], autoencoder)
+    config = transformer_run(whole["online"], autoencoder)
     with pytest.raises(ValueError, match=r"holds a run with flow.shift = 3.0, not 1.0"):
         train(replace(config, flow=replace(config.flow, shift=1.0)))
     with pytest.raises(ValueError, match="holds a run with checkpoint_activations = False, not True"):
@@ -175,18 +193,18 @@ def test_a_run_keeps_its_own_autoencoder(whole, autoencoder, tmp_path):
     train(transformer_run(out, copy, steps=6))
     kept = load_weights(out / "autoencoder.safetensors")[0]
     assert all(torch.equal(kept[name], tensor) for name, tensor in tensors.items())
-    now, before = state(out), state(whole[0])
+    now, before = state(out), state(whole["online"])
     assert all(torch.equal(now[name], tensor) for name, tensor in before.items())
 
 
-def test_every_file_carries_the_complete_config(whole, autoencoder):
-    weights = [*whole[5].glob("step-*/*.safetensors"), whole[5] / TRANSFORMER]
+def test_every_file_carries_the_complete_config(whole, autoencoder, sources):
+    weights = [*whole["cached"].glob("step-*/*.safetensors"), whole["cached"] / TRANSFORMER]
     assert len(weights) == 7
     for file in weights:
         assert from_json(TransformerRun, read_header(file, *TRANSFORMERS).settings) == transformer_run(
-            whole[5], autoencoder, 5
+            whole["cached"], autoencoder, sources["cached"]
         )
-    suffixes = {file.suffix for file in whole[5].rglob("*") if file.is_file()}
+    suffixes = {file.suffix for file in whole["cached"].rglob("*") if file.is_file()}
     assert suffixes == {".safetensors", ".json", ".jsonl", ".png"}
 
 
@@ -247,9 +265,9 @@ def test_a_pickle_is_seen_however_it_is_loaded(source, many):
 
 
 def test_it_learns_one_clip_by_heart(autoencoder, tmp_path):
-    config = transformer_run(
-        tmp_path / "run", autoencoder, 1, steps=250, batch=16, log_every=50, save_every=250, show_every=250
-    )
+    cache = cache_of(1, tmp_path / "latents", autoencoder)
+    loop = {"steps": 250, "batch": 16, "log_every": 50, "save_every": 250, "show_every": 250}
+    config = transformer_run(tmp_path / "run", autoencoder, cache, **loop)
     config = replace(
         config,
         model=replace(config.model, width=64, mlp_width=128),
@@ -264,9 +282,9 @@ def test_it_learns_one_clip_by_heart(autoencoder, tmp_path):
 
 def test_fine_tuning_starts_from_the_weights_of_init(whole, autoencoder, tmp_path):
     config = transformer_run(tmp_path / "run", autoencoder, steps=1)
-    still = replace(config, init=str(whole[0]), optimizer=OptimizerConfig(learning_rate=0.0))
+    still = replace(config, init=str(whole["online"]), optimizer=OptimizerConfig(learning_rate=0.0))
     train(still)
-    start, kept = load_weights(whole[0] / TRANSFORMER)[0], state(still.out)
+    start, kept = load_weights(whole["online"] / TRANSFORMER)[0], state(still.out)
     assert all(torch.equal(kept[f"model/{name}"], tensor) for name, tensor in start.items())
     deeper = replace(still, out=str(tmp_path / "deeper"), model=replace(still.model, depth=2))
     with pytest.raises(ValueError, match=r"transformer.safetensors does not fit .*blocks\.1\.\S+ is missing"):
@@ -276,7 +294,7 @@ def test_fine_tuning_starts_from_the_weights_of_init(whole, autoencoder, tmp_pat
 
 def test_a_run_goes_on_without_the_weights_it_started_from(whole, autoencoder, tmp_path):
     init = tmp_path / "init"
-    shutil.copytree(whole[0], init)
+    shutil.copytree(whole["online"], init)
     config = replace(transformer_run(tmp_path / "run", autoencoder, steps=1), init=str(init))
     train(config)
     shutil.rmtree(init)
@@ -340,7 +358,7 @@ def test_bf16_computes_near_fp32_and_keeps_fp32_weights(whole, autoencoder, tmp_
     tensors = state(config.out)
     assert {tensor.dtype for name, tensor in tensors.items() if "/" in name} == {torch.float32}
     ours = [row["loss"] for row in rows(config.out) if "loss" in row]
-    others = [row["loss"] for row in rows(whole[0]) if "loss" in row]
+    others = [row["loss"] for row in rows(whole["online"]) if "loss" in row]
     assert ours == pytest.approx(others, rel=0.02) and ours != others
 
 
@@ -480,7 +498,7 @@ def test_the_first_loss_is_near_two_and_says_so(whole):
     assert check_first_loss(2.02, latents).endswith(": good")
     assert "WARNING" in check_first_loss(1.2, latents) and "target" in check_first_loss(1.2, latents)
     assert "latent statistics" in check_first_loss(10.0, [3 * latents[0]])
-    assert rows(whole[0])[0]["loss"] == pytest.approx(2, abs=0.5)
+    assert rows(whole["online"])[0]["loss"] == pytest.approx(2, abs=0.5)
 
 
 def test_validation_has_one_noise_for_ever_and_is_the_same_on_any_number_of_processes(autoencoder):

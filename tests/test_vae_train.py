@@ -130,11 +130,11 @@ def test_a_kill_while_saving_leaves_the_last_checkpoint(whole, tmp_path, monkeyp
     class Killed(BaseException):
         pass
 
-    def die_in_the_second_part_of_step_4(path, tensors, settings):
+    def die_in_the_second_part_of_step_4(path, *about):
         if "step-00000004" in str(path) and "average" in path.name:
             path.with_name(f".{path.name}.1.tmp").write_bytes(b"half")
             raise Killed
-        save(path, tensors, settings)
+        save(path, *about)
 
     monkeypatch.setattr(vae.training.checkpoints, "save_weights", die_in_the_second_part_of_step_4)
     with pytest.raises(Killed):
@@ -294,7 +294,9 @@ def test_fine_tuning_starts_from_the_weights_of_init(whole, tmp_path):
     still = replace(config.optimizer, learning_rate=0.0)
     train(replace(config, init=str(whole / vae.train.WEIGHTS), optimizer=still))
     start, kept = load_weights(whole / vae.train.WEIGHTS)[0], state(config.out)
+    known = {name: start.pop(name) for name in ("latent_mean", "latent_std")}
     assert all(torch.equal(kept[f"model/{name}"], tensor) for name, tensor in start.items())
+    assert known["latent_std"].min() < 1 and (kept["model/latent_std"] == 1).all()  # until they are measured
     with pytest.raises(
         ValueError, match=r"has another shape than the config's model: give --model.base-width 4$"
     ):

@@ -24,10 +24,9 @@ from vae.data.video import (
     read_frames,
     read_image,
     resize_and_crop,
-    to_frames,
     to_video,
 )
-from vae.data.write import read_metadata, write_gif, write_png_frames, write_stream, write_video
+from vae.data.write import read_metadata, to_frames, write_gif, write_png_frames, write_stream, write_video
 
 CLIPS = {  # name -> how it must be read, None where either may be found
     "v_ApplyEyeMakeup_g01_c01.avi": None,  # decord's last frame is now this one, now another

@@ -42,12 +42,12 @@ def autoencoder_run(out: Path, **loop) -> AutoencoderRun:
     )
 
 
-def transformer_run(out: Path, autoencoder: Path, **loop) -> TransformerRun:
+def transformer_run(out: Path, autoencoder: Path, source: str = "shapes", **loop) -> TransformerRun:
     """A run of a transformer of one block on clips of eight tokens."""
     return TransformerRun(
         out=str(out),
         autoencoder=str(autoencoder),
-        data=DataConfig(frames=5, size=32),
+        data=DataConfig(source, frames=5, size=32, clips_per_file=int(source != "shapes")),
         model=TransformerConfig(
             width=32, depth=1, heads=2, mlp_width=32, text_width=16, latent_channels=4, time_frequencies=16
         ),

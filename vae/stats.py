@@ -54,19 +54,22 @@ class StatsSettings:
 
 
 def stats(settings: StatsSettings) -> Statistics:
-    """Measures an autoencoder's latents on clips, each process its share, and prints and keeps what it found.
+    """Measures mean and std of an autoencoder's latents, every process on its share of the clips.
 
-    They are kept where it ships none by channel, or with `replace`. Raises ValueError before anything is
-    computed for settings that cannot be measured with, and afterwards for a channel that does not vary.
+    They are printed, and written where it ships none by channel, or with `replace`. Raises ValueError for
+    settings that do not fit before anything is computed, and afterwards for a channel that does not vary.
     """
-    check(settings)
+    if not settings.autoencoder:
+        raise ValueError("which autoencoder? dit vae stats AUTOENCODER --data MANIFEST")
+    if not settings.data:
+        raise ValueError("--data is empty: give a manifest, a folder that holds one, or shapes")
     rank, ranks = processes()
     autoencoder = load_autoencoder(settings.autoencoder, own_device(), as_shipped=True)
     path = find_autoencoder(settings.autoencoder)
     ships = autoencoder.ships_statistics
-    known = path.is_dir() and is_measured(path, autoencoder.channels)
+    known = path.is_dir() and _is_measured(path, autoencoder.channels)
     writes = settings.replace or not (ships or known)
-    if writes and is_known(path):
+    if writes and _is_model_copy(path):
         raise ValueError(
             f"{path} is a model's own copy, which was trained on its latents: measure another copy"
         )
@@ -79,46 +82,36 @@ def stats(settings: StatsSettings) -> Statistics:
         fps=settings.fps,
         workers=settings.workers,
     )
-    data = all_clips(config, settings.seed, autoencoder.compression)
-    rows = sorted(gathered(measure(autoencoder, data, settings, rank, ranks)), key=lambda row: row[0])
-    found = checked(statistics_of([sums for _, sums, _ in rows]))
+    data = _all_clips(config, settings.seed, autoencoder.compression)
+    rows = sorted(gathered(_measure(autoencoder, data, settings, rank, ranks)), key=lambda row: row[0])
+    statistics = checked(statistics_of([sums for _, sums, _ in rows]))
     if rank > 0:
-        return found
+        return statistics
     skipped = {file: reason for _, _, one in rows for file, reason in one.items()}
     for reason in skipped.values():
         print(f"skipped: {reason}", file=sys.stderr)
-    for line in table(found, autoencoder):
+    for line in _table(statistics, autoencoder):
         print(line)
     if not writes:
-        whose = "in the weights file" if path.is_file() else "that the folder ships"
-        whose = f"in {path / FILE}" if known else whose
-        print(
-            f"not written: the statistics {whose} hold; --replace puts these in their place", file=sys.stderr
-        )
-        return found
+        shipped = "in the weights file" if path.is_file() else "that the folder ships"
+        where = f"in {path / FILE}" if known else shipped
+        print(f"not written: the statistics {where} are kept; --replace replaces them", file=sys.stderr)
+        return statistics
     measured = {"data": to_json(replace(config, workers=0)), "files": files_hash(data), "seed": settings.seed}
     measured |= {"count": settings.count, "skipped": sorted(skipped), "torch": torch.__version__}
     if path.is_dir():
-        file = write_statistics(path, found, measured)
+        file = write_statistics(path, statistics, measured)
     else:
-        autoencoder.set_statistics(found)
+        autoencoder.set_statistics(statistics)
         header, tensors = read_header(path), autoencoder.state_dict()
         save_weights(
             file := path, tensors, header.kind, header.settings, header.facts | {"statistics": measured}
         )
     print(f"written: {file}", file=sys.stderr)
-    return found
+    return statistics
 
 
-def check(settings: StatsSettings) -> None:
-    """Raises ValueError where the autoencoder or its data is not given."""
-    if not settings.autoencoder:
-        raise ValueError("which autoencoder? dit vae stats AUTOENCODER --data MANIFEST")
-    if not settings.data:
-        raise ValueError("--data is empty: give a manifest, a folder that holds one, or shapes")
-
-
-def is_measured(folder: Path, channels: int) -> bool:
+def _is_measured(folder: Path, channels: int) -> bool:
     """Whether statistics of these weights lie beside them already."""
     try:
         return read_statistics(folder, channels) is not None
@@ -126,13 +119,13 @@ def is_measured(folder: Path, channels: int) -> bool:
         return False
 
 
-def is_known(path: Path) -> bool:
+def _is_model_copy(path: Path) -> bool:
     """Whether a transformer beside an autoencoder was trained on its latents: of a run, or built in."""
     run = path.parent / "run.json"
     return path.parent == BUILTIN or (run.is_file() and read_json(run).get("kind") == "transformer")
 
 
-def all_clips(config: DataConfig, seed: int, compression: Compression) -> Dataset:
+def _all_clips(config: DataConfig, seed: int, compression: Compression) -> Dataset:
     """The clips of all files of a manifest, none held out; or the drawn world."""
     check_data(config, compression)
     if config.source == SHAPES:
@@ -142,23 +135,23 @@ def all_clips(config: DataConfig, seed: int, compression: Compression) -> Datase
     return VideoFiles(config, seed, load_manifest(config.source), compression)
 
 
-def measure(
+def _measure(
     autoencoder, data: Dataset, settings: StatsSettings, rank: int, ranks: int
 ) -> list[tuple[int, Tensor, dict]]:
-    """Of each clip of this process's share: draw, sums of its latents, and the files it stands in for."""
+    """For each clip of this process's share: draw, sums of its latents, and the files skipped for it."""
     draws = range(rank, settings.count, ranks)
     loader = batches(data, ranks, 0, len(draws), rank, ranks, settings.workers)
     bar = tqdm(zip(draws, loader, strict=True), "measuring", len(draws), unit="clip", disable=rank > 0)
     return [(draw, latent_sums(autoencoder, clip.video), clip.skipped) for draw, (clip,) in bar]
 
 
-def table(found: Statistics, autoencoder) -> list[str]:
-    """A line for each channel: what was measured, and what that is of the latents as they ship."""
+def _table(statistics: Statistics, autoencoder) -> list[str]:
+    """A line for each channel: what was measured, and the same after the statistics that it ships."""
     shift, scale = (part.flatten().tolist() for part in (autoencoder.latent_mean, autoencoder.latent_std))
     lines = [f"{'channel':>7} {'mean':>10} {'std':>10}   as they ship: mean, std"]
-    for channel, (mean, std) in enumerate(zip(found.mean, found.std, strict=True)):
-        leaves = f"{(mean - shift[channel]) / scale[channel]:8.4f} {std / scale[channel]:8.4f}"
-        lines.append(f"{channel:7d} {mean:10.5f} {std:10.5f}   {leaves:>28}")
+    for channel, (mean, std) in enumerate(zip(statistics.mean, statistics.std, strict=True)):
+        shipped = f"{(mean - shift[channel]) / scale[channel]:8.4f} {std / scale[channel]:8.4f}"
+        lines.append(f"{channel:7d} {mean:10.5f} {std:10.5f}   {shipped:>28}")
     return lines
 
 

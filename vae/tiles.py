@@ -2,7 +2,6 @@
 
 Attention looks at whole frames, but only where they are smallest: that part is never cut. The rest are
 convolutions, and a tile with as much around it as they see (its halo) comes out as it would within the frame.
-A smaller halo is faster and blended, and seams remain.
 """
 
 from dataclasses import dataclass
@@ -62,47 +61,21 @@ def cut(height: int, width: int, tile: int, halo: int) -> list[Tile]:
     return [Tile(a, b, c, d, (oa, ob, oc, od)) for a, b, oa, ob in spans[0] for c, d, oc, od in spans[1]]
 
 
-def ramp(start: int, end: int, outer_start: int, outer_end: int, halo: int, like: Tensor) -> Tensor:
-    """Weights along one side of a tile: 1 inside, rising over the halo where there is a neighbour."""
-    places = torch.arange(outer_start, outer_end, device=like.device, dtype=like.dtype) + 0.5
-    weight = torch.ones_like(places)
-    if outer_start < start:
-        weight = torch.minimum(weight, (places - outer_start) / (2 * halo))
-    if outer_end > end:
-        weight = torch.minimum(weight, (outer_end - places) / (2 * halo))
-    return weight
+def paste(canvas: Tensor, part: Tensor, tile: Tile, scale: int) -> None:
+    """Writes a tile's own part of its frames, without the halo, into those of the canvas."""
+    top, bottom, left, right = (scale * side for side in (tile.top, tile.bottom, tile.left, tile.right))
+    above, _, before, _ = (scale * side for side in tile.outer)
+    canvas[..., top:bottom, left:right] = part[
+        ..., top - above : bottom - above, left - before : right - before
+    ]
 
 
-def paste(canvas: Tensor, weights: Tensor, part: Tensor, tile: Tile, scale: int, blend: int) -> None:
-    """Adds a tile's frames to those of the canvas: its own part, or with `blend` all of it, by a ramp."""
-    top, bottom, left, right = (
-        scale * v for v in (tile.outer if blend else (tile.top, tile.bottom, tile.left, tile.right))
-    )
-    oa, _, oc, _ = (scale * v for v in tile.outer)
-    inner = part[..., top - oa : bottom - oa, left - oc : right - oc]
-    weight = torch.ones(bottom - top, right - left, device=part.device, dtype=part.dtype)
-    if blend:
-        rows = ramp(scale * tile.top, scale * tile.bottom, top, bottom, scale * blend, part)
-        columns = ramp(scale * tile.left, scale * tile.right, left, right, scale * blend, part)
-        weight = rows[:, None] * columns
-    canvas[..., top:bottom, left:right] += inner * weight
-    weights[..., top:bottom, left:right] += weight
-
-
-def halos(exact: int, asked: int) -> tuple[int, int]:
-    """The halo to take, and over how many latents it is blended: none where it is all that is seen."""
-    halo = exact if asked < 0 else min(asked, exact)
-    return halo, 0 if halo == exact else halo
-
-
-def decode(model: Autoencoder, latents_BCTHW: Tensor, tile: int, halo: int = -1) -> Tensor:
+def decode(model: Autoencoder, latents_BCTHW: Tensor, tile: int) -> Tensor:
     """As `Autoencoder.decode`, in tiles of at most `tile` latents a side, one after the other.
 
-    Beside the video it holds one tile's stream. `halo` is in latents; -1 takes all that the convolutions see,
-    and the result is that of the whole frame. A smaller one is blended. Raises ValueError for a tile below 1.
+    Beside the video it holds one tile's stream. Raises ValueError for a tile below 1.
     """
     check_tile(tile)
-    halo, blend = halos(decoder_halo(model), halo)
     decoder, dtype = model.decoder, model.post_quant_conv.weight.dtype
     state: State = {}
     uncut = []
@@ -117,43 +90,36 @@ def decode(model: Autoencoder, latents_BCTHW: Tensor, tile: int, halo: int = -1)
     pixels, patch = model.compression.spatial, model.config.patch
     frames = 1 + model.compression.temporal * (count - 1)
     video = latents_BCTHW.new_zeros(batch, 3, frames, pixels * height, pixels * width, dtype=torch.float32)
-    weights = torch.zeros_like(video[0, 0, 0])
-    for part in cut(height, width, tile, halo):
+    for part in cut(height, width, tile, decoder_halo(model)):
         a, b, c, d = part.outer
         state, first = {}, 0
-        of_tile = torch.zeros_like(weights)
         for x in uncut:
             y = x[..., a:b, c:d].contiguous(memory_format=torch.channels_last_3d)
             for layer in (layer for block in decoder.up_blocks for layer in block.layers()):
                 y = layer(y, state)
             y = depth_to_space(decoder.conv_out(y, state, decoder.norm_out), patch).float()
-            of_tile.zero_()
-            paste(video[:, :, first : first + y.shape[2]], of_tile, y, part, pixels, blend)
+            paste(video[:, :, first : first + y.shape[2]], y, part, pixels)
             first += y.shape[2]
-        weights += of_tile
-    return video.div_(weights).clamp_(-1.0, 1.0)
+    return video.clamp_(-1.0, 1.0)
 
 
-def encode(model: Autoencoder, video_BCTHW: Tensor, tile: int, halo: int = -1) -> Tensor:
-    """As `Autoencoder.encode`, in tiles of at most `tile` latents a side; `halo` as for decoding."""
-    return posterior(model, video_BCTHW, tile, halo)[0]
+def encode(model: Autoencoder, video_BCTHW: Tensor, tile: int) -> Tensor:
+    """As `Autoencoder.encode`, in tiles of at most `tile` latents a side."""
+    return posterior(model, video_BCTHW, tile)[0]
 
 
-def posterior(model: Autoencoder, video_BCTHW: Tensor, tile: int, halo: int = -1) -> tuple[Tensor, Tensor]:
-    """As `Autoencoder.posterior`, in tiles of at most `tile` latents a side; `halo` as for decoding."""
+def posterior(model: Autoencoder, video_BCTHW: Tensor, tile: int) -> tuple[Tensor, Tensor]:
+    """As `Autoencoder.posterior`, in tiles of at most `tile` latents a side."""
     check_tile(tile)
     model.compression.check(*video_BCTHW.shape[2:])
-    halo, blend = halos(encoder_halo(model), halo)
     encoder, dtype = model.encoder, model.quant_conv.weight.dtype
     chunks = time_chunks(video_BCTHW)
     pixels, patch = model.compression.spatial, model.config.patch
     height, width = (side // pixels for side in video_BCTHW.shape[3:])
     uncut: list[Tensor] = []
-    weights = torch.zeros(height, width, device=video_BCTHW.device, dtype=dtype)
-    for part in cut(height, width, tile, halo):
+    for part in cut(height, width, tile, encoder_halo(model)):
         a, b, c, d = (pixels * side for side in part.outer)
         state: State = {}
-        of_tile = torch.zeros_like(weights)
         for index, chunk in enumerate(chunks):
             y = space_to_depth(chunk[..., a:b, c:d].to(dtype), patch)
             y = encoder.conv_in(y.contiguous(memory_format=torch.channels_last_3d), state)
@@ -161,12 +127,10 @@ def posterior(model: Autoencoder, video_BCTHW: Tensor, tile: int, halo: int = -1
                 y = layer(y, state)
             if index == len(uncut):
                 uncut.append(y.new_zeros(*y.shape[:3], height, width))
-            of_tile.zero_()
-            paste(uncut[index], of_tile, y, part, 1, blend)
-        weights += of_tile
+            paste(uncut[index], y, part, 1)
     state, moments = {}, []
     for x in uncut:
-        x = (x / weights).contiguous(memory_format=torch.channels_last_3d)
+        x = x.contiguous(memory_format=torch.channels_last_3d)
         for layer in encoder.mid_block.layers():
             x = layer(x, state)
         x = encoder.conv_out(x, state, encoder.norm_out)

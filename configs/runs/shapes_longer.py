@@ -1,6 +1,7 @@
 """The built-in transformer and text encoder, second stage: other clips of the drawn world, lower rates.
 
-dit train shapes_longer
+dit vae encode shapes --seed 1 --autoencoder runs/shapes-autoencoder-robust --out runs/shapes-longer-latents
+dit train shapes_longer --data.source runs/shapes-longer-latents
 
 Cost: one hour on two cores without AVX-512, 9 minutes of it to encode the clips.
 Result: validation loss 0.190; README.md has its score.

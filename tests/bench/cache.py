@@ -104,7 +104,8 @@ def main() -> None:
         videos = sum(file.path.stat().st_size for file in cache.files if not file.reason) / len(clips) / 1024
     wall = {name: median(w for w, _ in rows) for name, rows in times.items()}
     total = {name: sum(c for _, c in rows) / DRAWS for name, rows in times.items()}
-    print(f"{len(cache.files)} files, {len(clips)} clips, { ({k: cache.made['data'][k] for k in SAMPLING}) }")
+    made_with = {name: cache.provenance["data"][name] for name in SAMPLING}
+    print(f"{len(cache.files)} files, {len(clips)} clips, {made_with}")
     for name in times:
         print(
             f"{name:18} median {1e3 * wall[name]:8.3f} ms ({wall[name] / wall['read']:6.1f} x), "

@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from configs.load import Positional, parse
 from vae.cache.encoding import clip_key, text_key
-from vae.cache.index import half_written, places_in, read_index
-from vae.cache.shards import LATENTS, STORED, Place, read_places, shard_files, shard_name
+from vae.cache.index import half_written, locations_in, read_index
+from vae.cache.shards import DTYPES, LATENTS, Location, read_locations, shard_files, shard_name
 from vae.compression import Compression
 from vae.training.weights import Header, tensors_hash
 
@@ -46,29 +46,29 @@ def check(settings: CheckSettings) -> None:
     problems += [f"{file} is half-written: delete it" for file in half_written(folder)]
     for line in problems:
         print(f"wrong: {line}", file=sys.stderr)
-    unused = sorted({place.shard for place in rows} - set(about["shards"]))
+    unused = sorted({location.shard for location in rows} - set(about["shards"]))
     if unused:
         told = "give its `dit vae encode` command again with --prune to remove them"
         print(f"note: {len(unused)} shards hold nothing that the index lists: {told}", file=sys.stderr)
     if problems:
         count = "1 thing is" if len(problems) == 1 else f"{len(problems)} things are"
         raise ValueError(f"{folder}: {count} wrong, each in a line above with what to do")
-    clips = sum(place.shard.startswith(LATENTS) for place in rows)
+    clips = sum(location.shard.startswith(LATENTS) for location in rows)
     print(f"{folder}: sound; {len(files)} shards, {clips} clips, {len(rows) - clips} captions")
 
 
-def check_shard(file: Path) -> tuple[dict[Place, tuple[str, dict]], list[str]]:
-    """The key of every row of a shard with what it is, by its place; and what is wrong with the shard."""
+def check_shard(file: Path) -> tuple[dict[Location, tuple[str, dict]], list[str]]:
+    """The key of every row of a shard with what it is, by its location; and what is wrong with the shard."""
     try:
-        places, header = read_places(file)
+        locations, header = read_locations(file)
         tensors = load_file(file)
         what, digest = header.facts["rows"], header.facts["sha256"]
-        dtype = STORED[header.settings["store"]]
+        dtype = DTYPES[header.settings["dtype"]]
     except (ValueError, KeyError, OSError) as error:
         return {}, [f"{file} cannot be read ({error}): {MEND}"]
-    if places.keys() != what.keys() or file.name != shard_name(header.kind, places):
+    if locations.keys() != what.keys() or file.name != shard_name(header.kind, locations):
         return {}, [f"{file} holds other rows than its name and header say: {MEND}"]
-    found = {place: (key, what[key]) for key, place in places.items()}
+    found = {location: (key, what[key]) for key, location in locations.items()}
     if tensors_hash(tensors) != digest:
         return found, [f"{file} has changed since it was written: {MEND}"]
     wrong = [
@@ -81,15 +81,15 @@ def check_shard(file: Path) -> tuple[dict[Place, tuple[str, dict]], list[str]]:
 
 def faults(key: str, row: Tensor, what: dict, header: Header, dtype: torch.dtype) -> Iterator[str]:
     """What is wrong with a row, by what its shard's header says that it is."""
-    made = header.settings
+    about = header.settings
     if header.kind == LATENTS:
         frames = what["frames"] if isinstance(what["frames"], int) else len(what["frames"])
-        size = Compression(*made["compression"]).latent_size(frames, *what["size"])
+        size = Compression(*about["compression"]).latent_size(frames, *what["size"])
         fits = row.ndim == 5 and len(row) == 2 and tuple(row.shape[2:]) == tuple(size)
-        wanted = clip_key(what, made["autoencoder"], made["store"])
+        wanted = clip_key(what, about["autoencoder"], about["dtype"])
     else:
         fits = row.ndim == 2
-        wanted = text_key(what["text"], made)
+        wanted = text_key(what["text"], about)
     if not fits or row.dtype != dtype:
         yield f"is {tuple(row.shape)} in {row.dtype}, which it cannot be"
     if key != wanted:
@@ -99,21 +99,21 @@ def faults(key: str, row: Tensor, what: dict, header: Header, dtype: torch.dtype
 
 
 def wrong_in_index(
-    files: list[dict], about: dict, rows: dict[Place, tuple[str, dict]], folder: Path
+    files: list[dict], about: dict, rows: dict[Location, tuple[str, dict]], folder: Path
 ) -> Iterator[str]:
     """What the index says that the shards do not hold."""
-    names, places = list(about["shards"]), about["made"]["data"]["clips_per_file"]
+    names, count = list(about["shards"]), about["provenance"]["data"]["clips_per_file"]
     for name in names:
         if not (folder / name).is_file():
             yield f"{folder / name} is not there: {AGAIN}"
-    there = {place.shard for place in rows}
+    there = {location.shard for location in rows}
     for file in files:
-        clips = places_in(file, "clip", names)
-        if not len(clips) == len(file["keys"]) == (0 if file["reason"] else places):
-            yield f"{file['path']} has {len(clips)} clips in the index, not {places}: {AGAIN}"
-        texts = zip(places_in(file, "text", names), file["captions"], strict=False)
+        clips = locations_in(file, "clip", names)
+        if not len(clips) == len(file["keys"]) == (0 if file["reason"] else count):
+            yield f"{file['path']} has {len(clips)} clips in the index, not {count}: {AGAIN}"
+        texts = zip(locations_in(file, "text", names), file["captions"], strict=False)
         wanted = [*zip(clips, file["keys"], strict=False), *texts]
-        absent = {place.shard for place, name in wanted if name not in names_of(rows.get(place))}
+        absent = {location.shard for location, name in wanted if name not in names_of(rows.get(location))}
         if absent & there:  # of the others it was said
             which = ", ".join(sorted(absent & there))
             yield f"{file['path']} is not in {which} where the index says: {AGAIN}"

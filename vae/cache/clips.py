@@ -3,18 +3,14 @@
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch import Tensor
 
 from configs.data import DataConfig
-from vae.cache.encoding import scenes
 from vae.cache.index import Cache, CachedFile, is_cache, load_cache, remedy
-from vae.cache.shards import LATENTS, STORED, Place, find_rows, read_row
+from vae.cache.shards import DTYPES, Location, read_row
 from vae.compression import Compression
 from vae.data.clips import (
     SHAPES,
-    Clip,
-    DrawnWorld,
     HeldOutFiles,
     UnusableData,
     VideoFiles,
@@ -23,8 +19,8 @@ from vae.data.clips import (
     starts,
 )
 from vae.data.video import UnreadableVideo
+from vae.interface import VideoAutoencoder
 from vae.load import autoencoder_hash
-from vae.training.seeds import shuffled
 
 SAMPLING = ("frames", "size", "fps", "clips_per_file")  # the settings of data that say which clips there are
 
@@ -38,37 +34,38 @@ def find_cache(source: str) -> Cache | None:
     return load_cache(source) if source != SHAPES and is_cache(source) else None
 
 
-def check_made(cache: Cache, config: DataConfig, autoencoder: nn.Module) -> None:
+def check_provenance(cache: Cache, config: DataConfig, autoencoder: VideoAutoencoder) -> None:
     """Raises ValueError, naming the setting, where a run wants other clips or latents than a cache holds."""
     for name in SAMPLING:
-        if (value := getattr(config, name)) != (held := cache.made["data"][name]):
+        if (value := getattr(config, name)) != (held := cache.provenance["data"][name]):
             raise ValueError(
-                f"data.{name} = {value}, but {cache.folder} was made with {held}: give --data.{name} {held}, "
+                f"data.{name} = {value}, but {cache.folder} was made with {held}: give "
+                f"--data.{name.replace('_', '-')} {held}, "
                 f"or make a cache with {value}"
             )
-    if autoencoder_hash(autoencoder) != cache.made["autoencoder"]:
+    if autoencoder_hash(autoencoder) != cache.provenance["autoencoder"]:
         raise ValueError(
-            f"{cache.folder} was made by another autoencoder, {cache.made['name']}: give that one with "
+            f"{cache.folder} was made by another autoencoder, {cache.provenance['name']}: give that one with "
             f"--autoencoder, or make a cache with this one"
         )
 
 
 def open_cached(
-    cache: Cache, config: DataConfig, seed: int, validation: int, autoencoder: nn.Module, sample: bool
+    cache: Cache, config: DataConfig, seed: int, validation: int, autoencoder: VideoAutoencoder, sample: bool
 ) -> tuple[VideoFiles, HeldOutFiles]:
     """Training and held-out data of a cache: the same clips as `open_data` has of its manifest.
 
     With `sample` they have log-variances too. Raises ValueError where the cache holds other ones.
     """
     check_data(config, autoencoder.compression)
-    check_made(cache, config, autoencoder)
+    check_provenance(cache, config, autoencoder)
     kept, held = held_out_split(cache.files, seed, validation)
     data = CachedFiles(cache, config, seed, kept, autoencoder.compression, sample)
     return data, HeldOutFiles(held, data)
 
 
 class CachedFiles(VideoFiles):
-    """Files of a cache: which file, place and caption a draw has is what it is of the files themselves."""
+    """Files of a cache: which file, start and caption a draw has is what it is of the files themselves."""
 
     def __init__(
         self,
@@ -80,44 +77,25 @@ class CachedFiles(VideoFiles):
         sample: bool,
     ):
         super().__init__(config, seed, entries, compression)
-        self.folder, self.dtype, self.parts = cache.folder, STORED[cache.made["store"]], 2 if sample else 1
-        self.place = {start: k for k, start in enumerate(starts(config.clips_per_file))}
+        self.folder, self.dtype, self.parts = (
+            cache.folder,
+            DTYPES[cache.provenance["dtype"]],
+            2 if sample else 1,
+        )
+        self.number = {start: k for k, start in enumerate(starts(config.clips_per_file))}
 
     def content(self, entry: CachedFile, start: float) -> tuple[None, tuple[Tensor, ...]]:
         """No video, and the posterior of a clip."""
         if entry.reason:
             raise UnreadableVideo(entry.reason)
-        return None, read_posterior(self.folder, entry.clips[self.place[start]], self.dtype, self.parts)
+        return None, read_posterior(self.folder, entry.clips[self.number[start]], self.dtype, self.parts)
 
 
-def read_posterior(folder: Path, place: Place, dtype: torch.dtype, parts: int = 2) -> tuple[Tensor, ...]:
+def read_posterior(
+    folder: Path, location: Location, dtype: torch.dtype, parts: int = 2
+) -> tuple[Tensor, ...]:
     """Mean and log-variance C T H W, or so many of these; raises DamagedCache where they cannot be read."""
     try:
-        return read_row(folder, place, dtype, parts).unbind()
+        return read_row(folder, location, dtype, parts).unbind()
     except (ValueError, OSError) as error:
         raise DamagedCache(f"{error}: {remedy(folder)}") from None
-
-
-class CachedWorld(Dataset):
-    """The first scenes of the drawn world as posteriors; every epoch has its own order and new captions."""
-
-    def __init__(self, world: DrawnWorld, folder: Path, places: list[Place], store: str):
-        self.world, self.folder, self.places, self.dtype = world, folder, places, STORED[store]
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, draw: int) -> Clip:
-        epoch, position = divmod(draw, len(self.places))
-        k = shuffled(len(self.places), self.world.seed, "cached order", epoch)[position]
-        posterior = read_posterior(self.folder, self.places[k], self.dtype)
-        return Clip(None, self.world.caption(k, draw), f"scene {k}", posterior=posterior)
-
-
-def read_scenes(
-    world: DrawnWorld, autoencoder: nn.Module, count: int, folder: Path, store: str = "fp16"
-) -> CachedWorld:
-    """The scenes that `encode_scenes` encoded."""
-    places = find_rows(folder, LATENTS)[0]
-    found = [places[clip.key] for clip in scenes(world, count, autoencoder, store)]
-    return CachedWorld(world, folder, found, store)

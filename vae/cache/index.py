@@ -2,11 +2,10 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar
 
-from vae.cache.shards import FORMAT, LATENTS, TEXTS, Place, shard_files
+from vae.cache.shards import FORMAT, LATENTS, TEXTS, Location, shard_files
 from vae.data.manifest import relative
 from vae.training.files import write_whole
 
@@ -16,51 +15,54 @@ MARK = b"latent cache"  # in the index's metadata
 
 @dataclass(frozen=True)
 class CachedFile:
-    """A file of a cache: its captions, the key of its clip at each place, and where clips and captions lie.
+    """A file of a cache: its captions, the key of its clip at each start, and where clips and captions lie.
 
-    One that could not be read has no keys, and the reason. What is written is what a run depends on.
+    One that could not be read has no keys, and the reason.
     """
-
-    times: ClassVar[bytes] = b""  # by which its clips were chosen: the keys hold them
 
     captions: tuple[str, ...]
     keys: tuple[str, ...]
-    path: Path = field(repr=False)
-    sha256: str = field(repr=False)
-    reason: str = field(repr=False)
-    clips: tuple[Place, ...] = field(repr=False)
-    texts: tuple[Place, ...] = field(repr=False)
+    path: Path
+    sha256: str
+    reason: str
+    clips: tuple[Location, ...]
+    texts: tuple[Location, ...]
+
+    @property
+    def identity(self) -> tuple:
+        """What a run on this file depends on: see `files_hash`."""
+        return self.keys, self.captions
 
 
 @dataclass(frozen=True)
 class Cache:
     """A cache that was opened: its files in the manifest's order, and what it was made with.
 
-    `made` has the settings of the data, the autoencoder's hash, the stored number format, and of frozen text
-    encoders the hash and settings; `empty` is where the empty prompt's embedding lies.
+    `provenance` has the settings of the data, the autoencoder's hash, the stored precision, and of frozen
+    text encoders the hash and settings; `empty` is where the empty prompt's embedding lies.
     """
 
     folder: Path
     files: list[CachedFile]
-    made: dict
-    empty: Place | None
+    provenance: dict
+    empty: Location | None
 
 
-def save_index(folder: Path, files: list[CachedFile], made: dict, empty: Place | None) -> None:
+def save_index(folder: Path, files: list[CachedFile], provenance: dict, empty: Location | None) -> None:
     """Writes the index: a row for each file, and in the metadata what the cache was made with."""
     import pyarrow
     import pyarrow.parquet
 
-    places = [place for file in files for place in (*file.clips, *file.texts)] + ([empty] if empty else [])
-    names = sorted({place.shard for place in places})
+    locations = [location for file in files for location in (*file.clips, *file.texts)]
+    names = sorted({location.shard for location in [*locations, *([empty] if empty else [])]})
     numbers = {name: k for k, name in enumerate(names)}
     home = folder.resolve()
 
-    def columns(prefix: str, found: Sequence[Place]) -> dict:
+    def columns(prefix: str, given: Sequence[Location]) -> dict:
         return {
-            f"{prefix}_shard": [numbers[place.shard] for place in found],
-            f"{prefix}_offset": [place.offset for place in found],
-            f"{prefix}_shape": [list(place.shape) for place in found],
+            f"{prefix}_shard": [numbers[location.shard] for location in given],
+            f"{prefix}_offset": [location.offset for location in given],
+            f"{prefix}_shape": [list(location.shape) for location in given],
         }
 
     rows = [
@@ -81,7 +83,7 @@ def save_index(folder: Path, files: list[CachedFile], made: dict, empty: Place |
     for prefix in ("clip", "text"):
         kinds |= {f"{prefix}_{what}": pyarrow.list_(number) for what in ("shard", "offset")}
         kinds[f"{prefix}_shape"] = pyarrow.list_(pyarrow.list_(number))
-    about = {"format": FORMAT, "made": made, "empty": asdict(empty) if empty else None}
+    about = {"format": FORMAT, "provenance": provenance, "empty": asdict(empty) if empty else None}
     about["shards"] = {name: (folder / name).stat().st_size for name in names}
     schema = pyarrow.schema(list(kinds.items()), metadata={MARK: json.dumps(about)})
     table = pyarrow.Table.from_pylist(rows, schema)
@@ -128,19 +130,19 @@ def load_cache(source: str | Path) -> Cache:
             path=folder / row["path"],
             sha256=row["sha256"],
             reason=row["reason"],
-            clips=places_in(row, "clip", names),
-            texts=places_in(row, "text", names),
+            clips=locations_in(row, "clip", names),
+            texts=locations_in(row, "text", names),
         )
         for row in table.to_pylist()
     ]
-    empty = about["empty"] and Place(**about["empty"] | {"shape": tuple(about["empty"]["shape"])})
-    return Cache(folder, files, about["made"], empty)
+    empty = about["empty"] and Location(**about["empty"] | {"shape": tuple(about["empty"]["shape"])})
+    return Cache(folder, files, about["provenance"], empty)
 
 
-def places_in(row: dict, prefix: str, names: Sequence[str]) -> tuple[Place, ...]:
+def locations_in(row: dict, prefix: str, names: Sequence[str]) -> tuple[Location, ...]:
     """Where the clips or the captions of a row of the index lie."""
     columns = zip(*(row[f"{prefix}_{what}"] for what in ("shard", "offset", "shape")), strict=True)
-    return tuple(Place(names[shard], offset, tuple(shape)) for shard, offset, shape in columns)
+    return tuple(Location(names[shard], offset, tuple(shape)) for shard, offset, shape in columns)
 
 
 def read_index(source: str | Path) -> tuple[object, dict, Path]:

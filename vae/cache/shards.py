@@ -14,11 +14,11 @@ from vae.training.weights import Header, read_header, save_weights, tensors_hash
 
 FORMAT = 2  # of shards and keys; another one makes every row anew
 LATENTS, TEXTS = "latents", "texts"  # the two kinds of shards
-STORED = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Location:
     """Where a row lies: the name of its shard, its first byte there, and its shape."""
 
     shard: str
@@ -51,7 +51,7 @@ def shard_files(folder: Path, kind: str = "*") -> list[Path]:
     return sorted(folder.glob(f"{kind}-{'[0-9a-f]' * 24}.safetensors"))
 
 
-def read_places(file: Path) -> tuple[dict[str, Place], Header]:
+def read_locations(file: Path) -> tuple[dict[str, Location], Header]:
     """Where every row of a shard lies, and the shard's header; raises ValueError for one that is not whole.
 
     A safetensors file is eight bytes with the length of its table, the table as JSON, and the tensors.
@@ -61,17 +61,17 @@ def read_places(file: Path) -> tuple[dict[str, Place], Header]:
         length = int.from_bytes(opened.read(8), "little")
         table = json.loads(opened.read(length))
     return {
-        key: Place(file.name, 8 + length + table[key]["data_offsets"][0], tuple(table[key]["shape"]))
+        key: Location(file.name, 8 + length + table[key]["data_offsets"][0], tuple(table[key]["shape"]))
         for key in table.keys() - {"__metadata__"}
     }, header
 
 
-def find_rows(folder: Path, kind: str) -> tuple[dict[str, Place], list[Path]]:
+def find_rows(folder: Path, kind: str) -> tuple[dict[str, Location], list[Path]]:
     """Where every row of a folder's shards of one kind lies, and the shards that are damaged."""
     found, damaged = {}, []
     for file in shard_files(folder, kind):
         try:
-            found |= read_places(file)[0]
+            found |= read_locations(file)[0]
         except ValueError:
             damaged.append(file)
     return found, damaged
@@ -80,19 +80,19 @@ def find_rows(folder: Path, kind: str) -> tuple[dict[str, Place], list[Path]]:
 def stale_shards(folder: Path, used: set[str]) -> list[Path]:
     """The shards of a folder that hold nothing of what is used, or are damaged."""
     found = {kind: find_rows(folder, kind) for kind in (LATENTS, TEXTS)}
-    held = {place.shard for rows, _ in found.values() for key, place in rows.items() if key in used}
+    held = {location.shard for rows, _ in found.values() for key, location in rows.items() if key in used}
     return [file for file in shard_files(folder) if file.name not in held]
 
 
-def read_row(folder: Path, place: Place, dtype: torch.dtype, first: int | None = None) -> Tensor:
+def read_row(folder: Path, location: Location, dtype: torch.dtype, first: int | None = None) -> Tensor:
     """A row, or its `first` entries along the first dimension, as fp32; raises ValueError where it is cut.
 
     It is read and not mapped: nothing stays open, and memory does not grow with what was read.
     """
-    shape = place.shape if first is None else (first, *place.shape[1:])
+    shape = location.shape if first is None else (first, *location.shape[1:])
     buffer = bytearray(math.prod(shape) * dtype.itemsize)
-    with open(folder / place.shard, "rb") as file:
-        file.seek(place.offset)
+    with open(folder / location.shard, "rb") as file:
+        file.seek(location.offset)
         if (found := file.readinto(buffer)) != len(buffer):
-            raise ValueError(f"{folder / place.shard} ends {len(buffer) - found} bytes too early")
+            raise ValueError(f"{folder / location.shard} ends {len(buffer) - found} bytes too early")
     return torch.frombuffer(buffer, dtype=dtype).view(shape).float()

@@ -1,11 +1,12 @@
 """Training clips: from the drawn world or from files, each a pure function of (seed, draw)."""
 
 import hashlib
+import json
 import os
 import sys
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -230,20 +231,15 @@ def check_data(config: DataConfig, compression: Compression) -> None:
 
 
 def files_hash(*data: Dataset) -> str:
-    """SHA-256 of what a manifest says of the files of data sets; the drawn world has none.
+    """SHA-256 of what a run depends on in the files of data sets, in their order; the drawn world has none.
 
-    Files of constant rate have no times, so that runs and latents older than these keep their hash. How a
-    file is read is left out: decord is not the same at every call, and an index may find it sound or not.
+    Of each file of a manifest that is the number of frames, the rate, height and width, every frame's
+    checksum (an image has none, but its size in bytes) and time, and the captions; of each file of a cache
+    the keys of its clips and the captions. Where files lie and how they are read is left out: decord is not
+    the same at every call, and an index may find it sound or not.
     """
-    digest = hashlib.sha256()
-    for part in data:
-        entries = getattr(part, "entries", None)
-        if entries is not None:
-            slow = [getattr(entry, "reader", "") == "sequential" for entry in entries]
-            entries = [replace(e, reader="decord") if s else e for e, s in zip(entries, slow, strict=True)]
-        digest.update(repr(entries).encode())
-        digest.update(b"".join(entry.times for entry in entries or ()))
-    return digest.hexdigest()
+    identities = [[entry.identity for entry in getattr(part, "entries", [])] for part in data]
+    return hashlib.sha256(json.dumps(identities).encode()).hexdigest()
 
 
 def batches(

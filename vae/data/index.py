@@ -61,7 +61,7 @@ def probe_all(
     entries, bad = [], 0
     # Threads suffice: decoding happens in processes of its own or with the interpreter's lock released.
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        results = pool.map(try_probe, files)
+        results = pool.map(_try_probe, files)
         for file, result in zip(
             files, tqdm(results, total=len(files), desc="index", unit="file"), strict=True
         ):
@@ -99,7 +99,7 @@ def few(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
-def try_probe(file: Path) -> Probe | UnreadableVideo:
+def _try_probe(file: Path) -> Probe | UnreadableVideo:
     """What a file holds, or what is wrong with it."""
     try:
         return probe(file)

@@ -19,6 +19,12 @@ class Entry(Probe):
     path: Path
     captions: tuple[str, ...]
 
+    @property
+    def identity(self) -> tuple:
+        """What a run on this file depends on: see `files_hash`."""
+        picture = self.frames, self.fps, self.height, self.width
+        return *picture, self.checksums.hex() or self.bytes, self.times.hex(), self.captions
+
 
 def find_files(folder: Path) -> list[Path]:
     """The videos and images in and below a folder, in the order of their paths, but for hidden ones."""

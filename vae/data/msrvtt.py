@@ -41,21 +41,21 @@ def read_annotations(root: Path, split: str) -> dict[str, list[str]]:
     parts = tuple(COUNTS) if split == "all" else (split,)
     captions: dict[str, list[str]] = {}
     for name in dict.fromkeys(FILES[part] for part in parts):
-        found = sorted(root.rglob(name))
-        if not found:
+        files = sorted(root.rglob(name))
+        if not files:
             raise ValueError(f"{root} holds no {name}: it is MSR-VTT's annotation file")
         try:
-            values = json.loads(found[0].read_text(encoding="utf-8"))
-            wanted = {v["video_id"] for v in values["videos"] if v["split"] in parts}
+            values = json.loads(files[0].read_text(encoding="utf-8"))
+            videos = {v["video_id"] for v in values["videos"] if v["split"] in parts}
             rows = sorted(values["sentences"], key=lambda row: (row["video_id"], row["sen_id"]))
             rows = [(row["video_id"], " ".join(row["caption"].split())) for row in rows]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"{found[0]} is no annotation file of MSR-VTT: {type(error).__name__} {error}"
+                f"{files[0]} is no annotation file of MSR-VTT: {type(error).__name__} {error}"
             ) from None
-        captions |= {name: [] for name in wanted}
+        captions |= {name: [] for name in videos}
         for video, caption in rows:
-            if video in wanted:
+            if video in videos:
                 captions[video].append(caption)
     if not captions:
         raise ValueError(f"{root} has annotations, but of no video of {split}")
@@ -70,13 +70,13 @@ def number(name: str) -> tuple[int, str]:
 
 def find_videos(root: Path, names: list[str]) -> tuple[dict[str, Path], list[str]]:
     """The files of the videos in and below a folder, and what is missing; ValueError for two of one name."""
-    wanted, found = set(names), {}
+    known, files = set(names), {}
     for file in sorted(root.rglob("video*")):
-        if file.suffix.lower() in VIDEOS and file.stem in wanted:
-            if file.stem in found:
-                raise ValueError(f"{found[file.stem]} and {file} are one video: which is it?")
-            found[file.stem] = file
-    return found, [name for name in names if name not in found]
+        if file.suffix.lower() in VIDEOS and file.stem in known:
+            if file.stem in files:
+                raise ValueError(f"{files[file.stem]} and {file} are one video: which is it?")
+            files[file.stem] = file
+    return files, [name for name in names if name not in files]
 
 
 def msrvtt(settings: MsrvttSettings) -> Path:

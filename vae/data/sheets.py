@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vae.data.video import to_frames
+from vae.data.write import to_frames
 from vae.training.files import write_whole
 
 PAPER = (222, 226, 232)  # behind contact sheets: white, black and grey videos all stand out from it

@@ -65,16 +65,16 @@ def read_lines(file: Path) -> list[str]:
 
 
 def find_videos(root: Path, names: list[str]) -> tuple[dict[str, Path], list[str]]:
-    """The files of a split below a folder, by the video's own name, wherever they lie, and what is missing.
+    """The files of a split in or below a folder, by their names, and which names are missing.
 
     Raises ValueError where two files have one name.
     """
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for file in sorted(root.rglob("v_*.avi")):
-        if file.name in found:
-            raise ValueError(f"{found[file.name]} and {file} are one video: which is it?")
-        found[file.name] = file
-    there = {name: found[name.split("/")[1]] for name in names if name.split("/")[1] in found}
+        if file.name in files:
+            raise ValueError(f"{files[file.name]} and {file} are one video: which is it?")
+        files[file.name] = file
+    there = {name: files[name.split("/")[1]] for name in names if name.split("/")[1] in files}
     return there, [name for name in names if name not in there]
 
 

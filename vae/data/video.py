@@ -1,11 +1,10 @@
 """Video and image files read: what a file holds, and exact frames by checksum."""
 
-import platform
 import re
-import subprocess
 import zlib
 from array import array
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
@@ -14,6 +13,8 @@ from pathlib import Path
 import torch
 from einops import rearrange
 from torch import Tensor
+
+from vae.data.write import complaint, decoder, ffmpeg
 
 IMAGES = {".png", ".jpg", ".jpeg", ".webp"}
 VIDEOS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"}
@@ -24,7 +25,7 @@ TICKS = 10_000  # a second, in which times of frames are kept: four bytes last f
 
 
 class UnreadableVideo(ValueError):
-    """A file whose frames cannot be had; the message names it and says why."""
+    """A file whose frames cannot be read; the message names it and says why."""
 
 
 @dataclass(frozen=True)
@@ -54,33 +55,7 @@ class Probe:
     times: bytes = field(default=b"", kw_only=True, repr=False)
 
 
-def ffmpeg(arguments: Sequence[str], data: bytes | None = None) -> subprocess.CompletedProcess:
-    """Runs the ffmpeg that imageio brings; its exit status is the caller's to judge.
-
-    It is out of a terminal's reach: a Ctrl-C is for the process that reads, which may go on for a while.
-    """
-    source = {"stdin": subprocess.DEVNULL} if data is None else {"input": data}
-    return subprocess.run(
-        command(arguments), capture_output=True, check=False, start_new_session=True, **source
-    )
-
-
-def command(arguments: Sequence[str]) -> list[str]:
-    """The ffmpeg that imageio brings, with its arguments."""
-    import imageio_ffmpeg
-
-    return [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostats", *arguments]
-
-
-@lru_cache(maxsize=1)
-def decoder() -> str:
-    """What decodes on this machine: the same file may give other RGB bytes elsewhere."""
-    import imageio_ffmpeg
-
-    return f"ffmpeg {imageio_ffmpeg.get_ffmpeg_version()} on {platform.machine()}"
-
-
-def first_video(path: Path) -> list[str]:
+def _first_video(path: Path) -> list[str]:
     """Arguments that decode the first video stream, never a cover picture, up to the first damage."""
     return ["-xerror", "-threads", "1", "-i", f"file:{path}", "-map", "0:V:0", "-fps_mode", "passthrough"]
 
@@ -102,8 +77,8 @@ def probe_once(path: Path, size: int, changed: int) -> Probe:
     if path.suffix.lower() in IMAGES:
         _, height, width, _ = read_image(path).shape
         return Probe(1, 0.0, height, width, path.suffix[1:].lower(), 0.0, size, "image", 0, 1, b"")
-    clock = ["-enc_time_base", f"1:{TICKS}"]
-    done = ffmpeg([*first_video(path), *clock, "-pix_fmt", "rgb24", "-f", "framehash", "-hash", "crc32", "-"])
+    hashes = ["-enc_time_base", f"1:{TICKS}", "-pix_fmt", "rgb24", "-f", "framehash", "-hash", "crc32"]
+    done = ffmpeg([*_first_video(path), *hashes, "-"])
     log = done.stderr.decode(errors="replace")
     if done.returncode:
         raise UnreadableVideo(f"{path} cannot be read: {complaint(log)}")
@@ -112,30 +87,30 @@ def probe_once(path: Path, size: int, changed: int) -> Probe:
     header, _, output = log.partition("\nOutput #0")
     streams = re.findall(r"^  Stream #0:(\d+).*?: Video: (.*)$", header, re.MULTILINE)
     streams = [(int(number), line) for number, line in streams if "(attached pic)" not in line]
-    made = re.search(r": Video: .*? (\d+)x(\d+)[ ,]", output)
-    if not checksums or not streams or not made:
+    upright = re.search(r": Video: .*? (\d+)x(\d+)[ ,]", output)
+    if not checksums or not streams or not upright:
         raise UnreadableVideo(f"{path} holds no video frame")
     number, line = streams[0]
-    width, height = int(made[1]), int(made[2])
-    said = re.search(r"Duration: (\d+):(\d+):([\d.]+)", header)
-    duration = int(said[1]) * 3600 + int(said[2]) * 60 + float(said[3]) if said else 0.0
+    width, height = int(upright[1]), int(upright[2])
+    clock = re.search(r"Duration: (\d+):(\d+):([\d.]+)", header)
+    duration = int(clock[1]) * 3600 + int(clock[2]) * 60 + float(clock[3]) if clock else 0.0
     rate = re.search(r", ([\d.]+)(k?) fps", line) or re.search(r", ([\d.]+)(k?) tbr", line)
     if rate:
-        fps = exact_rate(float(rate[1]) * (1000 if rate[2] else 1))
+        fps = _exact_rate(float(rate[1]) * (1000 if rate[2] else 1))
     elif duration:
         fps = len(checksums) / duration
     else:
         raise UnreadableVideo(f"{path} does not say its frame rate")
     codec = line.split()[0].rstrip(",")
-    sound = codec in SEEKABLE and len(streams) == 1 and decord_agrees(path, (height, width), checksums)
-    reader = "decord" if sound else "sequential"
-    times = uneven_times([int(row[2]) for row in rows], fps)
+    seekable = codec in SEEKABLE and len(streams) == 1 and decord_agrees(path, (height, width), checksums)
+    reader = "decord" if seekable else "sequential"
+    times = _uneven_times([int(row[2]) for row in rows], fps)
     frames, checksums = len(checksums), array("I", checksums).tobytes()
-    found = (frames, fps, height, width, codec, duration, size, reader, number, len(streams), checksums)
-    return Probe(*found, decoder=decoder(), times=times)
+    facts = (frames, fps, height, width, codec, duration, size, reader, number, len(streams), checksums)
+    return Probe(*facts, decoder=decoder(), times=times)
 
 
-def uneven_times(ticks: list[int], fps: float) -> bytes:
+def _uneven_times(ticks: list[int], fps: float) -> bytes:
     """The `times` of a Probe: none where every frame lies within a quarter of an interval of a constant rate.
 
     That rate must be `fps` to 1 %, as some print it with two decimals. Times that run backwards say nothing.
@@ -143,8 +118,8 @@ def uneven_times(ticks: list[int], fps: float) -> bytes:
     times, last = [tick - ticks[0] for tick in ticks], len(ticks) - 1
     interval = times[-1] / max(1, last)
     even = all(abs(time - k * interval) <= interval / 4 for k, time in enumerate(times))
-    as_said = abs(interval * fps / TICKS - 1) * last <= 0.25 + 0.01 * last
-    if (even and as_said) or times != sorted(times) or not 0 < times[-1] < 1 << 32:
+    as_printed = abs(interval * fps / TICKS - 1) * last <= 0.25 + 0.01 * last
+    if (even and as_printed) or times != sorted(times) or not 0 < times[-1] < 1 << 32:
         return b""
     return array("I", times).tobytes()
 
@@ -154,16 +129,7 @@ def frame_times(known: Probe) -> list[float]:
     return [tick / TICKS for tick in array("I", known.times)]
 
 
-def complaint(log: str) -> str:
-    """The first line in which a decoder says what is wrong, without its address."""
-    wrong = re.compile(r"invalid|error|corrupt|missing|matches no streams|truncat|concealing", re.IGNORECASE)
-    described = ("Input #", "Output #", " ")  # the file as such: its name and tags may hold any word
-    lines = [line for line in log.splitlines() if line.strip() and not line.startswith(described)]
-    line = next((line for line in lines if wrong.search(line)), (lines or ["no reason is given"])[-1])
-    return re.sub(r"^(\[[^]]*\] )+", "", line).strip().rstrip(".")
-
-
-def exact_rate(fps: float) -> float:
+def _exact_rate(fps: float) -> float:
     """A rate printed with two decimals as the NTSC fraction it stands for, where it does."""
     ntsc = round(fps * 1.001) * 1000 / 1001
     return ntsc if fps != round(fps) and abs(fps - ntsc) < 0.006 else fps
@@ -187,10 +153,10 @@ def decord_agrees(path: Path, size: tuple[int, int], checksums: list[int]) -> bo
             return False
         last = len(checksums) - 1
         keys = [key + step for key in reader.get_key_indices() for step in (0, 1, -1)]
-        wanted = [k for k in dict.fromkeys([last, 0, *keys, last // 2, last // 3]) if 0 <= k <= last]
-        every = max(1, len(wanted) // SEEKS_TRIED)
+        places = [k for k in dict.fromkeys([last, 0, *keys, last // 2, last // 3]) if 0 <= k <= last]
+        every = max(1, len(places) // SEEKS_TRIED)
         # From the end to the start, so that each of them is a seek.
-        for index in sorted(wanted[::every], reverse=True):
+        for index in sorted(places[::every], reverse=True):
             frame = reader[index].asnumpy()
             if frame.shape[:2] != size or zlib.crc32(frame.tobytes()) != checksums[index]:
                 return False
@@ -217,42 +183,30 @@ def read_frames(path: str | Path, indices: Sequence[int], known: Probe | None = 
         raise ValueError(f"{path} has frames 0 to {known.frames - 1}, not {wrong[0] if wrong else 'none'}")
     if known.reader == "image":
         return read_image(path).expand(len(indices), -1, -1, -1)
-    distinct = sorted(set(indices))
-    read = {"decord": read_with_decord, "sequential": read_in_sequence}[known.reader]
-    frames = read(path, distinct, known)
+    distinct, frames, checksums = sorted(set(indices)), None, array("I", known.checksums)
+    if known.reader == "decord":
+        # It was right when tried, but not at every call: the last frame of an AVI may be an earlier one.
+        # Where it is wrong, fails or is not installed, the file is read in sequence.
+        with suppress(ImportError):
+            import decord
+
+            with suppress(decord.DECORDError, RuntimeError, AssertionError):
+                frames = decord.VideoReader(str(path.resolve()), num_threads=1).get_batch(distinct).asnumpy()
+    if frames is None or [zlib.crc32(frame) for frame in frames] != [checksums[index] for index in distinct]:
+        frames = _read_in_sequence(path, distinct, known)
+    frames = torch.as_tensor(frames)
     return frames if distinct == list(indices) else frames[[distinct.index(index) for index in indices]]
 
 
-def read_with_decord(path: Path, indices: list[int], known: Probe) -> Tensor:
-    """Frames of a file on which decord was right when tried; one that is not what it was is read in sequence.
-
-    So is every file on a machine without decord.
-    decord is not the same at every call: the last frame of an AVI may be that frame or an earlier one. The
-    reader is closed again, as an open one holds memory.
-    """
-    try:
-        import decord
-    except ImportError:
-        return read_in_sequence(path, indices, known)
-    try:
-        frames = decord.VideoReader(str(path.resolve()), num_threads=1).get_batch(indices).asnumpy()
-    except (decord.DECORDError, RuntimeError, AssertionError):
-        return read_in_sequence(path, indices, known)
-    wanted = array("I", known.checksums)
-    if [zlib.crc32(frame) for frame in frames] != [wanted[index] for index in indices]:
-        return read_in_sequence(path, indices, known)
-    return torch.from_numpy(frames)
-
-
-def read_in_sequence(path: Path, indices: list[int], known: Probe) -> Tensor:
+def _read_in_sequence(path: Path, indices: list[int], known: Probe) -> Tensor:
     """Frames of any file, by decoding it from the start to the last of them."""
-    chosen = "+".join(f"between(n,{first},{last})" for first, last in runs(indices))
+    ranges = "+".join(f"between(n,{first},{last})" for first, last in _runs(indices))
     arguments = [
         "-v",
         "error",
-        *first_video(path),
+        *_first_video(path),
         "-vf",
-        f"select='{chosen}'",
+        f"select='{ranges}'",
         "-frames:v",
         str(len(indices)),
     ]
@@ -261,20 +215,20 @@ def read_in_sequence(path: Path, indices: list[int], known: Probe) -> Tensor:
     if done.returncode or len(done.stdout) != torch.Size(shape).numel():
         raise UnreadableVideo(f"{path} cannot be read: {complaint(done.stderr.decode(errors='replace'))}")
     frames = torch.frombuffer(bytearray(done.stdout), dtype=torch.uint8).view(shape)
-    wanted = array("I", known.checksums)
-    if [zlib.crc32(frame.numpy().tobytes()) for frame in frames] != [wanted[index] for index in indices]:
-        raise UnreadableVideo(f"{path} {why_other(known)}: run `dit data index` again")
+    checksums = array("I", known.checksums)
+    if [zlib.crc32(frame.numpy().tobytes()) for frame in frames] != [checksums[index] for index in indices]:
+        raise UnreadableVideo(f"{path} {_why_other(known)}: run `dit data index` again")
     return frames
 
 
-def why_other(known: Probe) -> str:
+def _why_other(known: Probe) -> str:
     """Why a file's frames are not those of its manifest."""
     if known.decoder in ("", decoder()):
         return "has changed since it was indexed"
     return f"was indexed by {known.decoder}, and {decoder()} decodes it to other bytes"
 
 
-def runs(indices: list[int]) -> list[tuple[int, int]]:
+def _runs(indices: list[int]) -> list[tuple[int, int]]:
     """Rising indices as first and last of each unbroken run."""
     breaks = [0, *(k for k in range(1, len(indices)) if indices[k] > indices[k - 1] + 1), len(indices)]
     return [(indices[first], indices[end - 1]) for first, end in pairwise(breaks)]
@@ -291,14 +245,14 @@ def read_image(path: Path) -> Tensor:
     wrong = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError)
     try:
         with Image.open(path) as image:
-            pixels = numpy.array(to_rgb(ImageOps.exif_transpose(image), image.format))
+            pixels = numpy.array(_to_rgb(ImageOps.exif_transpose(image), image.format))
     except wrong as error:
         raise UnreadableVideo(f"{path} cannot be read: {error}") from None
     return torch.from_numpy(pixels)[None]
 
 
-def to_rgb(image, format: str | None):
-    """A Pillow image in 8-bit RGB; raises ValueError for numbers whose range no one knows."""
+def _to_rgb(image, format: str | None):
+    """A Pillow image in 8-bit RGB; raises ValueError for values of unknown range."""
     import numpy
     from PIL import Image
 
@@ -316,12 +270,6 @@ def to_rgb(image, format: str | None):
 def to_video(frames_THWC: Tensor) -> Tensor:
     """Frames of bytes as a float video C T H W in [-1, 1]."""
     return rearrange(frames_THWC, "t h w c -> c t h w").float() / 127.5 - 1
-
-
-def to_frames(video_CTHW: Tensor) -> Tensor:
-    """The inverse of `to_video`, rounded; what is outside [-1, 1] is clipped."""
-    levels = (video_CTHW.float() + 1) * 127.5
-    return rearrange(levels.round().clamp(0, 255).byte(), "c t h w -> t h w c").contiguous().cpu()
 
 
 def resize_and_crop(frames_THWC: Tensor, height: int, width: int) -> Tensor:

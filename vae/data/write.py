@@ -1,19 +1,62 @@
-"""Videos written: mp4 with their record inside, GIF, and PNG frames."""
+"""Videos written, mp4 with their record inside, GIF and PNG frames; and the one door to ffmpeg."""
 
 import json
+import platform
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
-from vae.data.video import command, complaint, ffmpeg, to_frames
 from vae.training.files import write_whole
+
+
+def ffmpeg(arguments: Sequence[str], data: bytes | None = None) -> subprocess.CompletedProcess:
+    """Runs the ffmpeg that imageio brings; its exit status is the caller's to judge.
+
+    It is out of a terminal's reach: a Ctrl-C is for the process that reads, which may go on for a while.
+    """
+    source = {"stdin": subprocess.DEVNULL} if data is None else {"input": data}
+    return subprocess.run(
+        command(arguments), capture_output=True, check=False, start_new_session=True, **source
+    )
+
+
+def command(arguments: Sequence[str]) -> list[str]:
+    """The ffmpeg that imageio brings, with its arguments."""
+    import imageio_ffmpeg
+
+    return [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostats", *arguments]
+
+
+@lru_cache(maxsize=1)
+def decoder() -> str:
+    """What decodes on this machine: the same file may give other RGB bytes elsewhere."""
+    import imageio_ffmpeg
+
+    return f"ffmpeg {imageio_ffmpeg.get_ffmpeg_version()} on {platform.machine()}"
+
+
+def complaint(log: str) -> str:
+    """The first line in which a decoder says what is wrong, without its address."""
+    wrong = re.compile(r"invalid|error|corrupt|missing|matches no streams|truncat|concealing", re.IGNORECASE)
+    described = ("Input #", "Output #", " ")  # the file as such: its name and tags may hold any word
+    lines = [line for line in log.splitlines() if line.strip() and not line.startswith(described)]
+    line = next((line for line in lines if wrong.search(line)), (lines or ["no reason is given"])[-1])
+    return re.sub(r"^(\[[^]]*\] )+", "", line).strip().rstrip(".")
+
+
+def to_frames(video_CTHW: Tensor) -> Tensor:
+    """The inverse of `vae.data.video.to_video`, rounded; what is outside [-1, 1] is clipped."""
+    levels = (video_CTHW.float() + 1) * 127.5
+    return rearrange(levels.round().clamp(0, 255).byte(), "c t h w -> t h w c").contiguous().cpu()
 
 
 def write_video(file: str | Path, video_CTHW: Tensor, fps: float, record: dict) -> None:
