@@ -16,20 +16,20 @@ from dit.load import OURS, TRANSFORMER, Denoiser, find_weights, model_folder
 from dit.loss import (
     Batch,
     check_first_loss,
-    draw_noising,
-    drop_prompts,
+    draw_sample,
+    draw_validation,
     encode,
     flow_loss,
     make_batch,
-    validation_noising,
 )
 from dit.text import EmbeddedText, encoder_hash, encoder_width, text_made
 from vae.cache.clips import find_cache, open_cached
 from vae.cache.index import Cache
 from vae.cache.shards import DTYPES
 from vae.compression import round_to
-from vae.data.clips import SHAPES, batches, files_hash, open_data, same_shapes
+from vae.data.clips import SHAPES, batches, files_hash, open_data
 from vae.data.sheets import contact_sheet
+from vae.interface import same_shapes
 from vae.load import keep_copy, load_autoencoder
 from vae.model import Autoencoder
 from vae.training.files import read_json
@@ -51,6 +51,8 @@ def train(config: TransformerRun) -> Path:
         # The autoencoder: once the run has begun its own copy, with which its folder is a whole model folder.
         autoencoder = load_autoencoder(run.folder if run.started else config.autoencoder)
         check_fit(config, autoencoder)
+        if config.init and not run.started and (note := check_text(config.text, model_folder(config.init))):
+            run.say(note)
 
         # Clips of files or of the drawn world, or latents of a cache; some are held out.
         sampled = config.posterior == "sample"
@@ -64,7 +66,7 @@ def train(config: TransformerRun) -> Path:
         embeddings = embedded_text(cache, config, run.say) if cache and config.text.folder else None
         model = Denoiser(config.model, config.text, embeddings)
         if config.init and not run.started:
-            start_from(model, model_folder(config.init), config.text, run.say)
+            start_from(model, model_folder(config.init))
 
         # From here on the folder is this run's, its settings are written; a finished one has nothing to do.
         if not run.open(files_hash(data, held_out)):
@@ -102,16 +104,15 @@ def train(config: TransformerRun) -> Path:
         loader = batches(data, loop.batch, run.step, loop.steps, run.rank, run.ranks, config.data.workers)
         for step, clips in run.steps(loader):
             # Latents, and each sample's noise, time, task and prompt: functions of (seed, draw).
-            draws = run.draws(step)
-            latents = encode(autoencoder, clips, [(seed, "posterior", d) if sampled else () for d in draws])
-            noisings = [draw_noising(z.shape, flow, seed, d) for z, d in zip(latents, draws, strict=True)]
-            batch = make_batch(latents, noisings, head_width)
-            prompts = drop_prompts([clip.caption for clip in clips], draws, flow, seed)
+            latents = encode(autoencoder, clips, seed if sampled else None)
+            pairs = zip(latents, clips, strict=True)
+            samples = (draw_sample(z.shape, flow, seed, clip.draw) for z, clip in pairs)
+            batch = make_batch(latents, [clip.caption for clip in clips], samples, head_width)
 
             # Rectified flow's loss: the mean over the tokens of all processes, which average their gradients.
             with run.accelerator.autocast():
-                error = flow_loss(network, batch, prompts)
-            loss = error * run.ranks / run.sum(batch.in_loss.sum())
+                error = flow_loss(network, batch)
+            loss = error * run.ranks / run.accelerator.reduce(batch.in_loss.sum())
             run.accelerator.backward(loss)
 
             # AdamW at this step's learning rate, then the average moves towards the weights.
@@ -211,13 +212,8 @@ def embedded_text(cache: Cache, config: TransformerRun, say: Callable) -> Embedd
     return text
 
 
-def start_from(model: Denoiser, folder: Path, text: TextConfig, say: Callable) -> None:
-    """Loads the weights of a model folder: of ours, or the transformer alone of a diffusers Wan pipeline.
-
-    Says, or raises ValueError, where the text encoder does not suit it, as `check_text` does.
-    """
-    if note := check_text(text, folder):
-        say(note)
+def start_from(model: Denoiser, folder: Path) -> None:
+    """Loads the weights of a model folder: of ours, or the transformer alone of a diffusers Wan pipeline."""
     if (folder / "transformer" / "config.json").is_file():
         from dit.wan import load_transformer
 
@@ -229,31 +225,30 @@ def start_from(model: Denoiser, folder: Path, text: TextConfig, say: Callable) -
 
 def validation_batches(
     held_out, autoencoder: Autoencoder, config: TransformerRun, run: Session
-) -> list[tuple[float, Batch, list[str]]]:
+) -> list[tuple[float, Batch]]:
     """This process's share of the held-out clips, in batches: fixed noise, at the middle of each time bin."""
     mine = range(run.rank, min(HELD_OUT, len(held_out)), run.ranks)
     many, head_width = config.train.batch // run.ranks, config.model.width // config.model.heads
     result = []
     for draws in (mine[first : first + many] for first in range(0, len(mine), many)):
         clips = [held_out[draw] for draw in draws]
-        latents = encode(autoencoder, clips, [()] * len(clips))
+        latents, captions = encode(autoencoder, clips), [clip.caption for clip in clips]
         for time in VALIDATION_TIMES:
-            noisings = [
-                validation_noising(z.shape, time, config.train.seed, draw)
+            samples = [
+                draw_validation(z.shape, time, config.train.seed, draw)
                 for z, draw in zip(latents, draws, strict=True)
             ]
-            batch = make_batch(latents, noisings, head_width)
-            result.append((time, batch, [clip.caption for clip in clips]))
+            result.append((time, make_batch(latents, captions, samples, head_width)))
     return result
 
 
 @torch.no_grad()
-def validate(average: Denoiser, validation: list[tuple[float, Batch, list[str]]], run: Session) -> dict:
+def validate(average: Denoiser, validation: list[tuple[float, Batch]], run: Session) -> dict:
     """Mean loss in every time bin, and over them; every process computes its share."""
     sums = {time: torch.zeros(2, device=run.device, dtype=torch.float64) for time in VALIDATION_TIMES}
-    for time, batch, prompts in validation:
+    for time, batch in validation:
         with run.accelerator.autocast():
-            error = flow_loss(average, batch, prompts, torch.float64)
+            error = flow_loss(average, batch, torch.float64)
         sums[time] += torch.stack([error, batch.in_loss.sum().double()])
     errors, tokens = run.sum(torch.stack(list(sums.values()))).unbind(1)
     bins = dict(zip(sums, (errors / tokens).tolist(), strict=True))
@@ -270,7 +265,7 @@ def show_samples(
     A caption's video has the shape of its own clip; fixed prompts have none, and take that of the first clip.
     """
     clips = [held_out[draw] for draw in range(min(SHOWN, len(held_out)))]
-    shapes = [tuple(z.shape) for z in encode(autoencoder, clips, [()] * len(clips))]
+    shapes = [tuple(z.shape) for z in encode(autoencoder, clips)]
     pairs = [(prompt, shapes[0]) for prompt in config.prompts]
     pairs = pairs or [(clip.caption, shape) for clip, shape in zip(clips, shapes, strict=True)]
     requests = [Request(*pair, seed) for seed, pair in enumerate(pairs, config.sampler.seed)]

@@ -219,13 +219,13 @@ def test_draws_of_a_posterior_have_its_mean_and_variance_and_are_their_key_s():
     shape = 4, 1, 8, 8
     clip = Clip(None, "", "", posterior=(torch.full(shape, 2.0), torch.full(shape, 0.25).log()))
     world = SimpleNamespace(latent_mean=torch.zeros(()))
-    drawn = encode_clips(world, [clip] * 200, [(0, "posterior", draw) for draw in range(200)])
+    drawn = encode_clips(world, [replace(clip, draw=draw) for draw in range(200)], seed=0)
     everything = torch.stack(drawn)
     assert everything.mean().item() == pytest.approx(2, abs=0.01)
     assert everything.std().item() == pytest.approx(0.5, abs=0.01)
-    assert torch.equal(drawn[3], encode_clips(world, [clip], [(0, "posterior", 3)])[0])
+    assert torch.equal(drawn[3], encode_clips(world, [replace(clip, draw=3)], seed=0)[0])
     assert not torch.equal(drawn[3], drawn[4])
-    assert torch.equal(encode_clips(world, [clip], [()])[0], clip.posterior[0])
+    assert torch.equal(encode_clips(world, [clip])[0], clip.posterior[0])
 
 
 def test_the_posterior_s_draws_move_the_loss(folder, autoencoder, made, tmp_path):

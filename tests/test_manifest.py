@@ -14,11 +14,12 @@ from PIL import Image
 
 from configs.data import DataConfig
 from dit import cli
+from tests.tiny import seconds_of
 from vae.compression import Compression
 from vae.data.captions import find_captions
 from vae.data.clips import VideoFiles, batches, clip_indices, files_hash, open_data
 from vae.data.manifest import load_manifest
-from vae.data.video import decoder, ffmpeg, frame_times, probe, to_video
+from vae.data.video import decoder, ffmpeg, probe, to_video
 from vae.data.write import to_frames, write_video
 from vae.training.log import Log, live_line
 from vae.training.session import name_skipped
@@ -259,7 +260,7 @@ def test_a_clip_of_a_file_of_variable_rate_plays_at_true_speed(tmp_path, suffix,
     write_at(tmp_path / f"uneven.{suffix}", UNEVEN)
     assert run(tmp_path) == 0
     (entry,) = load_manifest(tmp_path)
-    assert frame_times(entry) == pytest.approx(UNEVEN, abs=1e-3)
+    assert seconds_of(entry) == pytest.approx(UNEVEN, abs=1e-3)
     config = DataConfig(source=str(tmp_path), frames=17, size=32, fps=fps)
     data, starts = VideoFiles(config, 0, [entry], Compression()), set()
     for draw in range(12):
@@ -278,7 +279,7 @@ def test_a_file_of_constant_rate_has_no_times_whatever_its_clock(tmp_path, suffi
     write_video(tmp_path / "even.mp4", ramp(21), fps, {})
     file = tmp_path / f"copy.{suffix}"
     ffmpeg(["-v", "error", "-i", str(tmp_path / "even.mp4"), "-c:v", "mpeg4", str(file)])
-    assert probe(file).frames == 21 and frame_times(probe(file)) == []
+    assert probe(file).frames == 21 and seconds_of(probe(file)) == []
 
 
 def test_a_run_depends_on_what_files_hold_and_not_on_where_they_lie_or_who_reads_them(folder, tmp_path):

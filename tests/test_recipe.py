@@ -78,7 +78,7 @@ CONFIG = AutoencoderRun(
     learned_variance=True,
     perceptual=PerceptualConfig(weight=0.3),
     discriminator=DISCRIMINATOR,
-    model=replace(SMALL, latent_mean=(0.0,) * 4, latent_std=(1.0,) * 4),
+    model=SMALL,
 )
 
 

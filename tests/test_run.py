@@ -13,7 +13,8 @@ from vae.training.log import draw_curve, live_line
 
 def save(folder: Path, step: int) -> None:
     """A checkpoint of one number, its step."""
-    save_checkpoint(folder, step, None, {"model": {"x": torch.tensor([float(step)])}}, {})
+    facts = {"step": step, "smoothed": None}
+    save_checkpoint(folder, "transformer", {"model": {"x": torch.tensor([float(step)])}}, {}, facts)
 
 
 @pytest.mark.parametrize("name", ["step-best", "step-00000001-keep", "step-1", "step-99999999.old"])
@@ -23,8 +24,8 @@ def test_a_copy_of_a_checkpoint_is_neither_gone_on_from_nor_deleted(tmp_path, na
     for step in (2, 3, 4):
         save(tmp_path, step)
     assert [path.name for path in checkpoints(tmp_path)] == ["step-00000003", "step-00000004"]
-    step, _, parts = load_checkpoint(tmp_path)
-    assert step == 4 and parts["model"]["x"].item() == 4
+    facts, parts = load_checkpoint(tmp_path, "transformer")
+    assert facts["step"] == 4 and parts["model"]["x"].item() == 4
     assert (tmp_path / name / "model.safetensors").is_file()
 
 

@@ -21,7 +21,7 @@ from dit.encode import EncodeSettings
 from dit.encode import encode as encode_cache
 from dit.generate import generate
 from dit.load import AVERAGE, TRANSFORMER, Denoiser, load_model
-from dit.loss import check_first_loss, draw_noising, drop_prompts, encode, flow_loss, make_batch
+from dit.loss import check_first_loss, draw_sample, encode, flow_loss, make_batch
 from dit.pack import patchify
 from dit.train import check_text, train, validation_batches
 from dit.wan import to_diffusers, transformer_settings
@@ -399,16 +399,18 @@ def random_denoiser(config: TransformerRun) -> Denoiser:
     return denoiser
 
 
-def training_batch(latents: list[torch.Tensor], draws: range, flow: FlowConfig):
+def training_batch(latents: list[torch.Tensor], draws: range, flow: FlowConfig, prompts: list[str] = ()):
     """The batch of these draws, of heads of 16 channels."""
-    noisings = [draw_noising(x.shape, flow, 5, draw) for x, draw in zip(latents, draws, strict=True)]
-    return make_batch(latents, noisings, 16)
+    samples = [draw_sample(x.shape, flow, 5, draw) for x, draw in zip(latents, draws, strict=True)]
+    return make_batch(latents, prompts or [""] * len(latents), samples, 16)
 
 
-def losses(denoiser: Denoiser, batch, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+def losses(denoiser: Denoiser, batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Sum of the tokens' losses, which is what its formula says, and how many tokens have one."""
-    error = (denoiser(batch.tokens, batch.times, batch.layout, prompts) - batch.target).square().mean(-1)
-    total = flow_loss(denoiser, batch, prompts)
+    error = (
+        (denoiser(batch.tokens, batch.times, batch.layout, batch.prompts) - batch.target).square().mean(-1)
+    )
+    total = flow_loss(denoiser, batch)
     torch.testing.assert_close(total, (error * batch.in_loss).sum())
     return total, batch.in_loss.sum()
 
@@ -419,8 +421,8 @@ def test_the_loss_of_a_batch_is_the_token_mean_of_its_parts():
     denoiser, latents, prompts = random_denoiser(config), mixed_latents(), ["a", "bb", "", "a longer one"]
 
     def part(first: int, last: int):
-        batch = training_batch(latents[first:last], range(first, last), flow)
-        return batch, losses(denoiser, batch, prompts[first:last])
+        batch = training_batch(latents[first:last], range(first, last), flow, prompts[first:last])
+        return batch, losses(denoiser, batch)
 
     batch, (total, count) = part(0, 4)
     parts = [part(k, k + 1) for k in range(4)]
@@ -455,14 +457,20 @@ def test_noise_and_times_belong_to_the_sample_and_are_the_path_s():
 
 
 def test_prompt_dropout_is_a_function_of_seed_and_draw_and_new_in_every_epoch():
-    flow = FlowConfig(prompt_dropout=0.1)
-    dropped = [drop_prompts(["x"], range(d, d + 1), flow, 3) == [""] for d in range(4000)]
-    assert [p == "" for p in drop_prompts(["x"] * 4000, range(4000), flow, 3)] == dropped
-    assert 0.08 < sum(dropped) / 4000 < 0.12
-    first, second = dropped[:1000], dropped[1000:2000]  # two epochs of the same thousand clips
+    flow, x = FlowConfig(prompt_dropout=0.1), torch.zeros(1, 1, 2, 2)
+
+    def dropped(seed: int, draws: range) -> list[bool]:
+        samples = [draw_sample(x.shape, flow, seed, draw) for draw in draws]
+        return [
+            prompt == "" for prompt in make_batch([x] * len(draws), ["x"] * len(draws), samples, 4).prompts
+        ]
+
+    draws = dropped(3, range(2000))
+    assert dropped(3, range(1990, 2000)) == draws[1990:] and dropped(4, range(99)) != draws[:99]
+    assert 0.08 < sum(draws) / 2000 < 0.12
+    first, second = draws[:1000], draws[1000:]  # two epochs of the same thousand clips
     both = sum(a and b for a, b in zip(first, second, strict=True))
     assert sum(first) > 70 and both < 30  # independent: 10 expected, all ~100 if it were for ever
-    assert drop_prompts(["x"] * 99, range(99), flow, 4) != drop_prompts(["x"] * 99, range(99), flow, 3)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
@@ -480,16 +488,16 @@ def test_clips_of_one_shape_are_encoded_together_and_each_as_it_would_be_alone(a
     """To the bit, so that neither the number of processes nor a neighbour changes a latent."""
     model, random = load_autoencoder(autoencoder), torch.Generator().manual_seed(0)
     sizes = [(5, 32, 32), (1, 32, 32), (5, 16, 48), (5, 32, 32), (1, 32, 32)]
-    clips = [Clip(torch.rand(3, *size, generator=random) * 2 - 1, "", "") for size in sizes]
-    cached = Clip(None, "", "", posterior=(torch.ones(4, 2, 4, 4), torch.zeros(4, 2, 4, 4)))
-    keys = [(0, "posterior", draw) for draw in range(6)]
-    for chosen in (keys, [()] * 6, [*keys[:3], *[()] * 3]):
-        together = encode(model, [*clips, cached], chosen)
-        for one, clip, key in zip(together, [*clips, cached], chosen, strict=True):
-            assert torch.equal(one, encode(model, [clip], [key])[0])
+    videos = [torch.rand(3, *size, generator=random) * 2 - 1 for size in sizes]
+    clips = [Clip(video, "", "", draw=draw) for draw, video in enumerate(videos)]
+    cached = Clip(None, "", "", posterior=(torch.ones(4, 2, 4, 4), torch.zeros(4, 2, 4, 4)), draw=5)
+    for seed in (0, None):
+        together = encode(model, [*clips, cached], seed)
+        for one, clip in zip(together, [*clips, cached], strict=True):
+            assert torch.equal(one, encode(model, [clip], seed)[0])
     calls = []
     model.encode, whole = lambda video: calls.append(tuple(video.shape)) or whole(video), model.encode
-    encode(model, clips, [()] * 5)
+    encode(model, clips)
     assert sorted(calls) == [(1, 3, 1, 32, 32), (1, 3, 1, 32, 32), (1, 3, 5, 16, 48), (2, 3, 5, 32, 32)]
 
 
@@ -510,8 +518,8 @@ def test_validation_has_one_noise_for_ever_and_is_the_same_on_any_number_of_proc
     assert all(torch.equal(one[1].tokens, two[1].tokens) for one, two in zip(whole, again, strict=True))
     shares = [validation_batches(held_out, model, config, session(Path(), rank, 2)) for rank in (0, 1)]
     for t in dit.train.VALIDATION_TIMES:
-        total = torch.cat([batch.target for bin_, batch, _ in whole if bin_ == t])
-        parts = torch.cat([batch.target for share in shares for bin_, batch, _ in share if bin_ == t])
+        total = torch.cat([batch.target for bin_, batch in whole if bin_ == t])
+        parts = torch.cat([batch.target for share in shares for bin_, batch in share if bin_ == t])
         assert total.shape == parts.shape
         torch.testing.assert_close(total.square().mean(), parts.square().mean())
         assert total.square().mean().item() == pytest.approx(2, abs=0.4)

@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageFilter, PngImagePlugin
 
 from tests.conftest import DATA
+from tests.tiny import seconds_of
 from vae.data import video
 from vae.data.sheets import contact_sheet
 from vae.data.video import (
@@ -181,7 +182,7 @@ def test_hard_structures_give_the_frames_of_sequential_decoding(tmp_path, name):
     with av.open(str(tmp_path / name)) as container:
         times = [frame.time for frame in container.decode(container.streams.video[0])]
     uneven = [time - times[0] for time in times] if name == "uneven_times.mp4" else []
-    assert video.frame_times(known) == pytest.approx(uneven, abs=1e-4)
+    assert seconds_of(known) == pytest.approx(uneven, abs=1e-4)
 
 
 def test_a_cut_without_encoding_shows_only_what_its_edit_list_shows(tmp_path):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from array import array
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from configs.data import DataConfig
 from configs.model import AutoencoderConfig, TextConfig, TransformerConfig
 from configs.sampling import SamplerConfig
 from configs.train import AutoencoderRun, LoopConfig, TransformerRun
+from vae.data.video import TICKS, Probe
 from vae.training.checkpoints import checkpoints, load_checkpoint
 from vae.training.log import read_log
 
@@ -89,10 +91,10 @@ def launch(module: str, *arguments: str, processes: int = 1) -> subprocess.Compl
 
 def state(out: str | Path) -> dict[str, torch.Tensor]:
     """Every tensor of a run's newest checkpoint, with its step and smoothed loss."""
-    step, smoothed, parts = load_checkpoint(Path(out))
+    facts, parts = load_checkpoint(Path(out), json.loads((Path(out) / "run.json").read_text())["kind"])
     tensors = {f"{part}/{name}": tensor for part, values in parts.items() for name, tensor in values.items()}
     assert {"model", "average", "optimizer"} <= set(parts)
-    numbers = {"step": torch.tensor(step), "smoothed": torch.tensor(smoothed, dtype=torch.float64)}
+    numbers = {name: torch.tensor(facts[name], dtype=torch.float64) for name in ("step", "smoothed")}
     return tensors | numbers
 
 
@@ -140,3 +142,8 @@ def session(folder: Path, rank: int = 0, ranks: int = 1, **more) -> SimpleNamesp
     values = {"accelerator": Accelerator(cpu=True), "device": torch.device("cpu"), "main": rank == 0}
     values |= {"rank": rank, "ranks": ranks, "folder": folder, "sum": lambda value: value}
     return SimpleNamespace(**values | more)
+
+
+def seconds_of(known: Probe) -> list[float]:
+    """Every frame's time since the first one; of a file of constant rate, none."""
+    return [tick / TICKS for tick in array("I", known.times)]

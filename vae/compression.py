@@ -1,6 +1,7 @@
 """What a latent stands for: frames, sides and patch; and the sizes that fit."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 PATCH = (1, 2, 2)  # latents of a patch along frames, height and width: a token of the transformer
 
@@ -18,12 +19,12 @@ class Compression:
     spatial: int = 8
     latent_group: int = 1
 
-    @property
+    @cached_property
     def token_side(self) -> int:
         """Pixels along a side of a token of the transformer: sides of videos are multiples of it."""
         return PATCH[1] * self.spatial
 
-    @property
+    @cached_property
     def step(self) -> int:
         """Frames between one valid number of them and the next."""
         return self.temporal * self.latent_group

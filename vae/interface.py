@@ -1,7 +1,7 @@
 """What every autoencoder is, ours and others: videos to latents of zero mean and unit variance, and back."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -85,6 +85,23 @@ class VideoAutoencoder(nn.Module, ABC):
         """Normalised latents (the posterior's mean), B C' T' H' W', fp32, of a video in [-1, 1]."""
         return self.posterior(video_BCTHW)[0]
 
+    @torch.no_grad()
+    def posteriors(self, videos_CTHW: Sequence[Tensor], mean_only: bool) -> list[tuple[Tensor, ...]]:
+        """Mean and log-variance C' T' H' W' of each video, or means alone; those of one shape in one call.
+
+        A CPU rounds one image otherwise than several at once: there each passes alone, as it does in a cache
+        and when it is given to a sampler.
+        """
+        device, results = self.latent_mean.device, [()] * len(videos_CTHW)
+        for group in same_shapes([video.shape for video in videos_CTHW]):
+            alone = device.type == "cpu" and videos_CTHW[group[0]].shape[1] == 1
+            for numbers in [[k] for k in group] if alone else [group]:
+                video = torch.stack([videos_CTHW[k] for k in numbers]).to(device)
+                parts = (self.encode(video),) if mean_only else self.posterior(video)
+                for k, *posterior in zip(numbers, *parts, strict=True):
+                    results[k] = tuple(posterior)
+        return results
+
     @abstractmethod
     def posterior(self, video_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the normalised latents' posterior, each B C' T' H' W', fp32.
@@ -104,3 +121,11 @@ class VideoAutoencoder(nn.Module, ABC):
     @abstractmethod
     def decode_stream(self, chunks_BCTHW: Iterable[Tensor]) -> Iterator[Tensor]:
         """Video of latents that come in chunks, as it is ready."""
+
+
+def same_shapes(shapes: Sequence[tuple[int, ...]]) -> list[list[int]]:
+    """The numbers of equal shapes together, in the order of the first of each."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for k, shape in enumerate(shapes):
+        groups.setdefault(tuple(shape), []).append(k)
+    return list(groups.values())

@@ -2,6 +2,7 @@
 
 import copy
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from configs.load import from_json, parse_run
 from configs.model import AutoencoderConfig
 from configs.train import AutoencoderRun
 from vae.cache.index import is_cache
-from vae.data.clips import SHAPES, Clip, batches, files_hash, open_data, same_shapes
+from vae.data.clips import SHAPES, Clip, batches, files_hash, open_data
 from vae.data.sheets import contact_sheet
 from vae.discriminator import Discriminator, adaptive_weight
+from vae.interface import same_shapes
 from vae.load import WEIGHTS, check_measured, find_autoencoder, load_folder
 from vae.losses import Likelihood, Networks, accumulate_gradients
 from vae.model import Autoencoder, compression_of
@@ -106,8 +108,8 @@ def train(config: AutoencoderRun) -> Path:
         loader = batches(data, loop.batch, run.step, loop.steps, run.rank, run.ranks, config.data.workers)
         for step, clips in run.steps(loader):
             # Random crops, images among them: functions of (seed, draw).
-            draws = run.draws(step)
-            videos = [crop(clip.video, config, draw) for clip, draw in zip(clips, draws, strict=True)]
+            draws = [clip.draw for clip in clips]
+            videos = [crop(clip.video, config, clip.draw) for clip in clips]
             discriminator_active = discriminator is not None and step > start
 
             # Gradients of all networks, clips of one shape together, with their posteriors' noise.
@@ -237,7 +239,7 @@ def crop(video_CTHW: Tensor, config: AutoencoderRun, draw: int) -> Tensor:
 
 
 def group_with_noise(
-    videos: list[Tensor], draws: range, config: AutoencoderRun
+    videos: list[Tensor], draws: Sequence[int], config: AutoencoderRun
 ) -> list[tuple[Tensor, Tensor]]:
     """Clips of one shape together, B C T H W, each with its posterior's noise, a function of (seed, draw)."""
     compression, channels = compression_of(config.model), config.model.latent_channels

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import sys
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,10 +14,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from configs.data import DataConfig
-from vae.compression import Compression, round_to
+from vae.compression import Compression
 from vae.data.drawn_captions import caption
 from vae.data.drawn_world import draw as draw_scene
 from vae.data.drawn_world import random_scene
+from vae.data.video import TICKS, UnreadableVideo, read_frames, resize_and_crop, to_video
 from vae.training.seeds import generator, shuffled
 
 SHAPES = "shapes"
@@ -25,9 +27,9 @@ ROUNDED = 1e-4  # seconds by which the times of frames, and sums of them, may be
 
 @dataclass(frozen=True)
 class Clip:
-    """A training clip: float video C T H W in [-1, 1], its caption, and where it came from.
+    """A training clip: float video C T H W in [-1, 1], its caption, where it came from, and which draw it is.
 
-    `skipped` are the files it was taken in place of, as they cannot be read: path -> reason. A clip of a
+    What else is random of a sample is a function of (seed, draw) as well. `skipped` are the files it was taken in place of, as they cannot be read: path -> reason. A clip of a
     cache has no video but its latents' `posterior`, C T H W each: the mean, and where asked the log-variance.
     """
 
@@ -36,6 +38,7 @@ class Clip:
     source: str
     skipped: dict[str, str] = field(default_factory=dict)
     posterior: tuple[Tensor, ...] = ()
+    draw: int = 0
 
 
 class UnusableData(ValueError):
@@ -58,7 +61,7 @@ class DrawnWorld(Dataset):
     def __getitem__(self, draw: int) -> Clip:
         scene = random_scene(self.seed, draw, self.split)
         video = draw_scene(scene, self.config.frames, self.config.size, self.config.size)
-        return Clip(video, self.caption(draw, draw), f"scene {draw}")
+        return Clip(video, self.caption(draw, draw), f"scene {draw}", draw=draw)
 
     def caption(self, index: int, draw: int) -> str:
         """A caption of scene `index`, phrased anew for every draw."""
@@ -80,8 +83,6 @@ class VideoFiles(Dataset):
         return len(self.entries)
 
     def __getitem__(self, draw: int) -> Clip:
-        from vae.data.video import UnreadableVideo
-
         count = len(self.entries)
         epoch, position = divmod(draw, count)
         order = shuffled(count, self.seed, "order", epoch)
@@ -99,18 +100,19 @@ class VideoFiles(Dataset):
         raise NothingReadable(f"none of the {count} files of {self.config.source} can be read: {reason}")
 
     def read(self, entry, draw: int, skipped: dict[str, str]) -> Clip:
-        """The clip of draw `draw` from one file: from a random start, with one of the file's captions."""
-        random = generator(self.seed, "clip", draw)
-        start = random_start(self.config.clips_per_file, random)
+        """The clip of a draw from one file: from a random start, with one of the file's captions."""
+        random, places = generator(self.seed, "clip", draw), self.config.clips_per_file
+        if places:
+            start = starts(places)[torch.randint(places, (), generator=random).item()]
+        else:
+            start = torch.rand((), generator=random).item()
         captions = entry.captions or ("",)
         which = torch.randint(len(captions), (), generator=random).item()
         video, posterior = self.content(entry, start)
-        return Clip(video, captions[which], str(entry.path), skipped, posterior)
+        return Clip(video, captions[which], str(entry.path), skipped, posterior, draw)
 
     def content(self, entry, start: float) -> tuple[Tensor | None, tuple[Tensor, ...]]:
         """Video and posterior of a clip of a file; here the video alone."""
-        from vae.data.video import read_frames, resize_and_crop, to_video
-
         indices, height, width = clip_of(entry, start, self.config, self.compression)
         frames = resize_and_crop(read_frames(entry.path, indices, entry), height, width)
         return to_video(frames), ()
@@ -143,24 +145,20 @@ class HeldOutFiles(VideoFiles):
                 print(f"skipped: {self.skipped[path]}", file=sys.stderr)
 
 
-def random_start(places: int, random: torch.Generator) -> float:
-    """Where in a file a clip starts, from 0, its first frame, to 1, as late as can be."""
-    if not places:
-        return torch.rand((), generator=random).item()
-    return starts(places)[torch.randint(places, (), generator=random).item()]
-
-
 def starts(places: int) -> list[float]:
     """So many starts, evenly spaced from the first to the last; a single one is in the middle."""
     return [k / (places - 1) for k in range(places)] if places > 1 else [0.5]
 
 
 def clip_of(entry, start: float, config: DataConfig, compression: Compression) -> tuple[list[int], int, int]:
-    """Which frames of a file a clip has, and the height and width that they are fitted to."""
-    from vae.data.video import frame_times
+    """Which frames of a file a clip has, and the height and width that they are fitted to.
 
-    indices = clip_indices(entry.frames, entry.fps, config, start, frame_times(entry), compression.step)
-    return indices, *fitted_size(entry.height, entry.width, config.size, compression.token_side)
+    Sides are whole tokens, their area is near `config.size` squared, and the aspect ratio near the file's.
+    """
+    times = [tick / TICKS for tick in array("I", entry.times)]
+    indices = clip_indices(entry.frames, entry.fps, config, start, times, compression.step)
+    scale, token = config.size / (entry.height * entry.width) ** 0.5, compression.token_side
+    return indices, *(token * max(1, round(side * scale / token)) for side in (entry.height, entry.width))
 
 
 def clip_indices(
@@ -187,12 +185,6 @@ def clip_indices(
     if times:
         return [bisect_right(times, place + ROUNDED) - 1 for place in wanted]
     return [min(frames - 1, round(place)) for place in wanted]
-
-
-def fitted_size(height: int, width: int, size: int, multiple: int) -> tuple[int, int]:
-    """Height and width of area near `size` squared, in multiples, near the given aspect ratio."""
-    scale = size / (height * width) ** 0.5
-    return round_to(height * scale, multiple), round_to(width * scale, multiple)
 
 
 def open_data(
@@ -263,18 +255,6 @@ def batches(
     except UnusableData as error:  # a worker's has its traceback above the sentence
         name = f"{type(error).__module__}.{type(error).__qualname__}: "
         raise ValueError(str(error).strip().splitlines()[-1].removeprefix(name)) from error
-
-
-def same_shapes(shapes: Sequence[tuple[int, ...]], images_alone: bool = False) -> list[list[int]]:
-    """The numbers of equal shapes together, in the order of the first of each.
-
-    With `images_alone` each shape C T H W of one frame is by itself.
-    """
-    groups: dict[tuple, list[int]] = {}
-    for k, shape in enumerate(shapes):
-        alone = k if images_alone and shape[1] == 1 else -1
-        groups.setdefault((*shape, alone), []).append(k)
-    return list(groups.values())
 
 
 def ignore_terminal_signals(worker: int) -> None:

@@ -124,11 +124,6 @@ def _uneven_times(ticks: list[int], fps: float) -> bytes:
     return array("I", times).tobytes()
 
 
-def frame_times(known: Probe) -> list[float]:
-    """Every frame's time in seconds since the first one; of a file of constant rate, none."""
-    return [tick / TICKS for tick in array("I", known.times)]
-
-
 def _exact_rate(fps: float) -> float:
     """A rate printed with two decimals as the NTSC fraction it stands for, where it does."""
     ntsc = round(fps * 1.001) * 1000 / 1001

@@ -58,11 +58,6 @@ def open_run(folder: Path, kind: str, config, data: str) -> None:
             raise ValueError(f"{file} is of an earlier version of this project: give another --out")
         if saved["kind"] != kind:
             raise ValueError(f"{folder} holds a run of kind {saved['kind']}, not {kind}: give another --out")
-        if saved["facts"]["data"] != data:
-            raise ValueError(
-                f"{folder} holds a run on other files than the manifest of {config.data.source} now has: "
-                f"bring back the manifest it began with, or give another folder with --out"
-            )
         before = flat(to_json(from_json(type(config), saved["settings"])))
         now = flat(to_json(config))
         for key in now:
@@ -71,6 +66,11 @@ def open_run(folder: Path, kind: str, config, data: str) -> None:
                     f"{folder} holds a run with {key} = {before[key]!r}, not {now[key]!r}: "
                     f"give that value, or another folder with --out"
                 )
+        if saved["facts"]["data"] != data:
+            raise ValueError(
+                f"{folder} holds a run on other files than the manifest of {config.data.source} now has: "
+                f"bring back the manifest it began with, or give another folder with --out"
+            )
     record = {"kind": kind, "settings": to_json(config), "facts": {"data": data}}
     write_text(file, json.dumps(record, indent=2) + "\n")
 

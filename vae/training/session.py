@@ -146,10 +146,6 @@ class Session:
         if self.stopping:
             self.say(f"stopped at step {self.step}; the same command goes on from there")
 
-    def draws(self, step: int) -> range:
-        """The draws of this process in a step: what is random of a sample is a function of (seed, draw)."""
-        return range((step - 1) * self.loop.batch + self.rank, step * self.loop.batch, self.ranks)
-
     def due(self, what: str, step: int) -> bool:
         """Whether a `log` line, a `save` or a `show` is due after a step."""
         every = {"log": self.loop.log_every, "save": self.loop.save_every, "show": self.loop.show_every}[what]
