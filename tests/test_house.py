@@ -276,6 +276,13 @@ def test_the_flags_in_readmes_are_those_of_help(capsys, monkeypatch):
     assert len(known) > 12
 
 
+@each(READMES)
+def test_a_readme_names_what_the_code_has(path):
+    code = "\n".join(file.read_text() for file in OURS + TESTS)
+    names = set(re.findall(r"`([A-Za-z]\w*)`", re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)))
+    assert {name for name in names if not re.search(rf"\b{name}\b", code)} == set()
+
+
 def is_one_sentence(text: str | None) -> bool:
     """Whether a docstring's first paragraph ends as a sentence does."""
     return bool(text) and text.strip().split("\n\n")[0].rstrip().endswith((".", ":", '"'))
