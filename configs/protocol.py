@@ -4,34 +4,44 @@ import dataclasses
 import hashlib
 import importlib
 import json
+import pkgutil
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
+from configs import protocols
 from configs.load import nearest
 
-FOLDER = Path(__file__).parent / "protocols"
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Protocol:
     """One way to compute a score; two scores compare where all of it is equal."""
 
     name: str
     """Its name on the command line."""
-    metric: Literal["fvd", "clipsim", "is"]
-    """What is computed."""
-    data: str
-    """Data set of the real videos; `any` leaves it to the user, and the files' hash says which they were."""
-    real: int
-    """Clips of the real side; 0 takes one of every video."""
+    metric: str
+    """What is computed: `dit eval METRIC` takes it."""
     fake: int
     """Clips of the generated side."""
-    split: str = ""
-    """Which part of the data set the real videos are."""
-    list_sha256: str = ""
-    """SHA-256 of the sorted names of that part's videos, a line each, without folders and endings."""
+
+    @property
+    def least(self) -> int:
+        """The fewest clips of a side that have any score."""
+        return 1
+
+    def canonical(self) -> str:
+        """All of it as JSON with sorted keys and no spaces."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+
+    def hash(self) -> str:
+        """SHA-256 of the canonical JSON."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipChoice:
+    """Which clips of a folder's videos are scored."""
+
     videos: Literal["first", "random"] = "random"
     """Which videos, where there are more than clips: the first by name, or a seeded choice."""
     start: Literal["first", "random", "middle"] = "random"
@@ -40,10 +50,14 @@ class Protocol:
     """Seed of videos and starts."""
     frames: int = 16
     """Frames of a clip; 0 takes all of a video."""
-    real_stride: int = 1
-    """Step between two frames of a real clip."""
     fake_stride: int = 1
     """Step between two frames of a generated clip."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """What becomes of a clip's frames before a feature network sees them."""
+
     stored_size: int = 0
     """Side of the square frames that are made of a video before the network's own resize; 0 makes none."""
     stored_order: Literal["resize-crop", "crop-resize"] = "resize-crop"
@@ -60,38 +74,79 @@ class Protocol:
     """Side of the network's frames."""
     fit: Literal["squash", "crop"] = "squash"
     """Whether a frame is squashed to a square, or its shorter side resized and the middle cut out."""
-    kernel: Literal["bilinear", "bilinear-tf1", "bilinear-corners", "bicubic-pillow"] = "bilinear"
-    """Kernel of that resize; bilinear has no antialiasing, TensorFlow 1's no half-pixel centres, and
-    `corners` aligns the corners' pixels."""
-    network: Literal["i3d", "clip-vit-base-patch32", "c3d-ucf101"] = "i3d"
+    kernel: Literal["bilinear", "bilinear-tf1", "bilinear-corners"] = "bilinear"
+    """Kernel of that resize, without antialiasing; TensorFlow 1's has no half-pixel centres, and `corners`
+    aligns the corners' pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureProtocol(Preprocessing, ClipChoice, Protocol):
+    """A score of a network's features of one clip of every video."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FvdProtocol(FeatureProtocol):
+    """The Frechet distance of two sides' logits of I3D, averaged over time, in fp32 without TF32."""
+
+    metric: str = "fvd"
+    """What is computed."""
+    data: str = "any"
+    """Data set of the real videos; `any` leaves it to the user, and the files' hash says which they were."""
+    split: str = ""
+    """Which part of the data set the real videos are."""
+    list_sha256: str = ""
+    """SHA-256 of the sorted names of that part's videos, a line each, without folders and endings."""
+    real: int
+    """Clips of the real side; 0 takes one of every video."""
+    real_stride: int = 1
+    """Step between two frames of a real clip."""
+    network: Literal["i3d"] = "i3d"
     """Feature network; its weights are certified."""
     eps: float = 1e-3
     """The network's batch norm adds this to the variance."""
-    layer: str = "logits averaged over time"
-    """What of the network is taken."""
-    precision: Literal["fp32"] = "fp32"
-    """Number format of the network, without TF32."""
     ddof: Literal[0, 1] = 1
     """The covariance divides by the number of clips less this."""
+
+    @property
+    def least(self) -> int:
+        """A covariance needs two clips."""
+        return 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipsimProtocol(ClipChoice, Protocol):
+    """The mean cosine of frames and prompts by CLIP, preprocessed as OpenAI's code does, not scaled."""
+
+    metric: str = "clipsim"
+    """What is computed."""
+    network: Literal["clip-vit-base-patch32"] = "clip-vit-base-patch32"
+    """Network of pictures and prompts; its weights are certified."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InceptionProtocol(FeatureProtocol):
+    """The Inception score of a classifier's probabilities, the softmax of its last layer."""
+
+    metric: str = "is"
+    """What is computed."""
+    network: Literal["c3d-ucf101"] = "c3d-ucf101"
+    """The classifier."""
     splits: int = 1
     """Parts of the clips, each of which has an Inception score; their mean is the score."""
-    shuffle: int = -1
-    """Seed of numpy's `RandomState` that shuffles the clips before they are parted; -1 leaves their order."""
+    shuffle: int | None = None
+    """Seed of numpy's `RandomState` that shuffles the clips before they are parted; none: no shuffle."""
     added: float = 0.0
     """What is added to a probability before its logarithm."""
 
-    def canonical(self) -> str:
-        """All of it as JSON with sorted keys and no spaces."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
-
-    def hash(self) -> str:
-        """SHA-256 of the canonical JSON."""
-        return hashlib.sha256(self.canonical().encode()).hexdigest()
+    @property
+    def least(self) -> int:
+        """Every split needs a clip."""
+        return self.splits
 
 
 def protocol_names() -> list[str]:
     """Names of all protocols, of the files in `configs/protocols`."""
-    return sorted(file.stem.replace("_", "-") for file in FOLDER.glob("[!_]*.py"))
+    return sorted(file.name.replace("_", "-") for file in pkgutil.iter_modules(protocols.__path__))
 
 
 def protocol_module(name: str) -> ModuleType:
@@ -109,18 +164,25 @@ def check_name(name: str, names: list[str]) -> None:
 
 def load_protocols(name: str) -> dict[str, Protocol]:
     """The protocols of a name by their metrics: one file may say how several scores are computed."""
-    found = vars(protocol_module(name)).values()
-    return {p.metric: p for p in found if isinstance(p, Protocol) and p.name == name}
+    values = vars(protocol_module(name)).values()
+    return {p.metric: p for p in values if isinstance(p, Protocol) and p.name == name}
 
 
 def load_protocol(name: str, metric: str) -> Protocol:
     """The protocol of a name and metric; raises ValueError where the name is another metric's."""
     if name not in protocol_names():
         check_name(name, [other for other in protocol_names() if metric in load_protocols(other)])
-    found = load_protocols(name)
-    if metric not in found:
-        raise ValueError(f"{name} is a protocol of {' and '.join(found)}, not of {metric}")
-    return found[metric]
+    by_metric = load_protocols(name)
+    if metric not in by_metric:
+        raise ValueError(f"{name} is a protocol of {' and '.join(by_metric)}, not of {metric}")
+    return by_metric[metric]
+
+
+def job_protocols(job: str) -> dict[str, Protocol]:
+    """The protocols by which a job of `dit eval run` is scored, by their metrics; none for no job."""
+    mine = [name for name in protocol_names() if job in getattr(protocol_module(name), "JOBS", ())]
+    by_metric = {metric: p for name in mine for metric, p in load_protocols(name).items()}
+    return {metric: by_metric[metric] for metric in sorted(by_metric)}
 
 
 def published(name: str, metric: str) -> tuple[tuple[str, float, str], ...]:

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from configs.load import parse
 from configs.protocol import load_protocol
+from configs.ranges import Count, CountOrZero
 from dit.bench.measure import conditions, medians_in_turn, peak_memory, write_figures
 from eval.clips import Clip, choose_clips, find_sources, read_clip
-from eval.features import CPU, extract, in_order, keep_memory
+from eval.cpu import CPU, keep_memory, map_one_thread_each
+from eval.features import extract
 from eval.frechet import distance, statistics
 from eval.networks.i3d import I3D, seeded_tensors
 from eval.preprocess import prepare
@@ -26,17 +28,17 @@ from vae.data.write import write_video
 class BenchEvalSettings:
     """Time scoring: the whole job beside its bare network, the distance beside scipy's, memory over clips."""
 
-    clips: int = 96
+    clips: Count = 96
     """Clips of the job that is timed."""
-    batch: int = 8
+    batch: Count = 8
     """Clips in one call of the network on a GPU; a CPU computes each alone."""
-    workers: int = 2
+    workers: CountOrZero = 2
     """Processes that read videos while the network computes."""
-    repeats: int = 3
+    repeats: Count = 3
     """Measurements of each side, of which the median counts."""
-    few: int = 50
+    few: Count = 50
     """Clips of the smaller job whose memory is measured."""
-    many: int = 500
+    many: Count = 500
     """Clips of the larger one."""
     parts: tuple[Literal["job", "distance", "memory"], ...] = ("job", "distance")
     """What to measure; memory takes some ten minutes on two cores."""
@@ -74,7 +76,7 @@ def bench_job(clips: list[Clip], settings: BenchEvalSettings) -> dict:
         return network(tensor)
 
     def bare() -> None:
-        for _ in in_order(compute, tensors, CPU):
+        for _ in map_one_thread_each(compute, tensors, CPU):
             pass
 
     def whole() -> None:

@@ -1,10 +1,10 @@
 """`dit eval run JOB`: a data set's prompts sampled by a model, then scored; the same command goes on."""
 
-import dataclasses
+import importlib
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -14,18 +14,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from configs.load import Positional, nearest, parse
-from configs.protocol import Protocol, load_protocol
-from configs.sampling import SamplerConfig, SampleSettings
+from configs.protocol import Protocol, job_protocols
+from configs.ranges import Count, Seed
+from configs.sampling import SamplerConfig, SampleSettings, VideoSettings
+from configs.scoring import StampSettings, inherited
 from dit import __version__
+from dit.cli import VERBS
 from dit.generate import Request, generate_videos
 from dit.load import load_resolved, model_folder
 from dit.pipelines import generate_with, is_foreign, load_pipeline
 from dit.record import LABEL, make_records, write
-from eval.clipsim import ClipsimSettings, clipsim
-from eval.fvd import FvdSettings, chosen, fvd
-from eval.inception import InceptionSettings, inception
-from eval.networks.certify import load_c3d, load_i3d
-from eval.networks.clip import load_clip
+from eval.scoring import Metric, check_outputs
 from vae.data.index import few, probe_all
 from vae.data.manifest import NAME, load_manifest, save_manifest
 from vae.data.msrvtt import number, read_annotations
@@ -33,14 +32,13 @@ from vae.data.sheets import contact_sheet
 from vae.data.ucf101 import words
 from vae.data.ucf101_prompts import PROMPTS
 from vae.data.video import read_frames, to_video
-from vae.quality.networks import find_weights
-from vae.training.files import check_writable, write_text
+from vae.training.files import write_text
 from vae.training.processes import own_device, processes
 from vae.training.seeds import uniform
 
 
 @dataclass(frozen=True)
-class RunEvalSettings:
+class RunEvalSettings(StampSettings, VideoSettings):
     """Sample a data set's prompts with a model, then score the videos; the same command goes on."""
 
     job: Positional[str] = ""
@@ -53,34 +51,18 @@ class RunEvalSettings:
     """Folder with MSR-VTT's annotation files; without it, prompts are the manifest's captions."""
     out: str = ""
     """Folder for videos and scores; empty is scores/JOB."""
-    metrics: tuple[Literal["fvd", "clipsim", "is"], ...] = ()
-    """What to score; empty is all of the job's."""
+    metrics: tuple[str, ...] = ()
+    """What to score, such as `fvd is`; empty is all of the job's."""
     sample_only: bool = False
     """Make the videos and leave scoring for later, with the same command without this."""
-    count: int = 0
-    """Videos to make; 0 is the protocol's number, and fewer need --allow-small."""
-    prompts: Literal["job", "sentences", "names"] = "job"
-    """Prompts of UCF-101's classes: sentences of ours, or bare names; `job` is the job's own choice."""
-    seed: int = 0
+    count: Count | None = None
+    """Videos to make; none: the protocol's number. Fewer need --allow-small."""
+    prompts: Literal["sentences", "names"] | None = None
+    """Prompts of UCF-101's classes: sentences of ours, or bare names; none: the job's own choice."""
+    seed: Seed = 0
     """Seed of the first video; the next ones count up."""
-    frames: int = 0
-    """Frames of a video; 0 takes the model's own number."""
-    height: int = 0
-    """Height in pixels; 0 takes the model's own."""
-    width: int = 0
-    """Width in pixels; 0 takes the model's own."""
-    fps: float = 0.0
-    """Frames a second of the files; 0 takes the model's own, or 8 where it has none."""
-    steps: int = 0
-    """Solver steps; 0 takes the model's own."""
-    guidance: float = -1.0
-    """Classifier-free guidance scale, 1 is none; -1 takes the model's own."""
-    solver: Literal["model", "euler", "heun", "multistep"] = "model"
-    """ODE solver of a model of ours; `model` takes its own."""
-    batch: int = 1
+    batch: Count = 1
     """Videos in one packed call of a model of ours; others make one at a time."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Number format of the model; `auto` is bf16 on a GPU and fp32 on a CPU."""
     i3d: str = ""
     """File with the weights of I3D; without it, they are looked for as `dit eval weights` says."""
     clip: str = ""
@@ -91,22 +73,11 @@ class RunEvalSettings:
     """File with C3D's mean; likewise."""
     uncertified: bool = False
     """Score with weights of C3D that nothing certifies; the score is stamped."""
-    allow_small: bool = False
-    """Score fewer or other videos than the protocol says; scores are stamped."""
-    smoke: bool = False
-    """Score with seeded networks in place of certified weights; scores are stamped: they are none."""
     panel: bool = False
     """Put beside FVD what real clips score against other real ones, and with their motion changed."""
-    workers: int = 2
-    """Processes that read videos while a network computes."""
 
 
-JOBS = {  # name -> metric -> protocol
-    "ucf101-zeroshot": {"fvd": "ucf101-zeroshot-10k", "is": "is-c3d-10k"},
-    "ucf101-class": {"fvd": "fvd-stylegan-v-2048-uniform", "is": "is-stylegan-v-2048"},
-    "msrvtt": {"fvd": "msrvtt-2990", "clipsim": "msrvtt-2990"},
-    "msrvtt-all-captions": {"fvd": "msrvtt-all-captions", "clipsim": "msrvtt-all-captions"},
-}
+JOBS = ("ucf101-zeroshot", "ucf101-class", "msrvtt", "msrvtt-all-captions")  # protocols name theirs
 SHOWN = 12  # videos in the picture
 UNSURE = {"version", "torch", "frames_sha256"}  # of a record, what does not say which video it is
 
@@ -139,16 +110,24 @@ def run(settings: RunEvalSettings) -> dict:
     if settings.job not in JOBS:
         close = nearest(settings.job, list(JOBS))
         raise ValueError(f"no job {settings.job or '(none given)'}{close or ': ' + ', '.join(JOBS)}")
-    protocols = wanted(settings)
+    protocols = protocols_of(settings)
+    metrics = {metric: load_metric(metric) for metric in protocols}
     out = Path(settings.out or f"scores/{settings.job}")
     rank, _ = processes()
     if not model_folder(settings.model).exists():
         raise ValueError(f"{settings.model}: no such model folder")
     samples = plan(settings, protocols)
+    scoring = {}
     if not settings.sample_only:
-        check_scoring(settings, protocols)
-    if rank == 0:
-        check_writable(out / "scores.json")
+        for name, metric in metrics.items():
+            scoring[name] = metric.settings_in_run(settings, protocols[name], out)
+            try:
+                metric.check(scoring[name])
+            except ValueError as error:
+                raise ValueError(
+                    f"{error}; --metrics leaves a score out, --sample-only all of them"
+                ) from None
+    check_outputs(str(out / "scores.json"))
     device = own_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -160,38 +139,30 @@ def run(settings: RunEvalSettings) -> dict:
         list_videos(samples, out / "videos")
     if dist.is_initialized():
         dist.barrier()
-    return {} if settings.sample_only else scored(settings, protocols, out)
+    scores = {name: metrics[name].score(asked) for name, asked in scoring.items()}
+    if scores and rank == 0:
+        write_summary(settings, scores, out)
+    return scores
 
 
-def wanted(settings: RunEvalSettings) -> dict[str, Protocol]:
+def protocols_of(settings: RunEvalSettings) -> dict[str, Protocol]:
     """The protocols of the metrics that are asked for; raises ValueError for one that the job has not."""
-    has = JOBS[settings.job]
+    protocols = job_protocols(settings.job)
     for metric in settings.metrics:
-        if metric not in has:
-            raise ValueError(f"--metrics {metric}: {settings.job} is scored by {' and '.join(has)}")
-    return {m: load_protocol(name, m) for m, name in has.items() if m in (settings.metrics or has)}
+        if metric not in protocols:
+            raise ValueError(f"--metrics {metric}: {settings.job} is scored by {' and '.join(protocols)}")
+    return {metric: p for metric, p in protocols.items() if metric in (settings.metrics or protocols)}
+
+
+def load_metric(name: str) -> Metric:
+    """A metric's row of the table: METRIC in the file of its verb, `dit eval NAME`."""
+    module, _ = VERBS[f"eval {name}"]
+    return importlib.import_module(module).METRIC
 
 
 def least_frames(protocols: dict[str, Protocol]) -> int:
     """The frames that every video must have."""
     return max([(p.frames - 1) * p.fake_stride + 1 for p in protocols.values()] + [1])
-
-
-def check_scoring(settings: RunEvalSettings, protocols: dict[str, Protocol]) -> None:
-    """Raises ValueError where scoring would, once the videos are made: for the real side, or for weights."""
-    if "fvd" in protocols:
-        if not settings.real:
-            raise ValueError("no --real: FVD needs the real videos; --metrics leaves it out")
-        chosen(fvd_settings(settings, protocols["fvd"], Path()), protocols["fvd"], "real")
-    try:
-        if "fvd" in protocols:
-            load_i3d(protocols["fvd"].eps, settings.i3d, settings.smoke)
-        if "is" in protocols:
-            load_c3d(settings.c3d, settings.c3d_mean, settings.smoke, settings.uncertified)
-        if "clipsim" in protocols and not settings.smoke:
-            load_clip(find_weights("clip", settings.clip))
-    except ValueError as error:
-        raise ValueError(f"{error}; --metrics leaves a score out, --sample-only all of them") from None
 
 
 def plan(settings: RunEvalSettings, protocols: dict[str, Protocol]) -> list[Sample]:
@@ -203,10 +174,10 @@ def plan(settings: RunEvalSettings, protocols: dict[str, Protocol]) -> list[Samp
                 f"--count {count}: {protocol.name} takes {protocol.fake} videos for its {metric}; with "
                 "--allow-small the score is stamped"
             )
-        if count < (least := max(2, protocol.splits)):
+        if count < protocol.least:
             raise ValueError(
-                f"--count {count}: {protocol.name} needs at least {least} videos for its {metric}; --metrics "
-                "leaves it out"
+                f"--count {count}: {protocol.name} needs at least {protocol.least} videos for its {metric}; "
+                "--metrics leaves it out"
             )
     if settings.job.startswith("ucf101"):
         return [sample for sample, _ in zip(ucf101_samples(settings, count), range(count), strict=False)]
@@ -215,8 +186,7 @@ def plan(settings: RunEvalSettings, protocols: dict[str, Protocol]) -> list[Samp
 
 def ucf101_samples(settings: RunEvalSettings, count: int) -> list[Sample]:
     """Videos of UCF-101's classes in turn, under their folders."""
-    own = "names" if settings.job == "ucf101-class" else "sentences"
-    bare = (own if settings.prompts == "job" else settings.prompts) == "names"
+    bare = (settings.prompts or ("names" if settings.job == "ucf101-class" else "sentences")) == "names"
     samples = []
     for k in range(count):
         kind = sorted(PROMPTS)[k % len(PROMPTS)]
@@ -250,24 +220,9 @@ def msrvtt_samples(settings: RunEvalSettings) -> list[Sample]:
 
 def own_maker(settings: RunEvalSettings) -> Maker:
     """A model of ours, or a Wan pipeline."""
-    shared = {field.name for field in dataclasses.fields(SampleSettings)} & {
-        *(
-            "model",
-            "frames",
-            "height",
-            "width",
-            "fps",
-            "steps",
-            "guidance",
-            "solver",
-            "seed",
-            "batch",
-            "precision",
-        )
-    }
-    asked = {name: getattr(settings, name) for name in sorted(shared)}
-    own = [name for name, value in asked.items() if name != "seed" and value in (0, -1.0, "model", "auto")]
-    model, whole = load_resolved(SampleSettings(**asked | dict.fromkeys(own), out=""))
+    asked = inherited(VideoSettings, settings)
+    own = {"model": settings.model, "seed": settings.seed, "batch": settings.batch}
+    model, whole = load_resolved(SampleSettings(**asked, **own, out=""))
     shape = model.autoencoder.latent_shape(whole.frames, whole.height, whole.width)
 
     sampler = SamplerConfig(whole.steps, whole.solver, whole.guidance, whole.seed)
@@ -285,23 +240,22 @@ def own_maker(settings: RunEvalSettings) -> Maker:
 
 def pipeline_maker(settings: RunEvalSettings) -> Maker:
     """Any other pipeline of diffusers; what the settings leave open is its own choice."""
-    if settings.solver != "model" or settings.batch != 1:
+    if settings.solver is not None or settings.batch != 1:
         raise ValueError(
             f"{settings.model} is another project's pipeline: it takes no --solver and no --batch"
         )
     device = own_device()
-    half = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
-    pipeline = load_pipeline(settings.model, device, torch.bfloat16 if half else torch.float32)
-    given = {name: getattr(settings, name) for name in ("frames", "height", "width", "steps")}
-    given = {name: value for name, value in given.items() if value}
-    if settings.guidance != -1.0:
-        given["guidance"] = settings.guidance
+    precision = settings.precision or ("bf16" if device.type == "cuda" else "fp32")
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    pipeline = load_pipeline(settings.model, device, dtype)
+    names = ("frames", "height", "width", "steps", "guidance")
+    given = {name: getattr(settings, name) for name in names if getattr(settings, name) is not None}
     facts = {
         "label": LABEL,
         "ai_generated": True,
         "weights": pipeline.weights,
         "model": pipeline.facts,
-        "sample": given | {"precision": "bf16" if half else "fp32"},
+        "sample": given | {"precision": precision},
         "version": __version__,
         "torch": torch.__version__,
     }
@@ -374,11 +328,11 @@ def changed(before: dict, record: dict, within: str = "") -> Iterator[tuple[str,
 def made_before(folder: Path, sample: Sample, record: dict) -> bool:
     """Whether a video is there; raises ValueError where it was made otherwise."""
     file = folder / f"{sample.name}.mp4"
-    beside = file.with_suffix(".json")
-    if not file.is_file() or not beside.is_file():
+    sidecar = file.with_suffix(".json")
+    if not file.is_file() or not sidecar.is_file():
         return False
     try:
-        before = json.loads(beside.read_text())
+        before = json.loads(sidecar.read_text())
     except ValueError:
         return False
     record = json.loads(json.dumps(record))
@@ -407,55 +361,18 @@ def list_videos(samples: list[Sample], folder: Path) -> None:
     contact_sheet(videos, [entry.captions[0] for entry in some], folder.parent / "contact-sheet.png")
 
 
-def fvd_settings(settings: RunEvalSettings, protocol: Protocol, out: Path) -> FvdSettings:
-    """The settings of FVD between the real videos and those that were made."""
-    return FvdSettings(
-        real=settings.real,
-        protocol=protocol.name,
-        weights=settings.i3d,
-        json=str(out / "fvd.json"),
-        report=str(out / "fvd.html"),
-        panel=settings.panel,
-        allow_small=settings.allow_small,
-        smoke=settings.smoke,
-        workers=settings.workers,
-    )
-
-
-def scored(settings: RunEvalSettings, protocols: dict[str, Protocol], out: Path) -> dict:
-    """Every score, each in a file of its own, and all of them in one."""
-    videos = str(out / "videos")  # whose manifest lists the plan's
-    every = {"allow_small": settings.allow_small, "smoke": settings.smoke, "workers": settings.workers}
-    scores = {}
-    for metric, protocol in protocols.items():
-        own = {
-            "videos": videos,
-            "protocol": protocol.name,
-            "json": str(out / f"{metric}.json"),
-        } | every
-        if metric == "fvd":
-            scores[metric] = fvd(replace(fvd_settings(settings, protocol, out), fake=videos))
-        elif metric == "clipsim":
-            scores[metric] = clipsim(ClipsimSettings(weights=settings.clip, **own))
-        else:
-            c3d = {"weights": settings.c3d, "mean": settings.c3d_mean, "uncertified": settings.uncertified}
-            scores[metric] = inception(InceptionSettings(**c3d, **own))
+def write_summary(settings: RunEvalSettings, scores: dict[str, dict], out: Path) -> None:
+    """Writes all scores into one file, beside the file that each has of its own."""
     short = {
         metric: {name: score[name] for name in ("value", "interval", "stamps", "protocol_sha256")}
-        | {"protocol": protocols[metric].name, "file": f"{metric}.json"}
+        | {"protocol": score["protocol"]["name"], "file": f"{metric}.json"}
         for metric, score in scores.items()
     }
-    if processes()[0] == 0:
-        about = {
-            "job": settings.job,
-            "model": Path(settings.model).name,
-            "scores": short,
-            "version": __version__,
-        }
-        write_text(out / "scores.json", json.dumps(about, indent=2, ensure_ascii=False) + "\n")
-        made = [name for name in ("scores.json", "fvd.html", "contact-sheet.png") if (out / name).is_file()]
-        print(f"{out}: {', '.join(made)}")
-    return scores
+    about = {"job": settings.job, "model": Path(settings.model).name, "scores": short}
+    about |= {"version": __version__}
+    write_text(out / "scores.json", json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+    files = [name for name in ("scores.json", "fvd.html", "contact-sheet.png") if (out / name).is_file()]
+    print(f"{out}: {', '.join(files)}")
 
 
 def main(arguments: list[str]) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from configs.protocol import Protocol
+from configs.protocol import ClipChoice
 from vae.data.manifest import NAME, load_manifest
 from vae.data.video import IMAGES, VIDEOS, Probe, UnreadableVideo, probe, read_frames, read_image
 from vae.training.seeds import uniform
@@ -52,7 +52,7 @@ def find_sources(where: str | Path) -> list[Source]:
         raise ValueError(f"{where} is one file: give its folder")
     if path.is_file() or (path / NAME).is_file():
         entries, home = load_manifest(path), (path if path.is_dir() else path.parent)
-        found = [
+        sources = [
             Source(relative(e.path.with_suffix(""), home), e.path, (), e)
             for e in entries
             if e.reader != "image"
@@ -67,15 +67,15 @@ def find_sources(where: str | Path) -> list[Source]:
                 folders.setdefault(file.parent, []).append(file)
         if videos and folders:
             folders = {}  # pictures beside videos are sheets and covers
-        found = [Source(relative(f.with_suffix(""), path), f) for f in videos]
-        found += [Source(relative(f, path), f, tuple(sorted(p, key=number))) for f, p in folders.items()]
-    if not found:
+        sources = [Source(relative(f.with_suffix(""), path), f) for f in videos]
+        sources += [Source(relative(f, path), f, tuple(sorted(p, key=number))) for f, p in folders.items()]
+    if not sources:
         raise ValueError(f"{where} holds no video, and no folder of frames")
-    found.sort(key=lambda source: source.name)
-    for one, other in pairwise(found):
+    sources.sort(key=lambda source: source.name)
+    for one, other in pairwise(sources):
         if one.name == other.name:
             raise ValueError(f"{one.path} and {other.path} have one name: which is {one.name}?")
-    return found
+    return sources
 
 
 def hidden(file: Path, root: Path) -> bool:
@@ -95,7 +95,7 @@ def number(file: Path) -> tuple[int, str]:
 
 
 def choose_clips(
-    sources: list[Source], protocol: Protocol, count: int, stride: int
+    sources: list[Source], choice: ClipChoice, count: int, stride: int
 ) -> tuple[list[Clip], dict[str, str]]:
     """At most `count` clips (0: all), one a video, sorted by name; and what was passed over, with the reason.
 
@@ -103,19 +103,19 @@ def choose_clips(
     over and the next is taken.
     """
     clips, passed = [], {}
-    if protocol.videos == "random":
+    if choice.videos == "random":
         sources = sorted(
-            sources, key=lambda source: (uniform("video", protocol.seed, source.name), source.name)
+            sources, key=lambda source: (uniform("video", choice.seed, source.name), source.name)
         )
-    for source, found in probed(sources, count):
+    for source, known in probed(sources, count):
         if count and len(clips) == count:
             break
-        if isinstance(found, UnreadableVideo):
-            passed[source.name] = str(found)
+        if isinstance(known, UnreadableVideo):
+            passed[source.name] = str(known)
             continue
-        source = replace(source, known=found)
+        source = replace(source, known=known)
         have = frame_count(source)
-        span = ((protocol.frames or have) - 1) * stride + 1
+        span = ((choice.frames or have) - 1) * stride + 1
         if have < span:
             passed[source.name] = f"{source.path} has {have} frames, and a clip takes {span}"
             continue
@@ -123,8 +123,8 @@ def choose_clips(
         first = {
             "first": 0,
             "middle": (starts - 1) // 2,
-            "random": int(uniform("start", protocol.seed, source.name) * starts),
-        }[protocol.start]
+            "random": int(uniform("start", choice.seed, source.name) * starts),
+        }[choice.start]
         clips.append(Clip(source, tuple(range(first, first + span, stride))))
     return sorted(clips, key=lambda clip: clip.source.name), passed
 
@@ -143,9 +143,9 @@ def probed(sources: list[Source], count: int) -> Iterator[tuple[Source, Probe | 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for first in range(0, len(sources), size):
             part = sources[first : first + size]
-            found = pool.map(look, part)
+            probes = pool.map(look, part)
             unknown = not all(source.known or source.pictures for source in part)
-            bar = tqdm(found, "probing", len(part), unit="video", disable=not unknown, leave=False)
+            bar = tqdm(probes, "probing", len(part), unit="video", disable=not unknown, leave=False)
             yield from zip(part, bar, strict=True)
 
 
@@ -164,11 +164,6 @@ def read_clip(clip: Clip) -> Tensor:
     if len({frame.shape for frame in frames}) > 1:
         raise UnreadableVideo(f"{clip.source.path} holds frames of several sizes")
     return torch.cat(frames)
-
-
-def clips_of(count: int) -> str:
-    """A number of clips in words."""
-    return f"{count} clip{'' if count == 1 else 's'}"
 
 
 def passed_lines(passed: dict[str, str]) -> list[str]:

@@ -39,13 +39,13 @@ def compare(files: list[str]) -> str:
         raise ValueError("which scores? dit eval compare A.json B.json")
     scores = [read_score(file) for file in files]
     for file, score in zip(files[1:], scores[1:], strict=True):
-        apart = differences(scores[0]["protocol"], score["protocol"])
-        apart += differences({"weights": scores[0]["weights"]}, {"weights": score["weights"]})
-        if scores[0]["protocol"]["data"] == "any":
+        different = differences(scores[0]["protocol"], score["protocol"])
+        different += differences({"weights": scores[0]["weights"]}, {"weights": score["weights"]})
+        if scores[0]["protocol"].get("data") == "any":
             real = [s.get("real", {}).get("files_sha256", "")[:12] for s in (scores[0], score)]
-            apart += differences({"real videos": real[0]}, {"real videos": real[1]})
-        if apart:
-            raise ValueError(f"{files[0]} and {file} do not compare: {'; '.join(apart)}")
+            different += differences({"real videos": real[0]}, {"real videos": real[1]})
+        if different:
+            raise ValueError(f"{files[0]} and {file} do not compare: {'; '.join(different)}")
     rows = [("score", scores[0]["metric"], "95 % interval", "clips", "stamps")]
     for file, score in zip(files, scores, strict=True):
         ends = score.get("interval")

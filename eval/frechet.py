@@ -1,9 +1,15 @@
-"""The Frechet distance of two sets of features, in float64, and statistics that add up exactly."""
+"""The Frechet distance of two sets of features, in float64, its statistics, and its limit of many clips."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from vae.training.seeds import generator
+
+MOST_SAMPLES = 4096  # clips a side up to which the distance is computed from the features too
+METHODS_AGREE = 1e-6
+POINTS = 8  # sizes from which the score of infinitely many clips is extrapolated
 
 
 @dataclass(frozen=True)
@@ -31,9 +37,9 @@ def statistics(features_ND: Tensor) -> Statistics:
 
 def merge(one: Statistics, other: Statistics) -> Statistics:
     """Statistics of the union (Chan, Golub & LeVeque 1983): memory does not grow with the count."""
-    count, apart = one.count + other.count, other.mean_D - one.mean_D
-    mean = one.mean_D + apart * (other.count / count)
-    moment = one.moment_DD + other.moment_DD + torch.outer(apart, apart) * (one.count * other.count / count)
+    count, shift = one.count + other.count, other.mean_D - one.mean_D
+    mean = one.mean_D + shift * (other.count / count)
+    moment = one.moment_DD + other.moment_DD + torch.outer(shift, shift) * (one.count * other.count / count)
     return Statistics(count, mean, moment)
 
 
@@ -82,3 +88,64 @@ def distance_of_features(one_ND: Tensor, other_ND: Tensor, ddof: int) -> float:
     (mean_1, x), (mean_2, y) = sides
     shared = torch.linalg.svdvals(x @ y.T).sum()
     return ((mean_1 - mean_2).square().sum() + x.square().sum() + y.square().sum() - 2 * shared).item()
+
+
+def checked_distance(real_ND: Tensor, fake_ND: Tensor, ddof: int) -> tuple[float, float | None]:
+    """The distance, and the relative difference of two ways to it; raises ValueError where that is large.
+
+    From the features where that is possible, else from covariances.
+    """
+    pair = statistics_of(real_ND), statistics_of(fake_ND)
+    by_covariance = distance(*pair, ddof)
+    if max(len(real_ND), len(fake_ND)) > MOST_SAMPLES:
+        return by_covariance, None
+    value = distance_of_features(real_ND, fake_ND, ddof)
+    # With fewer clips than features, eigenvalues that are zero come as 1e-16, and their roots count as 1e-8.
+    share = 0.01 if min(len(real_ND), len(fake_ND)) > real_ND.shape[1] else 1.0
+    scale = max(abs(value), share * pair[0].covariance(ddof).trace().item())
+    difference = abs(value - by_covariance) / scale
+    if not difference < METHODS_AGREE:
+        raise ValueError(f"two methods disagree: {value} from features, {by_covariance} from covariances")
+    return value, difference
+
+
+def statistics_of(features_ND: Tensor, chunk: int = 512):
+    """Statistics, merged chunk by chunk."""
+    parts = [statistics(part) for part in features_ND.split(chunk)]
+    total = parts[0]
+    for part in parts[1:]:
+        total = merge(total, part)
+    return total
+
+
+def at_infinity(real_ND: Tensor, fake_ND: Tensor, ddof: int, seed: int) -> dict | None:
+    """The score of infinitely many clips: a line through scores of N clips over 1 / N (Chong & Forsyth 2020).
+
+    Sizes are even in 1 / N, from all clips to a quarter of them, at the same share of both sides. None where
+    there are too few clips for a line.
+    """
+    least = min(len(real_ND), len(fake_ND))
+    if least < 4 * POINTS:
+        return None
+    random, inverse, values = generator(seed, "infinity"), [], []
+    orders = [torch.randperm(len(side), generator=random) for side in (real_ND, fake_ND)]
+    for point in range(POINTS):
+        share = 1 / (1 + 3 * point / (POINTS - 1))
+        drawn = [
+            side[order[: round(share * len(side))]]
+            for side, order in zip((real_ND, fake_ND), orders, strict=True)
+        ]
+        inverse.append(1 / min(map(len, drawn)))
+        values.append(quickest_distance(*drawn, ddof))
+    x, y = (torch.tensor(v, dtype=torch.float64) for v in (inverse, values))
+    slope = ((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()
+    start = y.mean() - slope * x.mean()
+    rest = (y - start - slope * x).square().mean().sqrt()
+    sizes = [round(1 / v) for v in inverse]
+    return {
+        "value": start.item(),
+        "slope": slope.item(),
+        "residual": rest.item(),
+        "sizes": sizes,
+        "values": values,
+    }

@@ -67,34 +67,34 @@ def nearest(
     another real one: about 1 % by chance, more where clips are remembered. `same` are those whose features
     are a real one's.
     """
-    apart, which = smallest(fake_ND, real_ND, same=False)
-    among, _ = smallest(real_ND, real_ND, same=True)
-    edge = among.quantile(0.01).item()
+    distance_N, which_N = nearest_row(fake_ND, real_ND, same=False)
+    among_real, _ = nearest_row(real_ND, real_ND, same=True)
+    edge = among_real.quantile(0.01).item()
     pairs = [
-        {"fake": fake_names[k], "real": real_names[which[k]], "distance": apart[k].item()}
-        for k in apart.argsort().tolist()
+        {"fake": fake_names[k], "real": real_names[which_N[k]], "distance": distance_N[k].item()}
+        for k in distance_N.argsort().tolist()
     ]
     return {
-        "closer": (apart < edge).double().mean().item(),
-        "same": int((apart <= SAME * among.median()).sum()),
-        "median": apart.median().item(),
-        "median_among_real": among.median().item(),
+        "closer": (distance_N < edge).double().mean().item(),
+        "same": int((distance_N <= SAME * among_real.median()).sum()),
+        "median": distance_N.median().item(),
+        "median_among_real": among_real.median().item(),
         "pairs": pairs[:MOST_PAIRS],
         "farthest": pairs[: -MOST_PAIRS - 1 : -1],
     }
 
 
-def smallest(from_ND: Tensor, to_ND: Tensor, same: bool) -> tuple[Tensor, Tensor]:
+def nearest_row(from_ND: Tensor, to_ND: Tensor, same: bool) -> tuple[Tensor, Tensor]:
     """Distance and place of the nearest row of the other set, for every row; of the same set, another one."""
     values, places = [], []
     for first in range(0, len(from_ND), MOST_SAMPLES):
-        apart = torch.cdist(from_ND[first : first + MOST_SAMPLES].double(), to_ND.double())
+        distance_NM = torch.cdist(from_ND[first : first + MOST_SAMPLES].double(), to_ND.double())
         if same:
-            rows = torch.arange(len(apart))
-            apart[rows, first + rows] = torch.inf
-        found = apart.min(dim=1)
-        values.append(found.values)
-        places.append(found.indices)
+            rows = torch.arange(len(distance_NM))
+            distance_NM[rows, first + rows] = torch.inf
+        nearest_N = distance_NM.min(dim=1)
+        values.append(nearest_N.values)
+        places.append(nearest_N.indices)
     return torch.cat(values), torch.cat(places)
 
 

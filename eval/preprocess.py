@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from configs.protocol import Protocol
+from configs.protocol import Preprocessing
 
 
-def prepare(frames_THWC: Tensor, protocol: Protocol) -> Tensor:
+def prepare(frames_THWC: Tensor, protocol: Preprocessing) -> Tensor:
     """Frames of bytes as the network's clip, float 3 T S S in [-1, 1], channels last in memory."""
     if protocol.stored_size:
         frames_THWC = stored(frames_THWC, protocol)
@@ -27,7 +27,7 @@ def prepare(frames_THWC: Tensor, protocol: Protocol) -> Tensor:
     return rearrange(clip_THWC.mul_(2 / 255).sub_(1), "t h w c -> c t h w")
 
 
-def stored(frames_THWC: Tensor, protocol: Protocol) -> Tensor:
+def stored(frames_THWC: Tensor, protocol: Preprocessing) -> Tensor:
     """The square frames of bytes that some pipelines write before they score."""
     side = protocol.stored_size
     frames = rearrange(frames_THWC, "t h w c -> t c h w")

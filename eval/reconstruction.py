@@ -1,52 +1,34 @@
 """`dit eval reconstruction`: how near reconstructed videos are to their originals, frame by frame."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from functools import partial
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from configs.load import parse
+from configs.scoring import LpipsSettings, ScoringSettings
 from dit import __version__
-from eval.clips import Clip, Source, find_sources, frame_count, read_clip
-from eval.features import mapped
-from eval.fvd import fvd, same_choices
-from eval.scoring import publish
-from vae.data.video import UnreadableVideo, decoder, to_video
+from eval.clips import Clip, Source, find_sources, frame_count, passed_lines, read_clip
+from eval.cpu import CannotScore, map_over_processes
+from eval.fvd import fvd, fvd_of
+from eval.scoring import check_outputs, publish
+from vae.data.video import decoder, to_video
 from vae.quality.lpips import SMALLEST, Lpips, load_lpips, lpips_of
 from vae.quality.psnr_ssim import SSIM_SIDE, pooled_psnr, psnr, ssim
-from vae.training.files import check_writable
-from vae.training.processes import own_device, processes
+from vae.training.processes import own_device
 
 
 @dataclass(frozen=True)
-class ReconstructionSettings:
+class ReconstructionSettings(LpipsSettings, ScoringSettings):
     """Compare videos with reconstructions: PSNR of both kinds, SSIM and LPIPS of frames, FVD of clips."""
 
     real: str = ""
     """Original videos: a folder of them, a folder of folders of frames, or a manifest."""
     fake: str = ""
     """Reconstructions of the same names, sizes and numbers of frames."""
-    json: str = ""
-    """File for the scores and every video's, as JSON."""
     protocol: str = ""
     """Protocol of the FVD between the two sides, such as ucf101-recon; empty leaves FVD out."""
-    weights: str = ""
-    """File with the weights of I3D; without it, they are looked for as `dit eval weights` says."""
-    allow_small: bool = False
-    """FVD of fewer or other clips than the protocol says; it is stamped."""
-    smoke: bool = False
-    """FVD with a seeded network in place of certified weights; it is stamped: it is not FVD."""
-    lpips: Literal["alex", "vgg", "squeeze", "none"] = "alex"
-    """Trunk of LPIPS; `none` leaves it out, and so do weights that are not there."""
-    lpips_trunk: str = ""
-    """File with the trunk's weights, torchvision's; without it, it is looked for in the usual places."""
-    lpips_heads: str = ""
-    """File with LPIPS' own weights of version 0.1; without it, it is looked for in the usual places."""
-    workers: int = 2
-    """Processes that read videos."""
 
 
 MEASURES = {  # name -> what it is, as the score says
@@ -57,27 +39,16 @@ MEASURES = {  # name -> what it is, as the score says
 }
 
 
-class Pairs(Dataset):
-    """Index, both videos of a pair or None, and what is wrong with it."""
-
-    def __init__(self, pairs: list[tuple[Source, Source]], indices: list[int]):
-        self.pairs, self.indices = pairs, indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, which: int) -> tuple[int, Tensor | None, Tensor | None, str]:
-        index = self.indices[which]
-        try:
-            sides = []
-            for source in self.pairs[index]:
-                sides.append(read_clip(Clip(source, tuple(range(frame_count(source))))))
-        except UnreadableVideo as error:
-            return index, None, None, str(error)
-        if sides[0].shape != sides[1].shape:
-            shapes = ["{} frames of {}x{}".format(*side.shape[:3]) for side in sides]
-            return index, None, None, f"{self.pairs[index][1].path} has {shapes[1]}, its original {shapes[0]}"
-        return index, *map(to_video, sides), ""
+def read_pair(pairs: list[tuple[Source, Source]], index: int) -> tuple[Tensor, Tensor]:
+    """Both videos of a pair, C T H W in [-1, 1]; raises UnreadableVideo, or CannotScore for other sizes."""
+    original, other = pairs[index]
+    sides = [read_clip(Clip(source, tuple(range(frame_count(source))))) for source in pairs[index]]
+    if sides[0].shape != sides[1].shape:
+        shapes = ["{} frames of {}x{}".format(*side.shape[:3]) for side in sides]
+        raise CannotScore(f"{other.path} has {shapes[1]}, its original {shapes[0]}")
+    if min(sides[0].shape[1:3]) < SSIM_SIDE:
+        raise CannotScore(f"{original.path} has sides below {SSIM_SIDE} pixels, which SSIM needs")
+    return to_video(sides[0]), to_video(sides[1])
 
 
 def pair_up(real: list[Source], fake: list[Source]) -> tuple[list[tuple[Source, Source]], dict[str, str]]:
@@ -110,32 +81,23 @@ def reconstruction(settings: ReconstructionSettings) -> dict:
     """
     if not settings.real or not settings.fake:
         raise ValueError("give both --real and --fake: folders of videos, or manifests")
-    if settings.workers < 0:
-        raise ValueError("--workers must not be negative")
-    if settings.json and processes()[0] == 0:
-        check_writable(Path(settings.json))
+    check_outputs(settings.json)
     pairs, passed = pair_up(find_sources(settings.real), find_sources(settings.fake))
     if not pairs:
         raise ValueError(f"{settings.real} and {settings.fake} have no video of one name")
     lpips, weights = load_lpips(settings.lpips, settings.lpips_trunk, settings.lpips_heads)
     between = None
     if settings.protocol:  # before the pairs are compared, as it may fail for its weights
-        between = fvd(same_choices(settings, settings.real, settings.fake))
+        between = fvd(fvd_of(settings, settings.real, settings.fake, settings.protocol))
     device = own_device()
     if lpips:
         lpips.to(device)
-    rank, ranks = processes()
-    data = Pairs(pairs, list(range(rank, len(pairs), ranks)))
 
-    def compute(row: tuple[int, Tensor | None, Tensor | None, str]) -> tuple[int, dict, str]:
-        index, original, other, wrong = row
-        if original is None:
-            return index, {}, wrong
-        if min(original.shape[2:]) < SSIM_SIDE:
-            return index, {}, f"{pairs[index][0].path} has sides below {SSIM_SIDE} pixels, which SSIM needs"
-        return index, qualities(original, other, lpips, device), ""
+    def compute(index: int, pair: tuple[Tensor, Tensor]) -> dict[str, float]:
+        return qualities(*pair, lpips, device)
 
-    rows = mapped(compute, data, settings.workers, device, "videos", "video")
+    read = partial(read_pair, pairs)
+    rows = map_over_processes(compute, read, len(pairs), settings.workers, device, "videos")
     passed |= {pairs[index][0].name: wrong for index, _, wrong in rows if wrong}
     kept = [(index, values) for index, values, wrong in rows if not wrong]
     if not kept:
@@ -168,10 +130,7 @@ def table(result: dict) -> str:
         lines.append(f"LPIPS {result['lpips']['weights']}")
     if not result["fvd"]:
         lines.append("FVD left out: --protocol ucf101-recon, or another, adds it")
-    if result["passed_over"]:
-        name, why = next(iter(result["passed_over"].items()))
-        lines.append(f"{len(result['passed_over'])} videos passed over, such as {name}: {why}")
-    return "\n".join(lines)
+    return "\n".join(lines + passed_lines(result["passed_over"]))
 
 
 def main(arguments: list[str]) -> None:

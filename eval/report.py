@@ -10,6 +10,7 @@ from pathlib import Path
 from configs.protocol import published
 from eval.clips import Clip, read_clip
 from eval.networks.certify import SMOKE
+from eval.scoring import is_seeded
 from vae.data.sheets import contact_sheet
 from vae.data.video import UnreadableVideo, to_video
 
@@ -40,8 +41,7 @@ def page(result: dict, pictures: dict[str, bytes]) -> str:
     """The page, all of it inside; `pictures` are JPEGs by their titles."""
     value, ends = result["value"], result["interval"]
     spread = f", 95 % interval {ends['low']:.2f} to {ends['high']:.2f}" if ends else ""
-    smoke = SMOKE in result["stamps"]
-    name = f"{SMOKE}: distance" if smoke else result["metric"].upper()
+    name = f"{SMOKE}: distance" if is_seeded(result["stamps"]) else result["metric"].upper()
     title = f"{name} {value:.2f}{spread}"
     parts = [f"<h1>{html.escape(title)}</h1>"]
     parts += [f'<p class="stamp">{html.escape(stamp)}</p>' for stamp in result["stamps"]]
@@ -62,8 +62,8 @@ def page(result: dict, pictures: dict[str, bytes]) -> str:
     facts.append(("of real clips to each other", f"{near['median_among_real']:.3f}"))
     parts.append(rows(facts))
     parts += ["<h2>For a paper</h2>", f"<pre>{html.escape(markdown(result))}</pre>"]
-    for kind, found in {"png": plots(result), "jpeg": pictures}.items():
-        for heading, data in found.items():
+    for kind, images in {"png": plots(result), "jpeg": pictures}.items():
+        for heading, data in images.items():
             encoded = base64.b64encode(data).decode()
             parts += [f"<h2>{html.escape(heading)}</h2>", f'<img src="data:image/{kind};base64,{encoded}">']
     if result["classes"]:

@@ -1,8 +1,6 @@
 """FVD of reconstructions to their originals, from frames as they come, with nothing written between."""
 
-import hashlib
 import sys
-import zlib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,10 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from configs.protocol import Protocol
+from configs.protocol import FvdProtocol
 from eval.clips import Source, choose_clips
-from eval.features import alone
-from eval.fvd import FvdSettings, Side, between, enough, listed
+from eval.cpu import CannotScore, single_threaded
+from eval.features import checksum, rgb_hash
+from eval.fvd import FvdSettings, Side, score_sides, side_stamps
 from eval.networks.certify import load_i3d
 from eval.preprocess import prepare
 from vae.data.video import decoder
@@ -26,20 +25,20 @@ class Rfvd:
     """What the FVD of reconstructions takes: its network, the videos, and of each side's clips the frames."""
 
     settings: FvdSettings
-    protocol: Protocol
+    protocol: FvdProtocol
     network: nn.Module
     weights: str
     sources: list[Source]
     spans: dict[str, dict[str, tuple[int, ...]]]
 
 
-class NotFinite(ValueError):
+class NotFinite(CannotScore):
     """A clip of which a network makes NaN or infinite values."""
 
 
 def open_rfvd(
     given: FvdSettings,
-    protocol: Protocol | None,
+    protocol: FvdProtocol | None,
     sources: list[Source],
     names: list[str],
     passed: dict[str, str],
@@ -78,9 +77,9 @@ def open_rfvd(
 def stamps(rfvd: Rfvd, passed: dict[str, str], real: int, fake: int) -> tuple[list, list]:
     """The stamps of both sides for what is not as the protocol says; ValueError unless that is allowed."""
     given, protocol = rfvd.settings, rfvd.protocol
-    return (
-        listed(given, protocol, rfvd.sources) + enough(given, protocol, "real", real, passed),
-        enough(given, protocol, "fake", fake, passed),
+    return tuple(
+        side_stamps(given, protocol, which, rfvd.sources, count, passed)
+        for which, count in (("real", real), ("fake", fake))
     )
 
 
@@ -91,11 +90,11 @@ def feature(
     if not rfvd or name not in rfvd.spans[which]:
         return None
     frames_THWC = frames_THWC[list(rfvd.spans[which][name])]
-    clip = alone(partial(prepare, protocol=rfvd.protocol), frames_THWC)
+    clip = single_threaded(partial(prepare, protocol=rfvd.protocol), frames_THWC)
     value = rfvd.network(clip[None].to(device)).float().cpu()[0]
     if not torch.isfinite(value).all():
         raise NotFinite("the network of FVD gives NaN or infinite values")
-    return value, zlib.crc32(frames_THWC.contiguous().numpy())
+    return value, checksum(frames_THWC)
 
 
 def score_rfvd(
@@ -108,20 +107,13 @@ def score_rfvd(
     """The FVD of one autoencoder's reconstructions to their originals, with all that a score carries."""
     if not rfvd:
         return None
+    counts = [sum(row is not None for row in side) for side in (originals, others)]
     sides = []
-    for side in (originals, others):
-        found = [(name, *made) for name, made in zip(names, side, strict=True) if made]
-        digest = hashlib.sha256("".join(f"{checksum:08x}" for *_, checksum in found).encode()).hexdigest()
-        facts = {"where": rfvd.settings.real, "videos": len(rfvd.sources), "clips": len(found)}
-        facts |= {"rgb_sha256": digest, "decoder": decoder(), "passed_over": passed}
-        sides.append((found, facts))
-    stamped = stamps(rfvd, passed, *(len(found) for found, _ in sides))
-    real, fake = (
-        Side(
-            torch.stack([value for _, value, _ in found]),
-            tuple(row[0] for row in found),
-            facts | {"stamps": s},
-        )
-        for (found, facts), s in zip(sides, stamped, strict=True)
-    )
-    return between(rfvd.settings, rfvd.protocol, real, fake, rfvd.weights, own_device())
+    for side, side_stamped in zip((originals, others), stamps(rfvd, passed, *counts), strict=True):
+        kept = [(name, *row) for name, row in zip(names, side, strict=True) if row]
+        facts = {"where": rfvd.settings.real, "videos": len(rfvd.sources), "clips": len(kept)}
+        facts |= {"rgb_sha256": rgb_hash([crc for *_, crc in kept]), "decoder": decoder()}
+        facts |= {"passed_over": passed, "stamps": side_stamped}
+        values_ND = torch.stack([value for _, value, _ in kept])
+        sides.append(Side(values_ND, tuple(name for name, *_ in kept), facts))
+    return score_sides(rfvd.settings, rfvd.protocol, *sides, rfvd.weights, own_device())

@@ -1,21 +1,135 @@
-"""What every score carries beside its value, and where it goes."""
+"""What every score carries beside its value: stamps, an interval, its sides, its protocol, where it goes."""
 
 import dataclasses
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from tqdm import tqdm
 
-from configs.protocol import Protocol
+from configs.protocol import FvdProtocol, Protocol
+from configs.scoring import ScoringSettings, StampSettings, inherited
 from dit import __version__
-from vae.training.files import write_text
+from eval.clips import Clip, Source, rates_and_sizes
+from vae.data.index import list_hash
+from vae.data.video import decoder
+from vae.training.files import check_writable, write_text
 from vae.training.processes import processes
+from vae.training.seeds import generator
+
+REASONS = 2  # of what was passed over, in an error
+SIDES = {"real": "real clips", "fake": "generated clips", "": "videos"}
 
 
-def scored(
+@dataclass(frozen=True)
+class Metric:
+    """What `dit eval run` asks of a metric, whose verb's file sets METRIC to one.
+
+    `settings` is its verb's class; `own` gives those of its values that are not every metric's, from the
+    settings of `dit eval run` and the folder of videos; `check` raises ValueError for what would keep it from
+    a score, before there are videos; `score` scores, and returns what is written as JSON.
+    """
+
+    settings: type[ScoringSettings]
+    own: Callable[[StampSettings, str], dict]
+    check: Callable[[ScoringSettings], None]
+    score: Callable[[ScoringSettings], dict]
+
+    def settings_in_run(self, run: StampSettings, protocol: Protocol, out: Path) -> ScoringSettings:
+        """The settings of this metric's verb, of the videos that `dit eval run` made."""
+        shared = inherited(StampSettings, run) | {"json": str(out / f"{protocol.metric}.json")}
+        return self.settings(protocol=protocol.name, **shared, **self.own(run, str(out / "videos")))
+
+
+def seeded_stamp(title: str) -> str:
+    """The stamp of a score by a seeded network."""
+    return f"NOT {title}: seeded network"
+
+
+def is_seeded(stamps: list[str]) -> bool:
+    """Whether a stamp says that a seeded network scored."""
+    return any(stamp.startswith("NOT ") for stamp in stamps)
+
+
+def stamp_too_few(
+    settings: StampSettings, protocol: Protocol, where: str, count: int, passed: dict, side: str = ""
+) -> list[str]:
+    """The stamp of fewer clips than a protocol takes of a side: `real`, `fake`, or the only one.
+
+    Raises ValueError unless that is allowed, and for too few for any score.
+    """
+    takes = (protocol.real if side == "real" else protocol.fake) or protocol.least
+    if count >= takes:
+        return []
+    if count < protocol.least or not settings.allow_small:
+        clips = f"{count} clip{'' if count == 1 else 's'}"
+        clips += f" of {protocol.frames} frames" if protocol.frames else ""
+        rule = "with --allow-small the score is stamped"
+        rule = rule if count >= protocol.least else f"any score takes at least {protocol.least}"
+        why = f"; passed over: {'; '.join(list(passed.values())[:REASONS])}" if passed else ""
+        raise ValueError(f"{where} gives {clips}, and {protocol.name} takes {takes}: {rule}{why}")
+    return [f"small: {count} of {takes} {SIDES[side]}"]
+
+
+def stamp_other_list(
+    settings: StampSettings, protocol: FvdProtocol, where: str, sources: list[Source]
+) -> list[str]:
+    """The stamp of real videos that are not the protocol's list; ValueError unless that is allowed."""
+    if protocol.list_sha256 in ("", list_hash([Path(source.name).name for source in sources])):
+        return []
+    if not settings.allow_small:
+        raise ValueError(
+            f"{where} holds {len(sources)} videos, which are not those of {protocol.data} "
+            f"{protocol.split}: make a manifest of them with `dit data {protocol.data}`; with --allow-small "
+            "the score is stamped"
+        )
+    return [f"other videos than {protocol.data} {protocol.split}"]
+
+
+def clip_facts(clips: list[Clip], files: str, rgb: str, passed: dict[str, str]) -> dict:
+    """What there is to say of the clips of one side: hashes of files and of frames, and what read them."""
+    return {
+        "clips": len(clips),
+        "files_sha256": files,
+        "rgb_sha256": rgb,
+        "decoder": decoder(),
+        **rates_and_sizes(clips),
+        "passed_over": passed,
+    }
+
+
+def interval(
+    statistic: Callable[..., float],
+    sides: tuple[Tensor, ...],
+    resamples: int,
+    seed: int = 0,
+    around: float | None = None,
+    least: float = -torch.inf,
+) -> dict | None:
+    """A 95 % interval of a score at this number of clips, by bootstrap over the videos of each side.
+
+    A resample has fewer distinct clips, by which some scores are moved: `around` takes the resamples' spread
+    about their own mean, around the score. `least` is the least value that a score has.
+    """
+    if not resamples:
+        return None
+    random, values = generator(seed, "bootstrap"), []
+    for _ in tqdm(range(resamples), "bootstrap", leave=False, disable=processes()[0] > 0):
+        drawn = [side[torch.randint(len(side), (len(side),), generator=random)] for side in sides]
+        values.append(statistic(*drawn))
+    spread = torch.tensor(values, dtype=torch.float64)
+    mean, centre = (0.0, 0.0) if around is None else (spread.mean(), around)
+    low, high = (centre + (spread.quantile(q) - mean).item() for q in (0.025, 0.975))
+    return {"low": max(least, low), "high": high, "resamples": resamples}
+
+
+def result_of(
     protocol: Protocol, value: float, stamps: list[str], weights: str, device: torch.device, parts: dict
 ) -> dict:
-    """A score with its whole protocol, the weights' hash and what made it; `parts` are its metric's own."""
+    """A score with its whole protocol, the weights' hash and what computed it; `parts` are its metric's."""
     return {
         "metric": protocol.metric,
         "value": value,
@@ -28,6 +142,30 @@ def scored(
         "device": device.type,
         "version": __version__,
     }
+
+
+def opening_lines(
+    result: dict, title: str, unnamed: str, counts: str, digits: int, note: str = ""
+) -> list[str]:
+    """The lines that begin every score on a terminal: its stamps, its value and interval, its protocol.
+
+    The value of a seeded network is never called by the score's title, but `unnamed`.
+    """
+    stamps = [stamp.upper() if stamp.startswith("NOT ") else stamp for stamp in result["stamps"]]
+    value = f"{unnamed if is_seeded(result['stamps']) else title} {result['value']:.{digits}f}{note}"
+    if result["interval"]:
+        low, high = (f"{result['interval'][end]:.{digits}f}" for end in ("low", "high"))
+        value += f"  (95 % interval {low} to {high})"
+    about = result["protocol"]
+    by = f", {about['network']} on {result['device']}" if "network" in about else ""
+    return [*stamps, value, f"{about['name']} ({result['protocol_sha256'][:12]}), {counts}{by}"]
+
+
+def check_outputs(*files: str) -> None:
+    """Raises ValueError for a file that cannot be written, of those that are asked for."""
+    if processes()[0] == 0:
+        for file in filter(None, files):
+            check_writable(Path(file))
 
 
 def publish(result: dict, file: str, text: str) -> None:

@@ -6,28 +6,29 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from configs.load import parse, to_json
-from configs.sampling import SamplerConfig
+from configs.ranges import Count, Seed
+from configs.sampling import SamplerConfig, SolverSettings
 from dit import __version__
 from dit.generate import Request, generate_videos
-from dit.load import Model, load_model
+from dit.load import Model, load_resolved
 from eval.judge import Verdict, judge
+from eval.scoring import check_outputs
 from vae.data.drawn_captions import caption
 from vae.data.drawn_world import Scene, draw, random_scene
 from vae.data.sheets import contact_sheet
 from vae.quality.psnr_ssim import psnr, ssim
-from vae.training.files import check_writable, write_text
+from vae.training.files import write_text
 from vae.training.weights import tensors_hash
 
 
 @dataclass(frozen=True)
-class EvalSettings:
+class EvalSettings(SolverSettings):
     """Score a model on the drawn world, exactly: text to video, image to video, reconstruction."""
 
     model: str = "builtin"
@@ -36,22 +37,14 @@ class EvalSettings:
     """File for scores, confusions, failures and the whole protocol, as JSON."""
     picture: str = ""
     """PNG for a contact sheet of failures, at most 24."""
-    count: int = 512
+    count: Count = 512
     """Videos in each of the three parts: prompts, unseen triples, first frames."""
-    reconstructions: int = 128
+    reconstructions: Count = 128
     """Drawings that the autoencoder reconstructs."""
-    seed: int = 1000
+    seed: Seed = 1000
     """Seed of the scenes, the words and the noise; not the one that the model was trained with."""
-    steps: int = 0
-    """Solver steps; 0 takes the model's own."""
-    guidance: float = -1.0
-    """Classifier-free guidance scale, 1 is none; -1 takes the model's own."""
-    solver: Literal["model", "euler", "heun", "multistep"] = "model"
-    """ODE solver; `model` takes the model's own."""
-    batch: int = 32
+    batch: Count = 32
     """Videos in one packed call; the scores do not depend on it."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Number format of the transformer; `auto` is bf16 on a GPU and fp32 on a CPU."""
 
 
 PROTOCOL = "drawn-world-2"
@@ -102,18 +95,13 @@ class Outcome:
 
 def score(settings: EvalSettings) -> dict:
     """Protocol, scores, confusions and failures of a model; prints the table, writes the files asked for."""
-    check(settings)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    half = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
-    model = load_model(settings.model, device, torch.bfloat16 if half else torch.float32)
+    if settings.picture and Path(settings.picture).suffix.lower() != ".png":
+        raise ValueError(f"--picture {settings.picture}: it is a PNG, give a name that ends in .png")
+    check_outputs(settings.json, settings.picture)
+    model, settings = load_resolved(settings)
     check_new_to(model, settings.seed)
-    sampler = SamplerConfig(
-        steps=settings.steps or model.sampler.steps,
-        solver=model.sampler.solver if settings.solver == "model" else settings.solver,
-        guidance=model.sampler.guidance if settings.guidance == -1.0 else settings.guidance,
-        seed=settings.seed,
-    )
-    result = {"protocol": protocol(settings, model, sampler, device, half), "scores": {}, "confusions": {}}
+    sampler = SamplerConfig(settings.steps, settings.solver, settings.guidance, settings.seed)
+    result = {"protocol": protocol(settings, model, sampler), "scores": {}, "confusions": {}}
     failures: list[dict] = []
     shown: list[tuple[Tensor, str]] = []
     for part, (split, given, _) in PARTS.items():
@@ -124,7 +112,7 @@ def score(settings: EvalSettings) -> dict:
             if outcome.failed:
                 failures.append({"part": part} | record(outcome))
                 if len(shown) < SHOWN_FAILURES:
-                    shown.append((video, told(outcome)))
+                    shown.append((video, described(outcome)))
         result["scores"][part] = first_frame_scores(outcomes) if given else prompt_scores(part, outcomes)
         result["confusions"][part] = {name: confusion(outcomes, name) for name in ASKED}
     result["scores"]["autoencoder"] = reconstruction_scores(model, settings)
@@ -137,22 +125,6 @@ def score(settings: EvalSettings) -> dict:
     return result
 
 
-def check(settings: EvalSettings) -> None:
-    """Raises ValueError for numbers that make no score."""
-    for name in ("count", "reconstructions", "batch"):
-        if getattr(settings, name) < 1:
-            raise ValueError(f"--{name} {getattr(settings, name)}: it must be at least 1")
-    if settings.steps < 0:
-        raise ValueError(f"--steps {settings.steps}: it must be at least 1, or 0 for the model's own")
-    if settings.guidance < 0 and settings.guidance != -1.0:
-        raise ValueError(f"--guidance {settings.guidance}: it must not be negative, and 1 is none")
-    if settings.picture and Path(settings.picture).suffix.lower() != ".png":
-        raise ValueError(f"--picture {settings.picture}: it is a PNG, give a name that ends in .png")
-    for file in (settings.json, settings.picture):
-        if file:
-            check_writable(Path(file))
-
-
 def check_new_to(model: Model, seed: int) -> None:
     """Raises ValueError where the scenes of a seed are those that the model was trained or validated on."""
     trained = model.settings.get("train", {}).get("seed")
@@ -160,10 +132,8 @@ def check_new_to(model: Model, seed: int) -> None:
         raise ValueError(f"--seed {seed} draws the scenes that this model was trained on: give another")
 
 
-def protocol(
-    settings: EvalSettings, model: Model, sampler: SamplerConfig, device: torch.device, half: bool
-) -> dict:
-    """Everything that makes these scores again."""
+def protocol(settings: EvalSettings, model: Model, sampler: SamplerConfig) -> dict:
+    """Everything that makes these scores again; the settings are whole."""
     frames, height, width = model.size
     return {
         "name": PROTOCOL,
@@ -176,8 +146,8 @@ def protocol(
         "first_frame_kept_db": KEPT_DB,
         "sampler": to_json(sampler),
         "batch": settings.batch,
-        "precision": "bf16" if half else "fp32",
-        "device": device.type,
+        "precision": settings.precision,
+        "device": model.autoencoder.latent_mean.device.type,
         "weights": model.weights,
         "autoencoder": tensors_hash(model.autoencoder.state_dict()),
         "model": model.settings | model.facts,
@@ -302,7 +272,7 @@ def record(outcome: Outcome) -> dict:
     } | kept
 
 
-def told(outcome: Outcome) -> str:
+def described(outcome: Outcome) -> str:
     """A failure in words: the prompt, and what the judge saw."""
     seen = " ".join(
         getattr(outcome.verdict, name) or f"(no {name})" for name in ("colour", "shape", "motion")

@@ -1,6 +1,7 @@
-"""What tests share: the folder of real clips and reference values, and quiet, equal conditions."""
+"""What tests share: reference values, the folder of real clips, and quiet, equal conditions."""
 
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -12,21 +13,25 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("DIT_TEST_DATA", ROOT.parent / "shared" / "data")).resolve()
+REFERENCE = ROOT / "tests" / "reference"  # what other projects' code gave, as its README.md says
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that asks a model hub is a mistake, and fails at once
 
 
 @pytest.fixture(scope="session")
-def real_data() -> Path:
-    """The folder of real clips and reference values; without it the test is skipped."""
-    if not DATA.is_dir():
-        pytest.skip(f"no test data at {DATA} (set DIT_TEST_DATA)")
-    return DATA
+def real_clips() -> Path:
+    """The folder of real videos; without it the test is skipped."""
+    if not (DATA / "clips").is_dir():
+        pytest.skip(f"no real clips at {DATA} (set DIT_TEST_DATA)")
+    return DATA / "clips"
 
 
 @pytest.fixture(scope="session")
-def real_clips(real_data: Path) -> Path:
-    """The folder of real videos."""
-    return real_data / "clips"
+def ucf101_lists(tmp_path_factory) -> Path:
+    """The folder of UCF-101's official lists."""
+    folder = tmp_path_factory.mktemp("ucf101_lists")
+    with zipfile.ZipFile(REFERENCE / "ucf101_lists.zip") as lists:
+        lists.extractall(folder)
+    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 import json
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,16 +13,19 @@ from PIL import Image
 from torch import nn
 
 import eval.autoencoders
+import eval.candidates
 import eval.reconstruction
 import eval.rfvd
 import vae.quality.networks
 from configs.load import to_json
 from dit.bench.autoencoder import random_autoencoder
 from dit.cli import run
-from eval.autoencoders import COLUMNS, SHOWN, CompareVaeSettings, compare, fitting, short_names
+from eval.autoencoders import CompareVaeSettings, compare
+from eval.candidates import fitting, short_names
 from eval.fvd import FvdSettings, fvd
 from eval.networks.certify import SMOKE
 from eval.reconstruction import ReconstructionSettings, reconstruction
+from eval.side_by_side import COLUMNS, SHOWN
 from tests.test_fvd import Means, folders, launched, quick  # noqa: F401
 from tests.tiny import MODEL, environment
 from vae.compression import Compression
@@ -94,16 +96,15 @@ def known(monkeypatch):
     """Autoencoders of tests by their names, beside all others."""
     made = {"identity": Identity}
     monkeypatch.setattr(
-        eval.autoencoders, "load_autoencoder", lambda name: made.get(name, lambda: load_autoencoder(name))()
+        eval.candidates, "load_autoencoder", lambda name: made.get(name, lambda: load_autoencoder(name))()
     )
     return made
 
 
 def settings(*autoencoders: str | Path, **changes) -> CompareVaeSettings:
-    plain = CompareVaeSettings(
-        tuple(map(str, autoencoders)), "shapes", 2, 5, 32, 32, lpips="none", repeats=0, workers=0
-    )
-    return replace(plain, **changes)
+    size = {"count": 2, "frames": 5, "height": 32, "width": 32}
+    plain = {"data": "shapes", "lpips": "none", "repeats": 0, "workers": 0} | size
+    return CompareVaeSettings(autoencoders=tuple(map(str, autoencoders)), **plain | changes)
 
 
 def by_name(result: dict) -> dict[str, dict]:
@@ -119,7 +120,7 @@ def test_scores_are_those_of_the_saved_frames(videos, tiny, known, quick, monkey
         monkeypatch.setattr(module, "load_lpips", lambda *given: (lpips, "random"))
     kept = tmp_path / "frames"
     seeded = {"protocol": "fvd-google", "smoke": True, "allow_small": True, "resamples": 20}
-    changes = {"data": str(videos), "count": 0, "frames": 21, "lpips": "alex", "save": str(kept)}
+    changes = {"data": str(videos), "count": None, "frames": 21, "lpips": "alex", "save": str(kept)}
     result = compare(settings("identity", tiny, **changes, **seeded))
     assert list(result["passed_over"]) == ["class1/3"] and result["clips"]["count"] == 3
     for name, entry in by_name(result).items():
@@ -171,7 +172,7 @@ def test_the_identity_is_perfect_and_its_difference_black(tiny, known, tmp_path)
 
 def test_order_workers_and_processes_do_not_move_a_value(videos, tiny, tmp_path, capfd):
     half = tiny.with_name("half")
-    changes = {"data": str(videos), "count": 0, "json": str(tmp_path / "one.json")}
+    changes = {"data": str(videos), "count": None, "json": str(tmp_path / "one.json")}
     torch.set_num_threads(2)
     result = compare(settings(half, tiny, **changes))
     assert json.loads((tmp_path / "one.json").read_text()) == result
@@ -255,7 +256,7 @@ def test_time_and_memory_are_of_a_second_of_video(known, monkeypatch):
             return super().decode(latents)
 
     known["slow"] = Slow
-    monkeypatch.setattr(eval.autoencoders, "make_clock", lambda *_: (lambda: now[0], "a clock of tests"))
+    monkeypatch.setattr(eval.candidates, "make_clock", lambda *_: (lambda: now[0], "a clock of tests"))
     threads = torch.get_num_threads()
     result = compare(settings("slow", "identity", repeats=2, fps=24.4))
     slow, plain = (entry["cost"] for entry in result["autoencoders"])
@@ -280,19 +281,19 @@ def test_clips_fit_all(tiny, known):
             if (frames - 1) // self.temporal % 2:
                 raise ValueError("latent frames come in pairs")
 
-    asked = settings("identity", frames=20, height=100, width=33)
+    asked = 20, 100, 33
     paired = [*of((4, 8), (6, 8)), SimpleNamespace(model=SimpleNamespace(compression=Pairs(4, 8)))]
-    assert fitting(paired[1:], asked)[:2] == (Compression(24, 8), 25)
-    assert fitting(paired[::2], asked)[:2] == (Compression(8, 8), 17)
-    assert fitting(of((4, 8), (1, 16)), asked) == (Compression(4, 16), 21, 96, 32)
-    assert fitting(of((8, 32), (4, 8), (1, 24)), asked) == (Compression(8, 96), 17, 96, 96)
-    assert fitting(of((1, 1)), asked) == (Compression(1, 1), 20, 100, 33)
+    assert fitting(paired[1:], *asked)[:2] == (Compression(24, 8), 25)
+    assert fitting(paired[::2], *asked)[:2] == (Compression(8, 8), 17)
+    assert fitting(of((4, 8), (1, 16)), *asked) == (Compression(4, 16), 21, 96, 32)
+    assert fitting(of((8, 32), (4, 8), (1, 24)), *asked) == (Compression(8, 96), 17, 96, 96)
+    assert fitting(of((1, 1)), *asked) == (Compression(1, 1), 20, 100, 33)
     result = compare(settings(tiny, "identity", frames=7, height=37))
     facts = result["clips"]
     assert (facts["frames"], facts["height"], facts["width"]) == (9, 40, 32)
     assert facts["rule"].endswith("multiples of 8: the nearest to the 7 frames of 37x32 asked for")
     assert compare(settings("identity", frames=7, height=37))["clips"]["frames"] == 7
-    assert fitting(of((1, 8)), settings("identity", height=11, width=24))[2:] == (16, 24)  # SSIM takes no 8
+    assert fitting(of((1, 8)), 17, 11, 24)[2:] == (16, 24)  # SSIM takes no 8
     names = ("runs/a/autoencoder.safetensors", "runs/b/autoencoder.safetensors", "builtin")
     assert short_names(names) == ["a", "b", "builtin"]
 
@@ -339,7 +340,10 @@ def test_fvd_is_refused_or_left_out_with_its_reason(videos, known, monkeypatch, 
     words += ["--repeats", "0", "--workers", "0", "--height", "32", "--width", "32"]
     for more, told in {
         ("--protocol", "ucf101-recon"): "holds 4 videos, which are not those of ucf101 test1",
-        ("--protocol", "fvd-google"): "gives 3 clips, and fvd-google takes 2048: with --allow-small",
+        (
+            "--protocol",
+            "fvd-google",
+        ): "gives 3 clips of 16 frames, and fvd-google takes 2048: with",
         ("--protocol", "fvd-latte-2048-stride3", "--allow-small"): "takes 46 frames of a video: --frames 46",
         ("--protocol", "msrvtt"): "no protocol msrvtt; did you mean msrvtt-2990?",
         ("--weights", "i3d.pt", "--protocol", "fvd-google", "--allow-small"): "i3d.pt: no such file",
@@ -367,9 +371,9 @@ def test_wrong_settings_are_told(tiny, videos, tmp_path, capsys):
         (str(tiny), str(link), *shapes): f"{tiny} and {link} are one, which is given twice",
         ("builtin", "--data", str(tmp_path / "none")): "holds no video",
         ("builtin", "--data", str(videos), "--frames", "41"): "gives no clip",
-        ("builtin", *shapes, "--frames", "0"): "--frames 0: it must be at least 1",
-        ("builtin", *shapes, "--height", "8"): "--height 8: it must be at least 11",
-        ("builtin", *shapes, "--fps", "0"): "--fps 0.0: it must be above 0",
+        ("builtin", *shapes, "--frames", "0"): "frames = 0: it must be at least 1",
+        ("builtin", *shapes, "--height", "8"): "height = 8: it must be at least 11",
+        ("builtin", *shapes, "--fps", "0"): "fps = 0.0: it must be above 0",
         ("builtin", *shapes, "--json", str(tmp_path)): "is a folder: give a file in it",
         ("builtin", *shapes, "--save", str(tmp_path)): "is not empty: give --save a new folder",
         ("builtin", *shapes, "--smoke", "--weights", "x"): "--smoke takes seeded weights",

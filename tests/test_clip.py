@@ -1,25 +1,27 @@
 """Proves CLIPSIM: OpenAI's preprocessing and tokens, transformers' own embeddings, what a score says."""
 
 import gzip
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy
 import pytest
 import torch
 
-import eval.clipsim
 import eval.networks.clip
 from dit.cli import run
 from eval.clipsim import SMOKE, ClipsimSettings, clipsim
 from eval.networks.clip import Bytes, Clip, load_clip, preprocess, seeded_clip
+from eval.scoring import interval
+from tests.conftest import REFERENCE
 from vae.data.video import read_frames
 from vae.data.write import write_video
 
 
-def vocabulary(table: Path, folder: Path) -> None:
+def vocabulary(folder: Path) -> None:
     """Writes CLIP's tokenizer for transformers, from the table of merges that OpenAI publishes."""
+    table = REFERENCE / "bpe_simple_vocab_16e6.txt.gz"
     shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
     letters = {byte: chr(byte) for byte in shown}
     letters |= {byte: chr(256 + k) for k, byte in enumerate(b for b in range(256) if b not in shown)}
@@ -31,18 +33,20 @@ def vocabulary(table: Path, folder: Path) -> None:
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
 
 
-def test_pictures_are_openai_s_to_the_bit(real_data):
-    known = torch.from_numpy(numpy.load(real_data / "reference" / "clip_preprocessed.npz")["openai"])
-    frames = read_frames(real_data / "clips" / "v_ApplyEyeMakeup_g01_c01.avi", [0, 80])
-    assert torch.equal(preprocess(frames), known)
+def test_pictures_are_openai_s_to_the_bit(real_clips):
+    known = json.loads((REFERENCE / "clip_preprocessed.json").read_text())
+    pictures = preprocess(read_frames(real_clips / "v_ApplyEyeMakeup_g01_c01.avi", known["frames"]))
+    assert list(pictures.shape) == known["shape"] and pictures.dtype == torch.float32
+    digest = hashlib.sha256(pictures.contiguous().numpy().tobytes()).hexdigest()
+    assert digest == known["sha256_of_float32"]
 
 
-def test_tokens_are_openai_s(real_data, tmp_path):
+def test_tokens_are_openai_s(tmp_path):
     from transformers import CLIPTokenizer
 
-    vocabulary(real_data / "reference" / "bpe_simple_vocab_16e6.txt.gz", tmp_path)
+    vocabulary(tmp_path)
     clip = Clip(torch.nn.Linear(1, 1), CLIPTokenizer.from_pretrained(tmp_path))
-    known = json.loads((real_data / "reference" / "clip_tokens.json").read_text())
+    known = json.loads((REFERENCE / "clip_tokens.json").read_text())
     for caption, ids in zip(known["captions"], known["token_ids"], strict=True):
         assert clip.tokens([caption])["input_ids"].tolist() == [ids]
     start, end = known["token_ids"][0][0], known["token_ids"][0][-1]
@@ -53,7 +57,7 @@ def test_tokens_are_openai_s(real_data, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
-def test_a_folder_is_read_back_the_same(kind, real_data, tmp_path):
+def test_a_folder_is_read_back_the_same(kind, tmp_path):
     """From both kinds of weights file, with the numbers of positions that older ones hold."""
     from transformers import CLIPTokenizer
 
@@ -63,7 +67,7 @@ def test_a_folder_is_read_back_the_same(kind, real_data, tmp_path):
         tensors = made.state_dict() | {"text_model.embeddings.position_ids": torch.arange(77)[None]}
         torch.save(tensors, tmp_path / "pytorch_model.bin")
         (tmp_path / "model.safetensors").unlink()
-    vocabulary(real_data / "reference" / "bpe_simple_vocab_16e6.txt.gz", tmp_path)
+    vocabulary(tmp_path)
     CLIPTokenizer.from_pretrained(tmp_path).save_pretrained(tmp_path)
     clip, weights = load_clip(tmp_path, certify=False)
     pictures = torch.randn(2, 3, 224, 224)
@@ -106,7 +110,7 @@ def videos(tmp_path_factory) -> Path:
 
 
 def settings(folder: Path, **changes) -> ClipsimSettings:
-    return replace(ClipsimSettings(str(folder), smoke=True, allow_small=True, workers=0), **changes)
+    return replace(ClipsimSettings(videos=str(folder), smoke=True, allow_small=True, workers=0), **changes)
 
 
 def test_a_score_is_the_mean_over_videos_with_prompts(videos, tmp_path, capsys):
@@ -146,7 +150,7 @@ def test_a_table_gives_every_row_its_video(videos, tmp_path):
 
 def test_the_interval_is_that_of_a_mean():
     values = torch.randn(400, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = eval.clipsim.interval(values, 0, 1000)
+    found = interval(lambda drawn: drawn.mean().item(), (values,), 1000)
     assert found["high"] - values.mean().item() == pytest.approx(1.96 * values.std().item() / 20, rel=0.15)
     assert found["low"] - values.mean().item() == pytest.approx(-1.96 * values.std().item() / 20, rel=0.15)
 
@@ -172,7 +176,10 @@ def test_only_openai_s_weights_are_certified(tmp_path, videos, monkeypatch, caps
         ({"protocol": "fvd-google"}, "fvd-google is a protocol of fvd, not of clipsim"),
         ({"prompts": "nowhere.csv"}, r"nowhere\.csv: no such file"),
         ({"prompts": "README.md"}, r"README\.md: give a CSV or JSONL"),
-        ({"allow_small": False}, "gives 2 videos with prompts, and msrvtt-2990 takes 2990"),
+        (
+            {"allow_small": False},
+            "gives 2 clips, and msrvtt-2990 takes 2990: with --allow-small .*: 2 has no prompt",
+        ),
     ],
 )
 def test_wrong_settings_are_told(videos, changes, message):

@@ -51,8 +51,8 @@ def told(capsys, *words: str) -> str:
     return error.splitlines()[-1]
 
 
-def test_the_official_lists_are_read(real_data):
-    lists = real_data / "ucf101_lists"
+def test_the_official_lists_are_read(ucf101_lists):
+    lists = ucf101_lists
     classes = read_classes(lists)
     assert len(classes) == CLASSES and classes == list(PROMPTS)
     counts = {split: len(read_split(lists, split)) for split in SPLITS}

@@ -9,17 +9,21 @@ import numpy
 import pytest
 import torch
 
+import configs.protocols
 import eval.benchmark
+import eval.fvd
 import vae.quality.networks
+from dit.cli import VERBS
 from dit.cli import run as run_command
 from dit.pipelines import generate_with, load_pipeline
-from eval.benchmark import RunEvalSettings, plan, run, wanted
+from eval.benchmark import RunEvalSettings, plan, protocols_of, run
 from tests.test_diffusers_format import write_run, write_wan
 from tests.test_fvd import video
 from tests.test_sample import frames_hash
 from tests.tiny import launch
 from vae.data.manifest import load_manifest
 from vae.data.ucf101_prompts import PROMPTS
+from vae.data.video import read_frames
 from vae.data.write import write_video
 
 CLASSES = sorted(PROMPTS)
@@ -44,7 +48,7 @@ def real(tmp_path_factory) -> Path:
 
 def settings(model: Path, out: Path, **changes) -> RunEvalSettings:
     plain = RunEvalSettings(
-        "ucf101-zeroshot",
+        job="ucf101-zeroshot",
         model=str(model),
         out=str(out),
         count=5,
@@ -133,6 +137,33 @@ def test_only_the_plan_s_videos_are_scored(model, real, tmp_path, monkeypatch, c
     assert json.loads((tmp_path / "a").read_text())["value"] == scores["fvd"]["value"] > 0
 
 
+def test_a_metric_is_added_in_three_places(model, tmp_path, monkeypatch, capsys):
+    """A file of its verb, a file of its protocol, and a row in the table of verbs: nothing else."""
+    example = Path(__file__).parent / "example_metric"
+    monkeypatch.setattr(
+        configs.protocols, "__path__", [*configs.protocols.__path__, str(example / "protocols")]
+    )
+    monkeypatch.setitem(VERBS, "eval brightness", ("tests.example_metric.brightness", "how bright it is"))
+    asked = {"job": "ucf101-class", "metrics": ("brightness",), "sample_only": False}
+    with pytest.raises(ValueError, match="--count 5: brightness-16 takes 2048 videos for its brightness"):
+        run(settings(model, tmp_path, **asked, allow_small=False))
+    score = run(settings(model, tmp_path, **asked))["brightness"]
+    means = [
+        read_frames(file, range(16)).double().mean() / 255 for file in (tmp_path / "videos").rglob("*.mp4")
+    ]
+    assert score["value"] == pytest.approx(sum(means).item() / 5, rel=1e-12)
+    assert score["stamps"] == ["small: 5 of 2048 videos"] and score["fake"]["clips"] == 5
+    assert json.loads((tmp_path / "brightness.json").read_text()) == score
+    summary = json.loads((tmp_path / "scores.json").read_text())["scores"]
+    assert summary["brightness"]["protocol"] == "brightness-16" and list(summary) == ["brightness"]
+    capsys.readouterr()
+    words = ["--videos", str(tmp_path / "videos"), "--allow-small"]
+    assert run_command(["eval", "brightness", *words]) == 0
+    assert f"brightness {score['value']:.4f}" in capsys.readouterr().out
+    assert run_command(["eval", "protocols", "brightness-16"]) == 0
+    assert score["protocol_sha256"] in capsys.readouterr().out
+
+
 def annotations(folder: Path) -> Path:
     """Two test videos of two captions in MSR-VTT's official shape, and one of training."""
     videos = [{"video_id": f"video{k}", "split": "test"} for k in (7011, 7010)]
@@ -148,9 +179,9 @@ def annotations(folder: Path) -> Path:
 
 
 def test_captions_of_msrvtt_become_videos_of_their_names(model, tmp_path):
-    given = {"annotations": str(annotations(tmp_path / "msrvtt")), "metrics": ("clipsim",), "count": 0}
+    given = {"annotations": str(annotations(tmp_path / "msrvtt")), "metrics": ("clipsim",), "count": None}
     every = settings(model, tmp_path, **given, job="msrvtt-all-captions")
-    made = plan(every, wanted(every))
+    made = plan(every, protocols_of(every))
     assert [(sample.name, sample.prompt, sample.seed) for sample in made] == [
         ("video7010-00", "a cat 7010", 0),
         ("video7010-01", "a dog 7010", 1),
@@ -158,12 +189,12 @@ def test_captions_of_msrvtt_become_videos_of_their_names(model, tmp_path):
         ("video7011-01", "a dog 7011", 3),
     ]
     one = settings(model, tmp_path, **given, job="msrvtt")
-    assert [sample.name for sample in plan(one, wanted(one))] == ["video7010", "video7011"]
-    drawn = {tuple(s.prompt[2:5] for s in plan(replace(one, seed=k), wanted(one))) for k in range(20)}
+    assert [sample.name for sample in plan(one, protocols_of(one))] == ["video7010", "video7011"]
+    drawn = {tuple(s.prompt[2:5] for s in plan(replace(one, seed=k), protocols_of(one))) for k in range(20)}
     assert len(drawn) == 4  # either caption of either video
     scores = run(replace(one, sample_only=False, steps=1))
     assert [(row["video"], row["prompt"]) for row in scores["clipsim"]["each"]] == [
-        (sample.name, sample.prompt) for sample in plan(one, wanted(one))
+        (sample.name, sample.prompt) for sample in plan(one, protocols_of(one))
     ]
     assert scores["clipsim"]["protocol"]["name"] == "msrvtt-2990"
 

@@ -9,6 +9,7 @@ import scipy.linalg
 import torch
 
 from eval.frechet import distance, distance_of_features, factor, merge, statistics
+from tests.conftest import REFERENCE
 
 ESTIMATORS = {  # name in the reference file -> its ddof, and how near it is to ours
     "exact_ddof1": (1, 1e-6),
@@ -36,9 +37,9 @@ def by_scipy(one: torch.Tensor, other: torch.Tensor, ddof: int) -> float:
     return means + numpy.trace(first) + numpy.trace(second) - 2 * numpy.trace(root)
 
 
-def test_reference_values_of_every_estimator(real_data):
-    features = numpy.load(real_data / "reference" / "i3d_seeded_features.npz")
-    pairs = json.loads((real_data / "reference" / "fvd_seeded.json").read_text())["pairs"]
+def test_reference_values_of_every_estimator():
+    features = numpy.load(REFERENCE / "i3d_seeded_features.npz")
+    pairs = json.loads((REFERENCE / "fvd_seeded.json").read_text())["pairs"]
     checked = 0
     for name, values in pairs.items():
         sides, network = name.split(" | ")

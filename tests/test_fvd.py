@@ -6,20 +6,23 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+import eval.frechet
 import eval.fvd
 from configs.protocol import differences, load_protocol, load_protocols, protocol_names
 from dit.cli import run
 from eval.clips import choose_clips, find_sources, read_clip
 from eval.compare import compare
-from eval.frechet import distance_of_features
-from eval.fvd import FvdSettings, at_infinity, fvd, interval, measured, sentence
+from eval.frechet import at_infinity, checked_distance, distance_of_features, quickest_distance
+from eval.fvd import FvdSettings, fvd, sentence
 from eval.networks.certify import SMOKE
+from eval.scoring import interval
 from tests.tiny import environment
 from vae.data.index import list_hash
 from vae.data.manifest import Entry, save_manifest
@@ -69,8 +72,8 @@ def quick(monkeypatch, tmp_path):
 
 def settings(folders: tuple[Path, Path], **changes) -> FvdSettings:
     real, fake = map(str, folders)
-    plain = FvdSettings(real, fake, "fvd-google", smoke=True, allow_small=True, workers=0, resamples=20)
-    return replace(plain, **changes)
+    plain = FvdSettings(real=real, fake=fake, protocol="fvd-google", smoke=True, allow_small=True)
+    return replace(plain, **{"workers": 0, "resamples": 20} | changes)
 
 
 def test_workers_batches_and_order_do_not_move_the_score(folders, quick, tmp_path):
@@ -266,14 +269,17 @@ def test_few_clips_are_refused_or_stamped(folders, quick, capsys):
     words = ["eval", "fvd", "--real", str(folders[0]), "--fake", str(folders[1]), "--protocol", "fvd-google"]
     assert run([*words, "--smoke"]) == 1
     told = capsys.readouterr().err
-    assert "gives 5 clips, and fvd-google takes 2048: with --allow-small the score is stamped" in told
+    assert (
+        "gives 5 clips of 16 frames, and fvd-google takes 2048: with --allow-small the score is stamped"
+        in told
+    )
     result = fvd(settings(folders))
     assert result["stamps"] == [SMOKE, "small: 5 of 2048 real clips", "small: 5 of 2048 generated clips"]
     assert sentence(result).startswith("NOT FVD: SEEDED NETWORK\nsmall: 5 of 2048 real clips\n")
     assert "FVD" not in sentence(result).replace("NOT FVD: SEEDED", "").splitlines()[3]
 
 
-def test_real_videos_are_those_of_the_list(folders, quick, real_data, monkeypatch):
+def test_real_videos_are_those_of_the_list(folders, quick, ucf101_lists, monkeypatch):
     with pytest.raises(
         ValueError, match=r"holds 5 videos, which are not those of ucf101 test1: make a manifest"
     ):
@@ -282,7 +288,7 @@ def test_real_videos_are_those_of_the_list(folders, quick, real_data, monkeypatc
     assert stamps[:3] == [SMOKE, "other videos than ucf101 test1", "small: 5 of 3783 real clips"]
     for name, split in (("ucf101-recon", "test1"), ("ucf101-zeroshot-10k", "all")):
         protocol = load_protocol(name, "fvd")
-        files = read_split(real_data / "ucf101_lists", split)
+        files = read_split(ucf101_lists, split)
         assert protocol.split == split
         assert protocol.list_sha256 == list_hash([Path(file).stem for file in files])
     own = replace(load_protocol("ucf101-recon", "fvd"), list_sha256=list_hash([str(k) for k in range(5)]))
@@ -365,7 +371,7 @@ def test_protocols_are_told_apart_by_their_hash():
     assert len({protocol.hash() for protocol in protocols}) == len(protocols) >= 15
     for protocol in protocols:
         for name, value in vars(protocol).items():
-            changed = value + 1 if isinstance(value, int | float) else value + "x"
+            changed = value + "x" if isinstance(value, str) else (value or 0) + 1
             other = replace(protocol, **{name: changed})
             assert other.hash() != protocol.hash()
             assert [line.split(":")[0] for line in differences(vars(protocol), vars(other))] == [name]
@@ -387,15 +393,19 @@ def normal(count: int, seed: int, width: int = 20) -> torch.Tensor:
 
 def test_the_interval_covers_what_other_sets_give():
     """It is as wide as the middle 95 % of the distances of 100 pairs of fresh sets."""
-    result = interval(100.0, normal(100, 1), normal(100, 2) + 1, GOOGLE, 200)
+    distance = partial(quickest_distance, ddof=1)
+    sides = normal(100, 1), normal(100, 2) + 1
+    result = interval(distance, sides, 200, around=100.0, least=0.0)
     width = result["high"] - result["low"]
-    fresh = [measured(normal(100, 10 + k), normal(100, 500 + k) + 1, 1)[0] for k in range(100)]
+    fresh = [checked_distance(normal(100, 10 + k), normal(100, 500 + k) + 1, 1)[0] for k in range(100)]
     others = torch.tensor(fresh, dtype=torch.float64)
     assert 0.7 < width / (others.quantile(0.975) - others.quantile(0.025)) < 1.4
-    assert interval(100.0, normal(100, 1), normal(100, 2) + 1, GOOGLE, 200) == result  # seeded
+    assert interval(distance, sides, 200, around=100.0, least=0.0) == result  # seeded
+    assert interval(distance, sides, 200, 1, around=100.0, least=0.0) != result
     assert result["low"] < 100 < result["high"]
-    assert interval(0.0, normal(100, 1), normal(100, 2), GOOGLE, 200)["low"] == 0  # no distance is less
-    assert interval(1.0, normal(9, 1), normal(9, 2), GOOGLE, 0) is None
+    alike = normal(100, 1), normal(100, 2)
+    assert interval(distance, alike, 200, around=0.0, least=0.0)["low"] == 0  # no distance is less
+    assert interval(distance, alike, 0) is None
 
 
 def test_at_infinity_equal_sets_are_at_zero():
@@ -403,19 +413,19 @@ def test_at_infinity_equal_sets_are_at_zero():
     values, ends = [], []
     for k in range(12):
         one, other = normal(400, 2 * k), normal(400, 2 * k + 1)
-        values.append(measured(one, other, 1)[0])
-        ends.append(at_infinity(one, other, GOOGLE)["value"])
+        values.append(checked_distance(one, other, 1)[0])
+        ends.append(at_infinity(one, other, 1, 0)["value"])
     value, end = (torch.tensor(v).mean().abs() for v in (values, ends))
     assert value > 0.02 and end < 0.25 * value
-    assert at_infinity(normal(31, 0), normal(400, 1), GOOGLE) is None
+    assert at_infinity(normal(31, 0), normal(400, 1), 1, 0) is None
 
 
 def test_two_methods_that_disagree_are_an_error(monkeypatch):
     one, other = normal(30, 1), normal(30, 2) + 1
-    assert measured(one, other, 1)[0] == distance_of_features(one, other, 1)
-    monkeypatch.setattr(eval.fvd, "distance", lambda *a: 0.5)
+    assert checked_distance(one, other, 1)[0] == distance_of_features(one, other, 1)
+    monkeypatch.setattr(eval.frechet, "distance", lambda *a: 0.5)
     with pytest.raises(ValueError, match="two methods disagree"):
-        measured(one, other, 1)
+        checked_distance(one, other, 1)
 
 
 @pytest.mark.parametrize("count", [3, 5, 8, 40, 60])
@@ -423,9 +433,9 @@ def test_sides_that_are_almost_one_have_a_score(count):
     """As those of a good autoencoder are; of fewer clips than features, covariances lose half the digits."""
     for seed in range(10):
         one = normal(count, seed)
-        assert measured(one, one, 1)[0] == pytest.approx(0, abs=1e-12)
+        assert checked_distance(one, one, 1)[0] == pytest.approx(0, abs=1e-12)
         near = one + 1e-3 * normal(count, seed + 100)
-        assert measured(one, near, 1)[0] == distance_of_features(one, near, 1) > 0
+        assert checked_distance(one, near, 1)[0] == distance_of_features(one, near, 1) > 0
 
 
 @pytest.mark.parametrize(
@@ -435,7 +445,6 @@ def test_sides_that_are_almost_one_have_a_score(count):
         ({"real": ""}, "no --real: a folder of videos"),
         ({"real": "nowhere"}, "nowhere: no such folder or manifest"),
         ({"fake": "tests"}, "tests holds no video, and no folder of frames"),
-        ({"batch": 0}, "--batch 0"),
         ({"json": "tests"}, "tests is a folder: give a file in it"),
         ({"protocol": "is-c3d-10k"}, "is-c3d-10k is a protocol of is, not of fvd"),
         ({"save_real": "real.npz"}, "give a name that ends in .safetensors"),

@@ -10,6 +10,7 @@ from eval.frechet import distance_of_features
 from eval.networks.certify import load_i3d
 from eval.networks.i3d import I3D, Unit, max_pool, same_padding, seeded_tensors, table
 from eval.preprocess import prepare
+from tests.conftest import REFERENCE
 from vae.data.video import read_frames
 from vae.quality.networks import find_weights
 
@@ -41,11 +42,11 @@ def windows(clips, which: str, starts: list[int]) -> list[torch.Tensor]:
 
 
 @torch.no_grad()
-def test_features_are_those_of_the_graph_and_its_ports(real_data):
+def test_features_are_those_of_the_graph_and_its_ports(real_clips):
     """Every set, preprocessing and network there are values of, at a window each."""
     from dataclasses import replace
 
-    known = numpy.load(real_data / "reference" / "i3d_seeded_features.npz")
+    known = numpy.load(REFERENCE / "i3d_seeded_features.npz")
     keys = [key for key in known if key.count("|") == 2]
     assert len(keys) == 10
     networks = {
@@ -55,7 +56,7 @@ def test_features_are_those_of_the_graph_and_its_ports(real_data):
     for key in keys:
         which, fit, network = key.split("|")
         starts = [37] if "A_" not in which else [20]
-        clips = made.setdefault(which, windows(real_data / "clips", which, starts))
+        clips = made.setdefault(which, windows(real_clips, which, starts))
         name, changes = PROTOCOLS[fit]
         protocol = replace(load_protocol(name, "fvd"), **changes)
         inputs = torch.stack([prepare(clip, protocol) for clip in clips])

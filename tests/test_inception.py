@@ -15,6 +15,7 @@ from eval.inception import SMOKE, inception_score, of_protocol
 from eval.networks import c3d
 from eval.networks.c3d import C3D, read_c3d, seeded_c3d
 from eval.preprocess import prepare
+from tests.conftest import REFERENCE
 from vae.data.write import write_video
 
 
@@ -24,8 +25,8 @@ def drawn(count: int, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(logits).softmax(dim=1)
 
 
-def test_reference_values(real_data):
-    known = json.loads((real_data / "reference" / "inception_score.json").read_text())
+def test_reference_values():
+    known = json.loads((REFERENCE / "inception_score.json").read_text())
     p = drawn(2048)
     scores = {
         "IS_styleganv_10splits_shuffle42": of_protocol(p, load_protocol("is-stylegan-v-2048", "is")),
@@ -95,9 +96,8 @@ def network(seeded) -> C3D:
 @torch.no_grad()
 @pytest.mark.parametrize("size", ["64x64", "112x112", "128x160"])
 def test_c3d_is_that_of_tgan2_in_chainer(size, network):
-    """`c3d_seeded.json` holds what TGANv2's `c3d_ucf101.py` gave under Chainer 7.8.1 with `seeded_c3d`'s
-    weights and videos `RandomState(H + W).randint(0, 256, (2, 16, H, W, 3))`, as x / 127.5 - 1."""
-    wanted = torch.tensor(json.loads((Path(__file__).parent / "c3d_seeded.json").read_text())[size])
+    """What TGANv2's code gave under Chainer 7.8.1 with the same weights and videos."""
+    wanted = torch.tensor(json.loads((REFERENCE / "c3d_seeded.json").read_text())[size])
     height, width = map(int, size.split("x"))
     random = numpy.random.RandomState(height + width)
     frames = torch.from_numpy(random.randint(0, 256, (2, 16, height, width, 3)).astype(numpy.uint8))

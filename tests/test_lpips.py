@@ -8,6 +8,7 @@ import numpy
 import pytest
 import torch
 
+from tests.conftest import REFERENCE
 from vae.data.video import read_frames, to_video
 from vae.quality.lpips import TRUNKS, Lpips, load_lpips
 
@@ -39,12 +40,10 @@ def distorted(frames: torch.Tensor, how: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("trunk", list(TRUNKS))
 @torch.no_grad()
-def test_it_is_the_published_code(trunk, real_data):
-    known = json.loads((real_data / "reference" / "lpips_seeded.json").read_text())[trunk]
-    heads = torch.load(
-        real_data / "reference" / "lpips_heads_v0.1" / f"{trunk}.pth", "cpu", weights_only=True
-    )
-    every = read_frames(real_data / "clips" / "v_ApplyEyeMakeup_g01_c01.avi", range(4))
+def test_it_is_the_published_code(trunk, real_clips):
+    known = json.loads((REFERENCE / "lpips_seeded.json").read_text())[trunk]
+    heads = torch.load(REFERENCE / "lpips_heads_v0.1" / f"{trunk}.pth", "cpu", weights_only=True)
+    every = read_frames(real_clips / "v_ApplyEyeMakeup_g01_c01.avi", range(4))
     for spatial, chosen in ((False, [0]), (True, [3])):
         model = seeded(trunk, known["params"], spatial)
         model.load_heads(heads)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.conftest import REFERENCE
 from vae.quality.psnr_ssim import pooled_psnr, psnr, ssim
 
 NAMES = {"psnr": "skimage_psnr_framemean", "ssim": "skimage_ssim_wang(gauss1.5,popcov)"}
@@ -79,8 +80,8 @@ DISTORTIONS = {"blur": blurred, "saltpepper": speckled}
 
 
 @pytest.mark.parametrize("name", DISTORTIONS)
-def test_real_frames_give_the_stored_values(name, first_window, real_data):
-    stored = json.loads((real_data / "reference" / "psnr_ssim.json").read_text())[name]
+def test_real_frames_give_the_stored_values(name, first_window):
+    stored = json.loads((REFERENCE / "psnr_ssim.json").read_text())[name]
     original, other = to_video(first_window), to_video(DISTORTIONS[name](first_window))
     assert abs(psnr(original, other) - stored[NAMES["psnr"]]) < 1e-6
     assert abs(pooled_psnr(original, other) - stored["psnr_global_mse"]) < 1e-6

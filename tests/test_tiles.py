@@ -63,8 +63,8 @@ def test_the_halo_is_what_convolutions_see():
 
 
 @torch.no_grad()
-def test_seams_of_a_real_clip_are_measured(real_data):
-    frames = read_frames(real_data / "clips" / "v_ApplyEyeMakeup_g01_c01.avi", range(5))
+def test_seams_of_a_real_clip_are_measured(real_clips):
+    frames = read_frames(real_clips / "v_ApplyEyeMakeup_g01_c01.avi", range(5))
     video = to_video(frames)[None]
     model = randomised(SMALL)
     whole = model.encode(video)

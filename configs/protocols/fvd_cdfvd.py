@@ -6,12 +6,10 @@ video counts. Known to differ: starts come from the seed and the name; fewer tha
 refused, there they are used twice.
 """
 
-from configs.protocol import Protocol
+from configs.protocol import FvdProtocol
 
-protocol = Protocol(
+protocol = FvdProtocol(
     name="fvd-cdfvd",
-    metric="fvd",
-    data="any",
     real=0,
     fake=2048,
     stored_size=256,

@@ -4,6 +4,6 @@ Frames of any size are squashed to 224 by TensorFlow 1's bilinear resize, withou
 part of that code: 2,048 is what papers use. The data set is the caller's.
 """
 
-from configs.protocol import Protocol
+from configs.protocol import FvdProtocol
 
-protocol = Protocol(name="fvd-google", metric="fvd", data="any", real=2048, fake=2048, kernel="bilinear-tf1")
+protocol = FvdProtocol(name="fvd-google", real=2048, fake=2048, kernel="bilinear-tf1")

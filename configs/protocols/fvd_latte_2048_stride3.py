@@ -5,13 +5,11 @@ differ: there every rank draws 2,048 real videos of its own, so that the score d
 here one draw is made from the seed.
 """
 
-from configs.protocol import Protocol
+from configs.protocol import FvdProtocol
 
 PUBLISHED = {"fvd": (("Latte, measured again by its authors", 168, "Vchitect/Latte, issue 123"),)}
-protocol = Protocol(
+protocol = FvdProtocol(
     name="fvd-latte-2048-stride3",
-    metric="fvd",
-    data="any",
     real=2048,
     fake=2048,
     real_stride=3,

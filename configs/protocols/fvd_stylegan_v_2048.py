@@ -6,12 +6,10 @@ there from Python's unseeded generator in loader workers; the resize inside its 
 to be a bilinear squash.
 """
 
-from configs.protocol import Protocol
+from configs.protocol import FvdProtocol
 
-protocol = Protocol(
+protocol = FvdProtocol(
     name="fvd-stylegan-v-2048",
-    metric="fvd",
-    data="any",
     real=2048,
     fake=2048,
     videos="first",

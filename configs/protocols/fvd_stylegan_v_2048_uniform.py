@@ -7,4 +7,5 @@ from dataclasses import replace
 
 from configs.protocols.fvd_stylegan_v_2048 import protocol as faithful
 
+JOBS = ("ucf101-class",)
 protocol = replace(faithful, name="fvd-stylegan-v-2048-uniform", videos="random")

@@ -5,6 +5,6 @@ averages four trials of 256 clips in fp32; here it is one set of 256, in float64
 version, which fed half the range, compare with nothing.
 """
 
-from configs.protocol import Protocol
+from configs.protocol import FvdProtocol
 
-protocol = Protocol(name="fvd-videogpt", metric="fvd", data="any", real=256, fake=256, fit="crop", eps=1e-5)
+protocol = FvdProtocol(name="fvd-videogpt", real=256, fake=256, fit="crop", eps=1e-5)

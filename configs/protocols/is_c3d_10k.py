@@ -6,19 +6,15 @@ probabilities give 2 % less in 10 splits than in one. Every score of this projec
 beside it. Known to differ: the resolution of the videos, which moves the score, is the user's.
 """
 
-from configs.protocol import Protocol
+from configs.protocol import InceptionProtocol
 
-protocol = Protocol(
+JOBS = ("ucf101-zeroshot",)
+protocol = InceptionProtocol(
     name="is-c3d-10k",
-    metric="is",
-    data="any",
-    real=0,
     fake=10000,
     start="first",
     size=112,
     kernel="bilinear-corners",
-    network="c3d-ucf101",
-    layer="softmax of fc8",
     splits=10,
     shuffle=42,
 )

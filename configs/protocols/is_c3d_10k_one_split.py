@@ -7,4 +7,4 @@ from dataclasses import replace
 
 from configs.protocols.is_c3d_10k import protocol as ten_splits
 
-protocol = replace(ten_splits, name="is-c3d-10k-one-split", splits=1, shuffle=-1, added=1e-20)
+protocol = replace(ten_splits, name="is-c3d-10k-one-split", splits=1, shuffle=None, added=1e-20)

@@ -8,4 +8,5 @@ from dataclasses import replace
 
 from configs.protocols.is_c3d_10k import protocol as ten_thousand
 
+JOBS = ("ucf101-class",)
 protocol = replace(ten_thousand, name="is-stylegan-v-2048", fake=2048)

@@ -8,34 +8,21 @@ differ: papers take 2,048 or 2,990 real clips and steps of 1 to 3 frames and do 
 published FVD is put beside a score.
 """
 
-from configs.protocol import Protocol
+from configs.protocol import ClipsimProtocol, FvdProtocol
 
+JOBS = ("msrvtt",)
 PUBLISHED = {
     "clipsim": (
         ("Video LDM", 0.2929, "as listed in comparisons, captions not published"),
         ("VideoPoet, pretrained", 0.3049, "as listed in comparisons, captions not published"),
     )
 }
-fvd = Protocol(
+fvd = FvdProtocol(
     name="msrvtt-2990",
-    metric="fvd",
     data="msrvtt",
     split="test",
     list_sha256="916e9b2dd9a4518131b76a1e9b4f47fd12847f50356ebd8413bcd555abe2bca8",
     real=2990,
     fake=2990,
 )
-clipsim = Protocol(
-    name="msrvtt-2990",
-    metric="clipsim",
-    data="msrvtt",
-    split="test",
-    real=0,
-    fake=2990,
-    start="first",
-    frames=0,
-    fit="crop",
-    kernel="bicubic-pillow",
-    network="clip-vit-base-patch32",
-    layer="projected image and text embeddings",
-)
+clipsim = ClipsimProtocol(name="msrvtt-2990", fake=2990, start="first", frames=0)

@@ -5,11 +5,10 @@ of TATS and MAGVIT. Known to differ: papers reconstruct 16 or 17 frames, resize 
 use I3D with an eps of 1e-3 or 1e-5.
 """
 
-from configs.protocol import Protocol
+from configs.protocol import FvdProtocol
 
-protocol = Protocol(
+protocol = FvdProtocol(
     name="ucf101-recon",
-    metric="fvd",
     data="ucf101",
     split="test1",
     list_sha256="9786bbada20940362aae03b58ce6a8affb5a1944060b6bb4148edacd89b835df",

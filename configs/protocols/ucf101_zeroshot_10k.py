@@ -6,11 +6,11 @@ a published value was measured again as 689.6 where the paper has 526.3 (Vchitec
 published value is put beside a score of this protocol.
 """
 
-from configs.protocol import Protocol
+from configs.protocol import FvdProtocol
 
-protocol = Protocol(
+JOBS = ("ucf101-zeroshot",)
+protocol = FvdProtocol(
     name="ucf101-zeroshot-10k",
-    metric="fvd",
     data="ucf101",
     split="all",
     list_sha256="e6c0e5b7874711f3dd3d4b3da348ce3686b73d02d91942879f4b0f9cb2562b85",

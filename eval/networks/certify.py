@@ -84,12 +84,12 @@ def certified(tensors: dict[str, numpy.ndarray], source: str | Path) -> dict[str
 
     Kernels may be in TensorFlow's layout or PyTorch's. Raises ValueError naming the first that is not there.
     """
-    wanted = {(int(numpy.prod(row["shape"])), row["crc32c"]): name for name, row in table().items()}
+    by_checksum = {(int(numpy.prod(row["shape"])), row["crc32c"]): name for name, row in table().items()}
     shapes: dict[int, set[tuple[int, ...]]] = {}
     for row in table().values():
         if len(row["shape"]) == 5:
             shapes.setdefault(int(numpy.prod(row["shape"])), set()).add(tuple(row["shape"]))
-    found: dict[str, Tensor] = {}
+    ours: dict[str, Tensor] = {}
     for array in tensors.values():
         if array.dtype != numpy.float32:
             continue
@@ -99,20 +99,20 @@ def certified(tensors: dict[str, numpy.ndarray], source: str | Path) -> dict[str
             as_torch = array.reshape(outer, inner, depth, height, width)
             candidates.append(as_torch.transpose(2, 3, 4, 1, 0))
         for candidate in candidates:
-            name = wanted.get((array.size, crc32c(candidate)))
+            name = by_checksum.get((array.size, crc32c(candidate)))
             if name:
                 value = numpy.ascontiguousarray(candidate).reshape(table()[name]["shape"])
-                found[name] = torch.from_numpy(value.copy())
+                ours[name] = torch.from_numpy(value.copy())
     for name, row in sorted(table().items()):
-        if name in found:
+        if name in ours:
             continue
         names = (name, name.removeprefix(SCOPE), row["pytorch_i3d"])
         known = any(f".{other}".endswith(f".{known}") for other in tensors for known in names)
         raise ValueError(
             f"{source} is not the network of published FVD: {name} ({row['pytorch_i3d']}) "
-            f"{'has other values' if known else 'is not in it'}; {len(found)} of {len(table())} are right"
+            f"{'has other values' if known else 'is not in it'}; {len(ours)} of {len(table())} are right"
         )
-    return found
+    return ours
 
 
 def check_one(smoke: bool, given: str) -> None:

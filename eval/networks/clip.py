@@ -57,9 +57,8 @@ class Clip(nn.Module):
     def of_prompts(self, prompts: list[str]) -> Tensor:
         """Unit embeddings of prompts, N D."""
         device = next(self.model.parameters()).device
-        found = self.tokens(prompts)
-        found = {name: ids.to(device) for name, ids in found.items()}
-        return unit(embedding(self.model.get_text_features(**found)))
+        tokens = {name: ids.to(device) for name, ids in self.tokens(prompts).items()}
+        return unit(embedding(self.model.get_text_features(**tokens)))
 
     @torch.no_grad()
     def of_pictures(self, pictures_N3HW: Tensor) -> Tensor:
@@ -75,9 +74,9 @@ class Clip(nn.Module):
         return (self.of_pictures(pictures_T3HW) @ self.of_prompts([prompt])[0]).double().mean().item()
 
 
-def embedding(found) -> Tensor:
+def embedding(output) -> Tensor:
     """Projected embeddings, which some versions of transformers wrap."""
-    return found if isinstance(found, Tensor) else found.pooler_output
+    return output if isinstance(output, Tensor) else output.pooler_output
 
 
 def unit(x_ND: Tensor) -> Tensor:

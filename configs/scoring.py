@@ -1,0 +1,56 @@
+"""What one may ask of a score: settings that several scoring verbs inherit."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from configs.ranges import Count, CountOrZero
+
+
+@dataclass(frozen=True)
+class StampSettings:
+    """What a score may go without; it is stamped with that."""
+
+    allow_small: bool = False
+    """Score fewer or other videos than the protocol says; the score is stamped."""
+    smoke: bool = False
+    """Score with a seeded network in place of certified weights; the score is stamped: it is none."""
+    workers: CountOrZero = 2
+    """Processes that read videos while the network computes."""
+
+
+@dataclass(frozen=True)
+class ScoringSettings(StampSettings):
+    """What every score of videos may be asked."""
+
+    json: str = ""
+    """File for the score with its protocol and all that it depends on, as JSON."""
+    weights: str = ""
+    """Weights of the feature network; without it, they are looked for as `dit eval weights` says."""
+    resamples: CountOrZero = 200
+    """Bootstrap samples of the confidence interval; 0 makes none."""
+
+
+@dataclass(frozen=True)
+class FeatureSettings(ScoringSettings):
+    """What a score may be asked whose network sees one clip of every video."""
+
+    batch: Count = 8
+    """Clips in one call of the network on a GPU; a CPU computes each alone."""
+
+
+@dataclass(frozen=True)
+class LpipsSettings:
+    """Whose LPIPS is measured, by which weights."""
+
+    lpips: Literal["alex", "vgg", "squeeze", "none"] = "alex"
+    """Trunk of LPIPS; `none` leaves it out, and so do weights that are not there."""
+    lpips_trunk: str = ""
+    """File with the trunk's weights, torchvision's; without it, it is looked for in the usual places."""
+    lpips_heads: str = ""
+    """File with LPIPS' own weights of version 0.1; without it, it is looked for in the usual places."""
+
+
+def inherited(kind: type, settings) -> dict:
+    """The values of a class's fields in settings that inherit it, for other settings that do."""
+    return {field.name: getattr(settings, field.name) for field in dataclasses.fields(kind)}
