@@ -18,12 +18,14 @@ def requirements() -> dict[str, str]:
 
     Raises importlib.metadata.PackageNotFoundError where the project itself is not installed.
     """
-    found = {}
+    remedies = {}
     for line in importlib.metadata.requires(PROJECT) or []:
         name = re.match(r"[\w.-]+", line)[0]
         extra = re.search(r"""extra == ['"]([\w-]+)['"]""", line)
-        found.setdefault(name, f"optional: pip install -e '.[{extra[1]}]'" if extra else "pip install -e .")
-    return found
+        remedies.setdefault(
+            name, f"optional: pip install -e '.[{extra[1]}]'" if extra else "pip install -e ."
+        )
+    return remedies
 
 
 def version(distribution: str) -> str:
@@ -41,7 +43,7 @@ def first_line(error: BaseException) -> str:
 
 
 def tried(probe: Callable[[], str]) -> str:
-    """What a probe found, or why it failed: a doctor reports what others raise."""
+    """What a probe answers, or why it failed: a doctor reports what others raise."""
     try:
         return probe()
     except Exception as error:
@@ -172,7 +174,7 @@ def doctor() -> None:
     """Prints everything, each part as soon as it is known."""
     print(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}\n\npackages")
     asked = tried_rows(packages)
-    print(table([*asked, ("ffmpeg", *split_version(tried(ffmpeg_version)))]), flush=True)
+    print(table([*asked, ("ffmpeg", *_split_version(tried(ffmpeg_version)))]), flush=True)
     if not version("torch"):
         print("\nwithout PyTorch nothing else can be tried: pip install torch")
         return
@@ -183,12 +185,12 @@ def doctor() -> None:
     print(f"\nvideo files\n  {video}\n\nready for\n{table(features(asked, rows, video))}")
 
 
-def split_version(found: str) -> tuple[str, str]:
+def _split_version(answer: str) -> tuple[str, str]:
     """A version and what it is for, or a dash and why there is none."""
     return (
-        ("-", found)
-        if found.startswith("fails")
-        else (found, "reading and writing videos (comes with imageio-ffmpeg)")
+        ("-", answer)
+        if answer.startswith("fails")
+        else (answer, "reading and writing videos (comes with imageio-ffmpeg)")
     )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dit.bench.measure import make_clock, medians_in_turn, peak_allocated
 from eval.rfvd import NotFinite
 from vae.compression import Compression, round_to
-from vae.data.video import to_frames
+from vae.data.write import to_frames
 from vae.load import BUILTIN, WEIGHTS, autoencoder_hash, load_autoencoder
 from vae.model import Autoencoder
 from vae.quality.psnr_ssim import SSIM_SIDE

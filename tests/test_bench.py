@@ -150,7 +150,7 @@ def test_a_row_s_memory_holds_no_other_row_s_model(monkeypatch):
 
     random_model = bench.random_model
     monkeypatch.setattr(bench, "random_model", make)
-    monkeypatch.setattr(bench, "matmul_peak", lambda *_: 2e9)
+    monkeypatch.setattr(measure, "matmul_peak", lambda *_: 2e9)
     settings = BenchSettings(text_tokens=5, repeats=1)
     rows = list(bench.measure_model(TransformerRun(model=TINY), (1, 2, 2), settings, CPU, perf_counter))
     assert len(rows) == len(models) == 4
@@ -194,7 +194,7 @@ def test_own_gradient_of_norm_and_rotary_is_autograds(monkeypatch):
 def test_bench_prints_what_it_measures(tmp_path, capsys, monkeypatch):
     pytest.importorskip("diffusers", reason="the comparison needs diffusers")
     monkeypatch.setattr(bench, "MIXED", {"two sizes": GRIDS, "one": [(1, 2, 2)] * 2})
-    monkeypatch.setattr(bench, "matmul_peak", lambda *_: 2e9)
+    monkeypatch.setattr(measure, "matmul_peak", lambda *_: 2e9)
     config = tmp_path / "tiny.py"
     config.write_text(
         "from configs.train import DataConfig, TransformerConfig, TransformerRun\n"

@@ -1,6 +1,7 @@
 """Proves the house rules: imports run one way, dependencies have one door, all is explained."""
 
 import ast
+import contextlib
 import importlib.metadata
 import re
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dit.cli import VERBS
+from dit.cli import VERBS, run
 
 ROOT = Path(__file__).parent.parent
 BELOW = {  # folder -> what it may import of ours
@@ -245,6 +246,41 @@ def test_every_folder_has_a_readme_or_stands_in_its_parents():
     assert {readme.parent.relative_to(ROOT).as_posix() for readme in READMES} >= {*BELOW, "tests"}
     linked = set(re.findall(r"\]\(([\w/]+/README\.md)\)", (ROOT / "README.md").read_text()))
     assert linked == {name_of(readme) for readme in READMES}
+
+
+def commands(readme: Path) -> Iterator[tuple[str, list[str]]]:
+    """The verb and the flags of every `dit` command in a README, of its blocks and of its sentences."""
+    text = readme.read_text().replace("\\\n", " ")
+    blocks = [
+        line.split("  #")[0]
+        for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+        for line in block.splitlines()
+    ]
+    for words in blocks + re.findall(r"`(dit [^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
+        verb = next((verb for verb in VERBS if words.startswith(f"dit {verb} ")), None)
+        if verb:
+            yield verb, re.findall(r"(?<= )--[\w.-]+", words)
+
+
+def test_the_flags_in_readmes_are_those_of_help(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    known: dict[str, str] = {}
+    for readme in [ROOT / "README.md", ROOT / "tests" / "bench" / "RESULTS.md", *READMES]:
+        for verb, flags in commands(readme):
+            if verb not in known:
+                with contextlib.suppress(SystemExit):
+                    run([*verb.split(), "--help"])
+                known[verb] = capsys.readouterr().out
+            missing = [flag for flag in flags if not re.search(rf"{flag}(?![\w.-])", known[verb])]
+            assert missing == [], f"{name_of(readme)}: dit {verb} has no {missing}"
+    assert len(known) > 12
+
+
+@each(READMES)
+def test_a_readme_names_what_the_code_has(path):
+    code = "\n".join(file.read_text() for file in OURS + TESTS)
+    names = set(re.findall(r"`([A-Za-z]\w*)`", re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)))
+    assert {name for name in names if not re.search(rf"\b{name}\b", code)} == set()
 
 
 def is_one_sentence(text: str | None) -> bool:

@@ -16,15 +16,7 @@ from torch import Tensor, nn
 from configs.load import parse
 from configs.model import SMALL, TINY, WAN, AutoencoderConfig
 from configs.ranges import Count
-from dit.bench.measure import (
-    DTYPES,
-    conditions,
-    make_clock,
-    medians_in_turn,
-    peak_allocated,
-    peak_memory,
-    write_figures,
-)
+from dit.bench import measure
 from vae import tiles
 from vae.data.manifest import NAME, find_files, load_manifest
 from vae.data.video import UnreadableVideo, probe, read_frames, resize_and_crop, to_video
@@ -133,17 +125,19 @@ def _ways(model: Autoencoder, twin: nn.Module, video: Tensor) -> dict[str, dict[
 
 
 @torch.no_grad()
-def measure(name: str, precision: str, settings: BenchVaeSettings, device: torch.device, clock) -> list[Row]:
+def measure_shape(
+    name: str, precision: str, settings: BenchVaeSettings, device: torch.device, clock
+) -> list[Row]:
     """Encoding and decoding of one shape in one precision."""
     model = random_autoencoder(SHAPES[name]).to(device)
     twin = _twin_of(model).to(device)
-    model, twin = model.to(DTYPES[precision]), twin.to(DTYPES[precision])
+    model, twin = model.to(measure.DTYPES[precision]), twin.to(measure.DTYPES[precision])
     random = torch.Generator().manual_seed(0)
     video = torch.rand(1, 3, settings.frames, settings.size, settings.size, generator=random) * 2 - 1
     rows = []
     for way, sides in _ways(model, twin, video.to(device)).items():
-        seconds = medians_in_turn(sides, settings.repeats, clock)
-        memory = {side: peak_allocated(call, device) for side, call in sides.items()}
+        seconds = measure.medians_in_turn(sides, settings.repeats, clock)
+        memory = {side: measure.peak_allocated(call, device) for side, call in sides.items()}
         ours, other = (sides[side]().float() for side in ("ours", "other"))
         row = Row(
             f"{name} {way}, {precision}",
@@ -180,7 +174,7 @@ def memory_of_length(name: str, precision: str, frames: int, threads: int | None
     if threads:
         torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = random_autoencoder(SHAPES[name]).to(device, DTYPES[precision])
+    model = random_autoencoder(SHAPES[name]).to(device, measure.DTYPES[precision])
     count, *sides = model.compression.latent_size(frames, LENGTHS_SIZE, LENGTHS_SIZE)
     random = torch.Generator().manual_seed(0)
     latents = (torch.randn(1, model.channels, 1, *sides, generator=random) for _ in range(count))
@@ -190,8 +184,8 @@ def memory_of_length(name: str, precision: str, frames: int, threads: int | None
             parts = model.decode_stream(z.to(device) for z in latents)
             write_stream(Path(folder) / "video.mp4", (part[0].cpu() for part in parts), 16.0, dict)
 
-    before = peak_memory(lambda: None, device)
-    return peak_memory(write, device), before
+    before = measure.peak_memory(lambda: None, device)
+    return measure.peak_memory(write, device), before
 
 
 def bench_lengths(settings: BenchVaeSettings) -> list[dict]:
@@ -262,7 +256,7 @@ def bench_seams(settings: BenchVaeSettings, device: torch.device, clock) -> list
             expected = whole(x)
             sides = {"whole": partial(whole, x), "tiled": partial(tiled, model, x, settings.tile)}
             difference = unit * (sides["tiled"]() - expected).abs()
-            seconds = medians_in_turn(sides, settings.repeats, clock)
+            seconds = measure.medians_in_turn(sides, settings.repeats, clock)
             largest, mean = difference.max().item(), difference.mean().item()
             longer = seconds["tiled"] / seconds["whole"]
             row = {"clip": name, "way": way, "largest": largest, "mean": mean, "longer": longer}
@@ -284,15 +278,15 @@ def bench_vae(settings: BenchVaeSettings) -> dict:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    clock, clock_name = make_clock(device, torch.get_num_threads())
-    result = conditions(settings, device, clock_name)
+    clock, clock_name = measure.make_clock(device, torch.get_num_threads())
+    result = measure.conditions(settings, device, clock_name)
     if "diffusers" in settings.parts:
         result["rows"] = [asdict(row) for row in bench_diffusers(settings, device, clock)]
     if "lengths" in settings.parts:
         result["lengths"] = bench_lengths(settings)
     if "seams" in settings.parts:
         result["seams"] = bench_seams(settings, device, clock)
-    write_figures(settings.json, result)
+    measure.write_figures(settings.json, result)
     return result
 
 
@@ -307,7 +301,7 @@ def bench_diffusers(settings: BenchVaeSettings, device: torch.device, clock) -> 
         row
         for name in settings.shapes
         for precision in settings.precisions
-        for row in measure(name, precision, settings, device, clock)
+        for row in measure_shape(name, precision, settings, device, clock)
     ]
     print(
         "\nMemory: what PyTorch holds beyond weights and input; a stream's parts are dropped as they come.\n"

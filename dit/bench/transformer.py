@@ -18,17 +18,8 @@ from configs.model import TransformerConfig
 from configs.ranges import Count
 from configs.train import OptimizerConfig, TransformerRun
 from dit.attention import BACKENDS, Lengths, choose_attention
+from dit.bench import measure
 from dit.bench.flops import step_flops, training_flops
-from dit.bench.measure import (
-    DTYPES,
-    conditions,
-    largest_difference,
-    make_clock,
-    matmul_peak,
-    medians_in_turn,
-    peak_memory,
-    write_figures,
-)
 from dit.bench.passes import (
     TIME,
     Pack,
@@ -88,6 +79,16 @@ class Speed:
     of_peak: float
     memory: int
 
+    def cells(self) -> tuple[str, ...]:
+        """Its line of the table."""
+        rates = f"{self.tokens / self.seconds:,.0f}", f"{self.flops / self.seconds / 1e9:,.0f}"
+        shares = f"{100 * self.of_peak:.0f} %", f"{self.memory / 2**20:,.0f} MiB"
+        return f"{self.what}, {self.precision}", f"{1e3 * self.seconds:.1f}", *rates, *shares
+
+    def as_json(self) -> dict:
+        """All of it."""
+        return asdict(self)
+
 
 @dataclass(frozen=True)
 class Ratio:
@@ -103,28 +104,37 @@ class Ratio:
         """Our median over the other's."""
         return self.ours / self.other
 
+    def cells(self) -> tuple[str, ...]:
+        """Its line of the table."""
+        seconds = f"{1e3 * self.ours:.1f}", f"{1e3 * self.other:.1f}"
+        return self.what, *seconds, f"{self.ratio:.3f}", f"{self.difference:.1e}"
+
+    def as_json(self) -> dict:
+        """All of it, the ratio too."""
+        return asdict(self) | {"ratio": self.ratio}
+
 
 def measure_model(
     run: TransformerRun, grid: tuple[int, int, int], settings: BenchSettings, device, clock
 ) -> Iterator[Speed]:
     """Training step and guided sampling step of ours."""
     config = run.model
-    peaks = {name: matmul_peak(DTYPES[name], device, clock) for name in settings.precisions}
+    peaks = {name: measure.matmul_peak(measure.DTYPES[name], device, clock) for name in settings.precisions}
     for name in settings.precisions:
         for what in ("training step", "sampling step"):
             copies = 2 if what == "sampling step" else 1
             model = random_model(config, device)
-            model.attention = BACKENDS[choose_attention(device, DTYPES[name], model.head_width)]
+            model.attention = BACKENDS[choose_attention(device, measure.DTYPES[name], model.head_width)]
             pack = make_pack(config, [grid] * settings.batch, settings.text_tokens, device, copies)
             tokens, text, pairs = list(pack.layout.tokens.each), pack.text_lengths, pack.layout.pairs
             if what == "training step":
                 call = training_step(model, pack, run.optimizer, name)
                 flops = training_flops(config, tokens, text, pairs)
             else:
-                call = sampling_step(model.cast(DTYPES[name]), pack)
+                call = sampling_step(model.cast(measure.DTYPES[name]), pack)
                 flops = step_flops(config, tokens, text, pairs)
-            seconds = medians_in_turn({what: call}, settings.repeats, clock)[what]
-            fraction, memory = flops / seconds / peaks[name], peak_memory(call, device)
+            seconds = measure.medians_in_turn({what: call}, settings.repeats, clock)[what]
+            fraction, memory = flops / seconds / peaks[name], measure.peak_memory(call, device)
             yield Speed(what, name, seconds, sum(tokens) // copies, flops, fraction, memory)
             del model, pack, call  # the next row's memory is its own
             gc.collect()
@@ -202,7 +212,7 @@ def compare_diffusers(
             continue
         ours = copy.deepcopy(model)
         ours = ours.to(dtype) if cast_all else ours.cast(dtype)
-        ours.attention = BACKENDS[choose_attention(device, DTYPES[precision], ours.head_width)]
+        ours.attention = BACKENDS[choose_attention(device, measure.DTYPES[precision], ours.head_width)]
         other = diffusers_model(model, dtype, cast_all)
         latents = torch.stack(pack.latents).to(dtype)
         text = rearrange(pack.text, "(b s) d -> b s d", b=len(pack.grids)).to(dtype)
@@ -218,7 +228,9 @@ def compare_diffusers(
 
         reference = without_gradient(other_call)().float()
         velocity = without_gradient(our_call)().float().split(pack.layout.tokens.each)
-        difference = largest_difference(torch.stack([unpatchify(v, grid) for v in velocity]), reference)
+        difference = measure.largest_difference(
+            torch.stack([unpatchify(v, grid) for v in velocity]), reference
+        )
         for what, seconds in time_passes((our_call, ours), (other_call, other), settings.repeats, clock):
             yield Ratio(f"{what}, {label}", *seconds, difference)
 
@@ -253,7 +265,7 @@ def padded(pack: Pack) -> tuple[Pack, Callable, Tensor]:
 def compare_padding(config: TransformerConfig, settings: BenchSettings, device, clock) -> Iterator[Ratio]:
     """Packs of mixed sizes against the same model on the batch padded to the longest sample, with a mask."""
     for precision in settings.precisions:
-        dtype = DTYPES[precision]
+        dtype = measure.DTYPES[precision]
         packed_model = random_model(config, device).cast(dtype)
         padded_model = copy.deepcopy(packed_model)
         packed_model.attention = BACKENDS[choose_attention(device, dtype, packed_model.head_width)]
@@ -267,7 +279,9 @@ def compare_padding(config: TransformerConfig, settings: BenchSettings, device, 
             def padded_call(model=padded_model, pack=padded_pack, dtype=dtype, real=real) -> Tensor:
                 return forward(model, pack, dtype)[real]
 
-            difference = largest_difference(without_gradient(packed_call)(), without_gradient(padded_call)())
+            difference = measure.largest_difference(
+                without_gradient(packed_call)(), without_gradient(padded_call)()
+            )
             sides = (packed_call, packed_model), (padded_call, padded_model)
             for what, seconds in time_passes(*sides, settings.repeats, clock):
                 yield Ratio(f"{name}, {what}, {precision}", *seconds, difference)
@@ -276,24 +290,6 @@ def compare_padding(config: TransformerConfig, settings: BenchSettings, device, 
 def _print_row(cells: tuple[str, ...]) -> None:
     """One line of a table, at once: a long measurement shows how far it is."""
     print(f"{cells[0]:62}" + "".join(f"{cell:>15}" for cell in cells[1:]), flush=True)
-
-
-def _print_speed(row: Speed) -> None:
-    """A line of ours."""
-    rates = (
-        f"{row.tokens / row.seconds:,.0f}",
-        f"{row.flops / row.seconds / 1e9:,.0f}",
-        f"{100 * row.of_peak:.0f} %",
-    )
-    _print_row(
-        (f"{row.what}, {row.precision}", f"{1e3 * row.seconds:.1f}", *rates, f"{row.memory / 2**20:,.0f} MiB")
-    )
-
-
-def _print_ratio(row: Ratio, faster: bool) -> None:
-    """A line of two sides: our time over the other's, or how many times faster ours is."""
-    ratio = f"{1 / row.ratio:.2f} x" if faster else f"{row.ratio:.3f}"
-    _print_row((row.what, f"{1e3 * row.ours:.1f}", f"{1e3 * row.other:.1f}", ratio, f"{row.difference:.1e}"))
 
 
 def _grid_of_run(run: TransformerRun) -> tuple[int, int, int]:
@@ -313,43 +309,43 @@ def bench(settings: BenchSettings) -> dict:
     torch.set_num_threads(settings.threads)
     run = load_run(TransformerRun, settings.config) if settings.config else TransformerRun(model=REFERENCE)
     grid = _grid_of_run(run) if settings.config else REFERENCE_GRID
-    clock, clock_name = make_clock(device, settings.threads)
+    clock, clock_name = measure.make_clock(device, settings.threads)
     config = run.model
     print(
         f"width {config.width}, depth {config.depth}, {config.heads} heads; {settings.batch} x "
         f"{math.prod(grid):,} tokens (grid {'x'.join(map(str, grid))}), {settings.text_tokens} text tokens"
     )
-    result = conditions(settings, device, clock_name)
-    if "model" in settings.parts:
-        _print_row(("ours", "ms", "tokens/s", "GFLOP/s", "of matmul peak", "peak memory"))
-        result["model"] = []
-        for row in measure_model(run, grid, settings, device, clock):
-            _print_speed(row)
-            result["model"].append(asdict(row))
-        print(
+    result = measure.conditions(settings, device, clock_name)
+    if "diffusers" in settings.parts and importlib.util.find_spec("diffusers") is None:
+        print("diffusers is not installed, so there is nothing to compare with: pip install diffusers\n")
+        settings = replace(settings, parts=tuple(part for part in settings.parts if part != "diffusers"))
+    tables = {
+        "model": (
+            ("ours", "ms", "tokens/s", "GFLOP/s", "of matmul peak", "peak memory"),
+            measure_model(run, grid, settings, device, clock),
             "A training step has its optimizer and average, not the encoders; bf16 is autocast over fp32\n"
-            "weights. A sampling step is guided (two passes in one call) and counts its tokens once.\n"
-        )
-    if "diffusers" in settings.parts:
-        if importlib.util.find_spec("diffusers") is None:
-            print("diffusers is not installed, so there is nothing to compare with: pip install diffusers\n")
-        else:
-            _print_row(("beside diffusers, same weights", "ours ms", "diffusers ms", "ratio", "difference"))
-            result["diffusers"] = []
-            for row in compare_diffusers(config, grid, settings, device, clock):
-                _print_ratio(row, faster=False)
-                result["diffusers"].append(asdict(row) | {"ratio": row.ratio})
-            print(
-                "The loaders' cast, which samples, keeps norms and times in fp32; the other keeps nothing.\n"
-            )
-    if "packs" in settings.parts:
-        _print_row(("mixed packs, same weights", "packed ms", "padded ms", "faster", "difference"))
-        result["packs"] = []
-        for row in compare_padding(config, settings, device, clock):
-            _print_ratio(row, faster=True)
-            result["packs"].append(asdict(row) | {"ratio": row.ratio})
-        print("Padded: the same model on the batch padded to its longest sample, with a mask.\n")
-    write_figures(settings.json, result)
+            "weights. A sampling step is guided (two passes in one call) and counts its tokens once.\n",
+        ),
+        "diffusers": (
+            ("beside diffusers, same weights", "ours ms", "diffusers ms", "ratio", "difference"),
+            compare_diffusers(config, grid, settings, device, clock),
+            "The loaders' cast, which samples, keeps norms and times in fp32; the other keeps nothing.\n",
+        ),
+        "packs": (
+            ("mixed packs, same weights", "packed ms", "padded ms", "ratio", "difference"),
+            compare_padding(config, settings, device, clock),
+            "Padded: the same model on the batch padded to its longest sample, with a mask.\n",
+        ),
+    }
+    for part in settings.parts:
+        head, rows, note = tables[part]
+        _print_row(head)
+        result[part] = []
+        for row in rows:
+            _print_row(row.cells())
+            result[part].append(row.as_json())
+        print(note)
+    measure.write_figures(settings.json, result)
     return result
 
 

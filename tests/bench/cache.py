@@ -69,7 +69,7 @@ class Decoded(VideoFiles):
         return None, ()
 
 
-def race(sides: dict[str, VideoFiles]) -> dict[str, list[tuple[float, float]]]:
+def times_in_turn(sides: dict[str, VideoFiles]) -> dict[str, list[tuple[float, float]]]:
     """Seconds of each draw on every side, in turn."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for number in range(DRAWS):
@@ -98,7 +98,7 @@ def main() -> None:
         files, _ = open_data(config, 0, 1, model.compression)
         cached, _ = open_cached(cache, replace(config, source=str(out)), 0, 1, model, sample=False)
         decoded = Decoded(config, 0, files.entries, model.compression)
-        times = race({"decode": decoded, "decode and resize": files, "read": cached})
+        times = times_in_turn({"decode": decoded, "decode and resize": files, "read": cached})
         clips = {place for file in cache.files for place in file.clips}
         disk = sum(file.stat().st_size for file in out.iterdir()) / len(clips) / 1024
         videos = sum(file.path.stat().st_size for file in cache.files if not file.reason) / len(clips) / 1024

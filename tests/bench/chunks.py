@@ -72,8 +72,8 @@ def main() -> None:
     optimizers = {way: make_optimizer(model, CONFIG.optimizer) for way, model in models.items()}
 
     def cosines(model: Autoencoder) -> dict[str, float]:
-        found = {way: step_gradient(model, data, STEPS, config) for way, config in WAYS.items()}
-        return {way: torch.cosine_similarity(found[WHOLE], found[way], dim=0).item() for way in WAYS}
+        gradients = {way: step_gradient(model, data, STEPS, config) for way, config in WAYS.items()}
+        return {way: torch.cosine_similarity(gradients[WHOLE], gradients[way], dim=0).item() for way in WAYS}
 
     first = cosines(copy.deepcopy(start))
     for step in range(STEPS):

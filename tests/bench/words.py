@@ -3,7 +3,7 @@
 python -m tests.bench.words
 
 Both read captions of the drawn world, and linear layers on attention-pooled embeddings tell shape, colour and
-motion. Printed: the share told right on 300 captions in words that training never used, 1.0 being all.
+motion. Printed: the share answered right on 300 captions in words that training never used, 1.0 being all.
 """
 
 import torch
@@ -19,7 +19,7 @@ STEPS, BATCH, EVERY = 200, 64, 50
 ASKED = {"shape": list(SHAPES), "colour": list(COLOURS), "motion": list(MOTIONS)}
 
 
-class Teller(nn.Module):
+class Probe(nn.Module):
     """The encoder, and for each question a query that pools its embeddings and a linear layer."""
 
     def __init__(self, look_near: bool):
@@ -49,26 +49,26 @@ def captions_and_answers(seed: int, first: int, count: int, phrasing: str):
 
 def main() -> None:
     """Trains both and prints their shares side by side."""
-    tellers, optimizers = [], []
+    probes, optimizers = [], []
     for look_near in (False, True):
         torch.manual_seed(0)
-        tellers.append(Teller(look_near))
-        optimizers.append(torch.optim.AdamW(tellers[-1].parameters(), lr=1e-3))
+        probes.append(Probe(look_near))
+        optimizers.append(torch.optim.AdamW(probes[-1].parameters(), lr=1e-3))
     new_captions, new_answers = captions_and_answers(9, 0, 300, "test")
     for step in range(1, STEPS + 1):
         captions, answers = captions_and_answers(5, step * BATCH, BATCH, "train")
-        for teller, optimizer in zip(tellers, optimizers, strict=True):
+        for probe, optimizer in zip(probes, optimizers, strict=True):
             optimizer.zero_grad()
-            losses = [F.cross_entropy(*pair) for pair in zip(teller(captions), answers, strict=True)]
+            losses = [F.cross_entropy(*pair) for pair in zip(probe(captions), answers, strict=True)]
             torch.stack(losses).sum().backward()
             optimizer.step()
         if step % EVERY == 0:
             with torch.no_grad():
-                rights = [[logits.argmax(1) for logits in teller(new_captions)] for teller in tellers]
+                rights = [[logits.argmax(1) for logits in probe(new_captions)] for probe in probes]
             for name, right in zip(("random table", "neighbours first"), rights, strict=True):
                 shares = (torch.stack(right) == new_answers).float().mean(1).tolist()
-                told = "  ".join(f"{asked} {share:.2f}" for asked, share in zip(ASKED, shares, strict=True))
-                print(f"step {step:3}  {name:16}  {told}")
+                row = "  ".join(f"{asked} {share:.2f}" for asked, share in zip(ASKED, shares, strict=True))
+                print(f"step {step:3}  {name:16}  {row}")
 
 
 if __name__ == "__main__":
