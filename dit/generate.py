@@ -8,9 +8,10 @@ from torch import Tensor
 
 from configs.sampling import SamplerConfig
 from configs.train import FlowConfig
+from dit.condition import Condition
 from dit.load import Denoiser, Model
 from dit.pack import grid_of, make_layout, patchify, unpatchify
-from samplers.guidance import guide, guided_prompts
+from samplers.guidance import guide, guided_conditions
 from samplers.path import shift_for, time_grid
 from samplers.solvers import SOLVERS
 from vae import tiles
@@ -20,17 +21,11 @@ from vae.training.seeds import generator
 
 @dataclass(frozen=True)
 class Request:
-    """One video to make: prompt, latent size C T H W, seed, and latents whose first frames are given.
+    """One video to make: its condition, latent size C T H W and seed."""
 
-    `image_THWC` are the pixels that the latents were encoded from, for the video's record.
-    """
-
-    prompt: str
+    condition: Condition
     shape: tuple[int, int, int, int]
     seed: int
-    given: Tensor | None = None
-    given_frames: int = 0
-    image_THWC: Tensor | None = None
 
 
 @torch.no_grad()
@@ -43,30 +38,30 @@ def generate(
 ) -> list[Tensor]:
     """Latents C T H W (normalised, fp32) of each request; all must have one token count's shift.
 
-    With guidance every solver step evaluates prompt and null prompt in one packed call. What a request gives
-    stays as it is: its tokens have t = 0 and velocity 0.
+    With guidance every solver step evaluates each condition and its null in one packed call. What a condition
+    gives stays as it is: its tokens have t = 0 and velocity 0.
     """
     weight, config = denoiser.transformer.proj_out.weight, denoiser.transformer.config
     device, dtype = weight.device, weight.dtype
 
-    # Every sample is in the pack with its prompt, and with guidance once more with the null prompt.
-    prompts = guided_prompts([request.prompt for request in requests], sampler.guidance)
-    copies = len(prompts) // len(requests)
+    # Every sample is in the pack with its condition, and with guidance once more with that one's null.
+    conditions = guided_conditions([request.condition for request in requests], sampler.guidance)
+    copies = len(conditions) // len(requests)
 
     # Each sample's noise, its first frames replaced where they are given; its tokens' times when all starts.
     starts, times, grids = [], [], []
     for request in requests:
         x = torch.randn(request.shape, generator=generator(request.seed, "sample noise"))
         t = torch.ones(1, *request.shape[1:])
-        if request.given is not None:
-            x[:, : request.given_frames] = request.given[:, : request.given_frames].float().cpu()
-            t[:, : request.given_frames] = 0.0
+        given, frames = request.condition.given_CTHW, request.condition.given_frames
+        if given is not None:
+            x[:, :frames], t[:, :frames] = given.float().cpu(), 0.0
         starts.append(patchify(x))
         times.append(patchify(t)[:, 0])
         grids.append(grid_of(x))
     x_LP, moving_L1 = torch.cat(starts).to(device), torch.cat(times)[:, None].to(device)
     layout, times_M = make_layout(grids * copies, times * copies, config.width // config.heads, device)
-    text = denoiser.embed(prompts)
+    text = denoiser.embed(conditions)
 
     def velocity(x_LP: Tensor, t: float) -> Tensor:
         v = denoiser(x_LP.to(dtype).repeat(copies, 1), times_M * t, layout, text)

@@ -12,6 +12,7 @@ from configs.model import TextConfig, TransformerConfig
 from configs.sampling import SamplerConfig, SolverSettings
 from configs.train import FlowConfig
 from dit.attention import BACKENDS, choose_attention
+from dit.condition import Condition
 from dit.model import TextMemory, Transformer
 from dit.pack import Layout
 from dit.text import encoder_hash, make_encoder
@@ -30,7 +31,7 @@ Settings = TypeVar("Settings", bound=SolverSettings)
 
 
 class Denoiser(nn.Module):
-    """Transformer and text encoder as one module: from noisy tokens and prompts to velocities.
+    """Transformer and text encoder as one module: from noisy tokens and conditions to velocities.
 
     A frozen encoder may be given, in place of the one that the settings name.
     """
@@ -40,15 +41,15 @@ class Denoiser(nn.Module):
         self.text = make_encoder(text) if encoder is None else encoder
         self.transformer = Transformer(config)
 
-    def embed(self, prompts: list[str]) -> TextMemory:
-        """What the blocks of the transformer read of prompts; while sampling it is computed once."""
-        embeddings, lengths = self.text(prompts)
+    def embed(self, conditions: list[Condition]) -> TextMemory:
+        """What the blocks of the transformer read of conditions; while sampling it is computed once."""
+        embeddings, lengths = self.text([condition.prompt for condition in conditions])
         return self.transformer.embed_text(embeddings.to(self.transformer.proj_out.weight.dtype), lengths)
 
     def forward(
-        self, tokens_LP: Tensor, times_M: Tensor, layout: Layout, prompts: list[str] | TextMemory
+        self, tokens_LP: Tensor, times_M: Tensor, layout: Layout, conditions: list[Condition] | TextMemory
     ) -> Tensor:
-        text = prompts if isinstance(prompts, TextMemory) else self.embed(prompts)
+        text = conditions if isinstance(conditions, TextMemory) else self.embed(conditions)
         return self.transformer(tokens_LP, times_M, text, layout)
 
     def trained_state(self) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ Rectified flow (Liu et al. 2022; Lipman et al. 2022): x_t = (1 - t) x + t noise,
 v = noise - x. Everything random is a function of (seed, draw), on however many processes.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -11,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from configs.train import FlowConfig
+from dit.condition import Condition, draw_condition
 from dit.pack import Layout, given_tokens, grid_of, make_layout, patchify
 from samplers.path import interpolate, logit_normal_times, shift_for, shift_times, velocity
-from vae.compression import PATCH
 from vae.data.clips import Clip
 from vae.interface import VideoAutoencoder
-from vae.training.seeds import generator, uniform
+from vae.training.seeds import generator
 
 
 def encode(autoencoder: VideoAutoencoder, clips: list[Clip], seed: int | None = None) -> list[Tensor]:
@@ -39,64 +40,58 @@ def encode(autoencoder: VideoAutoencoder, clips: list[Clip], seed: int | None = 
 
 @dataclass(frozen=True)
 class SampleDraw:
-    """What is drawn for a sample, on the CPU: noise C T H W, one time, how many latent frames are given, and
-    whether the null prompt takes the place of its caption."""
+    """What is drawn for a sample, noise C T H W and one time, on the CPU; and its condition."""
 
     noise_CTHW: Tensor
     time: Tensor
-    given_frames: int = 0
-    drop_prompt: bool = False
+    condition: Condition
 
 
-def draw_sample(shape: torch.Size, flow: FlowConfig, seed: int, draw: int) -> SampleDraw:
-    """A training sample's draw: its time is logit-normal and shifted by its size (Esser et al. 2024, section
-    3.1 and eq. 23), its task image-to-video or none, and the null prompt is for classifier-free guidance."""
-    frames, height, width = (size // patch for size, patch in zip(shape[1:], PATCH, strict=True))
-    image_to_video = frames > 1 and uniform(seed, "task", draw) < flow.first_frame
-    drop_prompt = uniform(seed, "dropout", draw) < flow.prompt_dropout
-    noise = torch.randn(shape, generator=generator(seed, "noise", draw))
-    time = logit_normal_times(1, flow.time_mean, flow.time_std, generator(seed, "time", draw))
-    time = shift_times(time, shift_for(frames * height * width, flow))
-    return SampleDraw(noise, time, 1 if image_to_video else 0, drop_prompt)
+def draw_sample(latents_CTHW: Tensor, clip: Clip, flow: FlowConfig, seed: int) -> SampleDraw:
+    """A training sample's draw; its time is logit-normal and shifted by its size (Esser et al. 2024, section
+    3.1 and eq. 23)."""
+    noise = torch.randn(latents_CTHW.shape, generator=generator(seed, "noise", clip.draw))
+    time = logit_normal_times(1, flow.time_mean, flow.time_std, generator(seed, "time", clip.draw))
+    time = shift_times(time, shift_for(math.prod(grid_of(noise)), flow))
+    return SampleDraw(noise, time, draw_condition(clip, latents_CTHW, flow, seed))
 
 
-def draw_validation(shape: torch.Size, time: float, seed: int, draw: int) -> SampleDraw:
-    """A held-out sample's draw: fixed noise, at the time of its bin."""
-    noise = torch.randn(shape, generator=generator(seed, "validation noise", draw, str(time)))
-    return SampleDraw(noise, torch.tensor([time]))
+def draw_validation(latents_CTHW: Tensor, clip: Clip, time: float, seed: int) -> SampleDraw:
+    """A held-out sample's draw: fixed noise, at the time of its bin, with its caption and nothing given."""
+    random = generator(seed, "validation noise", clip.draw, str(time))
+    noise = torch.randn(latents_CTHW.shape, generator=random)
+    return SampleDraw(noise, torch.tensor([time]), Condition(clip.caption))
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A packed batch on the device: noisy tokens L x P, distinct times M, layout, prompts, target velocity
+    """A packed batch on the device: noisy tokens L x P, distinct times M, layout, conditions, target velocity
     L x P, and 1 for each token that is in the loss, 0 for given ones."""
 
     tokens: Tensor
     times: Tensor
     layout: Layout
-    prompts: list[str]
+    conditions: list[Condition]
     target: Tensor
     in_loss: Tensor
 
 
-def make_batch(
-    latents: list[Tensor], captions: list[str], samples: Iterable[SampleDraw], head_width: int
-) -> Batch:
+def make_batch(latents: list[Tensor], samples: Iterable[SampleDraw], head_width: int) -> Batch:
     """Packs latents C T H W at their noise and times, on the latents' device; given tokens have t = 0."""
     device = latents[0].device
-    tokens, targets, times, in_loss, prompts = [], [], [], [], []
-    for x, caption, sample in zip(latents, captions, samples, strict=True):
+    tokens, targets, times, in_loss, conditions = [], [], [], [], []
+    for x, sample in zip(latents, samples, strict=True):
         data_LP, noise_LP = patchify(x), patchify(sample.noise_CTHW.to(device))
-        given_L = given_tokens(grid_of(x), sample.given_frames)
+        given_L = given_tokens(grid_of(x), sample.condition.given_frames)
         time_L = torch.where(given_L, 0.0, sample.time)
         tokens.append(interpolate(data_LP, noise_LP, time_L))
         targets.append(velocity(data_LP, noise_LP))
-        times.append(time_L if sample.given_frames else sample.time)
+        times.append(time_L if given_L.any() else sample.time)
         in_loss.append(~given_L)
-        prompts.append("" if sample.drop_prompt else caption)
+        conditions.append(sample.condition)
     layout, distinct_M = make_layout([grid_of(x) for x in latents], times, head_width, device)
     in_loss_L = torch.cat(in_loss).float().to(device)
-    return Batch(torch.cat(tokens), distinct_M, layout, prompts, torch.cat(targets), in_loss_L)
+    return Batch(torch.cat(tokens), distinct_M, layout, conditions, torch.cat(targets), in_loss_L)
 
 
 def flow_loss(network: nn.Module, batch: Batch, dtype=torch.float32) -> Tensor:
@@ -105,7 +100,7 @@ def flow_loss(network: nn.Module, batch: Batch, dtype=torch.float32) -> Tensor:
     A sum, as the mean is over all processes, or over the batches of a validation: divide by the sum of
     `in_loss`. It is added up in `dtype`.
     """
-    prediction_LP = network(batch.tokens, batch.times, batch.layout, batch.prompts)
+    prediction_LP = network(batch.tokens, batch.times, batch.layout, batch.conditions)
     error_LP = (prediction_LP.float() - batch.target).square()
     return (error_LP.mean(-1, dtype=dtype) * batch.in_loss).sum()
 

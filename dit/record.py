@@ -1,8 +1,6 @@
 """A video's truth, all that makes it again: its record built, written with the video, and read."""
 
-import base64
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -29,12 +27,11 @@ def make_records(model: Model, settings: SampleSettings, requests: list[Request]
     The settings are resolved. A pack's other prompts and seeds are in it, as they may change its last bits.
     """
     sampler = {"steps": settings.steps, "solver": settings.solver, "guidance": settings.guidance}
-    pack = [(request.prompt, request.seed) for request in requests]
+    pack = [(request.condition.prompt, request.seed) for request in requests]
     records = []
     for place, (prompt, seed) in enumerate(pack):
         one = replace(settings, prompts=(prompt,), prompts_file="", again="", number=1, seed=seed)
-        record = {
-            "prompt": prompt,
+        record = requests[place].condition.record() | {
             "seed": seed,
             "label": LABEL,
             "ai_generated": True,
@@ -46,19 +43,8 @@ def make_records(model: Model, settings: SampleSettings, requests: list[Request]
             "version": __version__,
             "torch": torch.__version__,
         }
-        if requests[place].image_THWC is not None:
-            record["image_png"] = _png(requests[place].image_THWC[0])
         records.append(record | ({"pack": pack, "place": place} if len(pack) > 1 else {}))
     return records
-
-
-def _png(frame_HWC: Tensor) -> str:
-    """A frame as base64 PNG, without loss."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(frame_HWC.numpy()).save(buffer, format="PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def write(

@@ -13,11 +13,12 @@ from tqdm import tqdm
 
 from configs.load import from_json, parse
 from configs.sampling import SamplerConfig, SampleSettings
+from dit.condition import asked_condition
 from dit.generate import Request, decode, generate
 from dit.load import Model, load_resolved
 from dit.record import FORMATS, make_records, read_record, sidecar, write
 from vae.data.sheets import contact_sheet, evenly
-from vae.data.video import read_frames, resize_and_crop, to_video
+from vae.data.video import to_video
 from vae.tiles import tile_for
 
 SHEET_FRAMES = 5
@@ -56,18 +57,13 @@ def sample(settings: SampleSettings, before: dict | None = None) -> list[Path]:
     if before:
         check_same_model(settings, before, model)
 
-    # Requests: size, prompt, seed, and the latents of a first frame.
+    # Requests: size, seed, and the condition, a prompt and perhaps a first frame.
     shape = autoencoder.latent_shape(settings.frames, settings.height, settings.width)
     tile = 0
     if settings.decode_memory is not None:
         tile = tile_for(autoencoder, *shape[2:], int(settings.decode_memory * 2**30))
-    first_frame = {}
-    if settings.image:
-        image_THWC = resize_and_crop(read_frames(settings.image, [0]), settings.height, settings.width)
-        image_BCTHW = to_video(image_THWC)[None].to(autoencoder.latent_mean.device)
-        given = autoencoder.encode(image_BCTHW)[0].cpu()
-        first_frame = {"given": given, "given_frames": 1, "image_THWC": image_THWC}
-    requests = [Request(prompt, shape, seed, **first_frame) for prompt, seed in pairs]
+    condition = asked_condition(settings, autoencoder)
+    requests = [Request(replace(condition, prompt=prompt), shape, seed) for prompt, seed in pairs]
 
     # One pack after the other: latents, then frames, which are written as they are decoded.
     sampler = SamplerConfig(settings.steps, settings.solver, settings.guidance, settings.seed)

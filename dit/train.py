@@ -11,6 +11,7 @@ from configs.load import from_json, parse_run
 from configs.model import TextConfig
 from configs.train import TransformerRun
 from dit.attention import BACKENDS, choose_attention
+from dit.condition import Condition
 from dit.generate import Request, generate
 from dit.load import OURS, TRANSFORMER, Denoiser, find_weights, model_folder
 from dit.loss import (
@@ -103,11 +104,10 @@ def train(config: TransformerRun) -> Path:
             show(run.step)
         loader = batches(data, loop.batch, run.step, loop.steps, run.rank, run.ranks, config.data.workers)
         for step, clips in run.steps(loader):
-            # Latents, and each sample's noise, time, task and prompt: functions of (seed, draw).
+            # Latents, and each sample's noise, time and condition: functions of (seed, draw).
             latents = encode(autoencoder, clips, seed if sampled else None)
-            pairs = zip(latents, clips, strict=True)
-            samples = (draw_sample(z.shape, flow, seed, clip.draw) for z, clip in pairs)
-            batch = make_batch(latents, [clip.caption for clip in clips], samples, head_width)
+            samples = (draw_sample(z, clip, flow, seed) for z, clip in zip(latents, clips, strict=True))
+            batch = make_batch(latents, samples, head_width)
 
             # Rectified flow's loss: the mean over the tokens of all processes, which average their gradients.
             with run.accelerator.autocast():
@@ -232,13 +232,11 @@ def validation_batches(
     result = []
     for draws in (mine[first : first + many] for first in range(0, len(mine), many)):
         clips = [held_out[draw] for draw in draws]
-        latents, captions = encode(autoencoder, clips), [clip.caption for clip in clips]
+        latents = encode(autoencoder, clips)
         for time in VALIDATION_TIMES:
-            samples = [
-                draw_validation(z.shape, time, config.train.seed, draw)
-                for z, draw in zip(latents, draws, strict=True)
-            ]
-            result.append((time, make_batch(latents, captions, samples, head_width)))
+            pairs = zip(latents, clips, strict=True)
+            samples = (draw_validation(z, clip, time, config.train.seed) for z, clip in pairs)
+            result.append((time, make_batch(latents, samples, head_width)))
     return result
 
 
@@ -268,7 +266,10 @@ def show_samples(
     shapes = [tuple(z.shape) for z in encode(autoencoder, clips)]
     pairs = [(prompt, shapes[0]) for prompt in config.prompts]
     pairs = pairs or [(clip.caption, shape) for clip, shape in zip(clips, shapes, strict=True)]
-    requests = [Request(*pair, seed) for seed, pair in enumerate(pairs, config.sampler.seed)]
+    requests = [
+        Request(Condition(prompt), shape, seed)
+        for seed, (prompt, shape) in enumerate(pairs, config.sampler.seed)
+    ]
 
     # One call has one shift of the times, and so samples of one shape.
     mine = requests[run.rank :: run.ranks]
@@ -284,7 +285,9 @@ def show_samples(
     videos = sorted(gathered(videos), key=lambda pair: pair[0])
     if run.main:
         sheet = run.folder / f"samples-{step:06d}.png"
-        contact_sheet([video for _, video in videos], [request.prompt for request in requests], sheet)
+        contact_sheet(
+            [video for _, video in videos], [request.condition.prompt for request in requests], sheet
+        )
 
 
 def main(arguments: list[str]) -> None:

@@ -20,6 +20,7 @@ from configs.sampling import SamplerConfig, SampleSettings, VideoSettings
 from configs.scoring import StampSettings, inherited
 from dit import __version__
 from dit.cli import VERBS
+from dit.condition import Condition
 from dit.generate import Request, generate_videos
 from dit.load import load_resolved, model_folder
 from dit.pipelines import generate_with, is_foreign, load_pipeline
@@ -228,7 +229,7 @@ def own_maker(settings: RunEvalSettings) -> Maker:
     sampler = SamplerConfig(whole.steps, whole.solver, whole.guidance, whole.seed)
 
     def requests(group: list[Sample]) -> list[Request]:
-        return [Request(sample.prompt, shape, sample.seed) for sample in group]
+        return [Request(Condition(sample.prompt), shape, sample.seed) for sample in group]
 
     return Maker(
         lambda group: make_records(model, whole, requests(group)),

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from configs.load import parse, to_json
 from configs.ranges import Count, Seed
 from configs.sampling import SamplerConfig, SolverSettings
 from dit import __version__
+from dit.condition import Condition
 from dit.generate import Request, generate_videos
 from dit.load import Model, load_resolved
 from eval.judge import Verdict, judge
@@ -187,10 +188,11 @@ def drawn(model: Model, scene: Scene) -> Tensor:
 def make_request(model: Model, case: Case, given: bool) -> Request:
     """The request for a case's video, with the scene's own first frame where that is given."""
     shape = model.autoencoder.latent_shape(*model.size)
-    if not given:
-        return Request(case.prompt, shape, case.seed)
-    frame_BCTHW = drawn(model, case.scene)[None, :, :1].to(model.autoencoder.latent_mean.device)
-    return Request(case.prompt, shape, case.seed, model.autoencoder.encode(frame_BCTHW)[0].cpu(), 1)
+    condition = Condition(case.prompt)
+    if given:
+        frame_BCTHW = drawn(model, case.scene)[None, :, :1].to(model.autoencoder.latent_mean.device)
+        condition = replace(condition, given_CTHW=model.autoencoder.encode(frame_BCTHW)[0].cpu())
+    return Request(condition, shape, case.seed)
 
 
 def prompt_scores(part: str, outcomes: list[Outcome]) -> dict:

@@ -1,18 +1,16 @@
-"""Classifier-free guidance whole: which prompts a pack has, and how their velocities become one.
+"""Classifier-free guidance whole: which conditions a pack has, and how their velocities become one.
 
-Source: Ho & Salimans 2022. With guidance a pack holds its samples twice, in order with their prompts, then in
-order with the null prompt, so that one call of the model gives both velocities of each.
+Source: Ho & Salimans 2022. With guidance a pack holds its samples twice, in order with their conditions, then
+in order with the nulls of these, so that one call of the model gives both velocities of each.
 """
 
 import torch
 from torch import Tensor
 
-NULL_PROMPT = ""  # what training puts in place of a dropped prompt
 
-
-def guided_prompts(prompts: list[str], scale: float) -> list[str]:
-    """The prompts of a pack of samples: theirs, and unless the scale is 1 the null prompt for each."""
-    return prompts if scale == 1.0 else prompts + [NULL_PROMPT] * len(prompts)
+def guided_conditions(conditions: list, scale: float) -> list:
+    """The conditions of a pack of samples: theirs, and unless the scale is 1 the `null` of each."""
+    return conditions if scale == 1.0 else conditions + [condition.null() for condition in conditions]
 
 
 def guide(v_LP: Tensor, scale: float) -> Tensor:

@@ -15,6 +15,7 @@ from configs.model import AutoencoderConfig, TextConfig
 from configs.sampling import SamplerConfig
 from configs.train import FlowConfig, TransformerRun
 from dit.cli import run as run_command
+from dit.condition import Condition
 from dit.generate import Request, generate, generate_videos
 from dit.load import TRANSFORMER, Denoiser, load_model
 from dit.wan import (
@@ -202,14 +203,14 @@ def test_an_exported_model_samples_the_same_in_diffusers(tmp_path: Path, capsys)
     assert run_command(command) == 1 and "already there" in capsys.readouterr().err
     model = load_model(str(tmp_path / "run"), CPU, torch.float32)
     again = load_model(str(tmp_path / "out"), CPU, torch.float32)
-    request = Request("a red circle", (4, 3, 4, 4), 7)
+    request = Request(Condition("a red circle"), (4, 3, 4, 4), 7)
     latents = generate(model.denoiser, [request], model.flow, model.sampler)[0]
     assert (again.flow, again.sampler, again.size) == (model.flow, model.sampler, model.size)
     assert_close(generate(again.denoiser, [request], again.flow, again.sampler)[0], latents)
 
     pipeline = WanPipeline.from_pretrained(tmp_path / "out")
     assert pipeline.scheduler.config.flow_shift == pytest.approx(2 * (3 * 2 * 2 / 16) ** 0.5)
-    ids = pipeline.tokenizer([request.prompt, ""])["input_ids"]
+    ids = pipeline.tokenizer([request.condition.prompt, ""])["input_ids"]
     with torch.no_grad():
         prompt, null = (pipeline.text_encoder(torch.tensor([row])).last_hidden_state for row in ids)
     asked = {
@@ -248,12 +249,12 @@ def test_a_wan_pipeline_samples_the_same_here(tmp_path: Path, version: str):
     with_euler(pipeline)
     model = load_model(str(tmp_path / "wan"), CPU, torch.float32)
     assert (model.flow.shift, model.flow.shift_tokens) == (2.5, 0)
-    requests = [Request("a red circle", SHAPE, 1), Request("blue", SHAPE, 2)]
+    requests = [Request(Condition("a red circle"), SHAPE, 1), Request(Condition("blue"), SHAPE, 2)]
     ours = generate(
         model.denoiser, requests, model.flow, SamplerConfig(steps=5, solver="euler", guidance=5.0)
     )
     theirs = pipeline(
-        [request.prompt for request in requests],
+        [request.condition.prompt for request in requests],
         negative_prompt="",
         latents=torch.stack([noise_of(request) for request in requests]),
         num_inference_steps=5,

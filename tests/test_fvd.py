@@ -444,7 +444,7 @@ def test_sides_that_are_almost_one_have_a_score(count):
         ({"protocol": ""}, "no protocol .none given.: .*fvd-cdfvd"),
         ({"real": ""}, "no --real: a folder of videos"),
         ({"real": "nowhere"}, "nowhere: no such folder or manifest"),
-        ({"fake": "tests"}, "tests holds no video, and no folder of frames"),
+        ({"fake": "samplers"}, "samplers holds no video, and no folder of frames"),
         ({"json": "tests"}, "tests is a folder: give a file in it"),
         ({"protocol": "is-c3d-10k"}, "is-c3d-10k is a protocol of is, not of fvd"),
         ({"save_real": "real.npz"}, "give a name that ends in .safetensors"),

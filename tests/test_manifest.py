@@ -14,15 +14,15 @@ from PIL import Image
 
 from configs.data import DataConfig
 from dit import cli
-from tests.tiny import seconds_of
+from tests.tiny import autoencoder_run, seconds_of
 from vae.compression import Compression
 from vae.data.captions import find_captions
 from vae.data.clips import VideoFiles, batches, clip_indices, files_hash, open_data
 from vae.data.manifest import load_manifest
 from vae.data.video import decoder, ffmpeg, probe, to_video
 from vae.data.write import to_frames, write_video
-from vae.training.log import Log, live_line
-from vae.training.session import name_skipped
+from vae.training.log import live_line
+from vae.training.session import Session
 
 
 def ramp(frames: int, height: int = 32, width: int = 48) -> torch.Tensor:
@@ -192,18 +192,20 @@ def harmed(folder) -> VideoFiles:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_training_names_and_counts_files_that_cannot_be_read(folder, tmp_path, capsys, workers):
-    data, found, named = harmed(folder), {}, {}
-    log, sources = Log(tmp_path, 0, 6), set()
+    """Also those that it met in steps of which no line is written."""
+    data, sources = harmed(folder), set()
+    config = autoencoder_run(tmp_path / "run", steps=6, batch=2, log_every=100)
     capsys.readouterr()
-    for clips in batches(data, 2, 0, 6, 0, 1, workers):
-        sources |= {clip.source for clip in clips}
-        found |= {path: reason for clip in clips for path, reason in clip.skipped.items()}
-        name_skipped(found, named, log)
+    with Session(config, "autoencoder", "autoencoder.safetensors") as run:
+        run.begin(torch.nn.Linear(1, 1), data, data)
+        for step, clips in run.steps(batches(data, 2, 0, 6, 0, 1, workers)):
+            sources |= {clip.source for clip in clips}
+            run.end_step(step, torch.tensor(1.0), ("clips", 2), gradient_norm=1.0)
     assert not any("long.mp4" in source for source in sources) and len(sources) == 2
     assert capsys.readouterr().err.count("skipped: ") == 1, "named once"
-    assert list(named) == [str(folder / "long.mp4")] and found == {}
+    assert list(run.skipped) == [str(folder / "long.mp4")]
     row = {"loss": 1.0, "smoothed": 1.0, "gradient_norm": 1.0, "clips_per_second": 1.0, "waited": 0.0}
-    assert live_line(row, "clips_per_second", named).endswith("1 files skipped")
+    assert live_line(row, "clips", run.skipped).endswith("1 files skipped")
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from configs.data import DataConfig
 from configs.load import from_json, to_json
 from dit.cli import run
+from dit.condition import Condition
 from dit.generate import Request, generate_videos
 from dit.load import load_model
 from dit.train import train
@@ -452,7 +453,7 @@ def test_our_own_weights_carry_theirs_and_change_only_when_asked(tmp_path: Path,
     before = file.read_bytes()
     settings = StatsSettings(str(file), "shapes", count=2, frames=5, size=32)
     found = stats(settings)
-    assert file.read_bytes() == before and "weights file hold" in capsys.readouterr().err
+    assert file.read_bytes() == before and "weights file are kept" in capsys.readouterr().err
     stats(replace(settings, replace=True))
     assert read_header(file).facts["statistics"]["count"] == 2
     assert read_header(file).facts["step"] == 1
@@ -576,7 +577,7 @@ def test_a_model_is_trained_on_their_latents_and_carries_its_own_copy(tmp_path: 
     assert stored_hash(tmp_path / "run") in model.weights
     shape = model.autoencoder.latent_shape(5, 32, 32)
     assert shape == (4, 5, 4, 4)
-    (video,) = generate_videos(model, [Request("a red circle", shape, 0)], model.sampler)
+    (video,) = generate_videos(model, [Request(Condition("a red circle"), shape, 0)], model.sampler)
     assert video.shape == (3, 5, 32, 32) and video.abs().max() <= 1
     with pytest.raises(ValueError, match="another takes no limit of memory"):
         tile_for(model.autoencoder, *shape[2:], budget=1000)

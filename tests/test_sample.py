@@ -18,6 +18,7 @@ from configs.sampling import SamplerConfig, SampleSettings
 from configs.train import TransformerRun
 from dit.bench.measure import peak_allocated
 from dit.cli import run
+from dit.condition import Condition
 from dit.export import FORMATS
 from dit.generate import Request, generate, generate_videos
 from dit.load import (
@@ -119,7 +120,7 @@ def test_a_video_of_a_packed_call_is_made_again_in_that_call(folder, tmp_path, c
     packs = []
 
     def watched(denoiser, requests, *rest):
-        packs.append([(request.prompt, request.seed) for request in requests])
+        packs.append([(request.condition.prompt, request.seed) for request in requests])
         return generate(denoiser, requests, *rest)
 
     monkeypatch.setattr("dit.sample.generate", watched)
@@ -328,7 +329,7 @@ def test_the_seed_and_the_prompt_each_change_the_video(folder):
     shape = (4, 2, 4, 4)
     asked = [("a", 0), ("a", 1), ("b", 0), ("a", 0)]
     made = [
-        generate(model.denoiser, [Request(prompt, shape, seed)], model.flow, model.sampler)[0]
+        generate(model.denoiser, [Request(Condition(prompt), shape, seed)], model.flow, model.sampler)[0]
         for prompt, seed in asked
     ]
     assert torch.equal(made[0], made[3])
@@ -338,7 +339,9 @@ def test_the_seed_and_the_prompt_each_change_the_video(folder):
 
 def test_videos_of_one_call_equal_those_of_calls_of_their_own(folder):
     model = load_model(str(folder), torch.device("cpu"), torch.float32)
-    requests = [Request(prompt, (4, 2, 4, 4), seed) for prompt, seed in [("a", 0), ("bb", 1), ("", 2)]]
+    requests = [
+        Request(Condition(prompt), (4, 2, 4, 4), seed) for prompt, seed in [("a", 0), ("bb", 1), ("", 2)]
+    ]
     together = generate_videos(model, requests, model.sampler)
     for request, video in zip(requests, together, strict=True):
         alone = generate_videos(model, [request], model.sampler)[0]
@@ -358,7 +361,7 @@ def test_the_given_image_is_the_first_frame(folder, picture, tmp_path, monkeypat
     frame = to_video(resize_and_crop(read_frames(picture, [0]), 32, 48))
     encoded = model.autoencoder.encode(frame[None])[0]
     assert torch.equal(made[:, :1], encoded)
-    free = Request("a", request.shape, request.seed)
+    free = Request(Condition("a"), request.shape, request.seed)
     other = generate(model.denoiser, [free], model.flow, model.sampler)[0]
     assert not torch.allclose(made[:, 1:], other[:, 1:], atol=1e-3)
 
@@ -435,7 +438,7 @@ def test_half_precision_keeps_the_video(folder, tmp_path):
     videos = []
     for path in (folder, tmp_path / "half"):
         model = load_model(str(path), torch.device("cpu"), torch.float32)
-        videos += generate_videos(model, [Request("a", (4, 2, 4, 4), 0)], model.sampler)
+        videos += generate_videos(model, [Request(Condition("a"), (4, 2, 4, 4), 0)], model.sampler)
     torch.testing.assert_close(*videos, atol=0.05, rtol=0)
 
 
@@ -463,7 +466,7 @@ def test_an_export_takes_a_decoder_of_the_same_latents_only(folder, tmp_path, ca
 def test_the_built_in_model_is_small_and_needs_no_folder():
     assert sum(file.stat().st_size for file in BUILTIN.glob("*.safetensors")) <= 16_000_000
     model = load_model("builtin", torch.device("cpu"), torch.float32)
-    request = Request("a red circle moves left", (16, 5, 8, 8), seed=0)
+    request = Request(Condition("a red circle moves left"), (16, 5, 8, 8), seed=0)
     video = generate_videos(model, [request], model.sampler)[0]
     assert video.shape == (3, 17, 64, 64)
     assert video.std() > 0.05

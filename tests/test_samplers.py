@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from configs.train import FlowConfig
-from samplers.guidance import guide, guided_prompts
+from dit.condition import Condition
+from samplers.guidance import guide, guided_conditions
 from samplers.path import interpolate, logit_normal_times, shift_for, shift_times, time_grid, velocity
 from samplers.solvers import SOLVERS, euler, heun, multistep
 
@@ -217,8 +218,9 @@ def test_guidance(dtype):
     assert error < 4 * torch.finfo(dtype).eps * expected.abs().max()
 
 
-def test_the_velocities_of_a_pack_meet_their_prompts():
+def test_the_velocities_of_a_pack_meet_their_conditions():
     velocities = {"a": 2.0, "b": 3.0, "": 1.0}
     for scale, guided in ((4.0, [5.0, 9.0]), (1.0, [2.0, 3.0])):
-        pack = torch.tensor([[velocities[prompt]] for prompt in guided_prompts(["a", "b"], scale)])
+        conditions = guided_conditions([Condition("a"), Condition("b")], scale)
+        pack = torch.tensor([[velocities[condition.prompt]] for condition in conditions])
         assert guide(pack, scale).flatten().tolist() == guided

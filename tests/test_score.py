@@ -77,7 +77,7 @@ def judged(folder: Path, monkeypatch) -> Callable:
         assert len(scenes) == len(cases)
 
         def generate_videos(model, requests, sampler, on_step):
-            return [answer(scenes[request.prompt, request.seed]) for request in requests]
+            return [answer(scenes[request.condition.prompt, request.seed]) for request in requests]
 
         monkeypatch.setattr(eval.shapes, "generate_videos", generate_videos)
         return score(settings)
@@ -209,9 +209,9 @@ def test_the_given_first_frame_is_the_scenes_own_and_is_kept_to_the_bit(model):
     case = make_cases(1000, 1, "train")[0]
     request = make_request(model, case, given=True)
     frame = drawn(case.scene)[None, :, :1]
-    assert torch.equal(request.given, model.autoencoder.encode(frame)[0])
+    assert torch.equal(request.condition.given_CTHW, model.autoencoder.encode(frame)[0])
     latents = generate(model.denoiser, [request], model.flow, model.sampler)[0]
-    assert torch.equal(latents[:, :1], request.given)
+    assert torch.equal(latents[:, :1], request.condition.given_CTHW)
     free = generate(model.denoiser, [make_request(model, case, given=False)], model.flow, model.sampler)[0]
     assert (latents[:, 1:] - free[:, 1:]).abs().max() > 1e-3  # what is given is also seen
 

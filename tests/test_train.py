@@ -401,14 +401,16 @@ def random_denoiser(config: TransformerRun) -> Denoiser:
 
 def training_batch(latents: list[torch.Tensor], draws: range, flow: FlowConfig, prompts: list[str] = ()):
     """The batch of these draws, of heads of 16 channels."""
-    samples = [draw_sample(x.shape, flow, 5, draw) for x, draw in zip(latents, draws, strict=True)]
-    return make_batch(latents, prompts or [""] * len(latents), samples, 16)
+    prompts = prompts or [""] * len(latents)
+    rows = zip(latents, prompts, draws, strict=True)
+    samples = [draw_sample(x, Clip(None, prompt, "", draw=draw), flow, 5) for x, prompt, draw in rows]
+    return make_batch(latents, samples, 16)
 
 
 def losses(denoiser: Denoiser, batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Sum of the tokens' losses, which is what its formula says, and how many tokens have one."""
     error = (
-        (denoiser(batch.tokens, batch.times, batch.layout, batch.prompts) - batch.target).square().mean(-1)
+        (denoiser(batch.tokens, batch.times, batch.layout, batch.conditions) - batch.target).square().mean(-1)
     )
     total = flow_loss(denoiser, batch)
     torch.testing.assert_close(total, (error * batch.in_loss).sum())
@@ -460,10 +462,9 @@ def test_prompt_dropout_is_a_function_of_seed_and_draw_and_new_in_every_epoch():
     flow, x = FlowConfig(prompt_dropout=0.1), torch.zeros(1, 1, 2, 2)
 
     def dropped(seed: int, draws: range) -> list[bool]:
-        samples = [draw_sample(x.shape, flow, seed, draw) for draw in draws]
-        return [
-            prompt == "" for prompt in make_batch([x] * len(draws), ["x"] * len(draws), samples, 4).prompts
-        ]
+        samples = [draw_sample(x, Clip(None, "x", "", draw=draw), flow, seed) for draw in draws]
+        batch = make_batch([x] * len(draws), samples, 4)
+        return [condition.prompt == "" for condition in batch.conditions]
 
     draws = dropped(3, range(2000))
     assert dropped(3, range(1990, 2000)) == draws[1990:] and dropped(4, range(99)) != draws[:99]
@@ -551,7 +552,7 @@ def test_each_picture_has_its_clip_s_shape_and_its_own_seed(
     wanted = [sizes[0]] * 3 if prompts else sizes
     assert captions == list(prompts or [f"clip {k}" for k in range(4)])
     assert [tuple(video.shape[1:]) for video in videos] == wanted
-    by_prompt = {request.prompt: request.seed for request in asked}
+    by_prompt = {request.condition.prompt: request.seed for request in asked}
     assert [by_prompt[caption] for caption in captions] == [seed + k for k in range(len(captions))]
 
 

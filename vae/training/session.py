@@ -63,7 +63,8 @@ class Session:
         self.started = bool(checkpoints(self.folder))
         self.step, self.smoothed, self.stopping = 0, None, False
         self.sources: list[str] = []  # of the clips of the newest step that a line was written of
-        self.skipped: dict[str, str] = {}
+        self.skipped: dict[str, str] = {}  # unreadable files that were said, and why
+        self._unnamed: dict[str, str] = {}  # those that this process met since then
         self._log: Log | None = None
         self._held, self._steps = ExitStack(), None
 
@@ -142,6 +143,7 @@ class Session:
                 self._began = time.monotonic()
                 self._clips = next(batches)
                 self._waited = time.monotonic() - self._began
+                self._unnamed |= {path: why for clip in self._clips for path, why in clip.skipped.items()}
                 yield self.step + 1, self._clips
         if self.stopping:
             self.say(f"stopped at step {self.step}; the same command goes on from there")
@@ -179,11 +181,11 @@ class Session:
 
     def _name_skipped(self) -> None:
         """Says once of every unreadable file, of whichever process, that it is skipped."""
-        mine = [row for clip in self._clips for row in clip.skipped.items()]
-        for path, reason in dict(gathered(mine)).items():
+        for path, reason in dict(gathered(list(self._unnamed.items()))).items():
             if path not in self.skipped:
                 self.say(f"skipped: {reason}")
             self.skipped[path] = reason
+        self._unnamed.clear()
 
     def check_finite(self, step: int, *values: Tensor) -> None:
         """Raises ValueError naming the step's clips where a value, equal in all processes, is not finite."""

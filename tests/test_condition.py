@@ -1,0 +1,107 @@
+"""Proves that a condition is added in few places: brightness, which this test alone knows, is trained on.
+
+A real one would touch four files: `dit/condition.py` (its field, null, draw and record), `dit/load.py` (what
+the network reads of it), `vae/data/clips.py` (where training has it from) and `configs/sampling.py` (where
+one asks for it).
+"""
+
+import json
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+import dit.load
+import dit.loss
+import dit.sample
+import dit.train
+import vae.data.clips
+from configs.sampling import SampleSettings
+from configs.train import OptimizerConfig
+from dit.condition import Condition, asked_condition, draw_condition
+from dit.load import Denoiser
+from tests.test_train import autoencoder  # noqa: F401
+from tests.tiny import fresh_accelerator, rows, transformer_run  # noqa: F401
+from vae.data.clips import Clip
+
+
+@dataclass(frozen=True)
+class BrightClip(Clip):
+    """A clip that says how bright it is."""
+
+    brightness: float = 0.0
+
+
+@dataclass(frozen=True)
+class Bright(Condition):
+    """A condition with a brightness; the null has none."""
+
+    brightness: float = 0.0
+
+    def null(self) -> "Bright":
+        return replace(super().null(), brightness=0.0)
+
+    def record(self) -> dict:
+        return super().record() | {"brightness": self.brightness}
+
+
+class BrightDenoiser(Denoiser):
+    """Moves the embeddings of a prompt by its brightness."""
+
+    def embed(self, conditions):
+        embeddings, lengths = self.text([condition.prompt for condition in conditions])
+        brightness = torch.tensor([condition.brightness for condition in conditions])
+        moved = embeddings + brightness.repeat_interleave(torch.tensor(lengths))[:, None]
+        return self.transformer.embed_text(moved, lengths)
+
+
+@pytest.fixture
+def bright(monkeypatch):
+    """The places that a new condition touches."""
+
+    def clip(video, *rest, **more):
+        return BrightClip(video, *rest, **more, brightness=video.mean().item())
+
+    def drawn(clip, *rest):
+        condition = draw_condition(clip, *rest)
+        bright = Bright(condition.prompt, condition.given_CTHW, brightness=clip.brightness)
+        return bright if condition.prompt else bright.null()
+
+    def asked(settings, model):
+        return Bright(**vars(asked_condition(settings, model)), brightness=asked.brightness)
+
+    asked.brightness = 0.0
+    monkeypatch.setattr(vae.data.clips, "Clip", clip)
+    monkeypatch.setattr(dit.loss, "draw_condition", drawn)
+    monkeypatch.setattr(dit.loss, "Condition", Bright)
+    monkeypatch.setattr(dit.train, "Condition", Bright)
+    monkeypatch.setattr(dit.sample, "asked_condition", asked)
+    for module in (dit.train, dit.load):
+        monkeypatch.setattr(module, "Denoiser", BrightDenoiser)
+    return asked
+
+
+def test_a_new_condition_is_trained_on_and_sampled_with_and_recorded(
+    autoencoder,  # noqa: F811
+    bright,
+    tmp_path,
+    monkeypatch,
+):
+    folders = [tmp_path / "plain", tmp_path / "bright"]
+    quick = OptimizerConfig(learning_rate=0.05, warmup_steps=0, ema_decay=0.0)
+    with monkeypatch.context() as undone:
+        undone.setattr(dit.train, "Denoiser", Denoiser)
+        dit.train.train(replace(transformer_run(folders[0], autoencoder, steps=6), optimizer=quick))
+    dit.train.train(replace(transformer_run(folders[1], autoencoder, steps=6), optimizer=quick))
+    losses = [[row["loss"] for row in rows(folder) if "loss" in row] for folder in folders]
+    assert losses[0][0] == losses[1][0] and losses[0][1:] != losses[1][1:], "the output begins at zero"
+
+    hashes = {}
+    for brightness in (0.0, 0.5, -0.5):
+        bright.brightness = brightness
+        asked = SampleSettings(prompts=("a red circle",), model=str(tmp_path / "bright"), steps=2)
+        (file,) = dit.sample.sample(replace(asked, out=str(tmp_path / f"{brightness}.mp4")))
+        record = json.loads(file.with_suffix(".json").read_text())
+        assert record["brightness"] == brightness and record["prompt"] == "a red circle"
+        hashes[brightness] = record["frames_sha256"]
+    assert len(set(hashes.values())) == 3
