@@ -53,9 +53,8 @@ def generate(
     for request in requests:
         x = torch.randn(request.shape, generator=generator(request.seed, "sample noise"))
         t = torch.ones(1, *request.shape[1:])
-        given, frames = request.condition.given_CTHW, request.condition.given_frames
-        if given is not None:
-            x[:, :frames], t[:, :frames] = given.float().cpu(), 0.0
+        if (given := request.condition.given_CTHW) is not None:
+            x[:, : given.shape[1]], t[:, : given.shape[1]] = given.float().cpu(), 0.0
         starts.append(patchify(x))
         times.append(patchify(t)[:, 0])
         grids.append(grid_of(x))

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from configs.train import FlowConfig
 from dit.condition import Condition, draw_condition
-from dit.pack import Layout, given_tokens, grid_of, make_layout, patchify
+from dit.pack import Layout, grid_of, make_layout, patchify
 from samplers.path import interpolate, logit_normal_times, shift_for, shift_times, velocity
+from vae.compression import PATCH
 from vae.data.clips import Clip
 from vae.interface import VideoAutoencoder
 from vae.training.seeds import generator
@@ -50,10 +51,11 @@ class SampleDraw:
 def draw_sample(latents_CTHW: Tensor, clip: Clip, flow: FlowConfig, seed: int) -> SampleDraw:
     """A training sample's draw; its time is logit-normal and shifted by its size (Esser et al. 2024, section
     3.1 and eq. 23)."""
+    condition = draw_condition(clip, latents_CTHW, flow, seed)
     noise = torch.randn(latents_CTHW.shape, generator=generator(seed, "noise", clip.draw))
     time = logit_normal_times(1, flow.time_mean, flow.time_std, generator(seed, "time", clip.draw))
-    time = shift_times(time, shift_for(math.prod(grid_of(noise)), flow))
-    return SampleDraw(noise, time, draw_condition(clip, latents_CTHW, flow, seed))
+    time = shift_times(time, shift_for(noise[0].numel() // math.prod(PATCH), flow))
+    return SampleDraw(noise, time, condition)
 
 
 def draw_validation(latents_CTHW: Tensor, clip: Clip, time: float, seed: int) -> SampleDraw:
@@ -82,7 +84,9 @@ def make_batch(latents: list[Tensor], samples: Iterable[SampleDraw], head_width:
     tokens, targets, times, in_loss, conditions = [], [], [], [], []
     for x, sample in zip(latents, samples, strict=True):
         data_LP, noise_LP = patchify(x), patchify(sample.noise_CTHW.to(device))
-        given_L = given_tokens(grid_of(x), sample.condition.given_frames)
+        _, height, width = grid_of(x)
+        given = sample.condition.given_CTHW
+        given_L = torch.arange(len(data_LP)) < (0 if given is None else given.shape[1]) * height * width
         time_L = torch.where(given_L, 0.0, sample.time)
         tokens.append(interpolate(data_LP, noise_LP, time_L))
         targets.append(velocity(data_LP, noise_LP))

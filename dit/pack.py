@@ -52,12 +52,6 @@ def grid_of(latents_CTHW: Tensor) -> tuple[int, int, int]:
     return tuple(size // patch for size, patch in zip(latents_CTHW.shape[1:], PATCH, strict=True))
 
 
-def given_tokens(grid: tuple[int, int, int], frames: int) -> Tensor:
-    """Which tokens of a sample belong to its first `frames` latent frames, bool L."""
-    t, h, w = grid
-    return torch.arange(t * h * w) < frames * h * w
-
-
 def rotary_table(
     grids: tuple[tuple[int, int, int], ...], head_width: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:

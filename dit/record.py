@@ -1,6 +1,8 @@
 """A video's truth, all that makes it again: its record built, written with the video, and read."""
 
+import base64
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -31,7 +33,10 @@ def make_records(model: Model, settings: SampleSettings, requests: list[Request]
     records = []
     for place, (prompt, seed) in enumerate(pack):
         one = replace(settings, prompts=(prompt,), prompts_file="", again="", number=1, seed=seed)
-        record = requests[place].condition.record() | {
+        condition = vars(requests[place].condition)
+        record = {
+            name: value for name, value in condition.items() if isinstance(value, str | int | float)
+        } | {
             "seed": seed,
             "label": LABEL,
             "ai_generated": True,
@@ -43,8 +48,19 @@ def make_records(model: Model, settings: SampleSettings, requests: list[Request]
             "version": __version__,
             "torch": torch.__version__,
         }
+        if condition["image_THWC"] is not None:
+            record["image_png"] = _png(condition["image_THWC"][0])
         records.append(record | ({"pack": pack, "place": place} if len(pack) > 1 else {}))
     return records
+
+
+def _png(frame_HWC: Tensor) -> str:
+    """A frame as base64 PNG, without loss."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(frame_HWC.numpy()).save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def write(

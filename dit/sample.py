@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 from configs.load import from_json, parse
 from configs.sampling import SamplerConfig, SampleSettings
-from dit.condition import asked_condition
+from dit.condition import Condition
 from dit.generate import Request, decode, generate
 from dit.load import Model, load_resolved
 from dit.record import FORMATS, make_records, read_record, sidecar, write
 from vae.data.sheets import contact_sheet, evenly
-from vae.data.video import to_video
+from vae.data.video import read_frames, resize_and_crop, to_video
 from vae.tiles import tile_for
 
 SHEET_FRAMES = 5
@@ -62,7 +62,12 @@ def sample(settings: SampleSettings, before: dict | None = None) -> list[Path]:
     tile = 0
     if settings.decode_memory is not None:
         tile = tile_for(autoencoder, *shape[2:], int(settings.decode_memory * 2**30))
-    condition = asked_condition(settings, autoencoder)
+    condition = Condition()
+    if settings.image:
+        image_THWC = resize_and_crop(read_frames(settings.image, [0]), settings.height, settings.width)
+        image_BCTHW = to_video(image_THWC)[None].to(autoencoder.latent_mean.device)
+        given_CTHW = autoencoder.encode(image_BCTHW)[0].cpu()
+        condition = Condition(given_CTHW=given_CTHW, image_THWC=image_THWC)
     requests = [Request(replace(condition, prompt=prompt), shape, seed) for prompt, seed in pairs]
 
     # One pack after the other: latents, then frames, which are written as they are decoded.

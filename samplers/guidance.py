@@ -4,13 +4,15 @@ Source: Ho & Salimans 2022. With guidance a pack holds its samples twice, in ord
 in order with the nulls of these, so that one call of the model gives both velocities of each.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 
 def guided_conditions(conditions: list, scale: float) -> list:
-    """The conditions of a pack of samples: theirs, and unless the scale is 1 the `null` of each."""
-    return conditions if scale == 1.0 else conditions + [condition.null() for condition in conditions]
+    """The conditions of a pack of samples: theirs, and unless the scale is 1 the null of each."""
+    return conditions if scale == 1.0 else conditions + [replace(c, **c.NULL) for c in conditions]
 
 
 def guide(v_LP: Tensor, scale: float) -> Tensor:

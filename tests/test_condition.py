@@ -1,12 +1,14 @@
 """Proves that a condition is added in few places: brightness, which this test alone knows, is trained on.
 
-A real one would touch four files: `dit/condition.py` (its field, null, draw and record), `dit/load.py` (what
-the network reads of it), `vae/data/clips.py` (where training has it from) and `configs/sampling.py` (where
-one asks for it).
+A real one would touch five files: `dit/condition.py` (its field, null and draw), `dit/load.py` (what the
+network reads of it), `vae/data/clips.py` (where training has it from), `configs/sampling.py` and
+`dit/sample.py` (where one asks for it).
 """
 
 import json
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ import dit.train
 import vae.data.clips
 from configs.sampling import SampleSettings
 from configs.train import OptimizerConfig
-from dit.condition import Condition, asked_condition, draw_condition
+from dit.condition import Condition, draw_condition
 from dit.load import Denoiser
 from tests.test_train import autoencoder  # noqa: F401
 from tests.tiny import fresh_accelerator, rows, transformer_run  # noqa: F401
@@ -36,13 +38,9 @@ class BrightClip(Clip):
 class Bright(Condition):
     """A condition with a brightness; the null has none."""
 
+    NULL: ClassVar[dict] = Condition.NULL | {"brightness": 0.0}
+
     brightness: float = 0.0
-
-    def null(self) -> "Bright":
-        return replace(super().null(), brightness=0.0)
-
-    def record(self) -> dict:
-        return super().record() | {"brightness": self.brightness}
 
 
 class BrightDenoiser(Denoiser):
@@ -65,17 +63,14 @@ def bright(monkeypatch):
     def drawn(clip, *rest):
         condition = draw_condition(clip, *rest)
         bright = Bright(condition.prompt, condition.given_CTHW, brightness=clip.brightness)
-        return bright if condition.prompt else bright.null()
+        return bright if condition.prompt else replace(bright, **bright.NULL)
 
-    def asked(settings, model):
-        return Bright(**vars(asked_condition(settings, model)), brightness=asked.brightness)
-
-    asked.brightness = 0.0
+    asked = SimpleNamespace(brightness=0.0)
     monkeypatch.setattr(vae.data.clips, "Clip", clip)
     monkeypatch.setattr(dit.loss, "draw_condition", drawn)
     monkeypatch.setattr(dit.loss, "Condition", Bright)
     monkeypatch.setattr(dit.train, "Condition", Bright)
-    monkeypatch.setattr(dit.sample, "asked_condition", asked)
+    monkeypatch.setattr(dit.sample, "Condition", lambda **more: Bright(**more, brightness=asked.brightness))
     for module in (dit.train, dit.load):
         monkeypatch.setattr(module, "Denoiser", BrightDenoiser)
     return asked
