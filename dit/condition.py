@@ -2,7 +2,8 @@
 
 To add a condition: a field here, with its null in `NULL` and its draw in `draw_condition` (a record keeps
 every field of itself); what the network reads of it in `Denoiser.embed`; and where it comes from: in training
-a field of `vae.data.clips.Clip`, while sampling a setting of `SampleSettings` that `dit/sample.py` hands over.
+a field of `Clip` (vae/data/clips.py), while sampling a setting of `SampleSettings` that dit/sample.py hands
+over.
 """
 
 from dataclasses import dataclass, replace
