@@ -30,8 +30,7 @@ from vae.data.index import few, probe_all
 from vae.data.manifest import NAME, load_manifest, save_manifest
 from vae.data.msrvtt import number, read_annotations
 from vae.data.sheets import contact_sheet
-from vae.data.ucf101 import words
-from vae.data.ucf101_prompts import PROMPTS
+from vae.data.ucf101 import PROMPTS, words
 from vae.data.video import read_frames, to_video
 from vae.training.files import write_text
 from vae.training.processes import own_device, processes

@@ -10,8 +10,7 @@ import torch
 from dit.cli import run
 from vae.data.index import list_hash
 from vae.data.manifest import load_manifest
-from vae.data.ucf101 import CLASSES, SPLITS, VIDEOS, read_classes, read_split, words
-from vae.data.ucf101_prompts import PROMPTS
+from vae.data.ucf101 import CLASSES, PROMPTS, SPLITS, VIDEOS, read_classes, read_split, words
 from vae.data.write import write_video
 
 

@@ -22,7 +22,7 @@ from tests.test_fvd import video
 from tests.test_sample import frames_hash
 from tests.tiny import launch
 from vae.data.manifest import load_manifest
-from vae.data.ucf101_prompts import PROMPTS
+from vae.data.ucf101 import PROMPTS
 from vae.data.video import read_frames
 from vae.data.write import write_video
 

@@ -1,5 +1,6 @@
 """`dit data ucf101 ROOT --lists LISTS`: a manifest of UCF-101 by its official lists, with prompts."""
 
+import json
 import re
 import sys
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ from configs.load import Positional, parse
 from configs.ranges import CountOrZero
 from vae.data.index import few, probe_all, write_manifest
 from vae.data.manifest import NAME
-from vae.data.ucf101_prompts import PROMPTS, VERSION
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,9 @@ class Ucf101Settings:
     """Threads that probe files; 0 is one for each core."""
 
 
+# A sentence for each class, in our own words; another wording is another version.
+PROMPTS = json.loads(Path(__file__).with_name("ucf101_prompts.json").read_text())
+VERSION = 1
 SPLITS = ("all", *(f"{part}{number}" for part in ("train", "test") for number in (1, 2, 3)))
 CLASSES, VIDEOS = 101, 13320
 NAMED = re.compile(r"v_[A-Za-z]+_g\d\d_c\d\d\.avi")
