@@ -14,15 +14,7 @@ from dit.attention import BACKENDS, choose_attention
 from dit.condition import Condition
 from dit.generate import Request, generate
 from dit.load import OURS, TRANSFORMER, Denoiser, find_weights, model_folder
-from dit.loss import (
-    Batch,
-    check_first_loss,
-    draw_sample,
-    draw_validation,
-    encode,
-    flow_loss,
-    make_batch,
-)
+from dit.loss import Batch, check_first_loss, draw_sample, draw_validation, encode, flow_loss, make_batch
 from dit.text import EmbeddedText, encoder_hash, encoder_width, text_made
 from vae.cache.clips import find_cache, open_cached
 from vae.cache.index import Cache

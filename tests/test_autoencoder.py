@@ -19,22 +19,14 @@ from vae.model import Autoencoder
 
 CPU = torch.device("cpu")
 SMALL = AutoencoderConfig(
-    base_width=8,
-    decoder_base_width=8,
-    width_multipliers=(1, 2, 2, 3),
-    residual_blocks=1,
-    latent_channels=4,
+    base_width=8, decoder_base_width=8, width_multipliers=(1, 2, 2, 3), residual_blocks=1, latent_channels=4
 )
 MEASURED = Statistics(mean=(0.5, -1.0, 0.0, 2.0), std=(0.5, 2.0, 1.0, 0.25))
 CONFIGS = {
     "small": SMALL,
     "wider decoder, two blocks": replace(SMALL, base_width=4, decoder_base_width=12, residual_blocks=2),
     "wider encoder, Wan's multipliers": replace(
-        SMALL,
-        base_width=12,
-        decoder_base_width=8,
-        width_multipliers=(1, 2, 4, 4),
-        latent_channels=16,
+        SMALL, base_width=12, decoder_base_width=8, width_multipliers=(1, 2, 4, 4), latent_channels=16
     ),
     "time halved first": replace(SMALL, time_downsample=(True, True, False)),
     "patches": replace(SMALL, patch=2),

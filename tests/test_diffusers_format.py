@@ -39,10 +39,7 @@ from vae.training.weights import save_weights
 
 CPU = torch.device("cpu")
 AUTOENCODER_CONFIG = AutoencoderConfig(
-    base_width=8,
-    decoder_base_width=8,
-    latent_channels=4,
-    residual_blocks=1,
+    base_width=8, decoder_base_width=8, latent_channels=4, residual_blocks=1
 )
 MEASURED = Statistics(mean=(0.1, -0.2, 0.3, 0.0), std=(0.5, 1.5, 1.0, 2.0))
 SHAPE = (4, 3, 4, 6)  # 9 frames of 32 x 48

@@ -114,10 +114,7 @@ CASES = {
         *(17, 32, 12, 9),
     ),
     "LTX 0.9.5": Case(
-        "AutoencoderKLLTXVideo",
-        LTX_NEWER,
-        (FOUR["latents_mean"], FOUR["latents_std"], 1.0),
-        *(9, 32, 16, 17),
+        "AutoencoderKLLTXVideo", LTX_NEWER, (FOUR["latents_mean"], FOUR["latents_std"], 1.0), *(9, 32, 16, 17)
     ),
     "Mochi": Case(
         "AutoencoderKLMochi",

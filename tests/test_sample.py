@@ -21,14 +21,7 @@ from dit.cli import run
 from dit.condition import Condition
 from dit.export import FORMATS
 from dit.generate import Request, generate, generate_videos
-from dit.load import (
-    AVERAGE,
-    BUILTIN,
-    TRANSFORMER,
-    Denoiser,
-    find_weights,
-    load_model,
-)
+from dit.load import AVERAGE, BUILTIN, TRANSFORMER, Denoiser, find_weights, load_model
 from dit.record import sidecar, write
 from dit.sample import file_names, sample
 from vae import tiles
@@ -49,11 +42,7 @@ RUN = TransformerRun(
     sampler=SamplerConfig(steps=3, guidance=2.0),
 )
 TINY = AutoencoderConfig(
-    base_width=4,
-    decoder_base_width=4,
-    latent_channels=4,
-    width_multipliers=(1, 1, 1, 1),
-    residual_blocks=1,
+    base_width=4, decoder_base_width=4, latent_channels=4, width_multipliers=(1, 1, 1, 1), residual_blocks=1
 )
 MEASURED = Statistics(mean=(0.1, 0.0, -0.2, 0.3), std=(1.0, 2.0, 0.5, 1.0))
 

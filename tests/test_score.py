@@ -33,11 +33,7 @@ RUN = TransformerRun(
     sampler=SamplerConfig(steps=2, solver="euler", guidance=2.0),
 )
 TINY = AutoencoderConfig(
-    base_width=4,
-    decoder_base_width=4,
-    latent_channels=4,
-    width_multipliers=(1, 1, 1, 1),
-    residual_blocks=1,
+    base_width=4, decoder_base_width=4, latent_channels=4, width_multipliers=(1, 1, 1, 1), residual_blocks=1
 )
 
 
@@ -163,8 +159,7 @@ def test_a_share_of_true_videos_is_the_score_and_the_rest_are_the_failures(judge
 
     files = {"json": str(tmp_path / "deep" / "score.json"), "picture": str(tmp_path / "failures.png")}
     result = judged(
-        lambda scene: drawn(replace(scene, colour=spoilt(scene.colour)) if scene in wrong else scene),
-        **files,
+        lambda scene: drawn(replace(scene, colour=spoilt(scene.colour)) if scene in wrong else scene), **files
     )
     share = (COUNT - len(wrong)) / COUNT
     assert values(result, "prompts") == {"shape": 1.0, "colour": share, "motion": 1.0, "all": share}

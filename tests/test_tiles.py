@@ -8,16 +8,7 @@ import torch
 from dit.bench.measure import peak_allocated
 from tests.test_autoencoder import CONFIGS, SMALL, randomised
 from vae.data.video import read_frames, to_video
-from vae.tiles import (
-    cut,
-    decode,
-    decode_bytes,
-    decoder_halo,
-    encode,
-    encode_bytes,
-    posterior,
-    tile_for,
-)
+from vae.tiles import cut, decode, decode_bytes, decoder_halo, encode, encode_bytes, posterior, tile_for
 
 CPU = torch.device("cpu")
 

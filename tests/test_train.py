@@ -583,10 +583,7 @@ def test_each_picture_has_its_clip_s_shape_and_its_own_seed(
             lambda c: replace(c, optimizer=OptimizerConfig(max_gradient_norm=-1.0)),
             "optimizer.max_gradient_norm = -1.0: it must be above 0",
         ),
-        (
-            lambda c: replace(c, optimizer=OptimizerConfig(ema_decay=1.0)),
-            "ema_decay = 1.0: .* below 1",
-        ),
+        (lambda c: replace(c, optimizer=OptimizerConfig(ema_decay=1.0)), "ema_decay = 1.0: .* below 1"),
         (lambda c: replace(c, train=replace(c.train, seed=-1)), "train.seed = -1: it must be at least 0"),
         (lambda c: replace(c, flow=replace(c.flow, prompt_dropout=1.5)), "flow.prompt_dropout = 1.5"),
         (lambda c: replace(c, flow=replace(c.flow, time_std=-1.0)), "flow.time_std = -1.0"),

@@ -18,15 +18,7 @@ from tests.conftest import DATA
 from tests.tiny import seconds_of
 from vae.data import video
 from vae.data.sheets import contact_sheet
-from vae.data.video import (
-    Probe,
-    UnreadableVideo,
-    probe,
-    read_frames,
-    read_image,
-    resize_and_crop,
-    to_video,
-)
+from vae.data.video import Probe, UnreadableVideo, probe, read_frames, read_image, resize_and_crop, to_video
 from vae.data.write import read_metadata, to_frames, write_gif, write_png_frames, write_stream, write_video
 
 CLIPS = {  # name -> how it must be read, None where either may be found

@@ -10,11 +10,5 @@ from configs.protocol import InceptionProtocol
 
 JOBS = ("ucf101-zeroshot",)
 protocol = InceptionProtocol(
-    name="is-c3d-10k",
-    fake=10000,
-    start="first",
-    size=112,
-    kernel="bilinear-corners",
-    splits=10,
-    shuffle=42,
+    name="is-c3d-10k", fake=10000, start="first", size=112, kernel="bilinear-corners", splits=10, shuffle=42
 )

@@ -20,15 +20,7 @@ from configs.train import OptimizerConfig, TransformerRun
 from dit.attention import BACKENDS, Lengths, choose_attention
 from dit.bench import measure
 from dit.bench.flops import step_flops, training_flops
-from dit.bench.passes import (
-    TIME,
-    Pack,
-    forward,
-    make_pack,
-    random_model,
-    time_passes,
-    without_gradient,
-)
+from dit.bench.passes import TIME, Pack, forward, make_pack, random_model, time_passes, without_gradient
 from dit.model import Transformer
 from dit.pack import make_layout, unpatchify
 from vae.compression import Compression

@@ -14,7 +14,7 @@ SIDE = 224
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 LONGEST = 77
 CERTIFIED = {  # SHA-256 of weights files of OpenAI's ViT-B/32 -> their name
-    "a63082132ba4f97a80bea76823f544493bffa8082296d62d71581a4feff1576f": "openai/clip-vit-base-patch32",
+    "a63082132ba4f97a80bea76823f544493bffa8082296d62d71581a4feff1576f": "openai/clip-vit-base-patch32"
 }
 
 

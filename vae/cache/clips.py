@@ -9,15 +9,7 @@ from configs.data import DataConfig
 from vae.cache.index import Cache, CachedFile, is_cache, load_cache, remedy
 from vae.cache.shards import DTYPES, Location, read_row
 from vae.compression import Compression
-from vae.data.clips import (
-    SHAPES,
-    HeldOutFiles,
-    UnusableData,
-    VideoFiles,
-    check_data,
-    held_out_split,
-    starts,
-)
+from vae.data.clips import SHAPES, HeldOutFiles, UnusableData, VideoFiles, check_data, held_out_split, starts
 from vae.data.video import UnreadableVideo
 from vae.interface import VideoAutoencoder
 from vae.load import autoencoder_hash

@@ -48,14 +48,8 @@ NETWORKS = {
     ),
 }
 LPIPS = {  # trunk -> torchvision's file, which is named after its SHA-256, and that of the heads
-    "alex": (
-        "alexnet-owt-7be5be79.pth",
-        "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
-    ),
-    "vgg": (
-        "vgg16-397923af.pth",
-        "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
-    ),
+    "alex": ("alexnet-owt-7be5be79.pth", "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0"),
+    "vgg": ("vgg16-397923af.pth", "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868"),
     "squeeze": (
         "squeezenet1_1-b8a52dc0.pth",
         "4a5350f23600cb79923ce65bb07cbf57dca461329894153e05a1346bd531cf76",

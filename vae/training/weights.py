@@ -36,11 +36,7 @@ class Header:
 
 
 def save_weights(
-    path: Path,
-    tensors: Mapping[str, Tensor],
-    kind: str,
-    settings: dict,
-    facts: dict | None = None,
+    path: Path, tensors: Mapping[str, Tensor], kind: str, settings: dict, facts: dict | None = None
 ) -> None:
     """Saves tensors with kind, settings and facts in the header."""
     assert kind in KINDS, kind
