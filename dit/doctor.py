@@ -174,7 +174,15 @@ def doctor() -> None:
     """Prints everything, each part as soon as it is known."""
     print(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}\n\npackages")
     asked = tried_rows(packages)
-    print(table([*asked, ("ffmpeg", *_split_version(tried(ffmpeg_version)))]), flush=True)
+    print(
+        table(
+            [
+                *asked,
+                ("ffmpeg", tried(ffmpeg_version), "reading and writing videos (comes with imageio-ffmpeg)"),
+            ]
+        ),
+        flush=True,
+    )
     if not version("torch"):
         print("\nwithout PyTorch nothing else can be tried: pip install torch")
         return
@@ -183,15 +191,6 @@ def doctor() -> None:
     print(f"\nattention\n{table(rows)}", flush=True)
     video = tried(video_round_trip)
     print(f"\nvideo files\n  {video}\n\nready for\n{table(features(asked, rows, video))}")
-
-
-def _split_version(answer: str) -> tuple[str, str]:
-    """A version and what it is for, or a dash and why there is none."""
-    return (
-        ("-", answer)
-        if answer.startswith("fails")
-        else (answer, "reading and writing videos (comes with imageio-ffmpeg)")
-    )
 
 
 def main(arguments: list[str]) -> None:

@@ -16,7 +16,7 @@ from configs.data import DataConfig
 from configs.load import Positional, parse
 from configs.model import TextConfig
 from configs.ranges import Count, NonNegative, Seed
-from dit.text import load_pretrained, text_made, without_padding
+from dit.text import load_pretrained, text_made
 from vae.cache.clips import SAMPLING
 from vae.cache.encoding import (
     ClipToEncode,
@@ -118,7 +118,8 @@ def encode(settings: EncodeSettings) -> Path:
             if failed:
                 there = on_main(main, lambda: set(find_rows(out, LATENTS)[0]))
         texts = text_keys(entries, provenance) if provenance["text"] else {}
-        text_groups = in_groups([text for text, key in texts.items() if key not in texts_there], settings)
+        missing, most = [text for text, key in texts.items() if key not in texts_there], settings.shard_clips
+        text_groups = [missing[first : first + most] for first in range(0, len(missing), most)]
         mine = embed(out, text_groups[rank::ranks], settings.text, provenance, texts, not main)
         embedded = sum(gathered([mine]))  # when all have written theirs
 
@@ -178,12 +179,6 @@ def text_keys(entries: Sequence[Entry], provenance: dict) -> dict[str, str]:
     return {text: text_key(text, about) for text in texts}
 
 
-def in_groups(texts: list[str], settings: EncodeSettings) -> list[list[str]]:
-    """Captions in shards."""
-    most = settings.shard_clips
-    return [texts[first : first + most] for first in range(0, len(texts), most)]
-
-
 def embed(
     out: Path,
     groups: list[list[str]],
@@ -207,7 +202,7 @@ def embed(
                 texts = ordered[first : first + TEXT_BATCH]
                 packed, lengths = encoder(texts)
                 for text, row in zip(texts, packed.split(lengths), strict=True):
-                    row = without_padding(row) if config.padded else row
+                    row = row[: 1 + row.any(1).nonzero().max()] if config.padded else row  # no padding
                     row = row.to(DTYPES[dtype], copy=True).cpu()  # a part would hold the whole batch
                     if not torch.isfinite(row).all():
                         raise ValueError(f"embeddings of {text!r} are not finite in {dtype}: --dtype fp32")

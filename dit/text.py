@@ -71,11 +71,6 @@ class EmbeddedText(nn.Module):
         return torch.cat(rows).to(self.home.device), [len(row) for row in rows]
 
 
-def without_padding(text_SD: Tensor) -> Tensor:
-    """A prompt's embeddings without the rows of zeros at their end."""
-    return text_SD[: 1 + text_SD.any(1).nonzero().max()]
-
-
 def clean(prompt: str) -> str:
     """A prompt as open Wan weights saw it: Unicode mended, plain quotes, no HTML entities, single spaces."""
     import ftfy
@@ -90,11 +85,6 @@ def encoder_folder(config: TextConfig) -> Path:
     if not (inner / "config.json").is_file():
         raise ValueError(f"{folder} holds no text encoder: it needs config.json, weights and a tokenizer")
     return inner
-
-
-def encoder_width(config: TextConfig) -> int:
-    """Width of the encoder's output, known before it is loaded."""
-    return read_json(encoder_folder(config) / "config.json").get("d_model") if config.folder else config.width
 
 
 def encoder_hash(config: TextConfig) -> str:

@@ -15,7 +15,7 @@ from dit.condition import Condition
 from dit.generate import Request, generate
 from dit.load import OURS, TRANSFORMER, Denoiser, find_weights, model_folder
 from dit.loss import Batch, check_first_loss, draw_sample, draw_validation, encode, flow_loss, make_batch
-from dit.text import EmbeddedText, encoder_hash, encoder_width, text_made
+from dit.text import EmbeddedText, encoder_folder, encoder_hash, text_made
 from vae.cache.clips import find_cache, open_cached
 from vae.cache.index import Cache
 from vae.cache.shards import DTYPES
@@ -27,7 +27,7 @@ from vae.load import keep_copy, load_autoencoder
 from vae.model import Autoencoder
 from vae.training.files import read_json
 from vae.training.optimizer import make_optimizer, set_learning_rate, update_average
-from vae.training.processes import gathered
+from vae.training.processes import gathered, on_main
 from vae.training.session import Session
 from vae.training.weights import TRANSFORMERS, load_strictly, load_weights, save_weights
 
@@ -65,7 +65,7 @@ def train(config: TransformerRun) -> Path:
         if not run.open(files_hash(data, held_out)):
             return run.weights
         if not run.started:
-            run.on_main(lambda: keep_copy(config.autoencoder, autoencoder, run.folder))
+            on_main(run.main, lambda: keep_copy(config.autoencoder, autoencoder, run.folder))
         autoencoder.to(run.device).eval().requires_grad_(False)
         model.to(run.device)
         model.transformer.checkpointing = config.checkpoint_activations
@@ -116,7 +116,7 @@ def train(config: TransformerRun) -> Path:
             update_average(average, model, step, config.optimizer.ema_decay)
 
             # What is said, saved and shown; every process calls these, as each has its share in them.
-            mean_loss = run.mean(loss.detach())
+            mean_loss = run.accelerator.reduce(loss.detach(), "mean")
             if step == 1 and not config.init:
                 run.say(check_first_loss(mean_loss.item(), latents))
             tokens = len(batch.tokens) * run.ranks
@@ -142,7 +142,8 @@ def check_fit(config: TransformerRun, autoencoder: Autoencoder) -> None:
             raise ValueError(
                 f"{name}.width = {part.width} must be an even multiple of {name}.heads = {part.heads}"
             )
-    if (width := encoder_width(text)) != model.text_width:
+    width = read_json(encoder_folder(text) / "config.json").get("d_model") if text.folder else text.width
+    if width != model.text_width:
         whose = f"the width of {text.folder}," if text.folder else "text.width ="
         raise ValueError(f"model.text_width = {model.text_width} must be {whose} {width}")
     if model.latent_channels != autoencoder.channels:
@@ -240,7 +241,7 @@ def validate(average: Denoiser, validation: list[tuple[float, Batch]], run: Sess
         with run.accelerator.autocast():
             error = flow_loss(average, batch, torch.float64)
         sums[time] += torch.stack([error, batch.in_loss.sum().double()])
-    errors, tokens = run.sum(torch.stack(list(sums.values()))).unbind(1)
+    errors, tokens = run.accelerator.reduce(torch.stack(list(sums.values()))).unbind(1)
     bins = dict(zip(sums, (errors / tokens).tolist(), strict=True))
     return {"validation": sum(bins.values()) / len(bins)} | {
         f"validation_t{time}": loss for time, loss in bins.items()

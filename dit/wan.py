@@ -1,5 +1,6 @@
 """Wan's transformer and whole pipelines as diffusers' state dicts, settings and folders, both ways."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from vae.model import Autoencoder
 from vae.training.files import read_json
 from vae.training.weights import check_tensors
 
+TABLE = "scale_shift_table"  # has a dimension of one more there
 NAMES = {  # ours -> diffusers', outside the blocks
     "patch_embedding": "patch_embedding",
     "time_in": "condition_embedder.time_embedder.linear_1",
@@ -34,30 +36,36 @@ BLOCK_NAMES = {
 }
 
 
-def to_diffusers(state: dict[str, Tensor], config: TransformerConfig) -> dict[str, Tensor]:
-    """Our transformer's state dict under the names and shapes of `WanTransformer3DModel`."""
-    result = {"scale_shift_table": state["scale_shift_table"][None]}
+def names(config: TransformerConfig) -> Iterator[tuple[str, list[str]]]:
+    """Every tensor of ours, with diffusers' names of the equal parts along its first dimension."""
+    yield TABLE, [TABLE]
     for ours, theirs in NAMES.items():
         for part in ("weight", "bias"):
-            result[f"{theirs}.{part}"] = state[f"{ours}.{part}"]
+            yield f"{ours}.{part}", [f"{theirs}.{part}"]
+    for block in (f"blocks.{number}." for number in range(config.depth)):
+        yield f"{block}{TABLE}", [f"{block}{TABLE}"]
+        for ours, theirs in BLOCK_NAMES.items():
+            for part in ("weight", "bias"):
+                yield f"{block}{ours}.{part}", [f"{block}{theirs}.{part}"]
+        for attention, fused, letters in (("attn1", "to_qkv", "qkv"), ("attn2", "to_kv", "kv")):
+            for norm in ("norm_q", "norm_k"):
+                yield f"{block}{attention}.{norm}", [f"{block}{attention}.{norm}.weight"]
+            for part in ("weight", "bias"):
+                names_of_parts = [f"{block}{attention}.to_{letter}.{part}" for letter in letters]
+                yield f"{block}{attention}.{fused}.{part}", names_of_parts
+
+
+def to_diffusers(state: dict[str, Tensor], config: TransformerConfig) -> dict[str, Tensor]:
+    """Our transformer's state dict under the names and shapes of `WanTransformer3DModel`."""
+    result = {}
+    for ours, theirs in names(config):
+        pieces = [piece.clone() for piece in state[ours].chunk(len(theirs))] if theirs[1:] else [state[ours]]
+        result |= zip(theirs, pieces, strict=True)
     pt, ph, pw = PATCH
     kernel = "o (c pt ph pw) -> o c pt ph pw"
-    weight = rearrange(state["patch_embedding.weight"], kernel, pt=pt, ph=ph, pw=pw)
+    weight = rearrange(result["patch_embedding.weight"], kernel, pt=pt, ph=ph, pw=pw)
     result["patch_embedding.weight"] = weight.contiguous()
-    for block in range(config.depth):
-        prefix = f"blocks.{block}."
-        result[f"{prefix}scale_shift_table"] = state[f"{prefix}scale_shift_table"][None]
-        for name, other in BLOCK_NAMES.items():
-            for part in ("weight", "bias"):
-                result[f"{prefix}{other}.{part}"] = state[f"{prefix}{name}.{part}"]
-        for attention, fused, parts in (("attn1", "to_qkv", "qkv"), ("attn2", "to_kv", "kv")):
-            for norm in ("norm_q", "norm_k"):
-                result[f"{prefix}{attention}.{norm}.weight"] = state[f"{prefix}{attention}.{norm}"]
-            for part in ("weight", "bias"):
-                pieces = state[f"{prefix}{attention}.{fused}.{part}"].chunk(len(parts))
-                for letter, piece in zip(parts, pieces, strict=True):
-                    result[f"{prefix}{attention}.to_{letter}.{part}"] = piece.clone()
-    return result
+    return {name: value[None] if name.endswith(TABLE) else value for name, value in result.items()}
 
 
 def from_diffusers(state: dict[str, Tensor], config: TransformerConfig) -> dict[str, Tensor]:
@@ -65,24 +73,12 @@ def from_diffusers(state: dict[str, Tensor], config: TransformerConfig) -> dict[
     with torch.device("meta"):
         known = to_diffusers(Transformer(config).state_dict(), config)
     check_tensors(state, known, "the state dict of a Wan transformer")
-    result = {"scale_shift_table": state["scale_shift_table"][0]}
-    for ours, theirs in NAMES.items():
-        for part in ("weight", "bias"):
-            result[f"{ours}.{part}"] = state[f"{theirs}.{part}"]
+    result = {}
+    for ours, theirs in names(config):
+        pieces = [state[name] for name in theirs]
+        result[ours] = torch.cat(pieces) if theirs[1:] else pieces[0]
     result["patch_embedding.weight"] = result["patch_embedding.weight"].flatten(1)
-    for block in range(config.depth):
-        prefix = f"blocks.{block}."
-        result[f"{prefix}scale_shift_table"] = state[f"{prefix}scale_shift_table"][0]
-        for name, other in BLOCK_NAMES.items():
-            for part in ("weight", "bias"):
-                result[f"{prefix}{name}.{part}"] = state[f"{prefix}{other}.{part}"]
-        for attention, fused, parts in (("attn1", "to_qkv", "qkv"), ("attn2", "to_kv", "kv")):
-            for norm in ("norm_q", "norm_k"):
-                result[f"{prefix}{attention}.{norm}"] = state[f"{prefix}{attention}.{norm}.weight"]
-            for part in ("weight", "bias"):
-                pieces = [state[f"{prefix}{attention}.to_{letter}.{part}"] for letter in parts]
-                result[f"{prefix}{attention}.{fused}.{part}"] = torch.cat(pieces)
-    return result
+    return {name: value[0] if name.endswith(TABLE) else value for name, value in result.items()}
 
 
 def transformer_settings(config: TransformerConfig) -> dict:

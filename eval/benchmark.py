@@ -132,7 +132,8 @@ def run(settings: RunEvalSettings) -> dict:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     maker = pipeline_maker(settings) if is_foreign(settings.model) else own_maker(settings)
-    make_all(samples, maker, out / "videos", least_frames(protocols), settings.model)
+    least = max((p.frames - 1) * p.fake_stride + 1 for p in protocols.values())  # frames of every video
+    make_all(samples, maker, out / "videos", max(1, least), settings.model)
     if dist.is_initialized():
         dist.barrier()
     if rank == 0:
@@ -158,11 +159,6 @@ def load_metric(name: str) -> Metric:
     """A metric's row of the table: METRIC in the file of its verb, `dit eval NAME`."""
     module, _ = VERBS[f"eval {name}"]
     return importlib.import_module(module).METRIC
-
-
-def least_frames(protocols: dict[str, Protocol]) -> int:
-    """The frames that every video must have."""
-    return max([(p.frames - 1) * p.fake_stride + 1 for p in protocols.values()] + [1])
 
 
 def plan(settings: RunEvalSettings, protocols: dict[str, Protocol]) -> list[Sample]:

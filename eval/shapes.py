@@ -4,7 +4,6 @@ import json
 import math
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -169,15 +168,11 @@ def run_cases(model: Model, cases: list[Case], sampler: SamplerConfig, batch: in
         for first in range(0, len(cases), batch):
             group = cases[first : first + batch]
             requests = [make_request(model, case, given) for case in group]
-            videos = generate_videos(model, requests, sampler, partial(advance, progress, len(group)))
+            count = len(group)
+            videos = generate_videos(model, requests, sampler, lambda *_, n=count: progress.update(n))
             for case, video in zip(group, videos, strict=True):
                 kept = psnr(drawn(model, case.scene)[:, :1], video[:, :1]) if given else None
                 yield Outcome(case, judge(video), kept), video
-
-
-def advance(progress: tqdm, videos: int, *_) -> None:
-    """Counts one solver step of several videos."""
-    progress.update(videos)
 
 
 def drawn(model: Model, scene: Scene) -> Tensor:

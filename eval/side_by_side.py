@@ -108,7 +108,9 @@ def table(result: dict) -> str:
     stamped = [stamp for stamp in (scores[0]["stamps"] if scores else []) if stamp != SMOKE]
     lines += [f"rFVD: {stamp}" for stamp in stamped]
     if "lpips" not in result["measures"]:
-        lines.append(f"LPIPS {left_out(result)}")
+        why = result["lpips"]["weights"]
+        small = "left out: it takes sides of at least 32 pixels"
+        lines.append(f"LPIPS {why if why.startswith('left out') else small}")
     if result["fvd"]:
         lines.append(f"rFVD {result['fvd']}")
     if cost:
@@ -121,9 +123,3 @@ def table(result: dict) -> str:
     else:
         lines.append("time and memory left out: --repeats 3 measures them")
     return "\n".join(lines + passed_lines(result["passed_over"]))
-
-
-def left_out(result: dict) -> str:
-    """Why there is no LPIPS."""
-    why = result["lpips"]["weights"]
-    return why if why.startswith("left out") else "left out: it takes sides of at least 32 pixels"

@@ -136,7 +136,7 @@ def session(folder: Path, rank: int = 0, ranks: int = 1, **more) -> SimpleNamesp
     from accelerate import Accelerator
 
     values = {"accelerator": Accelerator(cpu=True), "device": torch.device("cpu"), "main": rank == 0}
-    values |= {"rank": rank, "ranks": ranks, "folder": folder, "sum": lambda value: value}
+    values |= {"rank": rank, "ranks": ranks, "folder": folder}
     return SimpleNamespace(**values | more)
 
 

@@ -1,8 +1,8 @@
 """`dit vae stats AUTOENCODER --data MANIFEST`: measures mean and standard deviation of latents."""
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -67,9 +67,12 @@ def stats(settings: StatsSettings) -> Statistics:
     autoencoder = load_autoencoder(settings.autoencoder, own_device(), as_shipped=True)
     path = find_autoencoder(settings.autoencoder)
     ships = autoencoder.ships_statistics
-    known = path.is_dir() and _is_measured(path, autoencoder.channels)
-    writes = settings.replace or not (ships or known)
-    if writes and _is_model_copy(path):
+    known = False
+    with suppress(ValueError):  # statistics of other weights are measured anew
+        known = path.is_dir() and read_statistics(path, autoencoder.channels) is not None
+    writes, run = settings.replace or not (ships or known), path.parent / "run.json"
+    is_copy = path.parent == BUILTIN or (run.is_file() and read_json(run).get("kind") == "transformer")
+    if writes and is_copy:
         raise ValueError(
             f"{path} is a model's own copy, which was trained on its latents: measure another copy"
         )
@@ -109,20 +112,6 @@ def stats(settings: StatsSettings) -> Statistics:
         )
     print(f"written: {file}", file=sys.stderr)
     return statistics
-
-
-def _is_measured(folder: Path, channels: int) -> bool:
-    """Whether statistics of these weights lie beside them already."""
-    try:
-        return read_statistics(folder, channels) is not None
-    except ValueError:
-        return False
-
-
-def _is_model_copy(path: Path) -> bool:
-    """Whether a transformer beside an autoencoder was trained on its latents: of a run, or built in."""
-    run = path.parent / "run.json"
-    return path.parent == BUILTIN or (run.is_file() and read_json(run).get("kind") == "transformer")
 
 
 def _all_clips(config: DataConfig, seed: int, compression: Compression) -> Dataset:

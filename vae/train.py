@@ -122,7 +122,7 @@ def train(config: AutoencoderRun) -> Path:
                         networks, *clips_BCTHW, share, config, discriminator_active, autocast
                     )
                 )
-            terms = {name: run.mean(term) for name, term in terms.items()}
+            terms = {name: run.accelerator.reduce(term, "mean") for name, term in terms.items()}
 
             # Their means over processes, at most as large as allowed, at this step's learning rates.
             updates = {"gradient_norm": (optimizer, step, config.optimizer)}
@@ -281,8 +281,8 @@ def evaluate(autoencoder: Autoencoder, lpips: Lpips | None, held_out, run: Sessi
     shown = sorted(gathered(shown), key=lambda row: row[0])
     if run.main:
         show_reconstructions([row[1:] for row in shown], run.folder / f"reconstructions-{step:06d}.png")
-    sums, counts = run.sum(scores).tolist()
-    *sums_of_latents, number = run.sum(moments)
+    sums, counts = run.accelerator.reduce(scores).tolist()
+    *sums_of_latents, number = run.accelerator.reduce(moments)
     first, second, noise = (total / number for total in sums_of_latents)
     variance = second - first**2
     return {name: total / count for name, total, count in zip(SCORES, sums, counts, strict=True) if count} | {

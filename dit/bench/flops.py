@@ -1,9 +1,6 @@
 """How many floating-point operations the transformer costs, by formula and by counting."""
 
 import math
-from collections.abc import Callable
-
-import torch
 
 from configs.model import TransformerConfig
 from vae.compression import PATCH
@@ -27,20 +24,3 @@ def step_flops(config: TransformerConfig, tokens: list[int], text: list[int], pa
 def training_flops(config: TransformerConfig, tokens: list[int], text: list[int], pairs: int) -> int:
     """FLOPs of a training step by the usual count, three forward passes, whatever a kernel computes again."""
     return 3 * (step_flops(config, tokens, text, pairs) + text_flops(config, sum(text)))
-
-
-def count_flops(call: Callable[[], object]) -> int:
-    """What PyTorch counts in a call, and the CPU's flash attention, which it leaves out, by the same rule."""
-    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
-
-    def forward(q, k, v, *_, **__) -> int:
-        return sdpa_flop_count(q, k, v)
-
-    def backward(_, q, k, v, *__, **___) -> int:
-        return 2 * sdpa_flop_count(q, k, v)
-
-    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-    with FlopCounterMode(display=False, custom_mapping={flash: forward, flash_backward: backward}) as counter:
-        call()
-    return counter.get_total_flops()

@@ -219,7 +219,9 @@ def encode_clips(
                         if torch.isfinite(row).all():
                             rows[clip.key] = row, clip.what
                         else:
-                            wrong.append((reading.number, not_finite(clip, dtype)))
+                            rounded = "" if dtype == "fp32" else f" in {dtype}"
+                            reason = f"{clip.what['name']}: its latents are NaN or infinite{rounded}"
+                            wrong.append((reading.number, reason))
                         bar.update()
             finally:  # a Ctrl-C keeps what is encoded; the same command goes on
                 if rows:
@@ -232,8 +234,3 @@ def within(budget: int, autoencoder: VideoAutoencoder, video_BCTHW: Tensor) -> t
     _, *sides = autoencoder.compression.latent_size(*video_BCTHW.shape[2:])
     tile = tiles.tile_for(autoencoder, *sides, budget, "encode") if budget else 0
     return tiles.posterior(autoencoder, video_BCTHW, tile) if tile else autoencoder.posterior(video_BCTHW)
-
-
-def not_finite(clip: ClipToEncode, dtype: str) -> str:
-    """Why a clip is not kept."""
-    return f"{clip.what['name']}: its latents are NaN or infinite{'' if dtype == 'fp32' else f' in {dtype}'}"

@@ -106,7 +106,7 @@ class Session:
             self._held.enter_context(locked(self.folder))
             open_run(self.folder, self.kind, self.config, data)
 
-        self.on_main(write)
+        on_main(self.main, write)
         finished = finished_step(self.folder, self.weights, self.loop.steps)
         if finished is not None:
             self.say(
@@ -163,8 +163,8 @@ class Session:
         `amount` is what the step took and how many of it, such as `("tokens", 4096)`. Every process.
         """
         self.step = step
-        asked = self.sum(torch.tensor(float(self._signal.asked), device=self.device)).item() > 0
-        self.stopping = asked and step < self.loop.steps
+        asked = torch.tensor(float(self._signal.asked), device=self.device)
+        self.stopping = self.accelerator.reduce(asked).item() > 0 and step < self.loop.steps
         self.smoothed = smooth(self.smoothed, loss.item())
         due = self.due("log", step)
         if due or step == self.loop.steps or self.stopping:
@@ -216,7 +216,7 @@ class Session:
 
     def has_shown(self, key: str) -> bool:
         """Whether the log has a row with this key at the step that the run goes on from. Every process."""
-        return self.on_main(lambda: any(row["step"] == self.step and key in row for row in self.rows))
+        return on_main(self.main, lambda: any(r["step"] == self.step and key in r for r in self.rows))
 
     def say(self, text: str) -> None:
         """Prints a line that stays, once for all processes."""
@@ -224,15 +224,3 @@ class Session:
             self._log.say(text)
         elif self.main:
             print(text, file=sys.stderr)
-
-    def on_main(self, work: Callable):
-        """What `work` gives on the main process, which alone runs it; what it raises is raised in all."""
-        return on_main(self.main, work)
-
-    def sum(self, value: Tensor) -> Tensor:
-        """The sum of a tensor over processes."""
-        return self.accelerator.reduce(value)
-
-    def mean(self, value: Tensor) -> Tensor:
-        """The mean of a tensor over processes."""
-        return self.accelerator.reduce(value, "mean")
