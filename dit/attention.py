@@ -61,9 +61,7 @@ def sdpa(q_LND: Tensor, k_SND: Tensor, v_SND: Tensor, queries: Lengths, keys: Le
         batch = len(queries.each)
         q, k, v = (rearrange(x, "(b s) n d -> b n s d", b=batch) for x in (q_LND, k_SND, v_SND))
         return rearrange(F.scaled_dot_product_attention(q, k, v), "b n s d -> (b s) n d")
-    if (
-        queries.equal
-    ):  # texts of different lengths: short beside the video, so that one padded call is the fastest
+    if queries.equal:  # texts of several lengths are short beside the video: one padded call is the fastest
         batch = len(queries.each)
         q = rearrange(q_LND, "(b s) n d -> b n s d", b=batch)
         k, v = (rearrange(keys.padded(x), "b s n d -> b n s d") for x in (k_SND, v_SND))

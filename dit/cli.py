@@ -31,6 +31,7 @@ VERBS = {  # words -> (module, what it does)
     "bench": ("dit.bench.transformer", "time training and sampling, beside diffusers"),
     "doctor": ("dit.doctor", "what is installed, what works here, and what is missing"),
 }
+OURS = ("configs", "samplers", "vae", "dit", "eval")  # a module of ours that is missing, no user can mend
 USAGE = """dit: train, sample and score video diffusion transformers
 
 {verbs}
@@ -86,7 +87,7 @@ def guarded(module: str, verb: str, arguments: list[str], debug: bool) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        if debug or (isinstance(error, ModuleNotFoundError) and is_ours(error)):
+        if debug or (isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in OURS):
             raise
         print(f"dit {verb}: {sentence(error)}", file=sys.stderr)
         return 1
@@ -105,11 +106,6 @@ def sentence(error: Exception) -> str:
             f"this needs the package {error.name}, which is not installed (dit doctor says what is missing)"
         )
     return " ".join(str(error).split())
-
-
-def is_ours(error: ModuleNotFoundError) -> bool:
-    """Whether a module of this project is missing, which no user can mend."""
-    return (error.name or "").split(".")[0] in ("configs", "samplers", "vae", "dit", "eval")
 
 
 def run_module(verb: str) -> None:

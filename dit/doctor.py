@@ -174,15 +174,8 @@ def doctor() -> None:
     """Prints everything, each part as soon as it is known."""
     print(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}\n\npackages")
     asked = tried_rows(packages)
-    print(
-        table(
-            [
-                *asked,
-                ("ffmpeg", tried(ffmpeg_version), "reading and writing videos (comes with imageio-ffmpeg)"),
-            ]
-        ),
-        flush=True,
-    )
+    use = "reading and writing videos (comes with imageio-ffmpeg)"
+    print(table([*asked, ("ffmpeg", tried(ffmpeg_version), use)]), flush=True)
     if not version("torch"):
         print("\nwithout PyTorch nothing else can be tried: pip install torch")
         return

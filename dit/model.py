@@ -66,9 +66,8 @@ def norm_and_rotate(x_L2ND: Tensor, weight_2ND: Tensor, layout: Layout, eps: flo
     """RMS norm of queries and keys, whose channel pairs then turn by the token's angles."""
     if not torch.compiler.is_compiling():
         return NormAndRotate.apply(x_L2ND, weight_2ND, layout.rotary_factors, eps)
-    normed = (
-        rms_norm(x_L2ND.flatten(2).float(), eps).view_as(x_L2ND) * weight_2ND
-    )  # a compiler fuses all this
+    # A compiler fuses all this.
+    normed = rms_norm(x_L2ND.flatten(2).float(), eps).view_as(x_L2ND) * weight_2ND
     cos, sin = (part[:, None] for part in layout.rotary)
     even, odd = normed.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).type_as(x_L2ND)

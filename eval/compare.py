@@ -6,6 +6,7 @@ from pathlib import Path
 
 from configs.load import Positional, parse
 from configs.protocol import differences
+from eval.scoring import aligned
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,9 @@ def compare(files: list[str]) -> str:
         spread = f"{ends['low']:.2f} to {ends['high']:.2f}" if ends else ""
         clips = str(score.get("fake", {}).get("clips", ""))
         rows.append((file, f"{score['value']:.2f}", spread, clips, "; ".join(score["stamps"])))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
-    return "\n".join([f"{scores[0]['protocol']['name']} ({scores[0]['protocol_sha256'][:12]})", *lines])
+    return "\n".join(
+        [f"{scores[0]['protocol']['name']} ({scores[0]['protocol_sha256'][:12]})", *aligned(rows)]
+    )
 
 
 def main(arguments: list[str]) -> None:

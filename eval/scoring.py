@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,6 +159,16 @@ def opening_lines(
     about = result["protocol"]
     by = f", {about['network']} on {result['device']}" if "network" in about else ""
     return [*stamps, value, f"{about['name']} ({result['protocol_sha256'][:12]}), {counts}{by}"]
+
+
+def aligned(rows: Sequence[Sequence[str]], right: bool = False) -> list[str]:
+    """Rows of cells as lines, every column as wide as its widest; `right` pushes all but the first there."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [f"{cell:{'>' if right and k else '<'}{widths[k]}}" for k, cell in enumerate(row)]
+        lines.append("  ".join(cells).rstrip())
+    return lines
 
 
 def check_outputs(*files: str) -> None:

@@ -18,7 +18,7 @@ from dit.condition import Condition
 from dit.generate import Request, generate_videos
 from dit.load import Model, load_resolved
 from eval.judge import Verdict, judge
-from eval.scoring import check_outputs
+from eval.scoring import aligned, check_outputs
 from vae.data.drawn_captions import caption
 from vae.data.drawn_world import Scene, draw, random_scene
 from vae.data.sheets import contact_sheet
@@ -287,16 +287,11 @@ def table(result: dict) -> str:
         title = PARTS[part][2] if part in PARTS else "the autoencoder, reconstructing drawings"
         rows.append((f"{title} ({next(iter(entries.values()))['of']} videos)", "", "", "", ""))
         rows += [(f"  {name}", *cells(entry)) for name, entry in entries.items()]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for name, *numbers in rows:
-        columns = [number.rjust(width) for number, width in zip(numbers, widths[1:], strict=True)]
-        lines.append("  ".join([name.ljust(widths[0]), *columns]).rstrip())
     head = (
         f"{truth['name']}: weights {truth['weights'][:12]}, {sampler['steps']} {sampler['solver']} steps, "
         f"guidance {sampler['guidance']:g}, seed {truth['seed']}, {truth['precision']} on {truth['device']}"
     )
-    return "\n".join([head, "", *lines])
+    return "\n".join([head, "", *aligned(rows, right=True)])
 
 
 def cells(entry: dict) -> tuple[str, str, str, str]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from eval.candidates import ORIGINAL
 from eval.clips import passed_lines
 from eval.networks.certify import SMOKE
-from eval.scoring import is_seeded
+from eval.scoring import aligned, is_seeded
 from vae.data.sheets import contact_sheet, evenly
 from vae.data.video import to_video
 
@@ -96,14 +96,9 @@ def table(result: dict) -> str:
         for way in ("encode", "decode"):
             row(f"{way}, s per second of video", lambda e, way=way: f"{e['cost'][f'{way}_seconds']:.3f}")
             row("  peak memory (MiB)", lambda e, way=way: f"{e['cost'][f'{way}_bytes'] / 2**20:.1f}")
-    head = max(len(title) for title, _ in rows)
-    widths = [max(map(len, column)) for column in zip(*(cells for _, cells in rows), strict=True)]
     lines = [
         "{count} clips of {frames} frames, {height}x{width}, of {data}; ".format(**clips) + clips["rule"],
-        *(
-            "  ".join([title.ljust(head), *(c.rjust(w) for c, w in zip(cells, widths, strict=True))])
-            for title, cells in rows
-        ),
+        *aligned([(title, *cells) for title, cells in rows], right=True),
     ]
     stamped = [stamp for stamp in (scores[0]["stamps"] if scores else []) if stamp != SMOKE]
     lines += [f"rFVD: {stamp}" for stamp in stamped]

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from configs.train import DiscriminatorConfig
 from vae.convolution import convolve
 
-GROUPS = (
-    8  # of channels that are normalised together; no statistics cross clips, so that batches do not matter
-)
+# Of channels that are normalised together; no statistics cross clips, so that batches do not matter.
+GROUPS = 8
 WIDEST = 8  # times the first width
 
 

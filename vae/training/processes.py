@@ -9,9 +9,8 @@ import torch
 import torch.distributed as dist
 
 Result = TypeVar("Result")
-PATIENCE = timedelta(
-    hours=2
-)  # how long a process waits for the others: encoding a shard or a picture takes a while
+# How long a process waits for the others: encoding a shard or a picture takes a while.
+PATIENCE = timedelta(hours=2)
 
 
 def on_main(main: bool, work: Callable[[], Result]) -> Result:
