@@ -149,14 +149,14 @@ def open_folder(out: Path, held: ExitStack, settings: EncodeSettings) -> tuple[s
     held.enter_context(locked(out))
     for left in half_written(out):
         left.unlink()
-    found = []
+    keys = []
     for kind in (LATENTS, TEXTS):
         rows, damaged = find_rows(out, kind)
         for file in damaged:
             print(f"{file} is damaged: its rows are made again", file=sys.stderr)
             file.unlink()
-        found.append(set(rows))
-    return tuple(found)
+        keys.append(set(rows))
+    return tuple(keys)
 
 
 def note_replaced(out: Path, provenance: dict) -> None:

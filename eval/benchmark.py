@@ -275,7 +275,7 @@ def make_all(samples: list[Sample], maker: Maker, folder: Path, least: int, mode
         [made_before(folder, *pair) for pair in zip(g, f, strict=True)]
         for g, f in zip(groups, facts, strict=True)
     ]
-    unmade = [k for k, found in enumerate(there) if not all(found)]
+    unmade = [k for k, is_there in enumerate(there) if not all(is_there)]
     have = sum(map(sum, there))
     if rank == 0:
         kinds = {sample.name.split("/")[0] for sample in samples if "/" in sample.name}
@@ -284,15 +284,15 @@ def make_all(samples: list[Sample], maker: Maker, folder: Path, least: int, mode
     if dist.is_initialized():
         dist.barrier()  # all have looked before one writes
     mine = unmade[rank::ranks]
-    missing = sum(not found for k in mine for found in there[k])
+    missing = sum(not is_there for k in mine for is_there in there[k])
     with tqdm(
         total=missing, desc="sampling", unit="video", disable=rank > 0 or not missing, smoothing=0.05
     ) as bar:
         for k in mine:
-            for sample, record, found, video in zip(
+            for sample, record, is_there, video in zip(
                 groups[k], facts[k], there[k], maker.videos(groups[k]), strict=True
             ):
-                if found:
+                if is_there:
                     continue
                 check_video(sample, video, least, model)
                 write(folder / f"{sample.name}.mp4", [video], record, maker.fps)

@@ -109,7 +109,7 @@ class Session:
         on_main(self.main, write)
         finished = finished_step(self.folder, self.weights, self.loop.steps)
         if finished is not None:
-            self.say(
+            self.print_once(
                 f"{self.folder} is finished at step {finished}: nothing to do (--train.steps makes it longer)"
             )
         return finished is None
@@ -130,7 +130,7 @@ class Session:
         """Opens the log, without the rows of steps after the checkpoint, and says what is about to run."""
         if self.main:
             self._log = Log(self.folder, self.step, self.loop.steps)
-        self.say(opening(model, data, held_out, self.device, self.step, self.loop.steps))
+        self.print_once(opening(model, data, held_out, self.device, self.step, self.loop.steps))
 
     def steps(self, batches: Iterator[list]) -> Iterator[tuple[int, list]]:
         """Number and clips of every step that is left; ends after the last one, or when a signal asks."""
@@ -146,7 +146,7 @@ class Session:
                 self._unnamed |= {path: why for clip in self._clips for path, why in clip.skipped.items()}
                 yield self.step + 1, self._clips
         if self.stopping:
-            self.say(f"stopped at step {self.step}; the same command goes on from there")
+            self.print_once(f"stopped at step {self.step}; the same command goes on from there")
 
     def due(self, what: str, step: int) -> bool:
         """Whether a `log` line, a `save` or a `show` is due after a step."""
@@ -183,7 +183,7 @@ class Session:
         """Says once of every unreadable file, of whichever process, that it is skipped."""
         for path, reason in dict(gathered(list(self._unnamed.items()))).items():
             if path not in self.skipped:
-                self.say(f"skipped: {reason}")
+                self.print_once(f"skipped: {reason}")
             self.skipped[path] = reason
         self._unnamed.clear()
 
@@ -218,9 +218,9 @@ class Session:
         """Whether the log has a row with this key at the step that the run goes on from. Every process."""
         return on_main(self.main, lambda: any(r["step"] == self.step and key in r for r in self.rows))
 
-    def say(self, text: str) -> None:
+    def print_once(self, text: str) -> None:
         """Prints a line that stays, once for all processes."""
         if self._log:
-            self._log.say(text)
+            self._log.print_once(text)
         elif self.main:
             print(text, file=sys.stderr)
