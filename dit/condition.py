@@ -1,7 +1,7 @@
 """What a sample is made from, in one object: its null, its draw in training, and what a record keeps of it.
 
 To add a condition: a field here, with its null in `NULL` and its draw in `draw_condition` (a record keeps
-every field of itself); what the network reads of it in `Denoiser.embed`; and where it comes from: in training
+every text and number of itself, of tensors what dit/record.py knows); what the network reads of it in `Denoiser.embed`; and where it comes from: in training
 a field of `Clip` (vae/data/clips.py), while sampling a setting of `SampleSettings` that dit/sample.py hands
 over.
 """

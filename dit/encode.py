@@ -15,7 +15,7 @@ from tqdm import tqdm
 from configs.data import DataConfig
 from configs.load import Positional, parse
 from configs.model import TextConfig
-from configs.ranges import Count, NonNegative, Seed
+from configs.ranges import Count, Positive, Seed
 from dit.text import load_pretrained, text_made
 from vae.cache.clips import SAMPLING
 from vae.cache.encoding import (
@@ -59,7 +59,7 @@ class EncodeSettings:
     """Seed of the drawn world's scenes."""
     shard_clips: Count = 512
     """Maximum clips of a shard, which is what a kill may lose."""
-    encode_memory: NonNegative = 0.0
+    encode_memory: Positive | None = None
     """GiB that encoding may take beside a clip: larger frames are encoded in tiles; 0 sets no limit."""
     prune: bool = False
     """Remove shards of which nothing is used any more."""
@@ -107,7 +107,7 @@ def encode(settings: EncodeSettings) -> Path:
             dtype=dtype,
             workers=config.workers,
             quiet=not main,
-            budget=int(settings.encode_memory * 2**30),
+            budget=int((settings.encode_memory or 0) * 2**30),
         )
         there, failed = clips_there, None
         while failed != {}:  # of files of the same bytes one is tried, and the next where that cannot be read

@@ -62,6 +62,8 @@ def is_autoencoder(path: Path) -> bool:
     """Whether a model is an autoencoder alone: its weights file, or a folder of one and no transformer."""
     if not (path / AUTOENCODER).is_file():
         return path.is_file()
+    if (path / "run.json").is_file():
+        return read_json(path / "run.json").get("kind") == "autoencoder"
     files = [path / TRANSFORMER, *path.glob(f"step-*/{AVERAGE}")]
     return not any(read_header(file).kind in TRANSFORMERS for file in files if file.is_file())
 

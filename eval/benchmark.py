@@ -170,9 +170,9 @@ def plan(settings: RunEvalSettings, protocols: dict[str, Protocol]) -> list[Samp
                 f"--count {count}: {protocol.name} takes {protocol.fake} videos for its {metric}; with "
                 "--allow-small the score is stamped"
             )
-        if count < protocol.least:
+        if count < (least := max(2, protocol.least)):
             raise ValueError(
-                f"--count {count}: {protocol.name} needs at least {protocol.least} videos for its {metric}; "
+                f"--count {count}: {protocol.name} needs at least {least} videos for its {metric}; "
                 "--metrics leaves it out"
             )
     if settings.job.startswith("ucf101"):

@@ -23,7 +23,7 @@ from vae.model import Autoencoder, compression_of
 from vae.perceptual import load_perceptual
 from vae.quality.lpips import SMALLEST, Lpips, load_lpips, lpips_of
 from vae.quality.psnr_ssim import psnr, ssim
-from vae.statistics import Statistics, checked, latent_sums, posterior_sums, statistics_of
+from vae.statistics import Statistics, checked, latent_sums, raw_sums, statistics_of
 from vae.training.checkpoints import checkpoints
 from vae.training.collapse import collapse
 from vae.training.optimizer import (
@@ -277,7 +277,7 @@ def evaluate(autoencoder: Autoencoder, lpips: Lpips | None, held_out, run: Sessi
         scores += scores.new_tensor(
             [[qualities.get(k, 0.0) for k in SCORES], [k in qualities for k in SCORES]]
         )
-        moments += posterior_sums(mean, log_variance)
+        moments += raw_sums(autoencoder, mean, log_variance)
         if draw < SHOWN:
             shown.append((draw, f"{Path(clip.source).name}: {qualities['psnr']:.1f} dB", clip.video, other))
     shown = sorted(gathered(shown), key=lambda row: row[0])

@@ -10,7 +10,15 @@ from configs.load import from_json, to_json
 from vae.training.checkpoints import checkpoints
 from vae.training.files import read_json, write_text
 
-MAY_CHANGE = {"train.steps", "train.log_every", "train.save_every", "train.show_every", "data.workers", "out"}
+MAY_CHANGE = {
+    "train.steps",
+    "train.log_every",
+    "train.save_every",
+    "train.show_every",
+    "data.workers",
+    "data.source",
+    "out",
+}
 LOCK_PATIENCE = 10.0  # seconds; processes that read ahead live on for some after a kill, and hold the lock
 HALF_WRITTEN = (  # names that a kill leaves in a run's folder
     ".step-*.tmp",

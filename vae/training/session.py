@@ -50,7 +50,8 @@ class StopSignal:
 class Session:
     """What every trainer stands on: `with Session(config, kind, weights) as run`. It knows no network.
 
-    `config` has `out` (the folder), `train` (LoopConfig), `data.source`, and all that a run is made again
+    A trainer calls `open`, `restore`, `begin`, and loops over `steps`, in which it calls `end_step`, then `save`
+    and `log` where they are `due`. `config` has `out` (the folder), `train` (LoopConfig), `data.source`, and all that a run is made again
     from. Steps count from 1; `run.step` is the last that ended, `run.stopping` says that a signal ended the
     loop. What is marked "every process" waits for all of them.
     """
@@ -66,7 +67,7 @@ class Session:
         self.skipped: dict[str, str] = {}  # unreadable files that were said, and why
         self._unnamed: dict[str, str] = {}  # those that this process met since then
         self._log: Log | None = None
-        self._held, self._steps = ExitStack(), None
+        self._held, self._signals = ExitStack(), ExitStack()
 
     def __enter__(self) -> "Session":
         from accelerate import Accelerator, InitProcessGroupKwargs
@@ -83,8 +84,7 @@ class Session:
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        if self._steps is not None:
-            self._steps.close()  # signals are the process's own again
+        self._signals.close()
         try:
             if error is None:
                 self.accelerator.wait_for_everyone()  # none leaves the group while another still works
@@ -99,10 +99,11 @@ class Session:
         """
 
         def write() -> None:
-            if any(self.folder.glob("*.parquet")):
-                raise ValueError(
-                    f"{self.folder} holds a manifest: give the run a folder of its own with --out"
-                )
+            for name, what in {"manifest.parquet": "manifest", "index.parquet": "cache"}.items():
+                if (self.folder / name).is_file():
+                    raise ValueError(
+                        f"{self.folder} holds a {what}: give the run a folder of its own with --out"
+                    )
             self._held.enter_context(locked(self.folder))
             open_run(self.folder, self.kind, self.config, data)
 
@@ -128,23 +129,20 @@ class Session:
 
     def begin(self, model: nn.Module, data, held_out) -> None:
         """Opens the log, without the rows of steps after the checkpoint, and says what is about to run."""
+        self._signal = self._signals.enter_context(StopSignal())
         if self.main:
             self._log = Log(self.folder, self.step, self.loop.steps)
         self.print_once(opening(model, data, held_out, self.device, self.step, self.loop.steps))
 
     def steps(self, batches: Iterator[list]) -> Iterator[tuple[int, list]]:
         """Number and clips of every step that is left; ends after the last one, or when a signal asks."""
-        self._steps = self._run(batches)
-        return self._steps
-
-    def _run(self, batches: Iterator[list]) -> Iterator[tuple[int, list]]:
-        with StopSignal() as self._signal:
-            while self.step < self.loop.steps and not self.stopping:
-                self._began = time.monotonic()
-                self._clips = next(batches)
-                self._waited = time.monotonic() - self._began
-                self._unnamed |= {path: why for clip in self._clips for path, why in clip.skipped.items()}
-                yield self.step + 1, self._clips
+        while self.step < self.loop.steps and not self.stopping:
+            self._began = time.monotonic()
+            self._clips = next(batches)
+            self._waited = time.monotonic() - self._began
+            self._unnamed |= {path: why for clip in self._clips for path, why in clip.skipped.items()}
+            yield self.step + 1, self._clips
+        self._signals.close()  # signals are the process's own again
         if self.stopping:
             self.print_once(f"stopped at step {self.step}; the same command goes on from there")
 
