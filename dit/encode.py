@@ -16,7 +16,7 @@ from configs.data import DataConfig
 from configs.load import Positional, parse
 from configs.model import TextConfig
 from configs.ranges import Count, Positive, Seed
-from dit.text import load_pretrained, text_made
+from dit.text import load_pretrained, text_provenance
 from vae.cache.clips import SAMPLING
 from vae.cache.encoding import (
     ClipToEncode,
@@ -60,7 +60,7 @@ class EncodeSettings:
     shard_clips: Count = 512
     """Maximum clips of a shard, which is what a kill may lose."""
     encode_memory: Positive | None = None
-    """GiB that encoding may take beside a clip: larger frames are encoded in tiles; 0 sets no limit."""
+    """GiB that encoding may take beside a clip: larger frames are encoded in tiles; none: no limit."""
     prune: bool = False
     """Remove shards of which nothing is used any more."""
 
@@ -88,7 +88,7 @@ def encode(settings: EncodeSettings) -> Path:
         "autoencoder": hashed,
         "name": settings.autoencoder,
         "dtype": dtype,
-        "text": text_made(settings.text),
+        "text": text_provenance(settings.text),
     }
     with ExitStack() as held:
         clips_there, texts_there = on_main(main, partial(open_folder, out, held, settings))

@@ -18,6 +18,7 @@ from vae.interface import STATISTICS
 from vae.load import WEIGHTS as AUTOENCODER
 from vae.load import load_autoencoder
 from vae.model import Autoencoder
+from vae.training.files import read_json
 from vae.training.weights import TRANSFORMERS, read_header, save_weights
 
 

@@ -15,7 +15,7 @@ from dit.condition import Condition
 from dit.generate import Request, generate
 from dit.load import OURS, TRANSFORMER, Denoiser, find_weights, model_folder
 from dit.loss import Batch, check_first_loss, draw_sample, draw_validation, encode, flow_loss, make_batch
-from dit.text import EmbeddedText, encoder_folder, encoder_hash, text_made
+from dit.text import EmbeddedText, encoder_folder, encoder_hash, text_provenance
 from vae.cache.clips import find_cache, open_cached
 from vae.cache.index import Cache
 from vae.cache.shards import DTYPES
@@ -181,7 +181,7 @@ def embedded_text(cache: Cache, config: TransformerRun, print_once: Callable) ->
 
     Raises ValueError where another encoder or other settings made them.
     """
-    held, needed = cache.provenance["text"], text_made(config.text)
+    held, needed = cache.provenance["text"], text_provenance(config.text)
     if not held:
         print_once(
             f"note: {cache.folder} has no embeddings, the text encoder runs in every step; "

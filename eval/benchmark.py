@@ -272,7 +272,7 @@ def make_all(samples: list[Sample], maker: Maker, folder: Path, least: int, mode
     groups = [samples[k : k + maker.batch] for k in range(0, len(samples), maker.batch)]
     facts = [maker.records(group) for group in groups]
     there = [
-        [made_before(folder, *pair) for pair in zip(g, f, strict=True)]
+        [is_as_planned(folder, *pair) for pair in zip(g, f, strict=True)]
         for g, f in zip(groups, facts, strict=True)
     ]
     unmade = [k for k, is_there in enumerate(there) if not all(is_there)]
@@ -321,7 +321,7 @@ def changed(before: dict, record: dict, within: str = "") -> Iterator[tuple[str,
             yield within + name, was, now
 
 
-def made_before(folder: Path, sample: Sample, record: dict) -> bool:
+def is_as_planned(folder: Path, sample: Sample, record: dict) -> bool:
     """Whether a video is there; raises ValueError where it was made otherwise."""
     file = folder / f"{sample.name}.mp4"
     sidecar = file.with_suffix(".json")

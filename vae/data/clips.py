@@ -163,7 +163,7 @@ def clip_of(entry, start: float, config: DataConfig, compression: Compression) -
 
 
 def clip_indices(
-    frames: int, fps: float, config: DataConfig, start: float, times: Sequence[float] = (), step: int = 4
+    frames: int, fps: float, config: DataConfig, start: float, times: Sequence[float], step: int
 ) -> list[int]:
     """Indices of the longest valid clip (1 + `step` * k frames, at most `config.frames`) from a start.
 

@@ -50,10 +50,10 @@ class StopSignal:
 class Session:
     """What every trainer stands on: `with Session(config, kind, weights) as run`. It knows no network.
 
-    A trainer calls `open`, `restore`, `begin`, and loops over `steps`, in which it calls `end_step`, then `save`
-    and `log` where they are `due`. `config` has `out` (the folder), `train` (LoopConfig), `data.source`, and all that a run is made again
-    from. Steps count from 1; `run.step` is the last that ended, `run.stopping` says that a signal ended the
-    loop. What is marked "every process" waits for all of them.
+    A trainer calls `open`, `restore`, `begin`, and loops over `steps`; there it calls `end_step`, then `save`
+    and `log` where they are `due`. `config` has `out` (the folder), `train` (LoopConfig), `data.source`, and
+    all that a run is made again from. Steps count from 1; `run.step` is the last that ended, `run.stopping`
+    says that a signal ended the loop. What is marked "every process" waits for all of them.
     """
 
     def __init__(self, config, kind: str, weights: str):
