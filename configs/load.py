@@ -169,10 +169,15 @@ def load_run(kind: type[Settings], name: str) -> Settings:
     """The `config` of a Python file, given by its path or as a name in `configs/runs/`."""
     file = _run_file(name)
     if not file.is_file() or file.stem in NOT_RUNS:
-        raise ValueError(f"no config {name}{nearest(name, run_names(kind))}")
+        known = run_names(kind)
+        choices = f"; there are {', '.join(known)}"
+        raise ValueError(f"no config {name}{nearest(name, known) or choices}")
     config = read_config(file)
     if not isinstance(config, kind):
-        raise ValueError(f"{file} must set `config` to a {kind.__name__}, not {type(config).__name__}")
+        raise ValueError(
+            f"{file} must set `config` to {kind.__name__}, not {type(config).__name__}; "
+            f"there are {', '.join(run_names(kind))}"
+        )
     return _validated(kind, dataclasses.asdict(config), f"{file}: ")
 
 

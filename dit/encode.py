@@ -138,8 +138,9 @@ def check(settings: EncodeSettings) -> None:
         raise ValueError("give a manifest and a folder, `dit vae encode MANIFEST --out CACHE`")
     if settings.data.source not in (SHAPES, settings.manifest):
         raise ValueError("a cache is of the manifest that is given first: leave out --data.source")
-    if (Path(settings.out) / NAME).is_file():
-        raise ValueError(f"--out {settings.out} holds a manifest: give the cache a folder of its own")
+    for name, what in {NAME: "manifest", "run.json": "run"}.items():
+        if (Path(settings.out) / name).is_file():
+            raise ValueError(f"--out {settings.out} holds a {what}: give the cache a folder of its own")
     if settings.manifest != SHAPES and settings.data.clips_per_file < 1:
         raise ValueError("data.clips_per_file = 0: a cache needs at least 1")
 

@@ -18,11 +18,10 @@ from dit.model import TextMemory, Transformer
 from dit.pack import Layout
 from dit.text import encoder_hash, make_encoder
 from vae.compression import round_to
-from vae.diffusers_folder import naming
 from vae.load import BUILTIN, load_autoencoder, stored_hash
 from vae.model import Autoencoder
 from vae.training.checkpoints import checkpoints
-from vae.training.files import file_hash, read_json
+from vae.training.files import file_hash, naming, read_json
 from vae.training.weights import TRANSFORMERS, load_strictly, load_weights, read_header
 
 TRANSFORMER = "transformer.safetensors"
@@ -130,8 +129,8 @@ def find_weights(folder: Path) -> Path:
     for file in (*(step / AVERAGE for step in steps[-1:]), folder / AVERAGE):
         if file.is_file():
             return file
-    if not folder.exists():
-        raise ValueError(f"{folder}: no such model folder")
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such model folder; --model takes a folder, not a file in it")
     raise ValueError(
         f"{folder} holds no model: neither {TRANSFORMER}, nor a checkpoint, nor a diffusers pipeline"
     )
@@ -141,23 +140,27 @@ def load_our_model(folder: Path) -> Model:
     """A model that this project trained."""
     file = find_weights(folder)
     tensors, header = load_weights(file, *TRANSFORMERS)
-    settings = header.settings
-    denoiser = Denoiser(
-        from_json(TransformerConfig, settings["model"]), from_json(TextConfig, settings["text"])
-    )
+    with naming(file):
+        settings, data = header.settings, header.settings["data"]
+        config, text = (
+            from_json(TransformerConfig, settings["model"]),
+            from_json(TextConfig, settings["text"]),
+        )
+        sampler, flow = from_json(SamplerConfig, settings["sampler"]), from_json(FlowConfig, settings["flow"])
+        frames, size, fps = data["frames"], data["size"], data["fps"]
+    denoiser = Denoiser(config, text)
     denoiser.load_trained_state(tensors, file)
-    data, home = settings["data"], folder.parent if file == folder / AVERAGE else folder
+    home = folder.parent if file == folder / AVERAGE else folder
     autoencoder = load_autoencoder(home)
-    multiple = autoencoder.compression.token_side
-    side = round_to(data["size"], multiple)  # clips of files have that area, not that side
+    side = round_to(size, autoencoder.compression.token_side)  # clips of files have that area
     return Model(
         denoiser=denoiser,
         autoencoder=autoencoder,
-        sampler=from_json(SamplerConfig, settings["sampler"]),
-        flow=from_json(FlowConfig, settings["flow"]),
+        sampler=sampler,
+        flow=flow,
         weights="+".join([file_hash(file), stored_hash(home), *text_hash(denoiser)]),
-        size=(data["frames"], side, side),
-        fps=data["fps"],
+        size=(frames, side, side),
+        fps=fps,
         settings=settings,
         kind=header.kind,
         facts=header.facts,

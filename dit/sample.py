@@ -19,6 +19,7 @@ from dit.record import FORMATS, make_records, read_record, sidecar, write
 from vae.data.sheets import contact_sheet, evenly
 from vae.data.video import read_frames, resize_and_crop, to_video
 from vae.tiles import tile_for
+from vae.training.files import naming
 
 SHEET_FRAMES = 5
 WITH_AGAIN = {"again", "out", "model", "precision"}  # the settings that --again leaves open
@@ -39,6 +40,8 @@ def sample(settings: SampleSettings, before: dict | None = None) -> list[Path]:
         prompts += [line.strip() for line in lines if line.strip()]
     if not prompts:
         raise ValueError('no prompt: try `dit sample "a red circle moves left"`')
+    if settings.seed + settings.number > 2**63:
+        raise ValueError(f"seed = {settings.seed}: with {settings.number} videos it reaches 2^63")
     seeds = range(settings.seed, settings.seed + settings.number)
     pairs = [(prompt, seed) for prompt in prompts for seed in seeds]
     count = len(pairs)
@@ -149,7 +152,8 @@ def sample_again(settings: SampleSettings) -> list[Path]:
     missing = {"sample", "sampler", "model", "weights", "frames_sha256", "torch"} - set(record)
     if missing:
         raise ValueError(f"{video} carries no whole record of `dit sample`: {', '.join(sorted(missing))}")
-    origin = from_json(SampleSettings, record["sample"])
+    with naming(video):
+        origin = from_json(SampleSettings, record["sample"])
     name = f"{video.name}-again.png" if video.is_dir() else f"{video.stem}-again{video.suffix}"
     out = settings.out if settings.out != default.out else str(video.with_name(name))
     model = settings.model if settings.model != default.model else origin.model

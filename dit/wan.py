@@ -11,9 +11,9 @@ from configs.model import TransformerConfig
 from dit.model import Transformer
 from dit.text import write_encoder
 from vae.compression import PATCH
-from vae.diffusers_folder import naming, read_folder, write_folder, write_json, write_wan
+from vae.diffusers_folder import read_folder, write_folder, write_json, write_wan
 from vae.model import Autoencoder
-from vae.training.files import read_json
+from vae.training.files import naming, read_json
 from vae.training.weights import check_tensors
 
 TABLE = "scale_shift_table"  # has a dimension of one more there

@@ -50,7 +50,7 @@ def empty_config(tmp_path) -> str:
         (["train"], 1, "dit train: which config? dit train CONFIG"),
         (["train", "shapez"], 1, "dit train: no config shapez"),
         (["train", "nowhere/mine.py"], 1, "dit train: no config nowhere/mine.py"),
-        (["train", "shapes_autoencoder"], 1, "must set `config` to a TransformerRun, not AutoencoderRun"),
+        (["train", "shapes_autoencoder"], 1, "must set `config` to TransformerRun, not AutoencoderRun"),
         (["train", "CONFIG", "--train.stepz", "3"], 1, "setting --train.stepz; did you mean --train.steps?"),
         (["train", "CONFIG", "--train.steps", "many"], 1, "dit train: Error parsing --train.steps"),
         (["train", "CONFIG", "--train.batch", "0"], 1, "dit train: train.batch = 0: it must be at least 1"),

@@ -248,8 +248,8 @@ def test_a_file_of_one_s_own_is_a_config_and_flags_change_it(config_file):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("config = 3", "must set `config` to a TransformerRun, not int"),
-        ("", "must set `config` to a TransformerRun, not NoneType"),
+        ("config = 3", "must set `config` to TransformerRun, not int"),
+        ("", "must set `config` to TransformerRun, not NoneType"),
         ("from configs.train import AutoencoderRun\nconfig = AutoencoderRun()", "not AutoencoderRun"),
         ("config = (", "is not a config: SyntaxError"),
         ("import no_such_module", "is not a config: ModuleNotFoundError"),

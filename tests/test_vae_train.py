@@ -209,7 +209,7 @@ def test_a_run_goes_on_with_the_files_it_began_with_or_not_at_all(tmp_path):
     open_run(tmp_path, config, "two")
     (tmp_path / "step-00000001").mkdir()
     open_run(tmp_path, config, "two")
-    with pytest.raises(ValueError, match="on other files than the manifest of shapes now has: bring back"):
+    with pytest.raises(ValueError, match="on other data than shapes now has: bring back"):
         open_run(tmp_path, config, "one")
     (tmp_path / "run.json").write_text(json.dumps(to_json(config)))
     with pytest.raises(ValueError, match="is of an earlier version of this project: give another --out"):

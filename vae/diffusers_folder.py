@@ -1,11 +1,8 @@
 """diffusers' model folders: `config.json` beside safetensors; and Wan 2.1's autoencoder in one, both ways."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -13,7 +10,7 @@ from configs.load import from_json
 from configs.model import AutoencoderConfig
 from vae.interface import STATISTICS, Statistics
 from vae.model import Autoencoder
-from vae.training.files import read_json
+from vae.training.files import naming, read_json
 from vae.training.weights import load_strictly
 
 
@@ -28,17 +25,6 @@ def read_folder(folder: Path) -> tuple[dict, dict[str, Tensor]]:
         with naming(file):
             tensors |= load_file(file)
     return read_json(settings), tensors
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Turns what a damaged file or folder raises into a ValueError that names it."""
-    try:
-        yield
-    except KeyError as error:
-        raise ValueError(f"{path}: {error} is missing") from None
-    except (ValueError, TypeError, SafetensorError) as error:
-        raise ValueError(f"{path}: {error}") from None
 
 
 def write_folder(folder: Path, settings: dict, tensors: dict[str, Tensor]) -> None:

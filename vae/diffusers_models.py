@@ -12,9 +12,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vae.compression import Compression
-from vae.diffusers_folder import naming, read_folder
+from vae.diffusers_folder import read_folder
 from vae.interface import Statistics, VideoAutoencoder
 from vae.statistics import checked
+from vae.training.files import naming
 from vae.training.weights import load_strictly
 
 FRAME_PIXELS = 1 << 20  # of frames that an autoencoder of single frames looks at together

@@ -17,7 +17,7 @@ from vae.interface import VideoAutoencoder
 from vae.model import Autoencoder
 from vae.statistics import FILE as MEASURED
 from vae.statistics import read_statistics, weights_files
-from vae.training.files import file_hash, read_json
+from vae.training.files import file_hash, naming, read_json
 from vae.training.weights import AUTOENCODERS, Header, load_strictly, load_weights, save_weights, tensors_hash
 
 BUILTIN = Path(__file__).parent.parent / "dit" / "builtin"
@@ -112,7 +112,8 @@ def load_ours(path: Path) -> Autoencoder:
     Raises ValueError for other weights, and for a checkpoint's, whose latents have no statistics yet.
     """
     tensors, header = load_weights(path, *AUTOENCODERS)
-    autoencoder = Autoencoder(from_json(AutoencoderConfig, header.settings["model"]))
+    with naming(path):
+        autoencoder = Autoencoder(from_json(AutoencoderConfig, header.settings["model"]))
     load_strictly(autoencoder, tensors, path)
     check_measured(autoencoder, path, header)
     return autoencoder

@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vae.diffusers_folder import naming
 from vae.interface import Statistics, VideoAutoencoder
-from vae.training.files import file_hash, read_json, write_text
+from vae.training.files import file_hash, naming, read_json, write_text
 
 FILE = "latent_statistics.json"
 VERSION = 1  # of that file

@@ -66,11 +66,11 @@ def train(config: AutoencoderRun) -> Path:
         if not run.started:
             start_from(model, config)
         perceptual, run.facts["perceptual_network"], note = load_perceptual(config.perceptual)
-        check_same_network(run)
 
         # From here on the folder is this run's, its settings are written; a finished one has nothing to do.
         if not run.open(files_hash(data, held_out)):
             return run.weights
+        check_same_network(run)
         model.to(run.device)
         model.encoder.requires_grad_(config.train_encoder)
         model.quant_conv.requires_grad_(config.train_encoder)

@@ -41,7 +41,7 @@ def save_checkpoint(
 
 def checkpoints(folder: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first; a user's copies under other names are none."""
-    return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8}", path.name))
+    return sorted(path for path in folder.glob("step-*/") if re.fullmatch(r"step-\d{8}", path.name))
 
 
 def load_checkpoint(folder: Path, kind: str) -> tuple[dict, dict[str, dict[str, Tensor]]] | None:

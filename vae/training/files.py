@@ -3,8 +3,11 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -37,6 +40,17 @@ def read_json(file: Path) -> dict:
     if not isinstance(values, dict):
         raise ValueError(f"{file} holds {values!r}, which is no set of settings")
     return values
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turns what a damaged file or folder raises into a ValueError that names it."""
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"{path}: {error} is missing") from None
+    except (ValueError, TypeError, SafetensorError) as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def check_writable(file: Path) -> None:

@@ -69,8 +69,8 @@ def open_run(folder: Path, kind: str, config, data: str) -> None:
                 )
         if saved["facts"]["data"] != data:
             raise ValueError(
-                f"{folder} holds a run on other files than the manifest of {config.data.source} now has: "
-                f"bring back the manifest it began with, or give another folder with --out"
+                f"{folder} holds a run on other data than {config.data.source} now has: "
+                f"bring back what it began with, or give another folder with --out"
             )
     record = {"kind": kind, "settings": to_json(config), "facts": {"data": data}}
     write_text(file, json.dumps(record, indent=2) + "\n")

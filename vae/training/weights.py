@@ -76,7 +76,14 @@ def read_header(path: Path, *kinds: str) -> Header:
         raise ValueError(
             f"{path} is of kind {kind}, where {kinds[0]} is needed: `{KINDS[kinds[0]]}` makes one"
         )
-    return Header(header["kind"], json.loads(header["settings"]), json.loads(header["facts"]))
+    try:
+        settings, facts = json.loads(header["settings"]), json.loads(header["facts"])
+        whole = isinstance(settings, dict) and isinstance(facts.get("step", 0), int)
+    except (ValueError, AttributeError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{path} has damaged settings or facts in its header: make it again")
+    return Header(header["kind"], settings, facts)
 
 
 def load_strictly(
