@@ -1,4 +1,4 @@
-"""Text encoders: a tiny byte-level T5 of our own, and the door to transformers' T5 and UMT5.
+"""A tiny byte-level T5 of our own, which needs no vocabulary file.
 
 The byte-level encoder has ByT5's token ids (Xue et al. 2022: byte + 3, end 1, padding 0), so it needs no
 vocabulary file, and the weights of `T5EncoderModel` (gated-gelu, T5 1.1) under the same names.

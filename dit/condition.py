@@ -1,9 +1,9 @@
 """What a sample is made from, in one object: its null, its draw in training, and what a record keeps of it.
 
 To add a condition: a field here, with its null in `NULL` and its draw in `draw_condition` (a record keeps
-every field of itself); what the network reads of it in `Denoiser.embed`; and where it comes from: in training
-a field of `Clip` (vae/data/clips.py), while sampling a setting of `SampleSettings` that dit/sample.py hands
-over.
+texts and numbers by itself; tensors take a line in dit/record.py); what the network reads of it in
+`Denoiser.embed`; and where it comes from: in training a field of `Clip` (vae/data/clips.py), while sampling a
+setting of `SampleSettings` that dit/sample.py hands over.
 """
 
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""`dit doctor`: what is installed, what works on this machine when tried, and what is missing for what."""
+"""`dit doctor`: what is installed, what works on this machine when tried, and what is missing."""
 
 import importlib.metadata
 import importlib.util
@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-BUILTIN = Path(__file__).parent / "builtin"
 PROJECT = "dit-lab"
 
 
@@ -144,6 +143,8 @@ def features(
     if package_rows[0][0] == "-":
         verbs = "pip install -e . in the repository: this project is not installed"
     rows = [("all verbs", verbs)]
+    from vae.load import BUILTIN
+
     if not any(BUILTIN.glob("transformer*.safetensors")):
         rows.append(("built-in model", f"missing: {BUILTIN.name}/ has no weights in this installation"))
     rows.append(("video files", video.split(":")[0] if video.startswith("works") else video))

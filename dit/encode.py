@@ -15,8 +15,8 @@ from tqdm import tqdm
 from configs.data import DataConfig
 from configs.load import Positional, parse
 from configs.model import TextConfig
-from configs.ranges import Count, NonNegative, Seed
-from dit.text import load_pretrained, text_made
+from configs.ranges import Count, Positive, Seed
+from dit.text import load_pretrained, text_provenance
 from vae.cache.clips import SAMPLING
 from vae.cache.encoding import (
     ClipToEncode,
@@ -59,8 +59,8 @@ class EncodeSettings:
     """Seed of the drawn world's scenes."""
     shard_clips: Count = 512
     """Maximum clips of a shard, which is what a kill may lose."""
-    encode_memory: NonNegative = 0.0
-    """GiB that encoding may take beside a clip: larger frames are encoded in tiles; 0 sets no limit."""
+    encode_memory: Positive | None = None
+    """GiB that encoding may take beside a clip: larger frames are encoded in tiles; none: no limit."""
     prune: bool = False
     """Remove shards of which nothing is used any more."""
 
@@ -88,7 +88,7 @@ def encode(settings: EncodeSettings) -> Path:
         "autoencoder": hashed,
         "name": settings.autoencoder,
         "dtype": dtype,
-        "text": text_made(settings.text),
+        "text": text_provenance(settings.text),
     }
     with ExitStack() as held:
         clips_there, texts_there = on_main(main, partial(open_folder, out, held, settings))
@@ -107,7 +107,7 @@ def encode(settings: EncodeSettings) -> Path:
             dtype=dtype,
             workers=config.workers,
             quiet=not main,
-            budget=int(settings.encode_memory * 2**30),
+            budget=int((settings.encode_memory or 0) * 2**30),
         )
         there, failed = clips_there, None
         while failed != {}:  # of files of the same bytes one is tried, and the next where that cannot be read
@@ -149,14 +149,14 @@ def open_folder(out: Path, held: ExitStack, settings: EncodeSettings) -> tuple[s
     held.enter_context(locked(out))
     for left in half_written(out):
         left.unlink()
-    found = []
+    keys = []
     for kind in (LATENTS, TEXTS):
         rows, damaged = find_rows(out, kind)
         for file in damaged:
             print(f"{file} is damaged: its rows are made again", file=sys.stderr)
             file.unlink()
-        found.append(set(rows))
-    return tuple(found)
+        keys.append(set(rows))
+    return tuple(keys)
 
 
 def note_replaced(out: Path, provenance: dict) -> None:

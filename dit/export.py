@@ -18,6 +18,7 @@ from vae.interface import STATISTICS
 from vae.load import WEIGHTS as AUTOENCODER
 from vae.load import load_autoencoder
 from vae.model import Autoencoder
+from vae.training.files import read_json
 from vae.training.weights import TRANSFORMERS, read_header, save_weights
 
 
@@ -62,6 +63,8 @@ def is_autoencoder(path: Path) -> bool:
     """Whether a model is an autoencoder alone: its weights file, or a folder of one and no transformer."""
     if not (path / AUTOENCODER).is_file():
         return path.is_file()
+    if (path / "run.json").is_file():
+        return read_json(path / "run.json").get("kind") == "autoencoder"
     files = [path / TRANSFORMER, *path.glob(f"step-*/{AVERAGE}")]
     return not any(read_header(file).kind in TRANSFORMERS for file in files if file.is_file())
 

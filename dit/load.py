@@ -1,5 +1,6 @@
 """A model folder: transformer, text encoder and autoencoder, loaded together from ours or diffusers'."""
 
+import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TypeVar
@@ -108,11 +109,13 @@ def load_resolved(settings: Settings) -> tuple[Model, Settings]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = settings.precision or ("bf16" if device.type == "cuda" else "fp32")
     model = load_model(settings.model, device, {"bf16": torch.bfloat16, "fp32": torch.float32}[precision])
+    if model.kind == "transformer checkpoint":
+        print(f"{settings.model} at step {model.facts['step']}", file=sys.stderr)
     sampler, (frames, height, width) = model.sampler, model.size
     own = {"steps": sampler.steps, "guidance": sampler.guidance, "solver": sampler.solver}
     own |= {"precision": precision, "frames": frames, "height": height, "width": width, "fps": model.fps}
-    asked = {field.name: getattr(settings, field.name) for field in fields(settings)}
-    return model, replace(settings, **{name: own[name] for name in own if asked.get(name, own) is None})
+    left_open = [field.name for field in fields(settings) if getattr(settings, field.name) is None]
+    return model, replace(settings, **{name: own[name] for name in left_open if name in own})
 
 
 def find_weights(folder: Path) -> Path:

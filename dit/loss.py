@@ -1,4 +1,4 @@
-"""From clips to the loss: latents, each sample's noise, time and task, and the velocity's squared error.
+"""From clips to the loss: latents, each sample's noise, time and condition, and the velocity's squared error.
 
 Rectified flow (Liu et al. 2022; Lipman et al. 2022): x_t = (1 - t) x + t noise, and the network learns
 v = noise - x. Everything random is a function of (seed, draw), on however many processes.

@@ -222,7 +222,7 @@ class Transformer(nn.Module):
         return TextMemory(keys_values, Lengths(tuple(lengths), text_SD.device))
 
     def cast(self, dtype: torch.dtype) -> "Transformer":
-        """Brings the weights to a number format, those of norms and times to fp32, as diffusers' Wan."""
+        """Brings the weights to a dtype, those of norms and times to fp32, as diffusers' Wan."""
         for name, parameter in self.named_parameters():
             full = any(part in name for part in FULL_PRECISION)
             parameter.data = parameter.data.to(torch.float32 if full else dtype)

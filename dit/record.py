@@ -34,6 +34,8 @@ def make_records(model: Model, settings: SampleSettings, requests: list[Request]
     for place, (prompt, seed) in enumerate(pack):
         one = replace(settings, prompts=(prompt,), prompts_file="", again="", number=1, seed=seed)
         condition = vars(requests[place].condition)
+        unknown = condition.keys() - {"given_CTHW", "image_THWC"}
+        assert all(isinstance(condition[name], str | int | float) for name in unknown), "write it below"
         record = {
             name: value for name, value in condition.items() if isinstance(value, str | int | float)
         } | {

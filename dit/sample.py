@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import re
-import sys
 import tempfile
 from dataclasses import fields, replace
 from pathlib import Path
@@ -52,8 +51,6 @@ def sample(settings: SampleSettings, before: dict | None = None) -> list[Path]:
     # Who samples it; what the settings leave open is the model's own.
     model, settings = load_resolved(settings)
     autoencoder = model.autoencoder
-    if model.kind == "transformer checkpoint":
-        print(f"dit sample: {settings.model} at step {model.facts['step']}", file=sys.stderr)
     if before:
         check_same_model(settings, before, model)
 

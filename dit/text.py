@@ -104,7 +104,7 @@ def encoder_hash(config: TextConfig) -> str:
     return digest.hexdigest()
 
 
-def text_made(config: TextConfig) -> dict | None:
+def text_provenance(config: TextConfig) -> dict | None:
     """What embeddings of a frozen encoder depend on; None for the byte-level one, which is trained."""
     if not config.folder:
         return None

@@ -15,7 +15,7 @@ from dit.condition import Condition
 from dit.generate import Request, generate
 from dit.load import OURS, TRANSFORMER, Denoiser, find_weights, model_folder
 from dit.loss import Batch, check_first_loss, draw_sample, draw_validation, encode, flow_loss, make_batch
-from dit.text import EmbeddedText, encoder_folder, encoder_hash, text_made
+from dit.text import EmbeddedText, encoder_folder, encoder_hash, text_provenance
 from vae.cache.clips import find_cache, open_cached
 from vae.cache.index import Cache
 from vae.cache.shards import DTYPES
@@ -45,7 +45,7 @@ def train(config: TransformerRun) -> Path:
         autoencoder = load_autoencoder(run.folder if run.started else config.autoencoder)
         check_fit(config, autoencoder)
         if config.init and not run.started and (note := check_text(config.text, model_folder(config.init))):
-            run.say(note)
+            run.print_once(note)
 
         # Clips of files or of the drawn world, or latents of a cache; some are held out.
         sampled = config.posterior == "sample"
@@ -56,7 +56,7 @@ def train(config: TransformerRun) -> Path:
 
         # The network, from random weights or those of `init`. A cache has its captions' embeddings.
         torch.manual_seed(seed)
-        embeddings = embedded_text(cache, config, run.say) if cache and config.text.folder else None
+        embeddings = embedded_text(cache, config, run.print_once) if cache and config.text.folder else None
         model = Denoiser(config.model, config.text, embeddings)
         if config.init and not run.started:
             start_from(model, model_folder(config.init))
@@ -90,7 +90,7 @@ def train(config: TransformerRun) -> Path:
             show_samples(average, autoencoder, config, held_out, run, step)
             row = validate(average, validation, run)
             run.log({"step": step} | row, PANELS)
-            run.say(f"step {step}: validation loss {row['validation']:.4f}")
+            run.print_once(f"step {step}: validation loss {row['validation']:.4f}")
 
         if run.due("show", run.step) and not run.has_shown("validation"):
             show(run.step)
@@ -118,7 +118,7 @@ def train(config: TransformerRun) -> Path:
             # What is said, saved and shown; every process calls these, as each has its share in them.
             mean_loss = run.accelerator.reduce(loss.detach(), "mean")
             if step == 1 and not config.init:
-                run.say(check_first_loss(mean_loss.item(), latents))
+                run.print_once(check_first_loss(mean_loss.item(), latents))
             tokens = len(batch.tokens) * run.ranks
             run.end_step(step, mean_loss, ("tokens", tokens), gradient_norm=norm)
             if run.due("save", step):
@@ -130,7 +130,7 @@ def train(config: TransformerRun) -> Path:
         if run.main and not run.stopping:
             facts = run.facts | {"step": run.step}
             save_weights(run.weights, average.trained_state(), "transformer", run.settings, facts)
-            run.say(f"model: {run.folder} (dit sample PROMPT --model {run.folder})")
+            run.print_once(f"model: {run.folder} (dit sample PROMPT --model {run.folder})")
     return run.weights
 
 
@@ -176,19 +176,19 @@ def check_text(config: TextConfig, folder: Path) -> str:
     return ""
 
 
-def embedded_text(cache: Cache, config: TransformerRun, say: Callable) -> EmbeddedText | None:
+def embedded_text(cache: Cache, config: TransformerRun, print_once: Callable) -> EmbeddedText | None:
     """A cache's embeddings in place of the frozen text encoder; None where it has none, and so says.
 
     Raises ValueError where another encoder or other settings made them.
     """
-    held, wanted = cache.provenance["text"], text_made(config.text)
+    held, needed = cache.provenance["text"], text_provenance(config.text)
     if not held:
-        say(
+        print_once(
             f"note: {cache.folder} has no embeddings, the text encoder runs in every step; "
             f"`dit vae encode … --text.folder {config.text.folder}` adds them"
         )
         return None
-    for name, value in wanted.items():
+    for name, value in needed.items():
         if value != held[name]:
             what = f"text.{name} = {held[name]}, not {value}" if name != "encoder" else "another text encoder"
             raise ValueError(

@@ -103,12 +103,12 @@ def transformer_settings(config: TransformerConfig) -> dict:
 
 def transformer_config(settings: dict) -> TransformerConfig:
     """Our settings from a `config.json`; raises ValueError naming what this architecture does not have."""
-    wanted = {"patch_size": list(PATCH), "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads"}
-    wanted |= {"image_dim": None, "added_kv_proj_dim": None}
-    for key, value in wanted.items():
-        found = settings.get(key, value)
-        if (list(found) if isinstance(found, tuple) else found) != value:
-            raise ValueError(f"a Wan transformer with {key} = {found!r} is not supported, only {value!r}")
+    supported = {"patch_size": list(PATCH), "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads"}
+    supported |= {"image_dim": None, "added_kv_proj_dim": None}
+    for key, value in supported.items():
+        theirs = settings.get(key, value)
+        if (list(theirs) if isinstance(theirs, tuple) else theirs) != value:
+            raise ValueError(f"a Wan transformer with {key} = {theirs!r} is not supported, only {value!r}")
     if settings.get("out_channels") not in (None, settings["in_channels"]):
         raise ValueError("a transformer whose output has other channels than its input is not supported")
     return TransformerConfig(

@@ -170,9 +170,9 @@ def plan(settings: RunEvalSettings, protocols: dict[str, Protocol]) -> list[Samp
                 f"--count {count}: {protocol.name} takes {protocol.fake} videos for its {metric}; with "
                 "--allow-small the score is stamped"
             )
-        if count < protocol.least:
+        if count < (least := max(2, protocol.least)):
             raise ValueError(
-                f"--count {count}: {protocol.name} needs at least {protocol.least} videos for its {metric}; "
+                f"--count {count}: {protocol.name} needs at least {least} videos for its {metric}; "
                 "--metrics leaves it out"
             )
     if settings.job.startswith("ucf101"):
@@ -272,10 +272,10 @@ def make_all(samples: list[Sample], maker: Maker, folder: Path, least: int, mode
     groups = [samples[k : k + maker.batch] for k in range(0, len(samples), maker.batch)]
     facts = [maker.records(group) for group in groups]
     there = [
-        [made_before(folder, *pair) for pair in zip(g, f, strict=True)]
+        [is_as_planned(folder, *pair) for pair in zip(g, f, strict=True)]
         for g, f in zip(groups, facts, strict=True)
     ]
-    unmade = [k for k, found in enumerate(there) if not all(found)]
+    unmade = [k for k, is_there in enumerate(there) if not all(is_there)]
     have = sum(map(sum, there))
     if rank == 0:
         kinds = {sample.name.split("/")[0] for sample in samples if "/" in sample.name}
@@ -284,15 +284,15 @@ def make_all(samples: list[Sample], maker: Maker, folder: Path, least: int, mode
     if dist.is_initialized():
         dist.barrier()  # all have looked before one writes
     mine = unmade[rank::ranks]
-    missing = sum(not found for k in mine for found in there[k])
+    missing = sum(not is_there for k in mine for is_there in there[k])
     with tqdm(
         total=missing, desc="sampling", unit="video", disable=rank > 0 or not missing, smoothing=0.05
     ) as bar:
         for k in mine:
-            for sample, record, found, video in zip(
+            for sample, record, is_there, video in zip(
                 groups[k], facts[k], there[k], maker.videos(groups[k]), strict=True
             ):
-                if found:
+                if is_there:
                     continue
                 check_video(sample, video, least, model)
                 write(folder / f"{sample.name}.mp4", [video], record, maker.fps)
@@ -321,7 +321,7 @@ def changed(before: dict, record: dict, within: str = "") -> Iterator[tuple[str,
             yield within + name, was, now
 
 
-def made_before(folder: Path, sample: Sample, record: dict) -> bool:
+def is_as_planned(folder: Path, sample: Sample, record: dict) -> bool:
     """Whether a video is there; raises ValueError where it was made otherwise."""
     file = folder / f"{sample.name}.mp4"
     sidecar = file.with_suffix(".json")

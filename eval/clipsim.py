@@ -68,7 +68,9 @@ def clipsim(settings: ClipsimSettings) -> dict:
         "real": {},
         "fake": {"where": Path(settings.videos).name, "videos": len(sources)}
         | scoring.clip_facts(scored_clips, side_hash(scored_clips), rgb, passed),
-        "interval": scoring.interval(lambda drawn_N: drawn_N.mean().item(), (values,), settings.resamples),
+        "interval": scoring.interval(
+            lambda drawn_N: drawn_N.mean().item(), (values,), settings.resamples, protocol.seed
+        ),
         "each": [
             {"video": clip.source.name, "prompt": prompt, "value": value} for clip, prompt, value, _ in kept
         ],

@@ -105,7 +105,7 @@ def interval(
     statistic: Callable[..., float],
     sides: tuple[Tensor, ...],
     resamples: int,
-    seed: int = 0,
+    seed: int,
     around: float | None = None,
     least: float = -torch.inf,
 ) -> dict | None:

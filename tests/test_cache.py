@@ -18,7 +18,7 @@ from configs.model import TextConfig
 from dit.cli import run
 from dit.encode import EncodeSettings, encode
 from dit.loss import encode as encode_clips
-from dit.text import text_made
+from dit.text import text_provenance
 from tests.test_others import CASES, saved
 from tests.test_text import tiny_umt5
 from tests.tiny import MODEL, fresh_accelerator, launch, rows, transformer_run  # noqa: F401
@@ -131,9 +131,9 @@ def encoded(monkeypatch) -> list[str]:
 def test_places_are_even_and_without_them_a_clip_starts_anywhere():
     assert starts(1) == [0.5] and starts(3) == [0.0, 0.5, 1.0]
     config = DataConfig(frames=5, fps=8.0)
-    found = [clip_indices(21, 8.0, config, start)[0] for start in starts(5)]
+    found = [clip_indices(21, 8.0, config, start, (), 4)[0] for start in starts(5)]
     assert found == [0, 4, 8, 12, 16]
-    assert clip_indices(3, 8.0, config, 1.0) == [2], "a file that is too short for 5 frames has one"
+    assert clip_indices(3, 8.0, config, 1.0, (), 4) == [2], "a file that is too short for 5 frames has one"
 
 
 @torch.no_grad()
@@ -250,7 +250,7 @@ def test_settings_that_are_no_weight_change_keys(tmp_path, text_folder):
     assert not torch.allclose(one.encode(frames), two.encode(frames), atol=1e-3)
     assert autoencoder_hash(one) != autoencoder_hash(two)
     made = [
-        text_made(TextConfig(folder=str(folder))) | {"dtype": "fp32"}
+        text_provenance(TextConfig(folder=str(folder))) | {"dtype": "fp32"}
         for folder in (text_folder, tmp_path / "text")
     ]
     assert encoding.text_key("a", made[0]) != encoding.text_key("a", made[1])

@@ -234,7 +234,7 @@ def test_held_out_files_that_go_bad_do_not_stop_training(folder, capsys):
 )
 def test_a_clip_runs_at_its_file_s_own_speed(frames, fps, wanted, times):
     config = DataConfig(frames=17, fps=wanted)
-    indices = clip_indices(frames, fps, config, 0.4)
+    indices = clip_indices(frames, fps, config, 0.4, (), 4)
     assert len(indices) == len(times)
     for index, time in zip(indices, times, strict=True):
         assert abs((index - indices[0]) / fps - time) <= 1 / fps
@@ -271,7 +271,7 @@ def test_a_clip_of_a_file_of_variable_rate_plays_at_true_speed(tmp_path, suffix,
         assert len(shown) == min(17, 1 + 4 * int(UNEVEN[-1] * fps / 4)) and plays_true(shown, UNEVEN, fps)
         starts.add(shown[0])
     assert len(starts) > 2
-    by_rate = clip_indices(entry.frames, entry.fps, config, 0.4)
+    by_rate = clip_indices(entry.frames, entry.fps, config, 0.4, (), 4)
     assert not plays_true(by_rate, UNEVEN, fps), "what a constant rate would show"
 
 

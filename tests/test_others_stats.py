@@ -20,7 +20,7 @@ from tests.test_others import CASES, EVERY, FOUR, FRAMES, Case, assert_close, sa
 from tests.tiny import MODEL, fresh_accelerator, launch, state, transformer_run  # noqa: F401
 from vae.data.clips import DrawnWorld
 from vae.diffusers_folder import write_wan
-from vae.load import load_autoencoder, say_unmeasured, stored_hash
+from vae.load import load_autoencoder, note_unmeasured, stored_hash
 from vae.model import Autoencoder
 from vae.statistics import FILE
 from vae.stats import StatsSettings, stats
@@ -77,7 +77,7 @@ def test_the_measure_is_that_of_all_latents_drawn(tmp_path: Path):
 
 
 def test_measured_statistics_hold_where_none_ship_by_channel_or_when_asked_for(tmp_path: Path, capsys):
-    say_unmeasured.cache_clear()
+    note_unmeasured.cache_clear()
     plain, by_channel = CASES["KL"], CASES["KL by channel"]
     saved(tmp_path / "plain", plain)
     saved(tmp_path / "own", by_channel)

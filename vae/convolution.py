@@ -47,7 +47,7 @@ def conv3d(x: Tensor, weight: Tensor, bias: Tensor, stride: tuple, padding: tupl
 
 @lru_cache
 def onednn_takes(dtype: torch.dtype) -> bool:
-    """Whether oneDNN convolves in this number format on this processor."""
+    """Whether oneDNN convolves in this dtype on this processor."""
     if not torch.backends.mkldnn.is_available():
         return False
     return dtype == torch.float32 or (

@@ -74,8 +74,8 @@ class DiffusersAutoencoder(VideoAutoencoder):
     def __init__(self, model: nn.Module, statistics: Statistics, by_channel: bool):
         super().__init__(channels_of(model))
         self.model = model
-        told = {name: value for name, value in model.config.items() if not name.startswith("_")}
-        self.settings = {"class": type(model).__name__} | told
+        public = {name: value for name, value in model.config.items() if not name.startswith("_")}
+        self.settings = {"class": type(model).__name__} | public
         self.compression = CLASSES[type(model).__name__](model)
         self.frame_wise = self.compression.temporal == 1
         self.ships_statistics = by_channel
@@ -97,8 +97,8 @@ class DiffusersAutoencoder(VideoAutoencoder):
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What the model's own `encode` gives, a video or frames: mean and log-variance, not normalised."""
-        found = self.model.encode(x, return_dict=False)[0]
-        return (found.mean, found.logvar) if self.drawn else (found, torch.full_like(found, CERTAIN))
+        encoded = self.model.encode(x, return_dict=False)[0]
+        return (encoded.mean, encoded.logvar) if self.drawn else (encoded, torch.full_like(encoded, CERTAIN))
 
     def decode(self, latents_BCTHW: Tensor) -> Tensor:
         """Video in [-1, 1], B C T H W, fp32, of normalised latents; raises ValueError where there is none."""

@@ -92,12 +92,12 @@ def load_folder(folder: Path, as_shipped: bool = False) -> VideoAutoencoder:
     if (measured := read_statistics(folder, model.channels)) is not None:
         model.set_statistics(measured)
     elif not model.ships_statistics:
-        say_unmeasured(folder)
+        note_unmeasured(folder)
     return model
 
 
 @lru_cache
-def say_unmeasured(folder: Path) -> None:
+def note_unmeasured(folder: Path) -> None:
     """Says once that latents are scaled by one factor for all channels, and what would measure them."""
     print(
         f"note: {folder} ships no statistics by channel, so its latents are scaled by its one factor; "

@@ -383,8 +383,8 @@ class Autoencoder(VideoAutoencoder):
             self.compression.check(1, *video.shape[3:])
             time = self.compression.temporal
             if video.shape[2] % time != (1 if index == 0 else 0):
-                wanted = f"1 + {time}k" if index == 0 else f"{time}k"
-                raise ValueError(f"chunk {index} has {video.shape[2]} frames; it must have {wanted}")
+                rule = f"1 + {time}k" if index == 0 else f"{time}k"
+                raise ValueError(f"chunk {index} has {video.shape[2]} frames; it must have {rule}")
             yield self.normalise(self.encode_moments(video.to(dtype), state)[0].float())
 
     def decode_stream(self, chunks_BCTHW: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -38,14 +38,14 @@ class EncoderDistance(nn.Module):
 
     def features(self, video_BCTHW: Tensor) -> list[Tensor]:
         """What goes into every down-sampler, and what comes out of the last layer."""
-        encoder, found = self.autoencoder.encoder, []
+        encoder, features = self.autoencoder.encoder, []
         frames = rearrange(video_BCTHW, "b c t h w -> (b t) c 1 h w")
         x = encoder.conv_in(frames.contiguous(memory_format=torch.channels_last_3d))
         for layer in encoder.layers():
             if isinstance(layer, Downsample):
-                found.append(x)
+                features.append(x)
             x = layer(x)
-        return [F.normalize(x.float(), dim=1) for x in (*found, x)]
+        return [F.normalize(x.float(), dim=1) for x in (*features, x)]
 
     def forward(self, one_BCTHW: Tensor, other_BCTHW: Tensor) -> Tensor:
         pairs = zip(self.features(one_BCTHW), self.features(other_BCTHW), strict=True)

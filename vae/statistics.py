@@ -27,12 +27,17 @@ def posterior_sums(mean: Tensor, log_variance: Tensor) -> Tensor:
     return torch.stack([part.sum(dim=(0, 2, 3, 4)) for part in parts])
 
 
+def raw_sums(autoencoder: VideoAutoencoder, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """`posterior_sums` of the raw latents whose normalised posterior is given."""
+    shift, scale = autoencoder.latent_mean.double(), autoencoder.latent_std.double()
+    return posterior_sums(mean.double() * scale + shift, log_variance.double() + 2 * scale.log())
+
+
 @torch.no_grad()
 def latent_sums(autoencoder: VideoAutoencoder, video_CTHW: Tensor) -> Tensor:
     """`posterior_sums` of a clip's raw latents, on the CPU."""
-    mean, log_variance = autoencoder.posterior(video_CTHW[None].to(autoencoder.latent_mean.device))
-    shift, scale = autoencoder.latent_mean.double(), autoencoder.latent_std.double()
-    return posterior_sums(mean.double() * scale + shift, log_variance.double() + 2 * scale.log()).cpu()
+    posterior = autoencoder.posterior(video_CTHW[None].to(autoencoder.latent_mean.device))
+    return raw_sums(autoencoder, *posterior).cpu()
 
 
 def statistics_of(sums: list[Tensor]) -> Statistics:
@@ -86,7 +91,7 @@ def listed(values) -> list[float]:
 
 def checked(statistics: Statistics) -> Statistics:
     """The same statistics; raises ValueError where they cannot scale latents."""
-    for channel, (mean, std) in enumerate(zip(statistics.mean, statistics.std, strict=False)):
+    for channel, (mean, std) in enumerate(zip(statistics.mean, statistics.std, strict=True)):
         if not (abs(mean) < math.inf and FLAT * max(1.0, abs(mean)) < std < math.inf):
             raise ValueError(
                 f"latent channel {channel} has the mean {mean:g} and the std {std:g}: not usable"

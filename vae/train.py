@@ -23,7 +23,7 @@ from vae.model import Autoencoder, compression_of
 from vae.perceptual import load_perceptual
 from vae.quality.lpips import SMALLEST, Lpips, load_lpips, lpips_of
 from vae.quality.psnr_ssim import psnr, ssim
-from vae.statistics import Statistics, checked, latent_sums, posterior_sums, statistics_of
+from vae.statistics import Statistics, checked, latent_sums, raw_sums, statistics_of
 from vae.training.checkpoints import checkpoints
 from vae.training.collapse import collapse
 from vae.training.optimizer import (
@@ -95,12 +95,12 @@ def train(config: AutoencoderRun) -> Path:
         run.restore(**{name: part.load_state_dict for name, part in states.items()}, **optimizers)
         run.begin(model, data, held_out)
         if note:
-            run.say(note)
+            run.print_once(note)
 
         def show(step: int) -> None:
             row = evaluate(average, lpips, held_out, run, step)
             run.log({"step": step} | row, PANELS)
-            run.say(f"step {step}: {held_out_line(row)}")
+            run.print_once(f"step {step}: {held_out_line(row)}")
             warn_of_collapse(run)
 
         if run.due("show", run.step) and not run.has_shown("psnr"):
@@ -146,12 +146,12 @@ def train(config: AutoencoderRun) -> Path:
             update_average(average, model, step, config.optimizer.ema_decay)
 
             # What is said, saved and shown; every process calls these, as each has its share in them.
-            said = terms | norms
+            reported = terms | norms
             if discriminator_active:
-                said["adaptive_weight"] = discriminator.adaptive_weight
+                reported["adaptive_weight"] = discriminator.adaptive_weight
             if config.learned_variance:
-                said["log_scale"] = likelihood.log_scale.detach()
-            if run.end_step(step, said.pop("loss"), ("clips", loop.batch), **said):
+                reported["log_scale"] = likelihood.log_scale.detach()
+            if run.end_step(step, reported.pop("loss"), ("clips", loop.batch), **reported):
                 warn_of_collapse(run)
             if run.due("save", step):
                 run.save(step, **{name: part.state_dict() for name, part in states.items()}, **optimizers)
@@ -160,7 +160,7 @@ def train(config: AutoencoderRun) -> Path:
 
         if run.main and not run.stopping:
             finish(average, config, run, data)
-            run.say(f"weights: {run.weights}")
+            run.print_once(f"weights: {run.weights}")
     return run.weights
 
 
@@ -229,13 +229,13 @@ def crop(video_CTHW: Tensor, config: AutoencoderRun, draw: int) -> Tensor:
     seed = config.train.seed
     image = uniform(seed, "image", draw) < config.image_share
     most = (1 if image else config.crop_frames, config.crop, config.crop)
-    wanted = [min(have, length) for have, length in zip(video_CTHW.shape[1:], most, strict=True)]
+    size = [min(have, length) for have, length in zip(video_CTHW.shape[1:], most, strict=True)]
     random = generator(seed, "crop", draw)
     t, h, w = (
         torch.randint(have - want + 1, (), generator=random).item()
-        for have, want in zip(video_CTHW.shape[1:], wanted, strict=True)
+        for have, want in zip(video_CTHW.shape[1:], size, strict=True)
     )
-    return video_CTHW[:, t : t + wanted[0], h : h + wanted[1], w : w + wanted[2]]
+    return video_CTHW[:, t : t + size[0], h : h + size[1], w : w + size[2]]
 
 
 def group_with_noise(
@@ -254,7 +254,7 @@ def group_with_noise(
 def warn_of_collapse(run: Session) -> None:
     """Says so where the newest row of the log tells of a collapse, with the files of the batch."""
     if run.rows and (sign := collapse(run.rows)):
-        run.say(f"WARNING: {sign}. The batch: {', '.join(run.sources) or 'none yet'}")
+        run.print_once(f"WARNING: {sign}. The batch: {', '.join(run.sources) or 'none yet'}")
 
 
 @torch.no_grad()
@@ -271,13 +271,15 @@ def evaluate(autoencoder: Autoencoder, lpips: Lpips | None, held_out, run: Sessi
         clip: Clip = held_out[draw]
         mean, log_variance = autoencoder.posterior(clip.video[None].to(device))
         other = autoencoder.decode(mean)[0].cpu()
-        found = {"psnr": psnr(clip.video, other), "ssim": ssim(clip.video, other)}
+        qualities = {"psnr": psnr(clip.video, other), "ssim": ssim(clip.video, other)}
         if lpips and min(other.shape[2:]) >= SMALLEST:
-            found["lpips"] = lpips_of(lpips, clip.video, other)
-        scores += scores.new_tensor([[found.get(k, 0.0) for k in SCORES], [k in found for k in SCORES]])
-        moments += posterior_sums(mean, log_variance)
+            qualities["lpips"] = lpips_of(lpips, clip.video, other)
+        scores += scores.new_tensor(
+            [[qualities.get(k, 0.0) for k in SCORES], [k in qualities for k in SCORES]]
+        )
+        moments += raw_sums(autoencoder, mean, log_variance)
         if draw < SHOWN:
-            shown.append((draw, f"{Path(clip.source).name}: {found['psnr']:.1f} dB", clip.video, other))
+            shown.append((draw, f"{Path(clip.source).name}: {qualities['psnr']:.1f} dB", clip.video, other))
     shown = sorted(gathered(shown), key=lambda row: row[0])
     if run.main:
         show_reconstructions([row[1:] for row in shown], run.folder / f"reconstructions-{step:06d}.png")

@@ -39,8 +39,8 @@ def check(settings: CheckSettings) -> None:
     table, about, folder = read_index(settings.cache)
     files, rows, problems = shard_files(folder), {}, []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for found, wrong in tqdm(pool.map(check_shard, files), "shards", len(files), unit="shard"):
-            rows |= found
+        for held, wrong in tqdm(pool.map(check_shard, files), "shards", len(files), unit="shard"):
+            rows |= held
             problems += wrong
     problems += wrong_in_index(table.to_pylist(), about, rows, folder)
     problems += [f"{file} is half-written: delete it" for file in half_written(folder)]
@@ -48,8 +48,8 @@ def check(settings: CheckSettings) -> None:
         print(f"wrong: {line}", file=sys.stderr)
     unused = sorted({location.shard for location in rows} - set(about["shards"]))
     if unused:
-        told = "give its `dit vae encode` command again with --prune to remove them"
-        print(f"note: {len(unused)} shards hold nothing that the index lists: {told}", file=sys.stderr)
+        advice = "give its `dit vae encode` command again with --prune to remove them"
+        print(f"note: {len(unused)} shards hold nothing that the index lists: {advice}", file=sys.stderr)
     if problems:
         count = "1 thing is" if len(problems) == 1 else f"{len(problems)} things are"
         raise ValueError(f"{folder}: {count} wrong, each in a line above with what to do")
@@ -68,15 +68,15 @@ def check_shard(file: Path) -> tuple[dict[Location, tuple[str, dict]], list[str]
         return {}, [f"{file} cannot be read ({error}): {MEND}"]
     if locations.keys() != what.keys() or file.name != shard_name(header.kind, locations):
         return {}, [f"{file} holds other rows than its name and header say: {MEND}"]
-    found = {location: (key, what[key]) for key, location in locations.items()}
+    held = {location: (key, what[key]) for key, location in locations.items()}
     if tensors_hash(tensors) != digest:
-        return found, [f"{file} has changed since it was written: {MEND}"]
+        return held, [f"{file} has changed since it was written: {MEND}"]
     wrong = [
         f"{file}: row {key[:12]} {fault}: {MEND}"
         for key, tensor in tensors.items()
         for fault in faults(key, tensor, what[key], header, dtype)
     ]
-    return found, wrong
+    return held, wrong
 
 
 def faults(key: str, row: Tensor, what: dict, header: Header, dtype: torch.dtype) -> Iterator[str]:
@@ -86,13 +86,13 @@ def faults(key: str, row: Tensor, what: dict, header: Header, dtype: torch.dtype
         frames = what["frames"] if isinstance(what["frames"], int) else len(what["frames"])
         size = Compression(*about["compression"]).latent_size(frames, *what["size"])
         fits = row.ndim == 5 and len(row) == 2 and tuple(row.shape[2:]) == tuple(size)
-        wanted = clip_key(what, about["autoencoder"], about["dtype"])
+        expected = clip_key(what, about["autoencoder"], about["dtype"])
     else:
         fits = row.ndim == 2
-        wanted = text_key(what["text"], about)
+        expected = text_key(what["text"], about)
     if not fits or row.dtype != dtype:
         yield f"is {tuple(row.shape)} in {row.dtype}, which it cannot be"
-    if key != wanted:
+    if key != expected:
         yield "is not what its key says"
     if not torch.isfinite(row).all():
         yield "is not finite"
@@ -112,8 +112,8 @@ def wrong_in_index(
         if not len(clips) == len(file["keys"]) == (0 if file["reason"] else count):
             yield f"{file['path']} has {len(clips)} clips in the index, not {count}: {AGAIN}"
         texts = zip(locations_in(file, "text", names), file["captions"], strict=False)
-        wanted = [*zip(clips, file["keys"], strict=False), *texts]
-        absent = {location.shard for location, name in wanted if name not in names_of(rows.get(location))}
+        expected = [*zip(clips, file["keys"], strict=False), *texts]
+        absent = {location.shard for location, name in expected if name not in names_of(rows.get(location))}
         if absent & there:  # of the others it was said
             which = ", ".join(sorted(absent & there))
             yield f"{file['path']} is not in {which} where the index says: {AGAIN}"

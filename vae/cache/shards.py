@@ -68,19 +68,19 @@ def read_locations(file: Path) -> tuple[dict[str, Location], Header]:
 
 def find_rows(folder: Path, kind: str) -> tuple[dict[str, Location], list[Path]]:
     """Where every row of a folder's shards of one kind lies, and the shards that are damaged."""
-    found, damaged = {}, []
+    locations, damaged = {}, []
     for file in shard_files(folder, kind):
         try:
-            found |= read_locations(file)[0]
+            locations |= read_locations(file)[0]
         except ValueError:
             damaged.append(file)
-    return found, damaged
+    return locations, damaged
 
 
 def stale_shards(folder: Path, used: set[str]) -> list[Path]:
     """The shards of a folder that hold nothing of what is used, or are damaged."""
-    found = {kind: find_rows(folder, kind) for kind in (LATENTS, TEXTS)}
-    held = {location.shard for rows, _ in found.values() for key, location in rows.items() if key in used}
+    locations = {kind: find_rows(folder, kind) for kind in (LATENTS, TEXTS)}
+    held = {location.shard for rows, _ in locations.values() for key, location in rows.items() if key in used}
     return [file for file in shard_files(folder) if file.name not in held]
 
 
@@ -93,6 +93,6 @@ def read_row(folder: Path, location: Location, dtype: torch.dtype, first: int | 
     buffer = bytearray(math.prod(shape) * dtype.itemsize)
     with open(folder / location.shard, "rb") as file:
         file.seek(location.offset)
-        if (found := file.readinto(buffer)) != len(buffer):
-            raise ValueError(f"{folder / location.shard} ends {len(buffer) - found} bytes too early")
+        if (count := file.readinto(buffer)) != len(buffer):
+            raise ValueError(f"{folder / location.shard} ends {len(buffer) - count} bytes too early")
     return torch.frombuffer(buffer, dtype=dtype).view(shape).float()

@@ -16,23 +16,23 @@ def find_captions(folder: Path, files: list[Path]) -> tuple[dict[Path, tuple[str
     gives captions to none of the files raises ValueError: its paths must be meant in another way.
     """
     unknown: list[str] = []
-    found: dict[Path, list[str]] = {file: [] for file in files}
+    by_file: dict[Path, list[str]] = {file: [] for file in files}
     for file in files:
         beside = file.with_suffix(".txt")
         if beside.is_file():
             with utf8(beside) as lines:
-                found[file] += lines.read().splitlines()
+                by_file[file] += lines.read().splitlines()
     for table in sorted(p for p in folder.iterdir() if p.suffix.lower() in (".csv", ".jsonl")):
         rows = list(read_table(table))
-        known = [(folder / path, caption) for path, caption in rows if folder / path in found]
+        known = [(folder / path, caption) for path, caption in rows if folder / path in by_file]
         if rows and not known:
             raise ValueError(
                 f"{table}: no file {rows[0][0]} in {folder}; its paths must be relative to that folder"
             )
-        unknown += [path for path, _ in rows if folder / path not in found]
+        unknown += [path for path, _ in rows if folder / path not in by_file]
         for path, caption in known:
-            found[path].append(caption)
-    kept = {file: (" ".join(caption.split()) for caption in captions) for file, captions in found.items()}
+            by_file[path].append(caption)
+    kept = {file: (" ".join(caption.split()) for caption in captions) for file, captions in by_file.items()}
     once = {file: tuple(dict.fromkeys(c for c in captions if c)) for file, captions in kept.items()}
     return once, list(dict.fromkeys(unknown))
 

@@ -163,7 +163,7 @@ def clip_of(entry, start: float, config: DataConfig, compression: Compression) -
 
 
 def clip_indices(
-    frames: int, fps: float, config: DataConfig, start: float, times: Sequence[float] = (), step: int = 4
+    frames: int, fps: float, config: DataConfig, start: float, times: Sequence[float], step: int
 ) -> list[int]:
     """Indices of the longest valid clip (1 + `step` * k frames, at most `config.frames`) from a start.
 
@@ -177,10 +177,10 @@ def clip_indices(
     available = int(last / stride) + 1
     length = 1 + step * ((min(available, config.frames) - 1) // step)
     first = start * (last - (length - 1) * stride)
-    wanted = [first + k * stride for k in range(length)]
+    moments = [first + k * stride for k in range(length)]
     if times:
-        return [bisect_right(times, place + ROUNDED) - 1 for place in wanted]
-    return [min(frames - 1, round(place)) for place in wanted]
+        return [bisect_right(times, place + ROUNDED) - 1 for place in moments]
+    return [min(frames - 1, round(place)) for place in moments]
 
 
 def open_data(

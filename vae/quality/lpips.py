@@ -98,13 +98,13 @@ class Lpips(nn.Module):
 
     def taken(self, pictures_NCHW: Tensor) -> list[Tensor]:
         """Features of every tap, each pixel's of unit length."""
-        x, found = (pictures_NCHW.float() - self.shift) / self.scale, []
+        x, features = (pictures_NCHW.float() - self.shift) / self.scale, []
         for number, layer in enumerate(self.features):
             x = layer(x)
             if number in self.taps:
                 y = x.float()
-                found.append(y / (y.square().sum(dim=1, keepdim=True).sqrt() + EPS))
-        return found
+                features.append(y / (y.square().sum(dim=1, keepdim=True).sqrt() + EPS))
+        return features
 
     def forward(self, one_NCHW: Tensor, other_NCHW: Tensor) -> Tensor:
         if one_NCHW.shape != other_NCHW.shape or one_NCHW.dim() != 4 or one_NCHW.shape[1] != 3:
@@ -115,10 +115,10 @@ class Lpips(nn.Module):
             raise ValueError(f"LPIPS takes sides of at least {SMALLEST} pixels, not {one_NCHW.shape[2:]}")
         total = torch.zeros(len(one_NCHW), device=one_NCHW.device)
         for head, x, y in zip(self.heads, self.taken(one_NCHW), self.taken(other_NCHW), strict=True):
-            apart = ((x - y).square() * head[:, None, None]).sum(dim=1, keepdim=True)
+            distance = ((x - y).square() * head[:, None, None]).sum(dim=1, keepdim=True)
             if self.spatial:
-                apart = F.interpolate(apart, one_NCHW.shape[2:], mode="bilinear", align_corners=False)
-            total = total + apart.mean(dim=(1, 2, 3))
+                distance = F.interpolate(distance, one_NCHW.shape[2:], mode="bilinear", align_corners=False)
+            total = total + distance.mean(dim=(1, 2, 3))
         return total
 
 

@@ -89,8 +89,8 @@ def find_weights(network: str, given: str = "") -> Path:
             return Path(name)
     for folder in folders():
         for name in needed.files:
-            if found := sorted(folder.glob(name)):
-                return found[-1]
+            if matches := sorted(folder.glob(name)):
+                return matches[-1]
     smoke = "" if needed.purpose == "LPIPS" else ". --smoke runs with seeded weights, which give no score"
     raise ValueError(
         f"{needed.purpose} needs the weights of {network}, and there are none: name the file on the command "

@@ -47,7 +47,7 @@ class Log:
             flush=True,
         )
 
-    def say(self, text: str) -> None:
+    def print_once(self, text: str) -> None:
         """Prints a line that stays."""
         print(f"\r\x1b[K{text}" if self.live else text, file=sys.stderr, flush=True)
 

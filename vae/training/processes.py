@@ -15,17 +15,17 @@ PATIENCE = timedelta(hours=2)
 
 def on_main(main: bool, work: Callable[[], Result]) -> Result:
     """What `work` gives on the main process, which alone runs it, and what it raises: for all of them."""
-    told, error = ["", None], None
+    message, error = ["", None], None
     if main:
         try:
-            told[1] = work()
+            message[1] = work()
         except Exception as caught:
-            told, error = [str(caught) or repr(caught), None], caught
+            message, error = [str(caught) or repr(caught), None], caught
     if torch.distributed.is_initialized():
-        torch.distributed.broadcast_object_list(told)
-    if error or told[0]:
-        raise error or ValueError(told[0])
-    return told[1]
+        torch.distributed.broadcast_object_list(message)
+    if error or message[0]:
+        raise error or ValueError(message[0])
+    return message[1]
 
 
 def processes() -> tuple[int, int]:

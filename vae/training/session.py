@@ -50,9 +50,10 @@ class StopSignal:
 class Session:
     """What every trainer stands on: `with Session(config, kind, weights) as run`. It knows no network.
 
-    `config` has `out` (the folder), `train` (LoopConfig), `data.source`, and all that a run is made again
-    from. Steps count from 1; `run.step` is the last that ended, `run.stopping` says that a signal ended the
-    loop. What is marked "every process" waits for all of them.
+    A trainer calls `open`, `restore`, `begin`, and loops over `steps`; there it calls `end_step`, then `save`
+    and `log` where they are `due`. `config` has `out` (the folder), `train` (LoopConfig), `data.source`, and
+    all that a run is made again from. Steps count from 1; `run.step` is the last that ended, `run.stopping`
+    says that a signal ended the loop. What is marked "every process" waits for all of them.
     """
 
     def __init__(self, config, kind: str, weights: str):
@@ -66,7 +67,7 @@ class Session:
         self.skipped: dict[str, str] = {}  # unreadable files that were said, and why
         self._unnamed: dict[str, str] = {}  # those that this process met since then
         self._log: Log | None = None
-        self._held, self._steps = ExitStack(), None
+        self._held, self._signals = ExitStack(), ExitStack()
 
     def __enter__(self) -> "Session":
         from accelerate import Accelerator, InitProcessGroupKwargs
@@ -83,8 +84,7 @@ class Session:
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        if self._steps is not None:
-            self._steps.close()  # signals are the process's own again
+        self._signals.close()
         try:
             if error is None:
                 self.accelerator.wait_for_everyone()  # none leaves the group while another still works
@@ -99,17 +99,18 @@ class Session:
         """
 
         def write() -> None:
-            if any(self.folder.glob("*.parquet")):
-                raise ValueError(
-                    f"{self.folder} holds a manifest: give the run a folder of its own with --out"
-                )
+            for name, what in {"manifest.parquet": "manifest", "index.parquet": "cache"}.items():
+                if (self.folder / name).is_file():
+                    raise ValueError(
+                        f"{self.folder} holds a {what}: give the run a folder of its own with --out"
+                    )
             self._held.enter_context(locked(self.folder))
             open_run(self.folder, self.kind, self.config, data)
 
         on_main(self.main, write)
         finished = finished_step(self.folder, self.weights, self.loop.steps)
         if finished is not None:
-            self.say(
+            self.print_once(
                 f"{self.folder} is finished at step {finished}: nothing to do (--train.steps makes it longer)"
             )
         return finished is None
@@ -128,25 +129,22 @@ class Session:
 
     def begin(self, model: nn.Module, data, held_out) -> None:
         """Opens the log, without the rows of steps after the checkpoint, and says what is about to run."""
+        self._signal = self._signals.enter_context(StopSignal())
         if self.main:
             self._log = Log(self.folder, self.step, self.loop.steps)
-        self.say(opening(model, data, held_out, self.device, self.step, self.loop.steps))
+        self.print_once(opening(model, data, held_out, self.device, self.step, self.loop.steps))
 
     def steps(self, batches: Iterator[list]) -> Iterator[tuple[int, list]]:
         """Number and clips of every step that is left; ends after the last one, or when a signal asks."""
-        self._steps = self._run(batches)
-        return self._steps
-
-    def _run(self, batches: Iterator[list]) -> Iterator[tuple[int, list]]:
-        with StopSignal() as self._signal:
-            while self.step < self.loop.steps and not self.stopping:
-                self._began = time.monotonic()
-                self._clips = next(batches)
-                self._waited = time.monotonic() - self._began
-                self._unnamed |= {path: why for clip in self._clips for path, why in clip.skipped.items()}
-                yield self.step + 1, self._clips
+        while self.step < self.loop.steps and not self.stopping:
+            self._began = time.monotonic()
+            self._clips = next(batches)
+            self._waited = time.monotonic() - self._began
+            self._unnamed |= {path: why for clip in self._clips for path, why in clip.skipped.items()}
+            yield self.step + 1, self._clips
+        self._signals.close()  # signals are the process's own again
         if self.stopping:
-            self.say(f"stopped at step {self.step}; the same command goes on from there")
+            self.print_once(f"stopped at step {self.step}; the same command goes on from there")
 
     def due(self, what: str, step: int) -> bool:
         """Whether a `log` line, a `save` or a `show` is due after a step."""
@@ -183,7 +181,7 @@ class Session:
         """Says once of every unreadable file, of whichever process, that it is skipped."""
         for path, reason in dict(gathered(list(self._unnamed.items()))).items():
             if path not in self.skipped:
-                self.say(f"skipped: {reason}")
+                self.print_once(f"skipped: {reason}")
             self.skipped[path] = reason
         self._unnamed.clear()
 
@@ -218,9 +216,9 @@ class Session:
         """Whether the log has a row with this key at the step that the run goes on from. Every process."""
         return on_main(self.main, lambda: any(r["step"] == self.step and key in r for r in self.rows))
 
-    def say(self, text: str) -> None:
+    def print_once(self, text: str) -> None:
         """Prints a line that stays, once for all processes."""
         if self._log:
-            self._log.say(text)
+            self._log.print_once(text)
         elif self.main:
             print(text, file=sys.stderr)
