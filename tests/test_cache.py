@@ -1,10 +1,7 @@
-"""Proves that a cache holds what online encoding gives, survives a kill, and trains to the same losses."""
+"""Proves that a cache holds what online encoding gives, under keys of all that made it."""
 
 import json
 import shutil
-import signal
-import subprocess
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,36 +12,24 @@ import torch
 from PIL import Image
 
 import dit.train
-import vae.train
 from configs.data import DataConfig
 from configs.load import to_json
 from configs.model import TextConfig
-from configs.train import AutoencoderRun, FlowConfig
 from dit.cli import run
 from dit.encode import EncodeSettings, encode
 from dit.loss import encode as encode_clips
-from dit.text import EmbeddedText, make_encoder, text_provenance
+from dit.text import text_provenance
 from tests.test_others import CASES, saved
 from tests.test_text import tiny_umt5
-from tests.tiny import (
-    MODEL,
-    ROOT,
-    assert_same_run,
-    command,
-    environment,
-    fresh_accelerator,  # noqa: F401
-    launch,
-    rows,
-    transformer_run,
-)
+from tests.tiny import MODEL, fresh_accelerator, launch, rows, transformer_run  # noqa: F401
 from vae.cache import encoding
 from vae.cache.clips import CachedFiles, find_cache, open_cached
 from vae.cache.index import Cache, CachedFile, is_cache, load_cache
 from vae.cache.shards import find_rows, read_locations, read_row, shard_files, write_shard
 from vae.compression import Compression
-from vae.data.clips import Clip, DrawnWorld, VideoFiles, batches, clip_indices, files_hash, open_data, starts
+from vae.data.clips import Clip, DrawnWorld, clip_indices, files_hash, open_data, starts
 from vae.data.drawn_world import random_scene
-from vae.data.manifest import load_manifest, save_manifest
+from vae.data.manifest import load_manifest
 from vae.data.video import to_video
 from vae.data.write import write_video
 from vae.interface import Statistics
@@ -195,26 +180,6 @@ def test_autoencoders_of_diffusers_are_cached_as_ours_are(folder, tmp_path, name
             assert torch.equal(part[0], kept)
 
 
-def online_and_cached(folder, autoencoder, made, tmp_path, **changes) -> tuple[Path, Path]:
-    """The folders of two runs, one that encodes in every step and one from the cache."""
-    outs = []
-    for name, source in (("online", folder), ("cached", made)):
-        config = transformer_run(tmp_path / name, autoencoder, steps=5, save_every=5, show_every=5)
-        config = replace(config, data=replace(DATA, source=str(source)), **changes)
-        dit.train.train(config)
-        outs.append(tmp_path / name)
-    return tuple(outs)
-
-
-@pytest.mark.parametrize("posterior", ["mean", "sample"])
-def test_training_from_a_cache_is_training_online_to_the_bit(folder, autoencoder, made, tmp_path, posterior):
-    """The byte-level encoder, first frames that are given, dropped prompts, several captions, an image."""
-    flow = FlowConfig(first_frame=0.5, prompt_dropout=0.3)
-    online, cached = online_and_cached(folder, autoencoder, made, tmp_path, flow=flow, posterior=posterior)
-    assert_same_run(online, cached)
-    assert len({row["loss"] for row in rows(online) if "loss" in row}) == 5
-
-
 def test_draws_of_a_posterior_have_its_mean_and_variance_and_are_their_key_s():
     shape = 4, 1, 8, 8
     clip = Clip(None, "", "", posterior=(torch.full(shape, 2.0), torch.full(shape, 0.25).log()))
@@ -228,147 +193,10 @@ def test_draws_of_a_posterior_have_its_mean_and_variance_and_are_their_key_s():
     assert torch.equal(encode_clips(world, [clip])[0], clip.posterior[0])
 
 
-def test_the_posterior_s_draws_move_the_loss(folder, autoencoder, made, tmp_path):
-    losses = []
-    for posterior in ("mean", "sample"):
-        config = transformer_run(tmp_path / posterior, autoencoder, steps=1, save_every=1, show_every=1)
-        dit.train.train(replace(config, data=replace(DATA, source=str(made)), posterior=posterior))
-        losses.append(rows(tmp_path / posterior)[0]["loss"])
-    assert abs(losses[0] - losses[1]) > 1e-3
-
-
-@pytest.mark.parametrize("padded", [False, True])
-def test_training_from_a_cache_with_a_frozen_encoder_has_the_same_losses(
-    folder, autoencoder, made, text_folder, tmp_path, padded, monkeypatch
-):
-    text = TextConfig(folder=str(text_folder), max_tokens=32, padded=padded)
-    if padded:
-        made = encode(settings(folder, tmp_path / "padded", autoencoder, text=text))
-    config = transformer_run("", "")
-    changes = {"text": text, "model": replace(config.model, text_width=20), "prompts": ("a word it lacks",)}
-    changes["flow"] = FlowConfig(first_frame=0.5, prompt_dropout=0.3)
-    online, cached = online_and_cached(folder, autoencoder, made, tmp_path, **changes)
-    for one, two in zip(rows(online), rows(cached), strict=True):
-        assert one == pytest.approx(two, rel=1e-5), "batches are padded otherwise, which moves last digits"
-
-
-def test_kept_embeddings_are_the_encoder_s(made, text_folder):
-    """Also of a prompt that the cache lacks, and with the padding of open weights."""
-    text = TextConfig(folder=str(text_folder), max_tokens=32)
-    found = load_cache(made)
-    places = {c: p for file in found.files for c, p in zip(file.captions, file.texts, strict=True)}
-    kept = EmbeddedText(text, made, torch.float32, places | {"": found.empty})
-    prompts = ["a red circle", "", "w", "not in the cache"]
-    kept.keep(prompts)
-    packed, lengths = kept(prompts)
-    wanted, wanted_lengths = make_encoder(text)(prompts)
-    assert lengths == wanted_lengths
-    assert (packed - wanted).abs().max() < 1e-5 * wanted.abs().max()
-
-
-def test_the_encoder_is_not_loaded_where_its_embeddings_are_kept(
-    autoencoder, made, text_folder, tmp_path, monkeypatch
-):
-    def load(config):
-        raise AssertionError("loaded")
-
-    monkeypatch.setattr("dit.text.load_pretrained", load)
-    config = transformer_run(tmp_path / "run", autoencoder, steps=1, save_every=1, show_every=1)
-    config = replace(config, data=replace(DATA, source=str(made)), model=replace(config.model, text_width=20))
-    dit.train.train(replace(config, text=TextConfig(folder=str(text_folder), max_tokens=32)))
-    assert rows(tmp_path / "run")[0]["step"] == 1
-
-
-def test_a_second_run_encodes_nothing_and_a_changed_file_is_encoded_alone(
-    own_folder, autoencoder, tmp_path, encoded, capsys
-):
-    out = tmp_path / "cache"
-    encode(settings(own_folder, out, autoencoder))
-    assert sorted(encoded) == sorted(
-        ["long.mp4"] * 6 + ["short.mp4"] * 3 + ["wide.mp4"] * 3 + ["still.png"]
-    ), "clips that are the same are encoded once, files of one name each"
-    before, times = contents(out), {file: file.stat().st_mtime_ns for file in shard_files(out)}
-    encoded.clear()
-    encode(settings(own_folder, out, autoencoder))
-    assert encoded == [] and "(nothing to encode, all kept)" in capsys.readouterr().out
-    assert {file: file.stat().st_mtime_ns for file in shard_files(out)} == times
-
-    write_video(own_folder / "long.mp4", noise(21, 32, 48, 9), 8, {})
-    assert run(["data", "index", str(own_folder)]) == 0
-    encode(settings(own_folder, out, autoencoder))
-    assert encoded == ["long.mp4"] * 3
-    assert before.items() <= contents(out).items() and len(contents(out)) == len(before) + 3
-    assert find_cache(str(out)).files != []
-
-    encoded.clear()
-    encode(settings(own_folder, out, autoencoder, data=replace(DATA, size=48)))
-    assert len(encoded) == 13, "another size is another clip"
-    encoded.clear()
-    encode(settings(own_folder, out, autoencoder))
-    assert encoded == [], "and the first ones are still there"
-    assert "1 shards hold nothing that is used any more: --prune removes them" in capsys.readouterr().err
-    encode(settings(own_folder, out, autoencoder, prune=True))
-    assert run(["data", "check", str(out)]) == 0
-    assert (
-        run(["vae", "encode", str(own_folder), "--out", str(out), "--dtype", "fp32", *words(autoencoder)])
-        == 0
-    )
-
-
 def words(autoencoder: Path) -> list[str]:
     """The settings of these tests as words of the command line."""
     sizes = ["--data.frames", "5", "--data.size", "32", "--data.clips-per-file", "3"]
     return ["--autoencoder", str(autoencoder), *sizes]
-
-
-def test_files_of_one_name_do_not_meet_and_copies_share(own_folder, autoencoder, tmp_path, encoded):
-    copy = own_folder / "copy.mp4"
-    copy.write_bytes((own_folder / "long.mp4").read_bytes())
-    assert run(["data", "index", str(own_folder)]) == 0
-    out = encode(settings(own_folder, tmp_path / "cache", autoencoder))
-    files = {str(file.path.relative_to(out)): file for file in load_cache(out).files}
-    one, two, shared = (files[f"../videos/{name}"] for name in ("long.mp4", "deep/long.mp4", "copy.mp4"))
-    assert not set(one.keys) & set(two.keys) and one.keys == shared.keys and one.clips == shared.clips
-    assert len(encoded) == 13
-
-
-def test_a_copy_of_what_cannot_be_encoded_is_tried_itself(own_folder, autoencoder, tmp_path, capsys):
-    (own_folder / "copy.mp4").write_bytes((own_folder / "long.mp4").read_bytes())
-    assert run(["data", "index", str(own_folder)]) == 0
-    entries = load_manifest(own_folder)
-    stale = [replace(e, checksums=bytes(len(e.checksums))) if e.path.stem == "copy" else e for e in entries]
-    save_manifest(own_folder / "manifest.parquet", stale)
-    encode(settings(own_folder, tmp_path / "cache", autoencoder))
-    told = capsys.readouterr().err
-    assert "copy.mp4 has changed since it was indexed" in told and "long.mp4" not in told
-    files = {file.path.stem: file for file in load_cache(tmp_path / "cache").files}
-    assert files["long"].keys and not files["copy"].keys
-
-
-def test_another_command_into_a_cache_says_what_it_replaces(own_folder, small, autoencoder, capsys):
-    encode(settings(own_folder, small, autoencoder, dtype="bf16"))
-    said = capsys.readouterr().err
-    assert f"note: {small} was a cache with dtype = fp32" in said and "until --prune" in said
-    encode(settings(own_folder, small, autoencoder, dtype="bf16"))
-    assert "was a cache with" not in capsys.readouterr().err
-
-
-def test_ctrl_c_keeps_what_is_encoded(own_folder, autoencoder, tmp_path, monkeypatch):
-    out, posterior, seen = tmp_path / "cache", Autoencoder.posterior, []
-
-    def interrupted(self, video):
-        if len(seen) == 5:
-            raise KeyboardInterrupt
-        seen.append(1)
-        return posterior(self, video)
-
-    monkeypatch.setattr(Autoencoder, "posterior", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        encode(settings(own_folder, out, autoencoder))
-    assert len(find_rows(out, "latents")[0]) == 5
-    monkeypatch.setattr(Autoencoder, "posterior", posterior)
-    encode(settings(own_folder, out, autoencoder))
-    assert len(find_rows(out, "latents")[0]) == 13
 
 
 def test_statistics_and_weights_and_formats_change_every_key(folder, autoencoder, made, tmp_path, encoded):
@@ -440,32 +268,6 @@ def test_smaller_formats_are_as_exact_as_they_say(folder, autoencoder, made, tmp
             assert not torch.equal(whole, rounded)
 
 
-@torch.no_grad()
-def test_files_that_cannot_be_read_are_named_and_replaced_as_online(
-    own_folder, autoencoder, tmp_path, capsys
-):
-    (own_folder / "wide.mp4").write_bytes(b"changed after it was indexed")
-    (own_folder / "short.mp4").unlink()
-    out = encode(settings(own_folder, tmp_path / "cache", autoencoder))
-    told = capsys.readouterr()
-    assert told.err.count("skipped: ") == 2 and "has changed since it was indexed" in told.err
-    assert "short.mp4: no such file" in told.err and "2 files skipped" in told.out
-    assert run(["data", "check", str(out)]) == 0
-    model, config = load_autoencoder(autoencoder), replace(DATA, source=str(own_folder))
-    online, _ = open_data(config, 3, 1, model.compression)
-    offline, _ = open_cached(load_cache(out), replace(DATA, source=str(out)), 3, 1, model, sample=False)
-    for draw in range(20):
-        one, two = online[draw], offline[draw]
-        assert (Path(one.source).name, one.caption) == (Path(two.source).name, two.caption)
-        assert {Path(p).name for p in one.skipped} == {Path(p).name for p in two.skipped}
-        assert torch.equal(model.encode(one.video[None])[0], two.posterior[0])
-    for file in own_folder.rglob("*.*"):
-        if file.suffix in (".mp4", ".png"):
-            file.unlink()
-    assert run(["vae", "encode", str(own_folder), "--out", str(tmp_path / "no"), *words(autoencoder)]) == 1
-    assert "none of the 5 files can be encoded: " in capsys.readouterr().err
-
-
 def test_two_processes_write_what_one_writes(folder, autoencoder, made, text_folder, tmp_path):
     arguments = [str(folder), "--out", str(tmp_path / "two"), "--dtype", "fp32", *words(autoencoder)]
     arguments += ["--text.folder", str(text_folder), "--text.max-tokens", "32", "--shard-clips", "3"]
@@ -481,226 +283,6 @@ def test_two_processes_write_what_one_writes(folder, autoencoder, made, text_fol
         assert (a - b).abs().max() < 1e-5 * a.abs().max()
     files = load_cache(made).files, load_cache(tmp_path / "two").files
     assert [file.identity for file in files[0]] == [file.identity for file in files[1]]
-
-
-def test_a_kill_loses_the_shard_in_work_alone_and_the_same_command_goes_on(
-    own_folder, autoencoder, tmp_path, encoded, capsys
-):
-    for seed in range(30):
-        write_video(own_folder / f"more-{seed}.mp4", noise(21, 32, 32, 100 + seed), 8, {})
-    assert run(["data", "index", str(own_folder)]) == 0
-    out = tmp_path / "cache"
-    arguments = ["vae", "encode", own_folder, "--out", out, "--dtype", "fp32", "--shard-clips", "3"]
-    process = subprocess.Popen(
-        command("dit.cli", *arguments, *words(autoencoder)),
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    while len(shard_files(out)) < 4 and process.poll() is None:
-        time.sleep(0.002)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-    kept = contents(out)
-    assert 4 <= len(shard_files(out)) < 30 and not (out / "index.parquet").exists()
-    assert is_cache(out)
-    config = replace(transformer_run(tmp_path / "run", autoencoder), data=replace(DATA, source=str(out)))
-    with pytest.raises(ValueError, match="its encoding did not end: give its `dit vae encode` command again"):
-        dit.train.train(config)
-    for name in (".latents-0.safetensors.1.tmp", ".index.parquet.1.tmp", ".mine.tmp"):
-        (out / name).write_text("half")
-    encode(settings(own_folder, out, autoencoder, shard_clips=3))
-    assert len(encoded) == 103 - len(kept) and [file.name for file in out.glob(".*")] == [".mine.tmp"]
-    assert kept.items() <= contents(out).items() and len(contents(out)) == 103
-    assert run(["data", "check", str(out)]) == 0
-    whole = encode(settings(own_folder, tmp_path / "whole", autoencoder))
-    assert contents(whole) == contents(out)
-
-
-def test_another_process_in_the_same_cache_is_refused(folder, autoencoder, tmp_path, monkeypatch):
-    from filelock import FileLock
-
-    monkeypatch.setattr("vae.training.folder.LOCK_PATIENCE", 0.1)
-    (tmp_path / "cache").mkdir()
-    with FileLock(tmp_path / "cache" / ".lock"), pytest.raises(ValueError, match="is in use by another run"):
-        encode(settings(folder, tmp_path / "cache", autoencoder))
-
-
-@pytest.fixture
-def small(own_folder, autoencoder, tmp_path) -> Path:
-    """A cache of several shards, to be damaged."""
-    return encode(settings(own_folder, tmp_path / "cache", autoencoder, shard_clips=3))
-
-
-def damage(file: Path, where: float = 0.9) -> None:
-    """Changes one bit of a file."""
-    content = bytearray(file.read_bytes())
-    content[int(where * len(content))] ^= 4
-    file.write_bytes(content)
-
-
-def cut(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:-4])
-
-
-def swap(file: Path) -> None:
-    """Puts another shard in its place."""
-    other = next(other for other in shard_files(file.parent) if other != file)
-    file.write_bytes(other.read_bytes())
-
-
-def orphan(file: Path) -> None:
-    """Adds a shard of nothing that the index lists."""
-    row = torch.zeros(2, 4, 1, 4, 4)
-    what = {"file": "0", "frames": [0], "size": [32, 32]}
-    about = {"autoencoder": "0", "dtype": "fp32", "compression": [4, 8]}
-    write_shard(file.parent, "latents", {encoding.clip_key(what, "0", "fp32"): (row, what)}, about)
-
-
-def not_finite(file: Path) -> None:
-    """Writes a shard again with a number that is none."""
-    tensors, header = load_weights(file)
-    tensors = {key: tensor.clone() for key, tensor in tensors.items()}
-    next(iter(tensors.values()))[0, 0, 0, 0, 0] = float("nan")
-    told = {"autoencoder", "dtype", "compression"}
-    rows = {key: (tensor, header.facts["rows"][key]) for key, tensor in tensors.items()}
-    write_shard(file.parent, "latents", rows, {name: header.settings[name] for name in told})
-
-
-@pytest.mark.parametrize(
-    ("harm", "words"),
-    [
-        (damage, "has changed since it was written: delete it, and give the `dit vae encode` command again"),
-        (cut, "cannot be read"),
-        (swap, "holds other rows than its name and header say"),
-        (Path.unlink, "is not there: give the `dit vae encode` command again"),
-        (not_finite, "is not finite"),
-    ],
-)
-def test_the_check_finds_what_is_wrong_and_its_remedy_mends_it(
-    small, own_folder, autoencoder, harm, words, capsys
-):
-    before, file = contents(small), shard_files(small)[1]
-    assert run(["data", "check", str(small)]) == 0
-    assert "sound; 5 shards, 13 clips, 0 captions" in capsys.readouterr().out
-    harm(file)
-    assert run(["data", "check", str(small)]) == 1
-    told = capsys.readouterr().err.splitlines()
-    wrong = [line for line in told if line.startswith("wrong: ")]
-    assert len(wrong) == 1 and words in wrong[0], told
-    assert "1 thing is wrong, each in a line above with what to do" in told[-1]
-    if "delete it" in wrong[0]:
-        file.unlink()
-    encode(settings(own_folder, small, autoencoder, shard_clips=3))
-    assert run(["data", "check", str(small)]) == 0
-    assert contents(small) == before
-
-
-def test_a_shard_that_nothing_lists_is_noted_and_pruned(small, own_folder, autoencoder, capsys):
-    before, files = contents(small), shard_files(small)
-    orphan(files[1])
-    assert run(["data", "check", str(small)]) == 0
-    assert "note: 1 shards hold nothing that the index lists" in capsys.readouterr().err
-    encode(settings(own_folder, small, autoencoder, shard_clips=3, prune=True))
-    assert shard_files(small) == files and contents(small) == before
-
-
-def test_a_wrong_index_is_found(small, capsys):
-    import pyarrow.parquet
-
-    file = small / "index.parquet"
-    table = pyarrow.parquet.read_table(file)
-    rows = table.to_pylist()
-    rows[0]["clip_offset"], rows[1]["keys"] = rows[1]["clip_offset"], rows[1]["keys"][:2]
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, table.schema), file)
-    assert run(["data", "check", str(small)]) == 1
-    told = capsys.readouterr().err
-    assert "long.mp4 is not in latents-" in told and "has 3 clips in the index, not 3" in told
-    damage(file, 0.999)
-    assert run(["data", "check", str(small)]) == 1
-    assert "is damaged" in capsys.readouterr().err
-    assert run(["data", "check", str(small.parent)]) == 1
-    assert "no such cache; make one with `dit vae encode" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_shard_that_goes_bad_stops_training_in_one_sentence(small, autoencoder, workers):
-    model = load_autoencoder(autoencoder)
-    data, _ = open_cached(load_cache(small), replace(DATA, source=str(small)), 0, 1, model, sample=False)
-    for file in shard_files(small):
-        file.write_bytes(file.read_bytes()[:-3000])
-    with pytest.raises(ValueError, match=r"^\S+ ends \d+ bytes too early: `dit data check ") as caught:
-        for _ in batches(data, 4, 0, 8, 0, 1, workers):
-            pass
-    assert "\n" not in str(caught.value) and "dit data check" in str(caught.value)
-    with pytest.raises(ValueError, match="is not there as it was: `dit data check"):
-        load_cache(small)
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda c: replace(c, data=replace(c.data, frames=9)), "data.frames = 9, but .* was made with 5"),
-        (lambda c: replace(c, data=replace(c.data, size=48)), "data.size = 48, but .* was made with 32"),
-        (lambda c: replace(c, data=replace(c.data, fps=4.0)), "data.fps = 4.0, but .* was made with 8.0"),
-        (
-            lambda c: replace(c, data=replace(c.data, clips_per_file=0)),
-            "clips_per_file = 0, .* with 3: give --data.clips-per-file 3",
-        ),
-        (lambda c: replace(c, autoencoder=c.autoencoder + ".other"), "was made by another autoencoder"),
-    ],
-)
-def test_a_run_that_wants_other_clips_than_the_cache_s_is_told_which_setting(
-    autoencoder, made, tmp_path, change, words
-):
-    tensors, header = load_weights(autoencoder)
-    tensors["latent_mean"].zero_()
-    save_weights(Path(f"{autoencoder}.other"), tensors, "autoencoder", header.settings)
-    config = transformer_run(tmp_path / "run", autoencoder)
-    with pytest.raises(ValueError, match=words):
-        dit.train.train(change(replace(config, data=replace(DATA, source=str(made)))))
-    assert not (tmp_path / "run").exists()
-
-
-def test_embeddings_of_another_encoder_are_refused_and_missing_ones_made_in_training(
-    folder, autoencoder, made, text_folder, tmp_path, capsys
-):
-    torch.manual_seed(9)
-    tiny_umt5(tmp_path / "other")
-    config = transformer_run(tmp_path / "run", autoencoder, steps=1, save_every=1, show_every=1)
-    config = replace(config, model=replace(config.model, text_width=20), data=replace(DATA, source=str(made)))
-    for text, words in (
-        (TextConfig(folder=str(tmp_path / "other"), max_tokens=32), "embeddings of another text encoder"),
-        (TextConfig(folder=str(text_folder)), "embeddings of text.max_tokens = 32, not 512"),
-        (TextConfig(folder=str(text_folder), max_tokens=32, padded=True), "of text.padded = False, not True"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            dit.train.train(replace(config, text=text))
-    bare = encode(settings(folder, tmp_path / "bare", autoencoder))
-    config = replace(config, text=TextConfig(folder=str(text_folder), max_tokens=32))
-    dit.train.train(replace(config, data=replace(DATA, source=str(bare))))
-    assert "has no embeddings, the text encoder runs in every step" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        ([], "give a manifest and a folder"),
-        (["clips", "--out", "x", "--data.source", "other"], "a cache is of the manifest that is given first"),
-        (["nowhere", "--out", "x"], "nowhere: no such manifest"),
-        (
-            ["nowhere", "--out", "x", "--data.clips-per-file", "0"],
-            "data.clips_per_file = 0: a cache needs at least 1",
-        ),
-        (["nowhere", "--out", "x", "--shard-clips", "0"], "shard_clips = 0: it must be at least 1"),
-        (["nowhere", "--out", "x", "--data.frames", "6"], "frames"),
-    ],
-)
-def test_settings_that_make_no_cache_are_refused(words, told, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert run(["vae", "encode", *words]) == 1
-    assert told in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 @torch.no_grad()
@@ -763,17 +345,6 @@ def test_a_cache_s_files_are_what_they_hold_wherever_it_lies(made, tmp_path):
         assert files_hash(data[0]) != before
     data[0].entries = [replace(first, path=Path("x"), sha256="", clips=()), *rest]
     assert files_hash(data[0]) == before
-
-
-def test_an_autoencoder_is_not_trained_on_latents(made, folder, autoencoder, tmp_path):
-    with pytest.raises(ValueError, match="holds latents and no video: give the manifest it was made of"):
-        vae.train.train(AutoencoderRun(out=str(tmp_path / "run"), data=replace(DATA, source=str(made))))
-    with pytest.raises(ValueError, match="holds a manifest: give the cache a folder of its own"):
-        encode(settings(folder, folder, autoencoder))
-    assert not is_cache(folder) and isinstance(
-        open_data(replace(DATA, source=str(folder)), 0, 1, load_autoencoder(autoencoder).compression)[0],
-        VideoFiles,
-    )
 
 
 def test_shards_say_themselves_what_they_hold(folder, autoencoder, made):

@@ -1,7 +1,5 @@
 """Proves that a transformer's training depends on its settings alone, however stopped, killed or spread."""
 
-import ast
-import json
 import os
 import shutil
 import signal
@@ -15,17 +13,14 @@ import torch
 
 import dit.train
 from configs.load import from_json, to_json
-from configs.model import TextConfig
 from configs.train import FlowConfig, OptimizerConfig, TransformerRun
 from dit.encode import EncodeSettings
 from dit.encode import encode as encode_cache
 from dit.generate import generate
-from dit.load import AVERAGE, TRANSFORMER, Denoiser, load_model
-from dit.loss import check_first_loss, draw_sample, encode, flow_loss, make_batch
-from dit.pack import patchify
-from dit.train import check_text, train, validation_batches
-from dit.wan import to_diffusers, transformer_settings
-from samplers.path import logit_normal_times, shift_times
+from dit.load import AVERAGE, TRANSFORMER, load_model
+from dit.loss import check_first_loss, encode
+from dit.train import train, validation_batches
+from tests.test_train_loss import random_denoiser
 from tests.tiny import (
     MODEL,
     ROOT,
@@ -44,12 +39,10 @@ from tests.tiny import (
 )
 from vae.compression import Compression
 from vae.data.clips import Clip, batches, open_data
-from vae.diffusers_folder import write_folder
 from vae.interface import Statistics
 from vae.load import load_autoencoder
 from vae.model import Autoencoder
 from vae.training.optimizer import update_average
-from vae.training.seeds import generator
 from vae.training.weights import TRANSFORMERS, load_weights, read_header, save_weights
 
 
@@ -208,62 +201,6 @@ def test_every_file_carries_the_complete_config(whole, autoencoder, sources):
     assert suffixes == {".safetensors", ".json", ".jsonl", ".png"}
 
 
-FORBIDDEN = {"torch.load", "torch.save", "pickle", "np.load", "numpy.load", "joblib", "shelve"}
-
-
-def pickles(source: str) -> list[str]:
-    """What could load a pickle in a source: a name of those forbidden, or weights in any format they come.
-
-    `torch.load` with `weights_only=True` builds tensors alone, `numpy.load` with `allow_pickle=False` arrays.
-    """
-    found, tree = [], ast.parse(source)
-    only = {
-        node.func
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call)
-        and {"weights_only=True", "allow_pickle=False"} & set(map(ast.unparse, node.keywords))
-    }
-    for node in ast.walk(tree):
-        if node in only:
-            continue
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom):
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        names += [ast.unparse(node)] if isinstance(node, ast.Attribute) else []
-        found += FORBIDDEN & set(names)
-        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".from_pretrained"):
-            safe = any(ast.unparse(keyword) == "use_safetensors=True" for keyword in node.keywords)
-            found += [] if safe or "Tokenizer" in ast.unparse(node.func) else [ast.unparse(node)]
-    return found
-
-
-def test_no_code_loads_a_pickle():
-    for folder in ("configs", "samplers", "vae", "dit", "eval"):
-        for file in (ROOT / folder).rglob("*.py"):
-            assert pickles(file.read_text()) == [], file.name
-
-
-@pytest.mark.parametrize(
-    ("source", "many"),
-    [
-        ("from torch import load", 1),
-        ("import pickle", 1),
-        ("x = torch.load(file)", 1),
-        ("x = torch.load(file, weights_only=False)", 1),
-        ("x = torch.load(file, weights_only=True)", 0),
-        ("x = numpy.load(file)", 1),
-        ("x = numpy.load(file, allow_pickle=True)", 1),
-        ("x = numpy.load(file, allow_pickle=False)", 0),
-        ("T5EncoderModel.from_pretrained(folder)", 1),
-        ("kinds[kind].from_pretrained(folder, use_safetensors=False)", 1),
-        ("T5EncoderModel.from_pretrained(folder, use_safetensors=True)", 0),
-        ("AutoTokenizer.from_pretrained(folder)", 0),
-    ],
-)
-def test_a_pickle_is_seen_however_it_is_loaded(source, many):
-    assert len(pickles(source)) == many
-
-
 def test_it_learns_one_clip_by_heart(autoencoder, tmp_path):
     cache = cache_of(1, tmp_path / "latents", autoencoder)
     loop = {"steps": 250, "batch": 16, "log_every": 50, "save_every": 250, "show_every": 250}
@@ -302,15 +239,6 @@ def test_a_run_goes_on_without_the_weights_it_started_from(whole, autoencoder, t
     assert newest_step(config.out) == 2
 
 
-def test_a_frozen_encoder_of_another_width_is_refused_unloaded(autoencoder, tmp_path):
-    (tmp_path / "text").mkdir()
-    (tmp_path / "text" / "config.json").write_text('{"model_type": "t5", "d_model": 20}')
-    config = transformer_run(tmp_path / "run", autoencoder)
-    with pytest.raises(ValueError, match=r"model.text_width = 16 must be the width of \S+text, 20"):
-        train(replace(config, text=replace(config.text, folder=str(tmp_path / "text"))))
-    assert not (tmp_path / "run").exists()
-
-
 def test_the_average_leaves_alone_what_is_frozen():
     model, average = (torch.nn.Linear(2, 2) for _ in range(2))
     model.bias.requires_grad_(False)
@@ -318,38 +246,6 @@ def test_the_average_leaves_alone_what_is_frozen():
     update_average(average, model, 10, 0.9)
     assert torch.equal(average.bias, bias)
     torch.testing.assert_close(average.weight, weight.lerp(model.weight, 1 - 11 / 20))
-
-
-def test_fine_tuning_starts_from_a_diffusers_folder(autoencoder, tmp_path, capsys):
-    config = transformer_run(tmp_path / "run", autoencoder, steps=1)
-    given = random_denoiser(config).transformer
-    tensors = to_diffusers(given.state_dict(), config.model)
-    write_folder(tmp_path / "wan" / "transformer", transformer_settings(config.model), tensors)
-    still = OptimizerConfig(learning_rate=0.0)
-    train(replace(config, init=str(tmp_path / "wan"), optimizer=still))
-    assert "only the transformer is taken, the text encoder starts from random\n" in capsys.readouterr().err
-    kept = state(config.out)
-    assert all(torch.equal(kept[f"model/transformer.{k}"], v) for k, v in given.state_dict().items())
-
-
-@pytest.mark.parametrize("padded", [True, False])
-def test_text_of_a_diffusers_folder_is_that_of_its_transformer(autoencoder, tmp_path, padded):
-    wan, other = tmp_path / "wan", tmp_path / "other"
-    for folder, data in {wan: b"weights", other: b"weightz"}.items():
-        for part in ("transformer", "text_encoder"):
-            (folder / part).mkdir(parents=True)
-            (folder / part / "config.json").write_text('{"model_type": "umt5", "d_model": 16}')
-        (folder / "text_encoder" / "model.safetensors").write_bytes(data)
-    if not padded:  # as `dit export` writes it beside a model whose text was not padded
-        (wan / "dit.json").write_text(json.dumps({"text": to_json(TextConfig(padded=False))}))
-    own, flag = TextConfig(folder=str(wan), padded=padded), "--text.padded" if padded else "--text.no-padded"
-    assert check_text(own, wan) == check_text(TextConfig(), tmp_path) == ""
-    assert f"starts from random; --text.folder {wan} {flag} takes" in check_text(TextConfig(), wan)
-    assert f"{other} is not the text encoder of {wan}" in check_text(TextConfig(folder=str(other)), wan)
-    config = replace(transformer_run(tmp_path / "run", autoencoder), init=str(wan))
-    with pytest.raises(ValueError, match=rf"{wan} was trained with other text padding: give {flag}$"):
-        train(replace(config, text=replace(config.text, folder=str(wan), padded=not padded)))
-    assert not (tmp_path / "run").exists()
 
 
 def test_bf16_computes_near_fp32_and_keeps_fp32_weights(whole, autoencoder, tmp_path):
@@ -360,118 +256,6 @@ def test_bf16_computes_near_fp32_and_keeps_fp32_weights(whole, autoencoder, tmp_
     ours = [row["loss"] for row in rows(config.out) if "loss" in row]
     others = [row["loss"] for row in rows(whole["online"]) if "loss" in row]
     assert ours == pytest.approx(others, rel=0.02) and ours != others
-
-
-def test_a_frozen_text_encoder_trains_nothing_of_itself(autoencoder, tmp_path):
-    from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
-
-    folder = tmp_path / "text"
-    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
-    encoder = T5EncoderModel(T5Config(vocab_size=384, feed_forward_proj="gated-gelu", **sizes))
-    encoder.save_pretrained(folder)
-    ByT5Tokenizer().save_pretrained(folder)
-    config = transformer_run(tmp_path / "run", autoencoder, steps=2, precision="bf16", show_every=2)
-    config = replace(config, text=replace(config.text, folder=str(folder)))
-    train(config)
-    assert not [name for name in state(config.out) if "text." in name]
-    model = load_model(config.out, torch.device("cpu"), torch.float32)
-    kept = model.denoiser.text.model.state_dict()
-    assert all(torch.equal(kept[name], tensor) for name, tensor in encoder.state_dict().items())
-    embeddings, lengths = model.denoiser.text(["a red circle", ""])
-    ids = torch.tensor([[byte + 3 for byte in b"a red circle"] + [1]])
-    expected = encoder.eval()(ids)[0][0]
-    torch.testing.assert_close(embeddings[: len(expected)], expected, rtol=1e-5, atol=1e-5)
-    assert lengths == [13, 1]
-
-
-def mixed_latents() -> list[torch.Tensor]:
-    """Latents of clips and an image of four sizes."""
-    shapes = [(4, 2, 4, 4), (4, 1, 6, 4), (4, 3, 2, 8), (4, 2, 4, 6)]
-    return [torch.randn(shape, generator=generator("latents", k)) for k, shape in enumerate(shapes)]
-
-
-def random_denoiser(config: TransformerRun) -> Denoiser:
-    """A denoiser none of whose weights is zero, so that every path counts."""
-    torch.manual_seed(1)
-    denoiser = Denoiser(config.model, config.text)
-    for parameter in denoiser.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    return denoiser
-
-
-def training_batch(latents: list[torch.Tensor], draws: range, flow: FlowConfig, prompts: list[str] = ()):
-    """The batch of these draws, of heads of 16 channels."""
-    prompts = prompts or [""] * len(latents)
-    rows = zip(latents, prompts, draws, strict=True)
-    samples = [draw_sample(x, Clip(None, prompt, "", draw=draw), flow, 5) for x, prompt, draw in rows]
-    return make_batch(latents, samples, 16)
-
-
-def losses(denoiser: Denoiser, batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sum of the tokens' losses, which is what its formula says, and how many tokens have one."""
-    error = (
-        (denoiser(batch.tokens, batch.times, batch.layout, batch.conditions) - batch.target).square().mean(-1)
-    )
-    total = flow_loss(denoiser, batch)
-    torch.testing.assert_close(total, (error * batch.in_loss).sum())
-    return total, batch.in_loss.sum()
-
-
-def test_the_loss_of_a_batch_is_the_token_mean_of_its_parts():
-    config = transformer_run("", "")
-    flow = replace(config.flow, first_frame=0.5)
-    denoiser, latents, prompts = random_denoiser(config), mixed_latents(), ["a", "bb", "", "a longer one"]
-
-    def part(first: int, last: int):
-        batch = training_batch(latents[first:last], range(first, last), flow, prompts[first:last])
-        return batch, losses(denoiser, batch)
-
-    batch, (total, count) = part(0, 4)
-    parts = [part(k, k + 1) for k in range(4)]
-    alone, counts = (torch.stack(values) for values in zip(*(sums for _, sums in parts), strict=True))
-    assert count == counts.sum() and 0 < count < len(batch.tokens)  # the first frame of some is given
-    means = alone / counts
-    torch.testing.assert_close(total / count, (means * counts).sum() / counts.sum(), rtol=1e-5, atol=0)
-    assert torch.equal(batch.tokens, torch.cat([one.tokens for one, _ in parts]))
-    gradient = torch.autograd.grad(total / count, denoiser.transformer.patch_embedding.weight)[0]
-    expected = torch.autograd.grad(alone.sum() / counts.sum(), denoiser.transformer.patch_embedding.weight)[0]
-    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
-
-
-def test_noise_and_times_belong_to_the_sample_and_are_the_path_s():
-    flow = FlowConfig(first_frame=0.5, shift=2.0, shift_tokens=16)
-    latents = mixed_latents()
-    batch = training_batch(latents, range(4), flow)
-    evens = training_batch(latents[::2], range(0, 4, 2), flow)
-    lengths = batch.layout.tokens.each
-    split = batch.tokens.split(lengths)
-    assert torch.equal(evens.tokens, torch.cat([split[0], split[2]]))
-    for draw, (x, tokens) in enumerate(zip(latents, split, strict=True)):
-        x_LP = patchify(x)
-        target = batch.target.split(lengths)[draw]
-        counted = batch.in_loss.split(lengths)[draw].bool()
-        t = logit_normal_times(1, flow.time_mean, flow.time_std, generator(5, "time", draw))
-        t = shift_times(t, 2.0 * (len(x_LP) / 16) ** 0.5)
-        torch.testing.assert_close(tokens[counted], (x_LP + t * target)[counted])  # x_t = x + t (noise - x)
-        assert torch.equal(tokens[~counted], x_LP[~counted])  # what is given is clean
-    other = training_batch(latents, range(4, 8), flow)
-    assert (other.target - batch.target).abs().mean() > 0.5
-
-
-def test_prompt_dropout_is_a_function_of_seed_and_draw_and_new_in_every_epoch():
-    flow, x = FlowConfig(prompt_dropout=0.1), torch.zeros(1, 1, 2, 2)
-
-    def dropped(seed: int, draws: range) -> list[bool]:
-        samples = [draw_sample(x, Clip(None, "x", "", draw=draw), flow, seed) for draw in draws]
-        batch = make_batch([x] * len(draws), samples, 4)
-        return [condition.prompt == "" for condition in batch.conditions]
-
-    draws = dropped(3, range(2000))
-    assert dropped(3, range(1990, 2000)) == draws[1990:] and dropped(4, range(99)) != draws[:99]
-    assert 0.08 < sum(draws) / 2000 < 0.12
-    first, second = draws[:1000], draws[1000:]  # two epochs of the same thousand clips
-    both = sum(a and b for a, b in zip(first, second, strict=True))
-    assert sum(first) > 70 and both < 30  # independent: 10 expected, all ~100 if it were for ever
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
@@ -554,50 +338,3 @@ def test_each_picture_has_its_clip_s_shape_and_its_own_seed(
     assert [tuple(video.shape[1:]) for video in videos] == wanted
     by_prompt = {request.condition.prompt: request.seed for request in asked}
     assert [by_prompt[caption] for caption in captions] == [seed + k for k in range(len(captions))]
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda c: replace(c, model=replace(c.model, heads=5)), "model.width = 32 must be an even multiple"),
-        (
-            lambda c: replace(c, model=replace(c.model, text_width=64)),
-            "model.text_width = 64 must be text.wi",
-        ),
-        (lambda c: replace(c, model=replace(c.model, latent_channels=16)), "the autoencoder has 4"),
-        (lambda c: replace(c, model=replace(c.model, heads=0)), "model.heads = 0: it must be at least 1"),
-        (lambda c: replace(c, text=replace(c.text, depth=0)), "text.depth = 0: it must be at least 1"),
-        (
-            lambda c: replace(c, model=replace(c.model, time_frequencies=15)),
-            "frequencies = 15: .* multiple of 2",
-        ),
-        (lambda c: replace(c, sampler=replace(c.sampler, steps=0)), "sampler.steps = 0: it must be at least"),
-        (lambda c: replace(c, flow=replace(c.flow, shift=-1.0)), "flow.shift = -1.0: it must be above 0"),
-        (lambda c: replace(c, flow=replace(c.flow, shift_tokens=-1)), "flow.shift_tokens = -1"),
-        (lambda c: replace(c, data=replace(c.data, workers=-1)), "data.workers = -1: it must be at least 0"),
-        (
-            lambda c: replace(c, optimizer=OptimizerConfig(warmup_steps=-1)),
-            "optimizer.warmup_steps = -1: it must be at least 0",
-        ),
-        (
-            lambda c: replace(c, optimizer=OptimizerConfig(max_gradient_norm=-1.0)),
-            "optimizer.max_gradient_norm = -1.0: it must be above 0",
-        ),
-        (lambda c: replace(c, optimizer=OptimizerConfig(ema_decay=1.0)), "ema_decay = 1.0: .* below 1"),
-        (lambda c: replace(c, train=replace(c.train, seed=-1)), "train.seed = -1: it must be at least 0"),
-        (lambda c: replace(c, flow=replace(c.flow, prompt_dropout=1.5)), "flow.prompt_dropout = 1.5"),
-        (lambda c: replace(c, flow=replace(c.flow, time_std=-1.0)), "flow.time_std = -1.0"),
-        (lambda c: replace(c, init="nowhere"), "nowhere: no such model folder"),
-        (lambda c: replace(c, init="builtin"), "builtin.transformer.safetensors does not fit"),
-        (lambda c: replace(c, data=replace(c.data, size=40)), "data.size = 40 is no multiple of 16"),
-        (lambda c: replace(c, data=replace(c.data, frames=6)), "frames"),
-        (lambda c: replace(c, autoencoder="nowhere"), "nowhere: no autoencoder there"),
-    ],
-)
-def test_settings_that_do_not_fit_each_other_are_refused_before_anything_is_written(
-    autoencoder, tmp_path, change, words
-):
-    config = change(transformer_run(tmp_path / "run", autoencoder))
-    with pytest.raises(ValueError, match=words):
-        train(from_json(TransformerRun, to_json(config)))
-    assert not (tmp_path / "run").exists()

@@ -1,0 +1,124 @@
+"""Proves that a video carries its truth: by it alone the same is made again, and what differs is told."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from configs.load import to_json
+from configs.sampling import SampleSettings
+from dit.cli import run
+from dit.generate import generate
+from dit.load import TRANSFORMER, load_model
+from dit.record import sidecar
+from dit.sample import sample
+from tests.test_sample import RUN, folder, message, picture, write_model  # noqa: F401
+from vae.data.video import read_frames
+from vae.data.write import read_metadata, write_video
+from vae.load import WEIGHTS as AUTOENCODER
+from vae.training.files import file_hash
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_video_is_made_again_from_itself(folder, picture, tmp_path, capsys, given):  # noqa: F811
+    out = tmp_path / "one.mp4"
+    image = ["--image", str(picture)] if given else []
+    words = ["--model", str(folder), "--seed", "7", "--solver", "heun", "--steps", "2", *image]
+    assert run(["sample", 'a "red" circle; 赤い\\n=#', *words, "--out", str(out)]) == 0
+    picture.unlink()  # all that is needed is in the video
+    assert run(["sample", "--again", str(out)]) == 0
+    again = tmp_path / "one-again.mp4"
+    assert capsys.readouterr().out.split() == [str(out), str(again)]
+    frames = [read_frames(file, range(5)) for file in (out, again)]
+    assert torch.equal(*frames)
+    first, second = (read_metadata(file) for file in (out, again))
+    assert first["frames_sha256"] == second["frames_sha256"]
+    assert first["sample"] | {"out": "", "image": ""} == second["sample"] | {"out": "", "image": ""}
+
+
+def test_a_video_of_a_packed_call_is_made_again_in_that_call(folder, tmp_path, capsys, monkeypatch):  # noqa: F811
+    packs = []
+
+    def watched(denoiser, requests, *rest):
+        packs.append([(request.condition.prompt, request.seed) for request in requests])
+        return generate(denoiser, requests, *rest)
+
+    monkeypatch.setattr("dit.sample.generate", watched)
+    words = ["a circle", "a much longer prompt", "--number", "2", "--batch", "3", "--model", str(folder)]
+    assert run(["sample", *words, "--out", str(tmp_path)]) == 0
+    files = capsys.readouterr().out.split()[:4]
+    made = list(packs)
+    assert [len(pack) for pack in made] == [3, 1]
+    for file, pack in zip(files, [0, 0, 0, 1], strict=True):
+        assert run(["sample", "--again", file]) == 0
+        again = capsys.readouterr().out.split()
+        assert again == [file.replace(".mp4", "-again.mp4")] and packs[-1] == made[pack]
+        one, two = (read_metadata(name) for name in (file, *again))
+        assert one["frames_sha256"] == two["frames_sha256"] and one.get("pack") == two.get("pack")
+        assert (one["prompt"], one["seed"]) == (two["prompt"], two["seed"])
+
+
+@pytest.mark.parametrize(("name", "again"), [("a.gif", "a-again.gif"), ("a.b.png", "a.b-again")])
+def test_what_is_no_mp4_is_made_again_from_its_sidecar(folder, tmp_path, capsys, name, again):  # noqa: F811
+    words = ["sample", "a prompt", "--model", str(folder), "--out", str(tmp_path / name)]
+    assert run(words) == 0
+    made = Path(capsys.readouterr().out.strip())
+    assert run(["sample", "--again", str(made)]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / again)
+    files = [sorted(file.glob("*")) if file.is_dir() else [file] for file in (made, tmp_path / again)]
+    assert len(files[0]) == (5 if made.is_dir() else 1)
+    assert all(one.read_bytes() == two.read_bytes() for one, two in zip(*files, strict=True))
+    sidecar(made).unlink()
+    assert "holds the record" in message(capsys, "--again", made)
+
+
+def test_other_frames_are_an_error_and_kept(folder, tmp_path, capsys):  # noqa: F811
+    out = tmp_path / "one.mp4"
+    sample(SampleSettings(prompts=("a prompt",), model=str(folder), out=str(out)))
+    assert run(["sample", "--again", str(out), "--precision", "bf16"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and "its frames differ from those of" in captured.err.splitlines()[-1]
+    assert len(read_frames(tmp_path / "one-again.mp4", range(5))) == 5
+
+
+def test_a_video_carries_its_truth(folder, tmp_path):  # noqa: F811
+    out = tmp_path / "one.mp4"
+    sample(SampleSettings(prompts=("a prompt",), model=str(folder), seed=3, out=str(out)))
+    record = read_metadata(out)
+    assert record["prompt"] == "a prompt"
+    assert record["seed"] == 3
+    assert record["ai_generated"] is True and "AI-generated" in record["label"]
+    assert record["weights"] == f"{file_hash(folder / TRANSFORMER)}+{file_hash(folder / AUTOENCODER)}"
+    assert record["model"] == json.loads(json.dumps(to_json(RUN)))
+    assert record["sampler"] == {"steps": 3, "solver": "multistep", "guidance": 2.0, "seed": 3}
+    sidecar = json.loads(out.with_suffix(".json").read_text())
+    assert {key: record[key] for key in sidecar} == sidecar
+
+
+def test_other_weights_are_refused(folder, tmp_path, capsys):  # noqa: F811
+    out = tmp_path / "one.mp4"
+    sample(SampleSettings(prompts=("a prompt",), model=str(folder), out=str(out)))
+    other = write_model(tmp_path / "other", seed=1)
+    assert "other weights" in message(capsys, "--again", out, "--model", other)
+    (other / TRANSFORMER).write_bytes((folder / TRANSFORMER).read_bytes())  # the autoencoder counts too
+    assert "other weights" in message(capsys, "--again", out, "--model", other)
+
+
+def test_again_takes_no_setting_of_another_video(folder, tmp_path, capsys):  # noqa: F811
+    out = tmp_path / "one.mp4"
+    sample(SampleSettings(prompts=("a prompt",), model=str(folder), out=str(out)))
+    assert "takes no steps;" in message(capsys, "--again", out, "--steps", "2", "--seed", "9")
+    assert "takes no prompts;" in message(capsys, "another", "--again", out)
+    write_video(tmp_path / "foreign.mp4", torch.zeros(3, 1, 32, 32), 8.0, {"sample": {}})
+    assert "no whole record" in message(capsys, "--again", tmp_path / "foreign.mp4")
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun", "multistep"])
+def test_the_recorded_evaluations_are_those_that_were_made(folder, tmp_path, monkeypatch, solver):  # noqa: F811
+    model, calls = load_model(str(folder), torch.device("cpu"), torch.float32), []
+    model.denoiser.transformer.register_forward_hook(lambda *_: calls.append(1))
+    monkeypatch.setattr("dit.load.load_model", lambda *_: model)
+    out = tmp_path / "one.mp4"
+    sample(SampleSettings(prompts=("a",), steps=3, solver=solver, out=str(out)))
+    assert read_metadata(out)["evaluations"] == len(calls)
