@@ -18,6 +18,7 @@ from tests.tiny import assert_same_run, fresh_accelerator, rows, transformer_run
 from vae.cache.index import is_cache, load_cache
 from vae.data.clips import VideoFiles, open_data
 from vae.load import load_autoencoder
+from vae.training.folder import open_run
 from vae.training.weights import load_weights, save_weights
 
 
@@ -161,6 +162,9 @@ def test_an_autoencoder_is_not_trained_on_latents(made, folder, autoencoder, tmp
         vae.train.train(AutoencoderRun(out=str(tmp_path / "run"), data=replace(DATA, source=str(made))))
     with pytest.raises(ValueError, match="holds a manifest: give the cache a folder of its own"):
         encode(settings(folder, folder, autoencoder))
+    open_run(tmp_path, "transformer", AutoencoderRun(), "")
+    with pytest.raises(ValueError, match="holds a run: give the cache a folder of its own"):
+        encode(settings(folder, tmp_path, autoencoder))
     assert not is_cache(folder) and isinstance(
         open_data(replace(DATA, source=str(folder)), 0, 1, load_autoencoder(autoencoder).compression)[0],
         VideoFiles,

@@ -97,6 +97,21 @@ def test_an_autoencoder_is_no_model(folder, tmp_path, capsys):
     )
 
 
+@pytest.mark.parametrize(
+    ("model", "message"), [(None, "'model' is missing"), ({"depth": -1}, "depth = -1: it must be")]
+)
+def test_wrong_settings_in_a_weights_file_are_told_with_its_name(folder, tmp_path, capsys, model, message):
+    shutil.copytree(folder, tmp_path / "run")
+    tensors, header = load_weights(folder / TRANSFORMER)
+    settings = {k: v for k, v in header.settings.items() if k != "model"} | (
+        {"model": model} if model else {}
+    )
+    save_weights(tmp_path / "run" / TRANSFORMER, tensors, "transformer", settings, header.facts)
+    assert run(["sample", "a", "--model", str(tmp_path / "run"), "--out", str(tmp_path / "a.mp4")]) == 1
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert str(tmp_path / "run" / TRANSFORMER) in line and message in line
+
+
 def test_decoding_in_tiles_gives_the_same_video(folder, tmp_path, monkeypatch, capsys):
     words = ["sample", "a cat", "--model", str(folder), "--height", "208", "--width", "224", "--frames", "5"]
     assert run([*words, "--out", str(tmp_path / "whole.png")]) == 0
@@ -299,6 +314,8 @@ def test_every_format_shows_the_frames_that_were_made(folder, tmp_path, suffix):
         (("a", "b", "--out", "a.mp4"), "give a folder"),
         (("--again", "missing.mp4"), "missing.mp4"),
         (("a", "--model", "missing"), "no such model folder"),
+        (("a", "--model", __file__), "--model takes a folder, not a file in it"),
+        (("a", "--seed", str(2**63 - 1), "--number", "2"), "with 2 videos it reaches 2^63"),
     ],
 )
 def test_mistakes_are_told_in_one_line(folder, tmp_path, monkeypatch, capsys, words, expected):

@@ -40,7 +40,7 @@ from vae.data.write import write_video
 from vae.load import load_autoencoder
 from vae.training.optimizer import update_average
 from vae.training.session import Session
-from vae.training.weights import AUTOENCODERS, load_weights, read_header
+from vae.training.weights import AUTOENCODERS, load_weights, read_header, save_weights
 
 train = vae.train.train
 
@@ -206,6 +206,16 @@ def test_a_run_goes_on_with_the_files_it_began_with_or_not_at_all(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps(to_json(config)))
     with pytest.raises(ValueError, match="is of an earlier version of this project: give another --out"):
         open_run(tmp_path, config, "one")
+
+
+def test_a_run_of_a_transformer_is_not_gone_on_with(tmp_path):
+    tensors = {"a": torch.ones(1)}
+    checkpoint = tmp_path / "step-00000001" / "model.safetensors"
+    save_weights(checkpoint, tensors, "transformer checkpoint", {}, {"step": 1})
+    vae.training.folder.open_run(tmp_path, "transformer", autoencoder_run(tmp_path), "")
+    (tmp_path / "step-00000002").write_text("a file is no checkpoint")
+    with pytest.raises(ValueError, match="holds a run of kind transformer, not autoencoder: give another"):
+        train(autoencoder_run(tmp_path))
 
 
 def test_a_run_does_not_write_among_the_videos(videos):

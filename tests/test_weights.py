@@ -102,6 +102,19 @@ def test_a_file_that_is_not_ours_is_named_with_the_reason(tmp_path, content, mes
     assert str(file) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("settings", "facts"), [("{", "{}"), ("[]", "{}"), ("{}", "null"), ("{}", "[]"), ("{}", '{"step": "8"}')]
+)
+def test_a_damaged_header_is_named_before_anything_reads_it(tmp_path, settings, facts):
+    from safetensors.torch import save_file
+
+    file = tmp_path / "w.safetensors"
+    header = {"kind": "transformer", "settings": settings, "facts": facts}
+    save_file({"a": torch.ones(2)}, file, header)
+    with pytest.raises(ValueError, match=f"^{re.escape(str(file))} has damaged settings or facts"):
+        load_weights(file, "transformer")
+
+
 def test_a_file_of_another_kind_is_refused_with_the_verb_that_makes_the_right_one(tmp_path):
     file = tmp_path / "w.safetensors"
     for kind in KINDS:

@@ -35,7 +35,9 @@ def brightness(settings: BrightnessSettings) -> dict:
     parts = {
         "real": {},
         "fake": scoring.clip_facts(clips, side_hash(clips), rgb, passed),
-        "interval": scoring.interval(lambda drawn_N: drawn_N.mean().item(), (values_N,), settings.resamples),
+        "interval": scoring.interval(
+            lambda drawn_N: drawn_N.mean().item(), (values_N,), settings.resamples, protocol.seed
+        ),
     }
     result = scoring.result_of(protocol, values_N.mean().item(), stamps, "", CPU, parts)
     lines = scoring.opening_lines(result, "brightness", "brightness", f"{len(clips)} videos", digits=4)
