@@ -117,7 +117,11 @@ def encode(settings: EncodeSettings) -> Path:
             wrong |= failed
             if failed:
                 there = on_main(main, lambda: set(find_rows(out, LATENTS)[0]))
-        texts = text_keys(entries, provenance) if provenance["text"] else {}
+        texts = {}  # the key of every caption and of the empty prompt
+        if provenance["text"]:
+            about = provenance["text"] | {"dtype": provenance["dtype"]}
+            captions = dict.fromkeys(["", *(caption for entry in entries for caption in entry.captions)])
+            texts = {caption: text_key(caption, about) for caption in captions}
         missing, most = [text for text, key in texts.items() if key not in texts_there], settings.shard_clips
         text_groups = [missing[first : first + most] for first in range(0, len(missing), most)]
         mine = embed(out, text_groups[rank::ranks], settings.text, provenance, texts, not main)
@@ -171,13 +175,6 @@ def note_replaced(out: Path, provenance: dict) -> None:
     if other:
         message = "its clips stay in their shards until --prune, but only the new ones are listed"
         print(f"note: {out} was a cache with {', '.join(other)}: {message}", file=sys.stderr)
-
-
-def text_keys(entries: Sequence[Entry], provenance: dict) -> dict[str, str]:
-    """The key of every caption and of the empty prompt."""
-    texts = dict.fromkeys(["", *(caption for entry in entries for caption in entry.captions)])
-    about = provenance["text"] | {"dtype": provenance["dtype"]}
-    return {text: text_key(text, about) for text in texts}
 
 
 def embed(

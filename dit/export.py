@@ -1,5 +1,6 @@
 """`dit export MODEL --out FOLDER`: a model as the folder of a Wan pipeline, or our own in half precision."""
 
+import math
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -96,8 +97,10 @@ def check_ours(model: Model) -> None:
 def write_diffusers(folder: Path, model: Model) -> None:
     """A Wan pipeline's folder, and beside it what diffusers has no place for."""
     check_ours(model)
-    denoiser = model.denoiser
-    write_pipeline(folder, denoiser.transformer, model.autoencoder, denoiser.text, own_shift(model))
+    denoiser, shape = model.denoiser, model.autoencoder.latent_shape(*model.size)
+    tokens = math.prod(grid_of(torch.empty(shape, device="meta")))
+    shift = shift_for(tokens, model.flow)  # at the size that the model was trained on
+    write_pipeline(folder, denoiser.transformer, model.autoencoder, denoiser.text, shift)
     write_json(folder / OURS, defaults(model))
 
 
@@ -118,12 +121,6 @@ def half(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 FORMATS = {"diffusers": write_diffusers, "half": write_half}
-
-
-def own_shift(model: Model) -> float:
-    """The shift of the times at the size the model was trained on."""
-    shape = model.autoencoder.latent_shape(*model.size)
-    return shift_for(torch.Size(grid_of(torch.empty(shape, device="meta"))).numel(), model.flow)
 
 
 def defaults(model: Model) -> dict:

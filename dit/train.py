@@ -29,7 +29,7 @@ from vae.training.files import read_json
 from vae.training.optimizer import make_optimizer, set_learning_rate, update_average
 from vae.training.processes import gathered, on_main
 from vae.training.session import Session
-from vae.training.weights import TRANSFORMERS, load_strictly, load_weights, save_weights
+from vae.training.weights import TRANSFORMERS, load_strictly, load_weights
 
 HELD_OUT = 32
 VALIDATION_TIMES = (0.125, 0.375, 0.625, 0.875)
@@ -83,9 +83,12 @@ def train(config: TransformerRun) -> Path:
             optimizer=optimizer,
         )
         validation = validation_batches(held_out, autoencoder, config, run)
+
+        # The log is opened; from here on a signal ends the step at hand, not the process.
         run.begin(model, data, held_out)
         network = run.accelerator.prepare(model)
 
+        # What every `show_every` steps shows, and the start of a run that a signal kept from showing it.
         def show(step: int) -> None:
             show_samples(average, autoencoder, config, held_out, run, step)
             row = validate(average, validation, run)
@@ -94,6 +97,8 @@ def train(config: TransformerRun) -> Path:
 
         if run.due("show", run.step) and not run.has_shown("validation"):
             show(run.step)
+
+        # Batches from the step after the last, each process its share.
         loader = batches(data, loop.batch, run.step, loop.steps, run.rank, run.ranks, config.data.workers)
         for step, clips in run.steps(loader):
             # Latents, and each sample's noise, time and condition: functions of (seed, draw).
@@ -127,9 +132,9 @@ def train(config: TransformerRun) -> Path:
             if run.due("show", step):
                 show(step)
 
+        # The average is the model.
         if run.main and not run.stopping:
-            facts = run.facts | {"step": run.step}
-            save_weights(run.weights, average.trained_state(), "transformer", run.settings, facts)
+            run.finish(average.trained_state())
             run.print_once(f"model: {run.folder} (dit sample PROMPT --model {run.folder})")
     return run.weights
 

@@ -50,17 +50,12 @@ SIZE = (240, 320)  # of UCF-101
 WIDTHS = {400: 2048, 2048: 4096}  # features -> clips a side
 
 
-def _moving_noise(seed: int) -> Tensor:
-    """A video of 24 frames as large as UCF-101's, of soft noise that moves."""
-    random = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(1, 3, 6, 15, 20, generator=random) * 2 - 1
-    return torch.nn.functional.interpolate(coarse, (24, *SIZE), mode="trilinear")[0]
-
-
 def _make_clips(folder: Path, count: int) -> list[Clip]:
-    """Clips of as many new videos."""
+    """Clips of as many new videos of 24 frames as large as UCF-101's, of soft noise that moves."""
     for k in range(count):
-        write_video(folder / f"{k:04d}.mp4", _moving_noise(k), 25.0, {})
+        coarse = torch.rand(1, 3, 6, 15, 20, generator=torch.Generator().manual_seed(k)) * 2 - 1
+        video_BCTHW = torch.nn.functional.interpolate(coarse, (24, *SIZE), mode="trilinear")
+        write_video(folder / f"{k:04d}.mp4", video_BCTHW[0], 25.0, {})
     protocol = replace(load_protocol("fvd-google", "fvd"), real=count)
     return choose_clips(find_sources(folder), protocol, count, 1)[0]
 

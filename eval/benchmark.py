@@ -25,7 +25,7 @@ from dit.generate import Request, generate_videos
 from dit.load import load_resolved, model_folder
 from dit.pipelines import generate_with, is_foreign, load_pipeline
 from dit.record import LABEL, make_records, write
-from eval.scoring import Metric, check_outputs
+from eval.scoring import check_outputs
 from vae.data.index import few, probe_all
 from vae.data.manifest import NAME, load_manifest, save_manifest
 from vae.data.msrvtt import number, read_annotations
@@ -111,7 +111,7 @@ def run(settings: RunEvalSettings) -> dict:
         close = nearest(settings.job, list(JOBS))
         raise ValueError(f"no job {settings.job or '(none given)'}{close or ': ' + ', '.join(JOBS)}")
     protocols = protocols_of(settings)
-    metrics = {metric: load_metric(metric) for metric in protocols}
+    metrics = {name: importlib.import_module(VERBS[f"eval {name}"][0]).METRIC for name in protocols}
     out = Path(settings.out or f"scores/{settings.job}")
     rank, _ = processes()
     if not model_folder(settings.model).exists():
@@ -153,12 +153,6 @@ def protocols_of(settings: RunEvalSettings) -> dict[str, Protocol]:
         if metric not in protocols:
             raise ValueError(f"--metrics {metric}: {settings.job} is scored by {' and '.join(protocols)}")
     return {metric: p for metric, p in protocols.items() if metric in (settings.metrics or protocols)}
-
-
-def load_metric(name: str) -> Metric:
-    """A metric's row of the table: METRIC in the file of its verb, `dit eval NAME`."""
-    module, _ = VERBS[f"eval {name}"]
-    return importlib.import_module(module).METRIC
 
 
 def plan(settings: RunEvalSettings, protocols: dict[str, Protocol]) -> list[Sample]:

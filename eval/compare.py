@@ -1,12 +1,12 @@
 """`dit eval compare`: scores of one protocol in a table; those of different ones are never side by side."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from configs.load import Positional, parse
 from configs.protocol import differences
 from eval.scoring import aligned
+from vae.training.files import read_json
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,9 @@ def read_score(file: str) -> dict:
     path = Path(file)
     if not path.is_file():
         raise ValueError(f"{file}: no such score")
-    try:
-        score = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({error})") from None
-    if not isinstance(score, dict) or not {"metric", "value", "protocol", "stamps", "weights"} <= set(score):
-        near = "; its scores lie beside it" if isinstance(score, dict) and "scores" in score else ""
+    score = read_json(path)
+    if not {"metric", "value", "protocol", "stamps", "weights"} <= set(score):
+        near = "; its scores lie beside it" if "scores" in score else ""
         raise ValueError(
             f"{file} is no score of `dit eval`: it has no metric, value, protocol and weights{near}"
         )

@@ -185,9 +185,10 @@ def cached_features(
     weights: str,
     network,
 ) -> Side:
-    """Features of clips, from the cache where they are kept and there."""
+    """Features of clips, from the cache where they are there; its name says what they depend on."""
     files = side_hash(clips)
-    cached = cache_file(protocol, files, weights) if settings.cache and keep else None
+    key = hashlib.sha256(f"{protocol.hash()} {files} {weights} {decoder()}".encode()).hexdigest()
+    cached = folders()[0] / "features" / f"{key}.safetensors" if settings.cache and keep else None
     if cached and cached.is_file():
         return load_features(cached, protocol, weights)
     features = extract(clips, protocol, network, settings.batch, settings.workers, what)
@@ -215,12 +216,6 @@ def panel_of(settings: FvdSettings, protocol: FvdProtocol, real: Side, weights: 
         "floor": panel.floor(real.values_ND, far, protocol.ddof),
         "motion": panel.motion(kept, real.values_ND, protocol, features),
     }
-
-
-def cache_file(protocol: FvdProtocol, files: str, weights: str) -> Path:
-    """Where the real side's features are kept: another file, protocol or weight has another name."""
-    key = hashlib.sha256(f"{protocol.hash()} {files} {weights} {decoder()}".encode()).hexdigest()
-    return folders()[0] / "features" / f"{key}.safetensors"
 
 
 def save_features(file: Path, side: Side, protocol: FvdProtocol, weights: str) -> None:

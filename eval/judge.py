@@ -59,7 +59,9 @@ def judge(video_CTHW: Tensor) -> Verdict:
     """
     if video_CTHW.dim() != 4 or video_CTHW.shape[0] != 3 or min(video_CTHW.shape[2:]) < 32:
         raise ValueError(f"not a video of 3 T H W with sides of 32 or more: {tuple(video_CTHW.shape)}")
-    pixels_TCHW = shrunk(((rearrange(video_CTHW.float(), "c t h w -> t c h w") + 1) * 127.5).clamp(0, 255))
+    pixels_TCHW = ((rearrange(video_CTHW.float(), "c t h w -> t c h w") + 1) * 127.5).clamp(0, 255)
+    if (factor := min(pixels_TCHW.shape[2:]) // 64) > 1:  # down to a shorter side of 64 to 127 pixels
+        pixels_TCHW = F.avg_pool2d(pixels_TCHW, factor)
     ground_TC = flat_border(pixels_TCHW)
     if ground_TC is None:
         return Verdict(None, None, None, None)
@@ -78,12 +80,6 @@ def judge(video_CTHW: Tensor) -> Verdict:
         background=background,
         motion=motion(x_T / width, y_T / height, area_T.sqrt()),
     )
-
-
-def shrunk(pixels_TCHW: Tensor) -> Tensor:
-    """The video averaged down to a shorter side of 64 to 127 pixels, if it is larger."""
-    factor = min(pixels_TCHW.shape[2:]) // 64
-    return F.avg_pool2d(pixels_TCHW, factor) if factor > 1 else pixels_TCHW
 
 
 def flat_border(pixels_TCHW: Tensor) -> Tensor | None:

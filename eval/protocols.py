@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from configs.load import Positional, parse
 from configs.protocol import load_protocols, protocol_module, protocol_names
+from eval.scoring import aligned
 
 
 @dataclass(frozen=True)
@@ -26,20 +27,11 @@ def card(name: str) -> str:
     return "\n".join(lines)
 
 
-def listing() -> str:
-    """Every protocol with the first sentence of what it follows."""
-    rows = []
-    width = max(map(len, protocol_names()))
-    for name in protocol_names():
-        first = protocol_module(name).__doc__.strip().splitlines()[0]
-        rows.append(f"{name.ljust(width)}  {first}")
-    return "\n".join(rows)
-
-
 def main(arguments: list[str]) -> None:
     """The verb `dit eval protocols`."""
     name = parse(ProtocolsSettings, arguments, prog="dit eval protocols").name
-    print(card(name) if name else listing())
+    rows = [(name, protocol_module(name).__doc__.strip().splitlines()[0]) for name in protocol_names()]
+    print(card(name) if name else "\n".join(aligned(rows)))
 
 
 if __name__ == "__main__":

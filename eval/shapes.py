@@ -99,7 +99,11 @@ def score(settings: EvalSettings) -> dict:
         raise ValueError(f"--picture {settings.picture}: it is a PNG, give a name that ends in .png")
     check_outputs(settings.json, settings.picture)
     model, settings = load_resolved(settings)
-    check_new_to(model, settings.seed)
+    trained = model.settings.get("train", {}).get("seed")
+    if trained is not None and settings.seed in (trained, trained + 1):  # the later one validated
+        raise ValueError(
+            f"--seed {settings.seed} draws the scenes that this model was trained on: give another"
+        )
     sampler = SamplerConfig(settings.steps, settings.solver, settings.guidance, settings.seed)
     result = {"protocol": protocol(settings, model, sampler), "scores": {}, "confusions": {}}
     failures: list[dict] = []
@@ -123,13 +127,6 @@ def score(settings: EvalSettings) -> dict:
     if settings.picture and shown:
         contact_sheet([video for video, _ in shown], [text for _, text in shown], settings.picture)
     return result
-
-
-def check_new_to(model: Model, seed: int) -> None:
-    """Raises ValueError where the scenes of a seed are those that the model was trained or validated on."""
-    trained = model.settings.get("train", {}).get("seed")
-    if trained is not None and seed in (trained, trained + 1):
-        raise ValueError(f"--seed {seed} draws the scenes that this model was trained on: give another")
 
 
 def protocol(settings: EvalSettings, model: Model, sampler: SamplerConfig) -> dict:

@@ -36,7 +36,7 @@ from vae.training.optimizer import (
 from vae.training.processes import gathered
 from vae.training.seeds import generator, uniform
 from vae.training.session import Session
-from vae.training.weights import AUTOENCODERS, load_strictly, load_weights, read_header, save_weights
+from vae.training.weights import AUTOENCODERS, load_strictly, load_weights, read_header
 
 HELD_OUT = 16
 SCORES = ("psnr", "ssim", "lpips")
@@ -93,10 +93,13 @@ def train(config: AutoencoderRun) -> Path:
         networks = Networks(model, likelihood, perceptual and perceptual.to(run.device), discriminator)
         lpips, _ = load_lpips("alex")  # what held-out clips are judged by, where its weights are there
         run.restore(**{name: part.load_state_dict for name, part in states.items()}, **optimizers)
+
+        # The log is opened; from here on a signal ends the step at hand, not the process.
         run.begin(model, data, held_out)
         if note:
             run.print_once(note)
 
+        # What every `show_every` steps shows, and the start of a run that a signal kept from showing it.
         def show(step: int) -> None:
             row = evaluate(average, lpips, held_out, run, step)
             run.log({"step": step} | row, PANELS)
@@ -105,6 +108,8 @@ def train(config: AutoencoderRun) -> Path:
 
         if run.due("show", run.step) and not run.has_shown("psnr"):
             show(run.step)
+
+        # Batches from the step after the last, each process its share.
         loader = batches(data, loop.batch, run.step, loop.steps, run.rank, run.ranks, config.data.workers)
         for step, clips in run.steps(loader):
             # Random crops, images among them: functions of (seed, draw).
@@ -146,20 +151,23 @@ def train(config: AutoencoderRun) -> Path:
             update_average(average, model, step, config.optimizer.ema_decay)
 
             # What is said, saved and shown; every process calls these, as each has its share in them.
-            reported = terms | norms
+            loss, reported = terms.pop("loss"), terms | norms
             if discriminator_active:
                 reported["adaptive_weight"] = discriminator.adaptive_weight
             if config.learned_variance:
                 reported["log_scale"] = likelihood.log_scale.detach()
-            if run.end_step(step, reported.pop("loss"), ("clips", loop.batch), **reported):
+            if run.end_step(step, loss, ("clips", loop.batch), **reported):
                 warn_of_collapse(run)
             if run.due("save", step):
                 run.save(step, **{name: part.state_dict() for name, part in states.items()}, **optimizers)
             if run.due("show", step):
                 show(step)
 
+        # The average is the autoencoder; a kept encoder has its latents' statistics already.
         if run.main and not run.stopping:
-            finish(average, config, run, data)
+            if config.train_encoder:
+                average.set_statistics(measure(average, data))
+            run.finish(average.state_dict())
             run.print_once(f"weights: {run.weights}")
     return run.weights
 
@@ -315,15 +323,10 @@ def held_out_line(row: dict) -> str:
 
 
 @torch.no_grad()
-def finish(average: Autoencoder, config: AutoencoderRun, run: Session, data, clips: int = 64) -> None:
-    """Measures the statistics of latents drawn from the averaged weights' posterior and saves both, with the
-    run's settings; a kept encoder's it has already."""
-    if config.train_encoder:
-        measured = checked(statistics_of([latent_sums(average, data[draw].video) for draw in range(clips)]))
-        rounded = (tuple(round(value, 6) for value in values) for values in (measured.mean, measured.std))
-        average.set_statistics(Statistics(*rounded))
-    facts = run.facts | {"step": run.step}
-    save_weights(run.weights, average.state_dict(), "autoencoder", run.settings, facts)
+def measure(autoencoder: Autoencoder, data, clips: int = 64) -> Statistics:
+    """The statistics, to six decimals, of latents drawn from the posteriors of the first clips."""
+    measured = checked(statistics_of([latent_sums(autoencoder, data[draw].video) for draw in range(clips)]))
+    return Statistics(*(tuple(round(x, 6) for x in values) for values in (measured.mean, measured.std)))
 
 
 def main(arguments: list[str]) -> None:

@@ -146,7 +146,11 @@ def measure_shape(
             difference=((ours - other).norm() / other.norm()).item(),
         )
         rows.append(row)
-        print(_line(row), flush=True)
+        times = [f"{1000 * s:8.1f}" for s in (row.ours, row.stream, row.other)]
+        fast = [f"{row.other / s:7.2f}" for s in (row.ours, row.stream)]
+        share = [f"{m / row.other_memory:7.0%}" for m in (row.memory, row.stream_memory)]
+        cells = f"{''.join(times)}  {''.join(fast)}      {''.join(share)}   {row.difference:9.0e}"
+        print(f"{row.what:24} {cells}", flush=True)
     return rows
 
 
@@ -155,14 +159,6 @@ HEAD = (
     "  difference\n"
     "                                                        whole  stream        whole  stream"
 )
-
-
-def _line(row: Row) -> str:
-    """A row of the table."""
-    times = [f"{1000 * s:8.1f}" for s in (row.ours, row.stream, row.other)]
-    fast = [f"{row.other / s:7.2f}" for s in (row.ours, row.stream)]
-    share = [f"{m / row.other_memory:7.0%}" for m in (row.memory, row.stream_memory)]
-    return f"{row.what:24} {''.join(times)}  {''.join(fast)}      {''.join(share)}   {row.difference:9.0e}"
 
 
 @torch.no_grad()

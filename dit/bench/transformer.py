@@ -284,13 +284,6 @@ def _print_row(cells: tuple[str, ...]) -> None:
     print(f"{cells[0]:62}" + "".join(f"{cell:>15}" for cell in cells[1:]), flush=True)
 
 
-def _grid_of_run(run: TransformerRun) -> tuple[int, int, int]:
-    """Tokens of a run's longest clip along frames, height and width, with latents of 4x8x8."""
-    compression = Compression()
-    side = run.data.size // compression.token_side
-    return 1 + (run.data.frames - 1) // compression.temporal, side, side
-
-
 def bench(settings: BenchSettings) -> dict:
     """Measures what the settings ask for, prints it part by part, and returns it all."""
     device = torch.device(
@@ -300,7 +293,10 @@ def bench(settings: BenchSettings) -> dict:
         raise ValueError("--device cuda: PyTorch sees no GPU here; leave --device out, or see dit doctor")
     torch.set_num_threads(settings.threads)
     run = load_run(TransformerRun, settings.config) if settings.config else TransformerRun(model=REFERENCE)
-    grid = _grid_of_run(run) if settings.config else REFERENCE_GRID
+    grid = REFERENCE_GRID
+    if settings.config:  # tokens of the run's longest clip along frames, height and width, latents of 4x8x8
+        side, temporal = run.data.size // Compression().token_side, Compression().temporal
+        grid = 1 + (run.data.frames - 1) // temporal, side, side
     clock, clock_name = measure.make_clock(device, settings.threads)
     config = run.model
     print(

@@ -39,8 +39,8 @@ def check(settings: CheckSettings) -> None:
     table, about, folder = read_index(settings.cache)
     files, rows, problems = shard_files(folder), {}, []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for held, wrong in tqdm(pool.map(check_shard, files), "shards", len(files), unit="shard"):
-            rows |= held
+        for names, wrong in tqdm(pool.map(check_shard, files), "shards", len(files), unit="shard"):
+            rows |= names
             problems += wrong
     problems += wrong_in_index(table.to_pylist(), about, rows, folder)
     problems += [f"{file} is half-written: delete it" for file in half_written(folder)]
@@ -57,8 +57,8 @@ def check(settings: CheckSettings) -> None:
     print(f"{folder}: sound; {len(files)} shards, {clips} clips, {len(rows) - clips} captions")
 
 
-def check_shard(file: Path) -> tuple[dict[Location, tuple[str, dict]], list[str]]:
-    """The key of every row of a shard with what it is, by its location; and what is wrong with the shard."""
+def check_shard(file: Path) -> tuple[dict[Location, tuple[str, str]], list[str]]:
+    """What an index may call each row of a shard, key or caption, by location; and what is wrong there."""
     try:
         locations, header = read_locations(file)
         tensors = load_file(file)
@@ -68,15 +68,15 @@ def check_shard(file: Path) -> tuple[dict[Location, tuple[str, dict]], list[str]
         return {}, [f"{file} cannot be read ({error}): {MEND}"]
     if locations.keys() != what.keys() or file.name != shard_name(header.kind, locations):
         return {}, [f"{file} holds other rows than its name and header say: {MEND}"]
-    held = {location: (key, what[key]) for key, location in locations.items()}
+    names = {location: (key, what[key].get("text", key)) for key, location in locations.items()}
     if tensors_hash(tensors) != digest:
-        return held, [f"{file} has changed since it was written: {MEND}"]
+        return names, [f"{file} has changed since it was written: {MEND}"]
     wrong = [
         f"{file}: row {key[:12]} {fault}: {MEND}"
         for key, tensor in tensors.items()
         for fault in faults(key, tensor, what[key], header, dtype)
     ]
-    return held, wrong
+    return names, wrong
 
 
 def faults(key: str, row: Tensor, what: dict, header: Header, dtype: torch.dtype) -> Iterator[str]:
@@ -99,7 +99,7 @@ def faults(key: str, row: Tensor, what: dict, header: Header, dtype: torch.dtype
 
 
 def wrong_in_index(
-    files: list[dict], about: dict, rows: dict[Location, tuple[str, dict]], folder: Path
+    files: list[dict], about: dict, rows: dict[Location, tuple[str, str]], folder: Path
 ) -> Iterator[str]:
     """What the index says that the shards do not hold."""
     names, count = list(about["shards"]), about["provenance"]["data"]["clips_per_file"]
@@ -113,15 +113,10 @@ def wrong_in_index(
             yield f"{file['path']} has {len(clips)} clips in the index, not {count}: {AGAIN}"
         texts = zip(locations_in(file, "text", names), file["captions"], strict=False)
         expected = [*zip(clips, file["keys"], strict=False), *texts]
-        absent = {location.shard for location, name in expected if name not in names_of(rows.get(location))}
+        absent = {location.shard for location, name in expected if name not in rows.get(location, ())}
         if absent & there:  # of the others it was said
             which = ", ".join(sorted(absent & there))
             yield f"{file['path']} is not in {which} where the index says: {AGAIN}"
-
-
-def names_of(row: tuple[str, dict] | None) -> tuple[str, ...]:
-    """What the index may call a row: its key, or of a caption its words."""
-    return (row[0], row[1].get("text", row[0])) if row else ()
 
 
 def main(arguments: list[str]) -> None:

@@ -96,7 +96,9 @@ def probe_once(path: Path, size: int, changed: int) -> Probe:
     duration = int(clock[1]) * 3600 + int(clock[2]) * 60 + float(clock[3]) if clock else 0.0
     rate = re.search(r", ([\d.]+)(k?) fps", line) or re.search(r", ([\d.]+)(k?) tbr", line)
     if rate:
-        fps = _exact_rate(float(rate[1]) * (1000 if rate[2] else 1))
+        fps = float(rate[1]) * (1000 if rate[2] else 1)
+        ntsc = round(fps * 1.001) * 1000 / 1001  # the fraction that two printed decimals may stand for
+        fps = ntsc if fps != round(fps) and abs(fps - ntsc) < 0.006 else fps
     elif duration:
         fps = len(checksums) / duration
     else:
@@ -122,12 +124,6 @@ def _uneven_times(ticks: list[int], fps: float) -> bytes:
     if (even and as_printed) or times != sorted(times) or not 0 < times[-1] < 1 << 32:
         return b""
     return array("I", times).tobytes()
-
-
-def _exact_rate(fps: float) -> float:
-    """A rate printed with two decimals as the NTSC fraction it stands for, where it does."""
-    ntsc = round(fps * 1.001) * 1000 / 1001
-    return ntsc if fps != round(fps) and abs(fps - ntsc) < 0.006 else fps
 
 
 def decord_agrees(path: Path, size: tuple[int, int], checksums: list[int]) -> bool:
@@ -212,15 +208,11 @@ def _read_in_sequence(path: Path, indices: list[int], known: Probe) -> Tensor:
     frames = torch.frombuffer(bytearray(done.stdout), dtype=torch.uint8).view(shape)
     checksums = array("I", known.checksums)
     if [zlib.crc32(frame.numpy().tobytes()) for frame in frames] != [checksums[index] for index in indices]:
-        raise UnreadableVideo(f"{path} {_why_other(known)}: run `dit data index` again")
+        why = f"was indexed by {known.decoder}, and {decoder()} decodes it to other bytes"
+        if known.decoder in ("", decoder()):
+            why = "has changed since it was indexed"
+        raise UnreadableVideo(f"{path} {why}: run `dit data index` again")
     return frames
-
-
-def _why_other(known: Probe) -> str:
-    """Why a file's frames are not those of its manifest."""
-    if known.decoder in ("", decoder()):
-        return "has changed since it was indexed"
-    return f"was indexed by {known.decoder}, and {decoder()} decodes it to other bytes"
 
 
 def _runs(indices: list[int]) -> list[tuple[int, int]]:

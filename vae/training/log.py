@@ -11,13 +11,6 @@ from torch import nn
 
 from vae.training.files import write_text, write_whole
 
-SMOOTHING = 0.98
-
-
-def smooth(smoothed: float | None, loss: float) -> float:
-    """The running average of the loss; it starts at the first one."""
-    return loss if smoothed is None else SMOOTHING * smoothed + (1 - SMOOTHING) * loss
-
 
 class Log:
     """Appends rows to `log.jsonl` and keeps one live line on the terminal with the time that is left."""

@@ -20,8 +20,11 @@ from vae.training.checkpoints import (
     save_checkpoint,
 )
 from vae.training.folder import locked, open_run
-from vae.training.log import Log, draw_curve, live_line, opening, smooth
+from vae.training.log import Log, draw_curve, live_line, opening
 from vae.training.processes import PATIENCE, gathered, on_main
+from vae.training.weights import save_weights
+
+SMOOTHING = 0.98  # of the loss, a step
 
 
 class StopSignal:
@@ -163,14 +166,16 @@ class Session:
         self.step = step
         asked = torch.tensor(float(self._signal.asked), device=self.device)
         self.stopping = self.accelerator.reduce(asked).item() > 0 and step < self.loop.steps
-        self.smoothed = smooth(self.smoothed, loss.item())
+        value = loss.item()
+        before = self.smoothed  # a running average that starts at the first loss
+        self.smoothed = value if before is None else SMOOTHING * before + (1 - SMOOTHING) * value
         due = self.due("log", step)
         if due or step == self.loop.steps or self.stopping:
             self._name_skipped()
             self.sources = gathered([clip.source for clip in self._clips])
         if due and self._log:
             seconds, (unit, count) = time.monotonic() - self._began, amount
-            row = {"step": step, "loss": loss.item(), "smoothed": self.smoothed}
+            row = {"step": step, "loss": value, "smoothed": self.smoothed}
             row |= {name: float(value) for name, value in terms.items()}
             row |= {f"{unit}_per_second": count / seconds, "waited": self._waited / seconds}
             self._log.add(row)
@@ -200,6 +205,10 @@ class Session:
             }
             facts = self.facts | {"step": step, "smoothed": self.smoothed}
             save_checkpoint(self.folder, self.kind, tensors, self.settings, facts)
+
+    def finish(self, tensors: dict[str, Tensor]) -> None:
+        """Writes the weights that the run ends in. The main process alone calls it."""
+        save_weights(self.weights, tensors, self.kind, self.settings, self.facts | {"step": self.step})
 
     def log(self, row: dict, panels: dict[str, str]) -> None:
         """Appends a row, and draws the curve with a panel for each of the log's keys that it has."""
