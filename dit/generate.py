@@ -41,7 +41,7 @@ def generate(
     With guidance every solver step evaluates each condition and its null in one packed call. What a condition
     gives stays as it is: its tokens have t = 0 and velocity 0.
     """
-    weight, head_width = denoiser.transformer.proj_out.weight, denoiser.transformer.head_width
+    weight, config = denoiser.transformer.proj_out.weight, denoiser.transformer.config
     device, dtype = weight.device, weight.dtype
 
     # Every sample is in the pack with its condition, and with guidance once more with that one's null.
@@ -59,7 +59,7 @@ def generate(
         times.append(patchify(t)[:, 0])
         grids.append(grid_of(x))
     x_LP, moving_L1 = torch.cat(starts).to(device), torch.cat(times)[:, None].to(device)
-    layout, times_M = make_layout(grids * copies, times * copies, head_width, device)
+    layout, times_M = make_layout(grids * copies, times * copies, config.width // config.heads, device)
     text = denoiser.embed(conditions)
 
     def velocity(x_LP: Tensor, t: float) -> Tensor:
