@@ -284,17 +284,17 @@ def test_the_interval_covers_what_other_sets_give():
     """It is as wide as the middle 95 % of the distances of 100 pairs of fresh sets."""
     distance = partial(quickest_distance, ddof=1)
     sides = normal(100, 1), normal(100, 2) + 1
-    result = interval(distance, sides, 200, around=100.0, least=0.0)
+    result = interval(distance, sides, 200, 0, around=100.0, least=0.0)
     width = result["high"] - result["low"]
     fresh = [checked_distance(normal(100, 10 + k), normal(100, 500 + k) + 1, 1)[0] for k in range(100)]
     others = torch.tensor(fresh, dtype=torch.float64)
     assert 0.7 < width / (others.quantile(0.975) - others.quantile(0.025)) < 1.4
-    assert interval(distance, sides, 200, around=100.0, least=0.0) == result  # seeded
+    assert interval(distance, sides, 200, 0, around=100.0, least=0.0) == result  # seeded
     assert interval(distance, sides, 200, 1, around=100.0, least=0.0) != result
     assert result["low"] < 100 < result["high"]
     alike = normal(100, 1), normal(100, 2)
-    assert interval(distance, alike, 200, around=0.0, least=0.0)["low"] == 0  # no distance is less
-    assert interval(distance, alike, 0) is None
+    assert interval(distance, alike, 200, 0, around=0.0, least=0.0)["low"] == 0  # no distance is less
+    assert interval(distance, alike, 0, 0) is None
 
 
 def test_at_infinity_equal_sets_are_at_zero():

@@ -110,15 +110,15 @@ def test_held_out_scores_and_crops_are_what_they_say(tmp_path):
 
 
 class Brighter(torch.nn.Module):
-    """An autoencoder whose latents are the video, and whose reconstructions are brighter by a constant."""
+    """An autoencoder whose raw latents are the video, and whose reconstructions are a constant brighter."""
 
-    channels = 3
+    channels, latent_mean, latent_std = 3, torch.full((3, 1, 1, 1), 0.3), torch.full((3, 1, 1, 1), 0.5)
 
     def posterior(self, video):
-        return video, torch.full_like(video, 0.04).log()
+        return (video - self.latent_mean) / self.latent_std, torch.full_like(video, 0.04 / 0.5**2).log()
 
     def decode(self, latents):
-        return latents + 0.02
+        return latents * self.latent_std + self.latent_mean + 0.02
 
 
 def test_evaluation_measures_a_known_error_and_shows_it_amplified(tmp_path):
