@@ -126,10 +126,10 @@ def attention() -> list[tuple[str, str, str]]:
     rows, head_width = [], 64
     for device in [torch.device("cpu")] + ([torch.device("cuda")] if torch.cuda.is_available() else []):
         for label, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-            chosen = choose_attention(device, dtype, head_width)
+            best = choose_attention(device, dtype, head_width)
             for name in BACKENDS:
                 reason = why_not(name, device, dtype, head_width)
-                verdict = f"no: {reason}" if reason else "works, and is chosen" if name == chosen else "works"
+                verdict = f"no: {reason}" if reason else "works, and is chosen" if name == best else "works"
                 rows.append((name, f"{device.type} {label}", verdict))
     return rows
 

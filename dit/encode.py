@@ -262,11 +262,11 @@ def report(
     size = sum(DTYPES[cache.provenance["dtype"]].itemsize * math.prod(row.shape) for row in clips.values())
     files = len(cache.files) - len(skipped)
     kept = len(clips.keys() & before)
-    said = f"{len(clips) - kept} encoded, {kept} kept" if kept < len(clips) else "nothing to encode, all kept"
+    work = f"{len(clips) - kept} encoded, {kept} kept" if kept < len(clips) else "nothing to encode, all kept"
     captions = f"; {len(rows) - len(clips)} captions, {embedded} embedded" if rows.keys() - clips else ""
     each = f"{size / max(1, len(clips)) / 1024:.1f} KiB a clip"
     return (
-        f"{out}: {len(clips)} clips of {files} files ({said}), {each}{captions}; {len(skipped)} files skipped"
+        f"{out}: {len(clips)} clips of {files} files ({work}), {each}{captions}; {len(skipped)} files skipped"
     )
 
 

@@ -87,14 +87,14 @@ def write(
 
     kind = file.suffix.lower()
     file = file.with_suffix("") if kind == ".png" else file
-    beside = sidecar(file)
+    record_file = sidecar(file)
     if kind == ".mp4":
         write_stream(file, hashed(), fps, lambda: record)
     elif kind == ".gif":
         write_gif(file, torch.cat(list(hashed()), dim=1), fps)
     else:
         write_png_frames(file, torch.cat(list(hashed()), dim=1))
-    write_text(beside, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    write_text(record_file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     return file, torch.cat(picked)
 
 

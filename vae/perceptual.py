@@ -86,8 +86,8 @@ def load_perceptual(config: PerceptualConfig) -> tuple[nn.Module | None, str, st
         raise ValueError(
             f"perceptual.network = {name}: only features of autoencoders of ours, unpatched, work"
         )
-    said = f"perceptual loss: features of the autoencoder {name}"
-    return frozen(EncoderDistance(autoencoder)), autoencoder_hash(autoencoder), said
+    message = f"perceptual loss: features of the autoencoder {name}"
+    return frozen(EncoderDistance(autoencoder)), autoencoder_hash(autoencoder), message
 
 
 def frozen(network: nn.Module) -> nn.Module:

@@ -73,7 +73,7 @@ def read_statistics(folder: Path, channels: int) -> Statistics | None:
         return None
     values = read_json(file)
     again = f"measure again: dit vae stats {folder} --data MANIFEST, or remove the file"
-    mean, std = (tuple(listed(values.get(key))) for key in ("mean", "std"))
+    mean, std = (tuple(as_list(values.get(key))) for key in ("mean", "std"))
     if len(mean) != channels or len(std) != channels or values.get("version") != VERSION:
         raise ValueError(f"{file} holds no mean and std of {channels} channels; {again}")
     if values.get("weights") != weights_hash(folder):
@@ -82,7 +82,7 @@ def read_statistics(folder: Path, channels: int) -> Statistics | None:
         return checked(Statistics(mean, std))
 
 
-def listed(values) -> list[float]:
+def as_list(values) -> list[float]:
     """The numbers of a list out of JSON; of anything else none."""
     good = isinstance(values, list) and all(type(value) in (int, float) for value in values)
     return [float(value) for value in values] if good else []

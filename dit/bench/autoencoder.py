@@ -197,9 +197,9 @@ def bench_lengths(settings: BenchVaeSettings) -> list[dict]:
                     peaks[frames] = job.result()
             rows.append({"what": f"{name}, {precision}", "peaks": peaks})
             whole, own = ([get(p) for p in peaks.values()] for get in (lambda p: p[0], lambda p: p[0] - p[1]))
-            listed = ", ".join(f"{n} frames {p / 2**20:.0f}" for n, p in zip(peaks, whole, strict=True))
+            sizes = ", ".join(f"{n} frames {p / 2**20:.0f}" for n, p in zip(peaks, whole, strict=True))
             print(
-                f"{name}, {precision}: {listed}: {max(whole) / min(whole) - 1:.1%} more of the process, "
+                f"{name}, {precision}: {sizes}: {max(whole) / min(whole) - 1:.1%} more of the process, "
                 f"{max(own) / min(own) - 1:.1%} of what decoding adds",
                 flush=True,
             )

@@ -80,8 +80,8 @@ def find_rows(folder: Path, kind: str) -> tuple[dict[str, Location], list[Path]]
 def stale_shards(folder: Path, used: set[str]) -> list[Path]:
     """The shards of a folder that hold nothing of what is used, or are damaged."""
     locations = {kind: find_rows(folder, kind) for kind in (LATENTS, TEXTS)}
-    held = {location.shard for rows, _ in locations.values() for key, location in rows.items() if key in used}
-    return [file for file in shard_files(folder) if file.name not in held]
+    full = {location.shard for rows, _ in locations.values() for key, location in rows.items() if key in used}
+    return [file for file in shard_files(folder) if file.name not in full]
 
 
 def read_row(folder: Path, location: Location, dtype: torch.dtype, first: int | None = None) -> Tensor:

@@ -18,9 +18,9 @@ def find_captions(folder: Path, files: list[Path]) -> tuple[dict[Path, tuple[str
     unknown: list[str] = []
     by_file: dict[Path, list[str]] = {file: [] for file in files}
     for file in files:
-        beside = file.with_suffix(".txt")
-        if beside.is_file():
-            with utf8(beside) as lines:
+        text = file.with_suffix(".txt")
+        if text.is_file():
+            with utf8(text) as lines:
                 by_file[file] += lines.read().splitlines()
     for table in sorted(p for p in folder.iterdir() if p.suffix.lower() in (".csv", ".jsonl")):
         rows = list(read_table(table))
