@@ -10,7 +10,7 @@ class DataConfig:
     """Which clips are trained on, and how large."""
 
     source: str = "shapes"
-    """`shapes` (the drawn world), a manifest or its folder (`dit data index`), a cache (`dit vae encode`)."""
+    """`shapes` (the drawn world), a manifest or its folder, or latents for a transformer: a cache."""
     frames: Count = 17
     """Maximum frames of a clip, 1 + 4k; a shorter video gives the longest valid clip it has."""
     size: Count = 64
