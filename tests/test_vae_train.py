@@ -214,6 +214,7 @@ def test_a_run_of_a_transformer_is_not_gone_on_with(tmp_path):
     save_weights(checkpoint, tensors, "transformer checkpoint", {}, {"step": 1})
     vae.training.folder.open_run(tmp_path, "transformer", autoencoder_run(tmp_path), "")
     (tmp_path / "step-00000002").write_text("a file is no checkpoint")
+    assert vae.training.checkpoints.checkpoints(tmp_path) == [tmp_path / "step-00000001"]
     with pytest.raises(ValueError, match="holds a run of kind transformer, not autoencoder: give another"):
         train(autoencoder_run(tmp_path))
 
