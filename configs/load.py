@@ -162,7 +162,7 @@ def nearest(name: str, known: list[str], mark: str = "") -> str:
 def run_names(kind: type) -> list[str]:
     """Names of the configs of one kind of run."""
     files = sorted(file for file in FOLDER.glob("*.py") if file.stem not in NOT_RUNS)
-    return [file.stem for file in files if isinstance(read_config(file), kind)]
+    return [file.stem for file in files if isinstance(_read_config(file), kind)]
 
 
 def load_run(kind: type[Settings], name: str) -> Settings:
@@ -172,7 +172,7 @@ def load_run(kind: type[Settings], name: str) -> Settings:
         known = run_names(kind)
         choices = f"; there are {', '.join(known)}"
         raise ValueError(f"no config {name}{nearest(name, known) or choices}")
-    config = read_config(file)
+    config = _read_config(file)
     if not isinstance(config, kind):
         raise ValueError(
             f"{file} must set `config` to {kind.__name__}, not {type(config).__name__}; "
@@ -186,7 +186,7 @@ def _run_file(name: str) -> Path:
     return FOLDER / f"{name}.py" if not name.endswith(".py") else Path(name)
 
 
-def read_config(file: Path):
+def _read_config(file: Path):
     """What a Python file sets `config` to, or None."""
     spec = importlib.util.spec_from_file_location(f"run_{file.stem}", file)
     module = importlib.util.module_from_spec(spec)

@@ -151,11 +151,11 @@ def protocol_names() -> list[str]:
 
 def protocol_module(name: str) -> ModuleType:
     """The file of a protocol, whose docstring says what it follows; ValueError naming the nearest one."""
-    check_name(name, protocol_names())
+    _check_name(name, protocol_names())
     return importlib.import_module(f"configs.protocols.{name.replace('-', '_')}")
 
 
-def check_name(name: str, names: list[str]) -> None:
+def _check_name(name: str, names: list[str]) -> None:
     """Raises ValueError naming the nearest protocol, or all of them."""
     if name not in names:
         close = nearest(name, names)
@@ -171,7 +171,7 @@ def load_protocols(name: str) -> dict[str, Protocol]:
 def load_protocol(name: str, metric: str) -> Protocol:
     """The protocol of a name and metric; raises ValueError where the name is another metric's."""
     if name not in protocol_names():
-        check_name(name, [other for other in protocol_names() if metric in load_protocols(other)])
+        _check_name(name, [other for other in protocol_names() if metric in load_protocols(other)])
     by_metric = load_protocols(name)
     if metric not in by_metric:
         raise ValueError(f"{name} is a protocol of {' and '.join(by_metric)}, not of {metric}")

@@ -40,7 +40,7 @@ dit VERB --help lists every setting of a verb; --debug with any verb shows the t
 To start: dit sample "a red circle moves left\""""
 
 
-def usage(verbs: Iterable[str] = ()) -> str:
+def _usage(verbs: Iterable[str] = ()) -> str:
     """The verbs, a line each; or some of them."""
     width = max(map(len, VERBS)) + 2
     shown = {verb: VERBS[verb] for verb in verbs or VERBS}
@@ -52,7 +52,7 @@ def run(words: list[str]) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     if not words or words[0] in ("-h", "--help", "help"):
-        print(usage())
+        print(_usage())
         return 0
     if words[0] == "--version":
         from dit import __version__
@@ -65,7 +65,7 @@ def run(words: list[str]) -> int:
             return guarded(module, verb, words[count:], debug)
     groups = [verb for verb in VERBS if verb.startswith(words[0] + " ")]
     if groups and words[1:] in (["-h"], ["--help"], ["help"]):
-        print(usage(groups))
+        print(_usage(groups))
         return 0
     if groups:
         print(f"dit {words[0]}: which? " + ", ".join(f"dit {verb}" for verb in groups), file=sys.stderr)

@@ -35,7 +35,7 @@ def version(distribution: str) -> str:
         return ""
 
 
-def first_line(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     """What an error says, short."""
     words = " ".join(str(error).split())
     return f"{type(error).__name__}: {words[:110]}" if words else type(error).__name__
@@ -46,15 +46,15 @@ def tried(probe: Callable[[], str]) -> str:
     try:
         return probe()
     except Exception as error:
-        return f"fails: {first_line(error)}"
+        return f"fails: {_first_line(error)}"
 
 
-def tried_rows(probe: Callable[[], list[tuple[str, str, str]]]) -> list[tuple[str, str, str]]:
+def _tried_rows(probe: Callable[[], list[tuple[str, str, str]]]) -> list[tuple[str, str, str]]:
     """The rows of a probe, or one that says why it failed."""
     try:
         return probe()
     except Exception as error:
-        return [("-", "fails", first_line(error))]
+        return [("-", "fails", _first_line(error))]
 
 
 def packages() -> list[tuple[str, str, str]]:
@@ -63,7 +63,7 @@ def packages() -> list[tuple[str, str, str]]:
     return [(name, number or "-", "" if number else remedy) for name, number, remedy in versions]
 
 
-def ffmpeg_version() -> str:
+def _ffmpeg_version() -> str:
     """Version of the ffmpeg that imageio brings."""
     from vae.data.video import ffmpeg
 
@@ -174,14 +174,14 @@ def table(rows: list[tuple[str, ...]]) -> str:
 def doctor() -> None:
     """Prints everything, each part as soon as it is known."""
     print(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}\n\npackages")
-    asked = tried_rows(packages)
+    asked = _tried_rows(packages)
     use = "reading and writing videos (comes with imageio-ffmpeg)"
-    print(table([*asked, ("ffmpeg", tried(ffmpeg_version), use)]), flush=True)
+    print(table([*asked, ("ffmpeg", tried(_ffmpeg_version), use)]), flush=True)
     if not version("torch"):
         print("\nwithout PyTorch nothing else can be tried: pip install torch")
         return
-    print(f"\ndevices\n{table(tried_rows(devices))}", flush=True)
-    rows = tried_rows(attention)
+    print(f"\ndevices\n{table(_tried_rows(devices))}", flush=True)
+    rows = _tried_rows(attention)
     print(f"\nattention\n{table(rows)}", flush=True)
     video = tried(video_round_trip)
     print(f"\nvideo files\n  {video}\n\nready for\n{table(features(asked, rows, video))}")

@@ -91,7 +91,7 @@ def encode(settings: EncodeSettings) -> Path:
         "text": text_provenance(settings.text),
     }
     with ExitStack() as held:
-        clips_there, texts_there = on_main(main, partial(open_folder, out, held, settings))
+        clips_there, texts_there = on_main(main, partial(_open_folder, out, held, settings))
         files = sorted(gathered(file_hashes(entries, rank, ranks, config.workers)))
         clips = [
             [] if wrong else clips_to_encode(entries[number], sha256, config, autoencoder, hashed, dtype)
@@ -128,8 +128,8 @@ def encode(settings: EncodeSettings) -> Path:
         embedded = sum(gathered([mine]))  # when all have written theirs
 
         def finish() -> None:
-            note_replaced(out, provenance)
-            cache = write_cache(out, entries, files, clips, texts, wrong, provenance)
+            _note_replaced(out, provenance)
+            cache = _write_cache(out, entries, files, clips, texts, wrong, provenance)
             print(report(out, cache, texts.values(), clips_there, embedded, settings.prune))
 
         on_main(main, finish)
@@ -149,7 +149,7 @@ def check(settings: EncodeSettings) -> None:
         raise ValueError("data.clips_per_file = 0: a cache needs at least 1")
 
 
-def open_folder(out: Path, held: ExitStack, settings: EncodeSettings) -> tuple[set[str], set[str]]:
+def _open_folder(out: Path, held: ExitStack, settings: EncodeSettings) -> tuple[set[str], set[str]]:
     """The keys of clips and captions that a cache holds; it is locked, and what is damaged is removed."""
     held.enter_context(locked(out))
     for left in half_written(out):
@@ -164,7 +164,7 @@ def open_folder(out: Path, held: ExitStack, settings: EncodeSettings) -> tuple[s
     return tuple(keys)
 
 
-def note_replaced(out: Path, provenance: dict) -> None:
+def _note_replaced(out: Path, provenance: dict) -> None:
     """Says so where a cache's index was made with other settings, as the new one takes its place."""
     try:
         before = read_index(out)[1]["provenance"]
@@ -210,7 +210,7 @@ def embed(
     return sum(map(len, groups))
 
 
-def write_cache(
+def _write_cache(
     out: Path,
     entries: Sequence[Entry],
     hashes: Sequence[tuple[int, str, str]],

@@ -42,13 +42,13 @@ def export(settings: ExportSettings) -> Path:
     out = Path(settings.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out {out} is already there: give the name of a new folder")
-    if is_autoencoder(Path(settings.model)):
+    if _is_autoencoder(Path(settings.model)):
         write, model = write_wan, load_autoencoder(settings.model)
     else:
         write = FORMATS[settings.format]
         model = load_model(settings.model, torch.device("cpu"), torch.float32)
         if settings.autoencoder:
-            model = replace(model, autoencoder=same_latents(model.autoencoder, settings.autoencoder))
+            model = replace(model, autoencoder=_same_latents(model.autoencoder, settings.autoencoder))
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -60,7 +60,7 @@ def export(settings: ExportSettings) -> Path:
     return out
 
 
-def is_autoencoder(path: Path) -> bool:
+def _is_autoencoder(path: Path) -> bool:
     """Whether a model is an autoencoder alone: its weights file, or a folder of one and no transformer."""
     if not (path / AUTOENCODER).is_file():
         return path.is_file()
@@ -70,7 +70,7 @@ def is_autoencoder(path: Path) -> bool:
     return not any(read_header(file).kind in TRANSFORMERS for file in files if file.is_file())
 
 
-def same_latents(before: Autoencoder, source: str) -> Autoencoder:
+def _same_latents(before: Autoencoder, source: str) -> Autoencoder:
     """The autoencoder of `source`; raises ValueError unless its latents are those of the one before."""
     other = load_autoencoder(source)
     if not isinstance(before, Autoencoder) or not isinstance(other, Autoencoder):
@@ -86,7 +86,7 @@ def same_latents(before: Autoencoder, source: str) -> Autoencoder:
     return other
 
 
-def check_ours(model: Model) -> None:
+def _check_ours(model: Model) -> None:
     """Raises ValueError for a model of another's autoencoder, which lies in its run's folder as it was."""
     if not isinstance(model.autoencoder, Autoencoder):
         raise ValueError(
@@ -94,9 +94,9 @@ def check_ours(model: Model) -> None:
         )
 
 
-def write_diffusers(folder: Path, model: Model) -> None:
+def _write_diffusers(folder: Path, model: Model) -> None:
     """A Wan pipeline's folder, and beside it what diffusers has no place for."""
-    check_ours(model)
+    _check_ours(model)
     denoiser, shape = model.denoiser, model.autoencoder.latent_shape(*model.size)
     tokens = math.prod(grid_of(torch.empty(shape, device="meta")))
     shift = shift_for(tokens, model.flow)  # at the size that the model was trained on
@@ -104,11 +104,11 @@ def write_diffusers(folder: Path, model: Model) -> None:
     write_json(folder / OURS, defaults(model))
 
 
-def write_half(folder: Path, model: Model) -> None:
+def _write_half(folder: Path, model: Model) -> None:
     """Our two weights files in half precision; raises ValueError for a model that is not ours."""
     if model.kind not in TRANSFORMERS:
         raise ValueError("--format half takes a model that `dit train` made, not a diffusers folder")
-    check_ours(model)
+    _check_ours(model)
     settings = {"model": to_json(model.autoencoder.config)}
     save_weights(folder / AUTOENCODER, half(model.autoencoder.state_dict()), "autoencoder", settings)
     trained = half(model.denoiser.trained_state())
@@ -120,7 +120,7 @@ def half(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor if name in STATISTICS else tensor.half() for name, tensor in tensors.items()}
 
 
-FORMATS = {"diffusers": write_diffusers, "half": write_half}
+FORMATS = {"diffusers": _write_diffusers, "half": _write_half}
 
 
 def defaults(model: Model) -> dict:

@@ -90,9 +90,9 @@ def load_model(folder: str, device: torch.device, dtype: torch.dtype) -> Model:
     """
     path = model_folder(folder)
     if (path / "model_index.json").is_file() or (path / "transformer" / "config.json").is_file():
-        model = load_diffusers_model(path)
+        model = _load_diffusers_model(path)
     else:
-        model = load_our_model(path)
+        model = _load_our_model(path)
     model.denoiser.transformer.cast(dtype)  # before it moves: the device never holds both formats
     if model.denoiser.text.config.folder:  # frozen, and often larger than the transformer
         model.denoiser.text.to(dtype)
@@ -136,7 +136,7 @@ def find_weights(folder: Path) -> Path:
     )
 
 
-def load_our_model(folder: Path) -> Model:
+def _load_our_model(folder: Path) -> Model:
     """A model that this project trained."""
     file = find_weights(folder)
     tensors, header = load_weights(file, *TRANSFORMERS)
@@ -158,7 +158,7 @@ def load_our_model(folder: Path) -> Model:
         autoencoder=autoencoder,
         sampler=sampler,
         flow=flow,
-        weights="+".join([file_hash(file), stored_hash(home), *text_hash(denoiser)]),
+        weights="+".join([file_hash(file), stored_hash(home), *_text_hash(denoiser)]),
         size=(frames, side, side),
         fps=fps,
         settings=settings,
@@ -167,7 +167,7 @@ def load_our_model(folder: Path) -> Model:
     )
 
 
-def load_diffusers_model(folder: Path) -> Model:
+def _load_diffusers_model(folder: Path) -> Model:
     """A text-to-video Wan pipeline's folder: transformer, vae, text_encoder, tokenizer, scheduler.
 
     A folder that `dit export` wrote also holds what diffusers has no place for, so that it samples as before.
@@ -207,7 +207,7 @@ def load_diffusers_model(folder: Path) -> Model:
         autoencoder=autoencoder,
         sampler=sampler,
         flow=flow,
-        weights="+".join([*map(file_hash, files), *text_hash(denoiser)]),
+        weights="+".join([*map(file_hash, files), *_text_hash(denoiser)]),
         size=size,
         fps=fps,
         settings={
@@ -222,7 +222,7 @@ def load_diffusers_model(folder: Path) -> Model:
     )
 
 
-def text_hash(denoiser: Denoiser) -> list[str]:
+def _text_hash(denoiser: Denoiser) -> list[str]:
     """The hash of a frozen text encoder; one that was trained with the transformer lies in its file."""
     config = denoiser.text.config
     return [encoder_hash(config)] if config.folder else []

@@ -42,7 +42,7 @@ class NormAndRotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x_L2ND: Tensor, weight_2ND: Tensor, rotary_factors: Tensor, eps: float) -> Tensor:
         """Normed, weighted and turned queries and keys, in the input's dtype."""
-        scale = inverse_rms(x_L2ND.flatten(2).float(), eps)[..., None, None]
+        scale = _inverse_rms(x_L2ND.flatten(2).float(), eps)[..., None, None]
         ctx.save_for_backward(x_L2ND, weight_2ND, rotary_factors, scale)
         y = torch.view_as_complex((x_L2ND.float() * weight_2ND).unflatten(-1, (-1, 2)))
         return torch.view_as_real(y.mul_(rotary_factors * scale)).flatten(-2).type_as(x_L2ND)
@@ -122,17 +122,17 @@ class CrossAttention(nn.Module):
         return self.to_out(y.flatten(1)).view_as(x)
 
 
-def inverse_rms(x: Tensor, eps: float) -> Tensor:
+def _inverse_rms(x: Tensor, eps: float) -> Tensor:
     """One over the root mean square of the last axis, over all heads together (Zhang & Sennrich 2019)."""
     return torch.rsqrt(torch.linalg.vector_norm(x, dim=-1).square() / x.shape[-1] + eps)
 
 
 def rms_norm(x: Tensor, eps: float) -> Tensor:
     """RMS norm without a weight."""
-    return x * inverse_rms(x, eps)[..., None]
+    return x * _inverse_rms(x, eps)[..., None]
 
 
-def modulated_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
+def _modulated_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
     """`layer_norm(x) * (1 + scale) + shift` (Peebles & Xie 2023, adaLN), in one pass for one sample."""
     if len(scale) == 1:
         return F.layer_norm(x, x.shape[-1:], 1 + scale[0, 0], shift[0, 0], eps)
@@ -156,19 +156,19 @@ class Block(nn.Module):
         self, x: Tensor, modulation_M6D: Tensor, keys_values, text: Lengths, layout: Layout, attention
     ) -> Tensor:
         table = (modulation_M6D + self.scale_shift_table).type_as(x)
-        shift1, scale1, gate1, shift2, scale2, gate2 = modulation_rows(table, layout).unbind(2)
+        shift1, scale1, gate1, shift2, scale2, gate2 = _modulation_rows(table, layout).unbind(2)
         x = torch.addcmul(
-            x, self.attn1(modulated_norm(x, scale1, shift1, self.eps), layout, attention), gate1
+            x, self.attn1(_modulated_norm(x, scale1, shift1, self.eps), layout, attention), gate1
         )
         normed = F.layer_norm(
             x, x.shape[-1:], self.norm2.weight.type_as(x), self.norm2.bias.type_as(x), self.eps
         )
         x = x + self.attn2(normed, keys_values, text, layout, attention)
-        hidden = F.gelu(self.ffn_in(modulated_norm(x, scale2, shift2, self.eps)), approximate="tanh")
+        hidden = F.gelu(self.ffn_in(_modulated_norm(x, scale2, shift2, self.eps)), approximate="tanh")
         return torch.addcmul(x, self.ffn_out(hidden), gate2)
 
 
-def modulation_rows(table_MKD: Tensor, layout: Layout) -> Tensor:
+def _modulation_rows(table_MKD: Tensor, layout: Layout) -> Tensor:
     """Every run's row of the modulation, shaped to broadcast over its tokens: runs x 1 x K x D."""
     return (table_MKD if layout.rows is None else table_MKD[layout.rows])[:, None]
 
@@ -256,7 +256,7 @@ class Transformer(nn.Module):
             else:
                 x = block(*inputs)
         table = (self.scale_shift_table + time[:, None]).type_as(x)
-        shift, scale = modulation_rows(table, layout).unbind(2)
-        x = self.proj_out(modulated_norm(x, scale, shift, self.config.eps)).flatten(0, 1)
+        shift, scale = _modulation_rows(table, layout).unbind(2)
+        x = self.proj_out(_modulated_norm(x, scale, shift, self.config.eps)).flatten(0, 1)
         (pt, ph, pw), c = PATCH, self.config.latent_channels
         return rearrange(x, "l (pt ph pw c) -> l (c pt ph pw)", pt=pt, ph=ph, pw=pw, c=c).to(tokens_LP.dtype)

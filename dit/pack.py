@@ -52,7 +52,7 @@ def grid_of(latents_CTHW: Tensor) -> tuple[int, int, int]:
     return tuple(size // patch for size, patch in zip(latents_CTHW.shape[1:], PATCH, strict=True))
 
 
-def rotary_table(
+def _rotary_table(
     grids: tuple[tuple[int, int, int], ...], head_width: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Cosine and sine of every token's angles, each L x 1 x D/2, fp32.
@@ -106,7 +106,7 @@ def make_layout(
         tokens=Lengths(tokens, device),
         pairs=first,
         rows=None if in_order else row_of_run.to(device),
-        rotary=rotary_table(tuple(grids), head_width, device),
+        rotary=_rotary_table(tuple(grids), head_width, device),
         run_length=run_length,
     )
     return layout, torch.cat(distinct).float().to(device)

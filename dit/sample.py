@@ -55,7 +55,7 @@ def sample(settings: SampleSettings, before: dict | None = None) -> list[Path]:
     model, settings = load_resolved(settings)
     autoencoder = model.autoencoder
     if before:
-        check_same_model(settings, before, model)
+        _check_same_model(settings, before, model)
 
     # Requests: size, seed, and the condition, a prompt and perhaps a first frame.
     shape = autoencoder.latent_shape(settings.frames, settings.height, settings.width)
@@ -94,7 +94,7 @@ def sample(settings: SampleSettings, before: dict | None = None) -> list[Path]:
     return written
 
 
-def check_same_model(settings: SampleSettings, record: dict, model: Model) -> None:
+def _check_same_model(settings: SampleSettings, record: dict, model: Model) -> None:
     """Raises ValueError where a video to make again was made with other weights, times or text."""
     if record["weights"] != model.weights:
         raise ValueError(
@@ -135,7 +135,7 @@ def file_names(settings: SampleSettings, pairs: list[tuple[str, int]], count: in
     return [out / name for name in names]
 
 
-def sample_again(settings: SampleSettings) -> list[Path]:
+def _sample_again(settings: SampleSettings) -> list[Path]:
     """Samples the video of `settings.again` again.
 
     Raises ValueError where the model has other weights, for settings that would make another video, and, once
@@ -176,7 +176,7 @@ def sample_again(settings: SampleSettings) -> list[Path]:
 def main(arguments: list[str]) -> None:
     """The verb `dit sample`."""
     settings = parse(SampleSettings, arguments, prog="dit sample")
-    files = sample_again(settings) if settings.again else sample(settings)
+    files = _sample_again(settings) if settings.again else sample(settings)
     for file in files:
         print(file)
 

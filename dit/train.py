@@ -43,7 +43,7 @@ def train(config: TransformerRun) -> Path:
     with Session(config, "transformer", TRANSFORMER) as run:
         # The autoencoder: once the run has begun its own copy, with which its folder is a whole model folder.
         autoencoder = load_autoencoder(run.folder if run.started else config.autoencoder)
-        check_fit(config, autoencoder)
+        _check_fit(config, autoencoder)
         if config.init and not run.started and (note := check_text(config.text, model_folder(config.init))):
             run.print_once(note)
 
@@ -56,7 +56,7 @@ def train(config: TransformerRun) -> Path:
 
         # The network, from random weights or those of `init`. A cache has its captions' embeddings.
         torch.manual_seed(seed)
-        embeddings = embedded_text(cache, config, run.print_once) if cache and config.text.folder else None
+        embeddings = _embedded_text(cache, config, run.print_once) if cache and config.text.folder else None
         model = Denoiser(config.model, config.text, embeddings)
         if config.init and not run.started:
             start_from(model, model_folder(config.init))
@@ -139,7 +139,7 @@ def train(config: TransformerRun) -> Path:
     return run.weights
 
 
-def check_fit(config: TransformerRun, autoencoder: Autoencoder) -> None:
+def _check_fit(config: TransformerRun, autoencoder: Autoencoder) -> None:
     """Raises ValueError for settings that do not fit each other, before anything is computed."""
     model, text, data = config.model, config.text, config.data
     for name, part in {"model": model, "text": text}.items():
@@ -181,7 +181,7 @@ def check_text(config: TextConfig, folder: Path) -> str:
     return ""
 
 
-def embedded_text(cache: Cache, config: TransformerRun, print_once: Callable) -> EmbeddedText | None:
+def _embedded_text(cache: Cache, config: TransformerRun, print_once: Callable) -> EmbeddedText | None:
     """A cache's embeddings in place of the frozen text encoder; None where it has none, and so says.
 
     Raises ValueError where another encoder or other settings made them.

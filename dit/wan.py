@@ -134,7 +134,7 @@ def load_transformer(folder: Path) -> Transformer:
     return model
 
 
-def scheduler_settings(shift: float) -> dict:
+def _scheduler_settings(shift: float) -> dict:
     """UniPC as in Wan's own folders: second order, on the path and the shifted even times of `samplers/`."""
     return {
         "_class_name": "UniPCMultistepScheduler",
@@ -179,7 +179,7 @@ def write_pipeline(
     tensors = to_diffusers(transformer.state_dict(), transformer.config)
     write_folder(folder / "transformer", transformer_settings(transformer.config), tensors)
     write_wan(folder / "vae", autoencoder)
-    write_json(folder / "scheduler" / "scheduler_config.json", scheduler_settings(shift))
+    write_json(folder / "scheduler" / "scheduler_config.json", _scheduler_settings(shift))
     text = {part: ["transformers", name] for part, name in write_encoder(encoder, folder).items()}
     index = {
         "_class_name": "WanPipeline",

@@ -103,7 +103,7 @@ def compare(settings: CompareVaeSettings) -> dict:
     common, frames, height, width = fitting(candidates, settings.frames, settings.height, settings.width)
     lpips, lpips_weights = load_lpips(settings.lpips, settings.lpips_trunk, settings.lpips_heads)
     protocol = load_protocol(settings.protocol, "fvd") if settings.protocol else None
-    choice = choose(settings, protocol, frames, height, width)
+    choice = _choose(settings, protocol, frames, height, width)
     given = fvd_of(settings, settings.data, settings.data, settings.protocol)
     rfvd, why_no_rfvd = open_rfvd(given, protocol, choice.sources, choice.names, choice.passed, frames)
     device, (rank, _) = own_device(), processes()
@@ -211,7 +211,7 @@ def rule(common: Compression, settings: CompareVaeSettings, frames: int, height:
     return "{}: the nearest to the {} frames of {}x{} asked for".format(line, *asked)
 
 
-def choose(
+def _choose(
     settings: CompareVaeSettings, protocol: FvdProtocol | None, frames: int, height: int, width: int
 ) -> Choice:
     """The clips, one a video at a place that its name and the seed say, or scenes of the drawn world."""
@@ -219,7 +219,7 @@ def choose(
     facts = {"data": settings.data, "frames": frames, "height": height, "width": width}
     if settings.data == SHAPES:
         sources = [Source(f"scene-{k:05d}", Path(SHAPES)) for k in range(count or SCENES)]
-        read = partial(read_scene, settings.seed, frames, height, width)
+        read = partial(_read_scene, settings.seed, frames, height, width)
         return Choice(sources, [source.name for source in sources], read, {}, facts)
     sources = find_sources(settings.data)
     choice = ClipChoice(seed=settings.seed, frames=frames)
@@ -228,15 +228,15 @@ def choose(
         raise ValueError(f"{settings.data} gives no clip: {next(iter(passed.values()))}")
     facts |= {"stride": settings.stride, "files_sha256": side_hash(clips), **rates_and_sizes(clips)}
     names = [clip.source.name for clip in clips]
-    return Choice(sources, names, partial(read_fitted, clips, height, width), passed, facts)
+    return Choice(sources, names, partial(_read_fitted, clips, height, width), passed, facts)
 
 
-def read_scene(seed: int, frames: int, height: int, width: int, index: int) -> Tensor:
+def _read_scene(seed: int, frames: int, height: int, width: int, index: int) -> Tensor:
     """A scene of the drawn world, of any triple, as bytes T H W C."""
     return single_threaded(to_frames, draw(random_scene(seed, index, "any"), frames, height, width))
 
 
-def read_fitted(clips: list[Clip], height: int, width: int, index: int) -> Tensor:
+def _read_fitted(clips: list[Clip], height: int, width: int, index: int) -> Tensor:
     """A clip's frames of bytes T H W C, scaled to cover a size and cut to it about the centre."""
     return single_threaded(partial(resize_and_crop, height=height, width=width), read_clip(clips[index]))
 

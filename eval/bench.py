@@ -60,7 +60,7 @@ def _make_clips(folder: Path, count: int) -> list[Clip]:
     return choose_clips(find_sources(folder), protocol, count, 1)[0]
 
 
-def bench_job(clips: list[Clip], settings: BenchEvalSettings) -> dict:
+def _bench_job(clips: list[Clip], settings: BenchEvalSettings) -> dict:
     """Clips a second of the whole job and of the bare network on the same tensors, in turn, medians."""
     protocol, network = load_protocol("fvd-google", "fvd"), _seeded_network()
     keep_memory(torch.get_num_threads())
@@ -88,7 +88,7 @@ def _seeded_network() -> I3D:
     return I3D(seeded_tensors()).eval().to(memory_format=torch.channels_last_3d)
 
 
-def bench_distance(width: int, repeats: int) -> dict:
+def _bench_distance(width: int, repeats: int) -> dict:
     """Seconds of the distance from statistics, and of scipy's square root of the product, in turn."""
     import numpy
     import scipy.linalg
@@ -116,14 +116,14 @@ def bench_distance(width: int, repeats: int) -> dict:
     return seconds | {"ratio": seconds["scipy"] / seconds["ours"], "difference": difference}
 
 
-def bench_memory(folder: Path, count: int, settings: BenchEvalSettings) -> int:
+def _bench_memory(folder: Path, count: int, settings: BenchEvalSettings) -> int:
     """Peak bytes of a new process while it scores so many clips."""
     _make_clips(folder, count)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as new:
-        return new.submit(memory_of, folder, count, settings).result()
+        return new.submit(_memory_of, folder, count, settings).result()
 
 
-def memory_of(folder: Path, count: int, settings: BenchEvalSettings) -> int:
+def _memory_of(folder: Path, count: int, settings: BenchEvalSettings) -> int:
     """Peak bytes of this process while it scores the videos of a folder."""
     protocol = replace(load_protocol("fvd-google", "fvd"), real=count)
     clips, _ = choose_clips(find_sources(folder), protocol, count, 1)
@@ -139,7 +139,7 @@ def bench(settings: BenchEvalSettings) -> dict:
     result = conditions(settings, torch.device("cpu"), "wall clock")
     with tempfile.TemporaryDirectory() as folder:
         if "job" in settings.parts:
-            job = bench_job(_make_clips(Path(folder) / "job", settings.clips), settings)
+            job = _bench_job(_make_clips(Path(folder) / "job", settings.clips), settings)
             result["job"] = job
             print(
                 f"whole job {job['whole']:.2f} clips/s, bare network {job['bare']:.2f} clips/s: "
@@ -148,14 +148,14 @@ def bench(settings: BenchEvalSettings) -> dict:
         if "distance" in settings.parts:
             result["distance"] = {}
             for width in WIDTHS:
-                row = result["distance"][width] = bench_distance(width, settings.repeats)
+                row = result["distance"][width] = _bench_distance(width, settings.repeats)
                 print(
                     f"distance of {width} features: {row['ours']:.3f} s, scipy's sqrtm {row['scipy']:.2f} s: "
                     f"{row['ratio']:.1f} times as fast, difference {row['difference']:.0e}"
                 )
         if "memory" in settings.parts:
             counts = settings.few, settings.many
-            peaks = [bench_memory(Path(folder) / str(count), count, settings) for count in counts]
+            peaks = [_bench_memory(Path(folder) / str(count), count, settings) for count in counts]
             result["memory"] = dict(zip(counts, peaks, strict=True))
             few, many = peaks
             print(

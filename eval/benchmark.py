@@ -131,18 +131,18 @@ def run(settings: RunEvalSettings) -> dict:
     device = own_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    maker = pipeline_maker(settings) if is_foreign(settings.model) else own_maker(settings)
+    maker = _pipeline_maker(settings) if is_foreign(settings.model) else _own_maker(settings)
     least = max((p.frames - 1) * p.fake_stride + 1 for p in protocols.values())  # frames of every video
-    make_all(samples, maker, out / "videos", max(1, least), settings.model)
+    _make_all(samples, maker, out / "videos", max(1, least), settings.model)
     if dist.is_initialized():
         dist.barrier()
     if rank == 0:
-        list_videos(samples, out / "videos")
+        _list_videos(samples, out / "videos")
     if dist.is_initialized():
         dist.barrier()
     scores = {name: metrics[name].score(asked) for name, asked in scoring.items()}
     if scores and rank == 0:
-        write_summary(settings, scores, out)
+        _write_summary(settings, scores, out)
     return scores
 
 
@@ -170,11 +170,11 @@ def plan(settings: RunEvalSettings, protocols: dict[str, Protocol]) -> list[Samp
                 "--metrics leaves it out"
             )
     if settings.job.startswith("ucf101"):
-        return [sample for sample, _ in zip(ucf101_samples(settings, count), range(count), strict=False)]
-    return msrvtt_samples(settings)[:count]
+        return [sample for sample, _ in zip(_ucf101_samples(settings, count), range(count), strict=False)]
+    return _msrvtt_samples(settings)[:count]
 
 
-def ucf101_samples(settings: RunEvalSettings, count: int) -> list[Sample]:
+def _ucf101_samples(settings: RunEvalSettings, count: int) -> list[Sample]:
     """Videos of UCF-101's classes in turn, under their folders."""
     bare = (settings.prompts or ("names" if settings.job == "ucf101-class" else "sentences")) == "names"
     samples = []
@@ -185,7 +185,7 @@ def ucf101_samples(settings: RunEvalSettings, count: int) -> list[Sample]:
     return samples
 
 
-def msrvtt_samples(settings: RunEvalSettings) -> list[Sample]:
+def _msrvtt_samples(settings: RunEvalSettings) -> list[Sample]:
     """A video of one drawn caption of each real one, or of every caption; ValueError without captions."""
     if settings.annotations:
         captions = read_annotations(Path(settings.annotations), "test")
@@ -208,7 +208,7 @@ def msrvtt_samples(settings: RunEvalSettings) -> list[Sample]:
     return [Sample(name, prompt, settings.seed + k) for k, (name, prompt) in enumerate(pairs)]
 
 
-def own_maker(settings: RunEvalSettings) -> Maker:
+def _own_maker(settings: RunEvalSettings) -> Maker:
     """A model of ours, or a Wan pipeline."""
     asked = inherited(VideoSettings, settings)
     own = {"model": settings.model, "seed": settings.seed, "batch": settings.batch}
@@ -228,7 +228,7 @@ def own_maker(settings: RunEvalSettings) -> Maker:
     )
 
 
-def pipeline_maker(settings: RunEvalSettings) -> Maker:
+def _pipeline_maker(settings: RunEvalSettings) -> Maker:
     """Any other pipeline of diffusers; what the settings leave open is its own choice."""
     if settings.solver is not None or settings.batch != 1:
         raise ValueError(
@@ -257,7 +257,7 @@ def pipeline_maker(settings: RunEvalSettings) -> Maker:
     )
 
 
-def make_all(samples: list[Sample], maker: Maker, folder: Path, least: int, model: str) -> None:
+def _make_all(samples: list[Sample], maker: Maker, folder: Path, least: int, model: str) -> None:
     """Makes the videos that are not there; groups are the plan's, whatever is there, on any processes.
 
     Raises ValueError where one in the folder was made otherwise, is too short, or is not finite.
@@ -266,7 +266,7 @@ def make_all(samples: list[Sample], maker: Maker, folder: Path, least: int, mode
     groups = [samples[k : k + maker.batch] for k in range(0, len(samples), maker.batch)]
     facts = [maker.records(group) for group in groups]
     there = [
-        [is_as_planned(folder, *pair) for pair in zip(g, f, strict=True)]
+        [_is_as_planned(folder, *pair) for pair in zip(g, f, strict=True)]
         for g, f in zip(groups, facts, strict=True)
     ]
     unmade = [k for k, is_there in enumerate(there) if not all(is_there)]
@@ -288,12 +288,12 @@ def make_all(samples: list[Sample], maker: Maker, folder: Path, least: int, mode
             ):
                 if is_there:
                     continue
-                check_video(sample, video, least, model)
+                _check_video(sample, video, least, model)
                 write(folder / f"{sample.name}.mp4", [video], record, maker.fps)
                 bar.update()
 
 
-def check_video(sample: Sample, video_CTHW: Tensor, least: int, model: str) -> None:
+def _check_video(sample: Sample, video_CTHW: Tensor, least: int, model: str) -> None:
     """Raises ValueError for a video that no score can take."""
     if video_CTHW.shape[1] < least:
         nearest_frames = 1 + 4 * -(-(least - 1) // 4)
@@ -315,7 +315,7 @@ def changed(before: dict, record: dict, within: str = "") -> Iterator[tuple[str,
             yield within + name, was, now
 
 
-def is_as_planned(folder: Path, sample: Sample, record: dict) -> bool:
+def _is_as_planned(folder: Path, sample: Sample, record: dict) -> bool:
     """Whether a video is there; raises ValueError where it was made otherwise."""
     file = folder / f"{sample.name}.mp4"
     sidecar = file.with_suffix(".json")
@@ -339,7 +339,7 @@ def is_as_planned(folder: Path, sample: Sample, record: dict) -> bool:
     return True
 
 
-def list_videos(samples: list[Sample], folder: Path) -> None:
+def _list_videos(samples: list[Sample], folder: Path) -> None:
     """Writes the manifest of the videos and a picture of some; raises ValueError where one cannot be read."""
     captions = {folder / f"{sample.name}.mp4": (sample.prompt,) for sample in samples}
     entries, bad = probe_all(list(captions), captions, 0)
@@ -351,7 +351,7 @@ def list_videos(samples: list[Sample], folder: Path) -> None:
     contact_sheet(videos, [entry.captions[0] for entry in some], folder.parent / "contact-sheet.png")
 
 
-def write_summary(settings: RunEvalSettings, scores: dict[str, dict], out: Path) -> None:
+def _write_summary(settings: RunEvalSettings, scores: dict[str, dict], out: Path) -> None:
     """Writes all scores into one file, beside the file that each has of its own."""
     short = {
         metric: {name: score[name] for name in ("value", "interval", "stamps", "protocol_sha256")}

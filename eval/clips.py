@@ -107,7 +107,7 @@ def choose_clips(
         sources = sorted(
             sources, key=lambda source: (uniform("video", choice.seed, source.name), source.name)
         )
-    for source, known in probed(sources, count):
+    for source, known in _probed(sources, count):
         if count and len(clips) == count:
             break
         if isinstance(known, UnreadableVideo):
@@ -129,7 +129,7 @@ def choose_clips(
     return sorted(clips, key=lambda clip: clip.source.name), passed
 
 
-def probed(sources: list[Source], count: int) -> Iterator[tuple[Source, Probe | UnreadableVideo | None]]:
+def _probed(sources: list[Source], count: int) -> Iterator[tuple[Source, Probe | UnreadableVideo | None]]:
     """Every video with what it holds, or what is wrong with it, or nothing of pictures; as many as are wanted
     are probed at once, by threads, since each is decoded whole where no manifest knows it."""
 

@@ -94,7 +94,7 @@ def pair(clips: list[Clip], settings: ClipsimSettings) -> tuple[list[tuple[Clip,
     Raises ValueError where the table names videos that are not there.
     """
     if not settings.prompts:
-        every = [(clip, prompt_beside(clip.source)) for clip in clips]
+        every = [(clip, _prompt_beside(clip.source)) for clip in clips]
         pairs = [(clip, prompt) for clip, prompt in every if prompt]
         without = [clip.source.name for clip, prompt in every if not prompt]
         if not pairs:
@@ -121,7 +121,7 @@ def pair(clips: list[Clip], settings: ClipsimSettings) -> tuple[list[tuple[Clip,
     return pairs, sorted(by_name.keys() - {clip.source.name for clip, _ in pairs})
 
 
-def prompt_beside(source: Source) -> str:
+def _prompt_beside(source: Source) -> str:
     """The prompt in the JSON record beside a video, or the first line of the text beside it; or nothing."""
     record, text = (Path(f"{source.path.with_suffix('')}{ending}") for ending in (".json", ".txt"))
     if record.is_file():

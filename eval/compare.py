@@ -17,7 +17,7 @@ class CompareSettings:
     """JSON files that scoring wrote."""
 
 
-def read_score(file: str) -> dict:
+def _read_score(file: str) -> dict:
     """A score that scoring wrote; raises ValueError for another file."""
     path = Path(file)
     if not path.is_file():
@@ -35,7 +35,7 @@ def compare(files: list[str]) -> str:
     """Scores as a table; raises ValueError, field by field, where their protocols or weights differ."""
     if not files:
         raise ValueError("which scores? dit eval compare A.json B.json")
-    scores = [read_score(file) for file in files]
+    scores = [_read_score(file) for file in files]
     for file, score in zip(files[1:], scores[1:], strict=True):
         different = differences(scores[0]["protocol"], score["protocol"])
         different += differences({"weights": scores[0]["weights"]}, {"weights": score["weights"]})

@@ -69,15 +69,15 @@ def fvd(settings: FvdSettings) -> dict:
     scoring.check_outputs(settings.json, settings.report, settings.save_real)
     network, weights = load_i3d(protocol.eps, settings.weights, settings.smoke)
     network.to(own_device()).to(memory_format=torch.channels_last_3d)
-    real = load_side(settings, protocol, "real", weights, network)
+    real = _load_side(settings, protocol, "real", weights, network)
     if settings.panel and len(real.names) < 4:
         raise ValueError(f"--panel needs at least 4 real clips, not {len(real.names)}")
-    fake = load_side(settings, protocol, "fake", weights, network)
-    panels = panel_of(settings, protocol, real, weights, network) if settings.panel else None
+    fake = _load_side(settings, protocol, "fake", weights, network)
+    panels = _panel_of(settings, protocol, real, weights, network) if settings.panel else None
     result = score_sides(settings, protocol, real, fake, weights, next(network.buffers()).device, panels)
     if processes()[0] == 0:
         if settings.save_real:
-            save_features(Path(settings.save_real), real, protocol, weights)
+            _save_features(Path(settings.save_real), real, protocol, weights)
         if settings.report:
             write_text(Path(settings.report), report.page(result, sheets(settings, protocol, result)))
     scoring.publish(result, settings.json, sentence(result))
@@ -124,7 +124,7 @@ def sheets(settings: FvdSettings, protocol: FvdProtocol, result: dict) -> dict[s
         return {}
     clips = {}
     for which in ("real", "fake"):
-        _, scored_clips, _ = choose_side(settings, protocol, which)
+        _, scored_clips, _ = _choose_side(settings, protocol, which)
         clips[which] = {clip.source.name: clip for clip in scored_clips}
     near = result["nearest"]
     nearest = near["pairs"][:SHOWN]
@@ -134,26 +134,26 @@ def sheets(settings: FvdSettings, protocol: FvdProtocol, result: dict) -> dict[s
     return {title: picture for title, picture in pages.items() if picture}
 
 
-def load_side(settings: FvdSettings, protocol: FvdProtocol, which: str, weights: str, network) -> Side:
+def _load_side(settings: FvdSettings, protocol: FvdProtocol, which: str, weights: str, network) -> Side:
     """The features of one side: saved, kept in the cache, or computed; ValueError for too few, or others."""
     where = getattr(settings, which)
     if not where:
         raise ValueError(f"no --{which}: a folder of videos, a manifest, or saved features")
     if where.endswith(".safetensors"):
-        saved = load_features(Path(where), protocol, weights)
+        saved = _load_features(Path(where), protocol, weights)
         if saved.facts["stamps"] and not settings.allow_small:
             raise ValueError(f"{where}: {saved.facts['stamps'][0]}; with --allow-small the score is stamped")
         return saved
-    sources, clips, passed = choose_side(settings, protocol, which)
+    sources, clips, passed = _choose_side(settings, protocol, which)
     side_stamps(settings, protocol, which, sources, len(clips), passed)
-    side = cached_features(settings, protocol, clips, which, which == "real", weights, network)
+    side = _cached_features(settings, protocol, clips, which, which == "real", weights, network)
     passed |= side.facts["passed_over"]
     stamps = side_stamps(settings, protocol, which, sources, len(side.names), passed)
     about = {"where": Path(where).name, "videos": len(sources)}
     return dataclasses.replace(side, facts=about | side.facts | {"passed_over": passed, "stamps": stamps})
 
 
-def choose_side(
+def _choose_side(
     settings: FvdSettings, protocol: FvdProtocol, which: str
 ) -> tuple[list[Source], list[Clip], dict[str, str]]:
     """One side's videos, its clips, and what was passed over with the reason."""
@@ -176,7 +176,7 @@ def side_stamps(
     return other + scoring.stamp_too_few(settings, protocol, where, count, passed, which)
 
 
-def cached_features(
+def _cached_features(
     settings: FvdSettings,
     protocol: FvdProtocol,
     clips: list[Clip],
@@ -190,25 +190,25 @@ def cached_features(
     key = hashlib.sha256(f"{protocol.hash()} {files} {weights} {decoder()}".encode()).hexdigest()
     cached = folders()[0] / "features" / f"{key}.safetensors" if settings.cache and keep else None
     if cached and cached.is_file():
-        return load_features(cached, protocol, weights)
+        return _load_features(cached, protocol, weights)
     features = extract(clips, protocol, network, settings.batch, settings.workers, what)
     kept = [clip for clip in clips if clip.source.name not in features.passed]
     facts = scoring.clip_facts(kept, files, features.rgb, features.passed)
     side = Side(features.values_ND, features.names, facts)
     if cached and not features.passed and processes()[0] == 0:
-        save_features(cached, side, protocol, weights)
+        _save_features(cached, side, protocol, weights)
     return side
 
 
-def panel_of(settings: FvdSettings, protocol: FvdProtocol, real: Side, weights: str, network) -> dict:
+def _panel_of(settings: FvdSettings, protocol: FvdProtocol, real: Side, weights: str, network) -> dict:
     """The panel: what real clips score against other real ones, and against themselves in other motion."""
-    sources, clips, _ = choose_side(settings, protocol, "real")
+    sources, clips, _ = _choose_side(settings, protocol, "real")
     names = set(real.names)
     rest = [source for source in sources if source.name not in names]
     others, _ = choose_clips(rest, protocol, len(real.names), protocol.real_stride)
 
     def features(of: list[Clip], what: str) -> Tensor:
-        return cached_features(settings, protocol, of, what, True, weights, network).values_ND
+        return _cached_features(settings, protocol, of, what, True, weights, network).values_ND
 
     far = features(others, "other real clips") if len(others) == len(real.names) else None
     kept = [clip for clip in clips if clip.source.name in names]
@@ -218,14 +218,14 @@ def panel_of(settings: FvdSettings, protocol: FvdProtocol, real: Side, weights: 
     }
 
 
-def save_features(file: Path, side: Side, protocol: FvdProtocol, weights: str) -> None:
+def _save_features(file: Path, side: Side, protocol: FvdProtocol, weights: str) -> None:
     """Writes features with the protocol and weights that made them."""
     settings = {"protocol": dataclasses.asdict(protocol), "weights": weights}
     facts = {"names": side.names, "side": side.facts}
     save_weights(file, {"features": side.values_ND}, "features", settings, facts)
 
 
-def load_features(file: Path, protocol: FvdProtocol, weights: str) -> Side:
+def _load_features(file: Path, protocol: FvdProtocol, weights: str) -> Side:
     """Saved features; raises ValueError where another protocol or other weights made them."""
     tensors, header = load_weights(file, "features")
     about, facts = header.settings, header.facts
@@ -271,17 +271,17 @@ def own_in_run(run, videos: str) -> dict:
     return {"real": run.real, "fake": videos, "weights": run.i3d, "report": report, "panel": run.panel}
 
 
-def check_in_run(settings: FvdSettings) -> None:
+def _check_in_run(settings: FvdSettings) -> None:
     """Raises ValueError for real videos that are not as the protocol says, and for other weights."""
     if not settings.real:
         raise ValueError("no --real: FVD needs the real videos")
     protocol = load_protocol(settings.protocol, "fvd")
-    sources, clips, passed = choose_side(settings, protocol, "real")
+    sources, clips, passed = _choose_side(settings, protocol, "real")
     side_stamps(settings, protocol, "real", sources, len(clips), passed)
     load_i3d(protocol.eps, settings.weights, settings.smoke)
 
 
-METRIC = scoring.Metric(FvdSettings, own_in_run, check_in_run, fvd)
+METRIC = scoring.Metric(FvdSettings, own_in_run, _check_in_run, fvd)
 
 
 def main(arguments: list[str]) -> None:

@@ -96,7 +96,7 @@ def inception(settings: InceptionSettings) -> dict:
         "fake": {"where": Path(settings.videos).name, "videos": len(sources)}
         | scoring.clip_facts(kept, side_hash(clips), features.rgb, passed),
         "interval": scoring.interval(resampled, (p_ND,), settings.resamples, protocol.seed, value, least=1.0),
-        "other_splits": in_other_splits(p_ND, protocol),
+        "other_splits": _in_other_splits(p_ND, protocol),
     }
     stamps = [SMOKE if settings.smoke else UNCERTIFIED, *small]
     result = scoring.result_of(protocol, value, stamps, weights, next(network.buffers()).device, parts)
@@ -109,7 +109,7 @@ def load_network(settings: InceptionSettings) -> tuple[dict[str, Tensor], Tensor
     return load_c3d(settings.weights, settings.mean, settings.smoke, settings.uncertified)
 
 
-def in_other_splits(p_ND: Tensor, protocol: InceptionProtocol) -> dict[str, float]:
+def _in_other_splits(p_ND: Tensor, protocol: InceptionProtocol) -> dict[str, float]:
     """What the same probabilities score in the splits of the other protocols of this metric."""
     every = (load_protocols(name).get("is") for name in protocol_names())
     same = [p for p in every if p and p.name != protocol.name and p.splits <= len(p_ND)]

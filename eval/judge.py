@@ -62,27 +62,27 @@ def judge(video_CTHW: Tensor) -> Verdict:
     pixels_TCHW = ((rearrange(video_CTHW.float(), "c t h w -> t c h w") + 1) * 127.5).clamp(0, 255)
     if (factor := min(pixels_TCHW.shape[2:]) // 64) > 1:  # down to a shorter side of 64 to 127 pixels
         pixels_TCHW = F.avg_pool2d(pixels_TCHW, factor)
-    ground_TC = flat_border(pixels_TCHW)
+    ground_TC = _flat_border(pixels_TCHW)
     if ground_TC is None:
         return Verdict(None, None, None, None)
-    background = agreed(closest(ground_TC, BACKGROUNDS))
-    seen = find_object(pixels_TCHW, ground_TC)
+    background = _agreed(_closest(ground_TC, BACKGROUNDS))
+    seen = _find_object(pixels_TCHW, ground_TC)
     if seen is None:
         return Verdict(None, None, background, None)
     x_T, y_T, area_T = moments(seen.cover_THW)
-    likeness_ST = likeness(seen.cover_THW, x_T, y_T, area_T)
+    likeness_ST = _likeness(seen.cover_THW, x_T, y_T, area_T)
     if (seen.pure_T & (likeness_ST.amax(dim=0) > COMPACT)).float().mean() < AGREEMENT:
         return Verdict(None, None, background, None)
     height, width = seen.cover_THW.shape[1:]
     return Verdict(
-        shape=agreed(most_alike(likeness_ST)),
-        colour=agreed(closest(seen.colour_TC, COLOURS)),
+        shape=_agreed(_most_alike(likeness_ST)),
+        colour=_agreed(_closest(seen.colour_TC, COLOURS)),
         background=background,
         motion=motion(x_T / width, y_T / height, area_T.sqrt()),
     )
 
 
-def flat_border(pixels_TCHW: Tensor) -> Tensor | None:
+def _flat_border(pixels_TCHW: Tensor) -> Tensor | None:
     """The median colour (T C) of each frame's outermost pixels, or None where they have not one colour."""
     top_bottom_TCN = pixels_TCHW[:, :, [0, -1], :].flatten(2)
     left_right_TCN = pixels_TCHW[:, :, :, [0, -1]].flatten(2)
@@ -92,7 +92,7 @@ def flat_border(pixels_TCHW: Tensor) -> Tensor | None:
     return ground_TC if bool((near_TN.float().mean(dim=1) > FLAT_BORDER).all()) else None
 
 
-def closest(colour_TC: Tensor, palette: dict[str, tuple[int, int, int]]) -> list[str | None]:
+def _closest(colour_TC: Tensor, palette: dict[str, tuple[int, int, int]]) -> list[str | None]:
     """The palette's name for the colour of each frame, None where no entry is near."""
     names = list(palette)
     distance_TP = torch.cdist(colour_TC, torch.tensor([palette[name] for name in names]).float())
@@ -103,13 +103,13 @@ def closest(colour_TC: Tensor, palette: dict[str, tuple[int, int, int]]) -> list
     ]
 
 
-def agreed(names: list[str | None]) -> str | None:
+def _agreed(names: list[str | None]) -> str | None:
     """The name nearly all frames have, or None."""
     name, count = Counter(names).most_common(1)[0]
     return name if count >= AGREEMENT * len(names) else None
 
 
-def find_object(pixels_TCHW: Tensor, ground_TC: Tensor) -> Object | None:
+def _find_object(pixels_TCHW: Tensor, ground_TC: Tensor) -> Object | None:
     """What differs from the background; None where that is too small or too large in any frame.
 
     Its colour is the mean of the pixels that differ nearly as much as its strongest 3 x 3 do; a pixel's cover
@@ -146,7 +146,7 @@ def moments(cover_THW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return x_T, y_T, area_T
 
 
-def likeness(cover_THW: Tensor, x_T: Tensor, y_T: Tensor, area_T: Tensor) -> Tensor:
+def _likeness(cover_THW: Tensor, x_T: Tensor, y_T: Tensor, area_T: Tensor) -> Tensor:
     """Intersection over union (S T) with each shape's own drawing at the same centre and area.
 
     The better of a sharp and of a soft drawing counts: what a decoder blurs is compared with the soft one.
@@ -156,11 +156,11 @@ def likeness(cover_THW: Tensor, x_T: Tensor, y_T: Tensor, area_T: Tensor) -> Ten
     rows = []
     for shape in SHAPES:
         sharp_THW = coverage(shape, x_T, y_T, (area_T / UNIT_AREA[shape]).sqrt(), height, width)
-        rows.append(torch.maximum(overlap(cover_THW, sharp_THW), overlap(cover_THW, blurred(sharp_THW))))
+        rows.append(torch.maximum(_overlap(cover_THW, sharp_THW), _overlap(cover_THW, blurred(sharp_THW))))
     return torch.stack(rows)
 
 
-def overlap(one_THW: Tensor, other_THW: Tensor) -> Tensor:
+def _overlap(one_THW: Tensor, other_THW: Tensor) -> Tensor:
     """Intersection over union (T) of two soft masks."""
     both_T = torch.minimum(one_THW, other_THW).sum(dim=(1, 2))
     return both_T / torch.maximum(one_THW, other_THW).sum(dim=(1, 2))
@@ -185,7 +185,7 @@ def spread(image_THW: Tensor, window: Tensor) -> Tensor:
     return along @ image_THW @ across.T
 
 
-def most_alike(likeness_ST: Tensor) -> list[str | None]:
+def _most_alike(likeness_ST: Tensor) -> list[str | None]:
     """The shape each frame shows, None where none or two fit."""
     best_2T, which_2T = likeness_ST.topk(2, dim=0)
     clear_T = (best_2T[0] > ALIKE) & (best_2T[0] - best_2T[1] > DISTINCT)

@@ -27,12 +27,16 @@ def reverse(clip: Clip, seed: int) -> Clip:
     return replace(clip, frames=clip.frames[::-1])
 
 
-def freeze(clip: Clip, seed: int) -> Clip:
+def _freeze(clip: Clip, seed: int) -> Clip:
     """The clip's first frame, all the time."""
     return replace(clip, frames=clip.frames[:1] * len(clip.frames))
 
 
-MOTIONS: dict[str, Callable[[Clip, int], Clip]] = {"shuffled": shuffle, "reversed": reverse, "frozen": freeze}
+MOTIONS: dict[str, Callable[[Clip, int], Clip]] = {
+    "shuffled": shuffle,
+    "reversed": reverse,
+    "frozen": _freeze,
+}
 
 
 def motion(
@@ -67,8 +71,8 @@ def nearest(
     another real one: about 1 % by chance, more where clips are remembered. `same` are those whose features
     are a real one's.
     """
-    distance_N, which_N = nearest_row(fake_ND, real_ND, same=False)
-    among_real, _ = nearest_row(real_ND, real_ND, same=True)
+    distance_N, which_N = _nearest_row(fake_ND, real_ND, same=False)
+    among_real, _ = _nearest_row(real_ND, real_ND, same=True)
     edge = among_real.quantile(0.01).item()
     pairs = [
         {"fake": fake_names[k], "real": real_names[which_N[k]], "distance": distance_N[k].item()}
@@ -84,7 +88,7 @@ def nearest(
     }
 
 
-def nearest_row(from_ND: Tensor, to_ND: Tensor, same: bool) -> tuple[Tensor, Tensor]:
+def _nearest_row(from_ND: Tensor, to_ND: Tensor, same: bool) -> tuple[Tensor, Tensor]:
     """Distance and place of the nearest row of the other set, for every row; of the same set, another one."""
     values, places = [], []
     for first in range(0, len(from_ND), MOST_SAMPLES):

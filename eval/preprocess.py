@@ -67,21 +67,21 @@ def bilinear_tf1(frames_TCHW: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(wider, size, mode="bilinear", align_corners=True)[:, :, :-1, :-1]
 
 
-def bilinear_corners(frames_TCHW: Tensor, size: tuple[int, int]) -> Tensor:
+def _bilinear_corners(frames_TCHW: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear with the centres of the corners' pixels aligned, as Chainer's `resize_images`."""
     return F.interpolate(frames_TCHW, size, mode="bilinear", align_corners=True)
 
 
-RESIZES = {"bilinear": bilinear, "bilinear-tf1": bilinear_tf1, "bilinear-corners": bilinear_corners}
+RESIZES = {"bilinear": bilinear, "bilinear-tf1": bilinear_tf1, "bilinear-corners": _bilinear_corners}
 
 
-def bilinear_bytes(frames_TCHW: Tensor, size: tuple[int, int], rounding: str) -> Tensor:
+def _bilinear_bytes(frames_TCHW: Tensor, size: tuple[int, int], rounding: str) -> Tensor:
     """Bilinear with antialiasing in floats, then whole bytes."""
     frames = F.interpolate(frames_TCHW.float() / 255, size, mode="bilinear", antialias=True) * 255
     return (frames.round() if rounding == "round" else frames).clamp(0, 255).byte()
 
 
-def lanczos_bytes(frames_TCHW: Tensor, size: tuple[int, int], rounding: str) -> Tensor:
+def _lanczos_bytes(frames_TCHW: Tensor, size: tuple[int, int], rounding: str) -> Tensor:
     """Pillow's Lanczos, which rounds to bytes."""
     from PIL import Image
 
@@ -93,7 +93,7 @@ def lanczos_bytes(frames_TCHW: Tensor, size: tuple[int, int], rounding: str) -> 
     return rearrange(torch.stack(resized), "t h w c -> t c h w")
 
 
-STORED_RESIZES = {"bilinear": bilinear_bytes, "lanczos": lanczos_bytes}
+STORED_RESIZES = {"bilinear": _bilinear_bytes, "lanczos": _lanczos_bytes}
 
 
 def as_jpeg(frames_THWC: Tensor, quality: int) -> Tensor:

@@ -39,7 +39,7 @@ MEASURES = {  # name -> what it is, as the score says
 }
 
 
-def read_pair(pairs: list[tuple[Source, Source]], index: int) -> tuple[Tensor, Tensor]:
+def _read_pair(pairs: list[tuple[Source, Source]], index: int) -> tuple[Tensor, Tensor]:
     """Both videos of a pair, C T H W in [-1, 1]; raises UnreadableVideo, or CannotScore for other sizes."""
     original, other = pairs[index]
     sides = [read_clip(Clip(source, tuple(range(frame_count(source))))) for source in pairs[index]]
@@ -51,7 +51,7 @@ def read_pair(pairs: list[tuple[Source, Source]], index: int) -> tuple[Tensor, T
     return to_video(sides[0]), to_video(sides[1])
 
 
-def pair_up(real: list[Source], fake: list[Source]) -> tuple[list[tuple[Source, Source]], dict[str, str]]:
+def _pair_up(real: list[Source], fake: list[Source]) -> tuple[list[tuple[Source, Source]], dict[str, str]]:
     """The pairs of one name, sorted, and the videos of either side that have none, with the reason."""
     originals, others = ({source.name: source for source in side} for side in (real, fake))
     passed = {name: "has no reconstruction" for name in originals.keys() - others.keys()}
@@ -82,7 +82,7 @@ def reconstruction(settings: ReconstructionSettings) -> dict:
     if not settings.real or not settings.fake:
         raise ValueError("give both --real and --fake: folders of videos, or manifests")
     check_outputs(settings.json)
-    pairs, passed = pair_up(find_sources(settings.real), find_sources(settings.fake))
+    pairs, passed = _pair_up(find_sources(settings.real), find_sources(settings.fake))
     if not pairs:
         raise ValueError(f"{settings.real} and {settings.fake} have no video of one name")
     lpips, weights = load_lpips(settings.lpips, settings.lpips_trunk, settings.lpips_heads)
@@ -96,7 +96,7 @@ def reconstruction(settings: ReconstructionSettings) -> dict:
     def compute(index: int, pair: tuple[Tensor, Tensor]) -> dict[str, float]:
         return qualities(*pair, lpips, device)
 
-    read = partial(read_pair, pairs)
+    read = partial(_read_pair, pairs)
     rows = map_over_processes(compute, read, len(pairs), settings.workers, device, "videos")
     passed |= {pairs[index][0].name: wrong for index, _, wrong in rows if wrong}
     kept = [(index, values) for index, values, wrong in rows if not wrong]

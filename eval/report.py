@@ -115,7 +115,7 @@ def plots(result: dict) -> dict[str, bytes]:
         axes.plot(ends, [line["value"] + line["slope"] * end for end in ends])
         axes.set_xlabel("1 / number of clips")
         axes.set_ylabel("score")
-        drawn["Over the number of clips"] = as_png(figure)
+        drawn["Over the number of clips"] = _as_png(figure)
     if result["panel"]:
         bars = {"this score": result["value"], "other real clips": result["panel"]["floor"]["value"]}
         bars |= result["panel"]["motion"]
@@ -124,11 +124,11 @@ def plots(result: dict) -> dict[str, bytes]:
         axes.barh(list(bars), list(bars.values()))
         axes.invert_yaxis()
         axes.set_xlabel("distance to the real set")
-        drawn["Beside chance and motion"] = as_png(figure)
+        drawn["Beside chance and motion"] = _as_png(figure)
     return drawn
 
 
-def as_png(figure) -> bytes:
+def _as_png(figure) -> bytes:
     """A figure's PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)

@@ -117,9 +117,9 @@ def score(settings: EvalSettings) -> dict:
                 failures.append({"part": part} | record(outcome))
                 if len(shown) < SHOWN_FAILURES:
                     shown.append((video, described(outcome)))
-        result["scores"][part] = first_frame_scores(outcomes) if given else prompt_scores(part, outcomes)
+        result["scores"][part] = _first_frame_scores(outcomes) if given else _prompt_scores(part, outcomes)
         result["confusions"][part] = {name: confusion(outcomes, name) for name in ASKED}
-    result["scores"]["autoencoder"] = reconstruction_scores(model, settings)
+    result["scores"]["autoencoder"] = _reconstruction_scores(model, settings)
     result["failures"] = failures
     print(table(result))  # before anything can fail
     if settings.json:
@@ -187,14 +187,14 @@ def make_request(model: Model, case: Case, given: bool) -> Request:
     return Request(condition, shape, case.seed)
 
 
-def prompt_scores(part: str, outcomes: list[Outcome]) -> dict:
+def _prompt_scores(part: str, outcomes: list[Outcome]) -> dict:
     """Shares of videos that have the shape, colour and motion that their prompts name, and all three."""
     rights = {name: sum(o.right(name) for o in outcomes) for name in ASKED}
     rights["all"] = sum(not o.failed for o in outcomes)
     return {name: share(right, len(outcomes), TARGETS[part].get(name)) for name, right in rights.items()}
 
 
-def first_frame_scores(outcomes: list[Outcome]) -> dict:
+def _first_frame_scores(outcomes: list[Outcome]) -> dict:
     """Shares of videos that keep the given frame, that then move as the prompt says, and that do both."""
     kept = [o.first_frame for o in outcomes]
     rights = {
@@ -207,7 +207,7 @@ def first_frame_scores(outcomes: list[Outcome]) -> dict:
 
 
 @torch.no_grad()
-def reconstruction_scores(model: Model, settings: EvalSettings) -> dict:
+def _reconstruction_scores(model: Model, settings: EvalSettings) -> dict:
     """Mean PSNR and SSIM of the autoencoder's reconstructions of drawings it never saw."""
     device = model.autoencoder.latent_mean.device
     qualities = {"psnr": [], "ssim": []}

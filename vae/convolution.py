@@ -23,7 +23,7 @@ def convolve(layer: nn.Conv3d, x: Tensor) -> Tensor:
     return conv3d(x, weight, bias, layer.stride, layer.padding)
 
 
-def in_slices(x: Tensor, weight: Tensor) -> bool:
+def _in_slices(x: Tensor, weight: Tensor) -> bool:
     """Whether a kernel's slices are added up: of one large frame, without gradients, in fp32 by oneDNN."""
     one = x.shape[2] == 1 and x.shape[3] * x.shape[4] >= SLICE_PIXELS and not torch.is_grad_enabled()
     exact = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
@@ -61,7 +61,7 @@ class CausalConv3d(nn.Conv3d):
     def forward(self, x: Tensor, state: State | None = None, norm: nn.Module | None = None) -> Tensor:
         """The convolution of x, or of x normalised and activated, which is held no longer than needed."""
         past = self.kernel_size[0] - 1
-        if past and state is not None and self in state and in_slices(x, self.weight):
+        if past and state is not None and self in state and _in_slices(x, self.weight):
             return self.add_frame(x, state[self], norm)
         if norm is not None:
             x = norm.activated(x)

@@ -24,12 +24,12 @@ UNDRAWN = {"AutoencoderTiny", "AutoencoderDC"}  # whose latents are numbers, not
 WHOLE = ("use_tiling", "use_slicing", "use_framewise_encoding", "use_framewise_decoding")  # all turned off
 
 
-def of_ratios(model: nn.Module) -> Compression:
+def _of_ratios(model: nn.Module) -> Compression:
     """The compression of a model that says it."""
     return Compression(model.temporal_compression_ratio, model.spatial_compression_ratio)
 
 
-def of_wan(model: nn.Module) -> Compression:
+def _of_wan(model: nn.Module) -> Compression:
     """The compression of Wan's family, whose `config.json` may say another than its layers have."""
     config = model.config
     levels = len(config.dim_mult) - 1
@@ -39,30 +39,30 @@ def of_wan(model: nn.Module) -> Compression:
     return Compression(4, (getattr(config, "patch_size", None) or 1) * 2**levels)
 
 
-def of_cogvideox(model: nn.Module) -> Compression:
+def _of_cogvideox(model: nn.Module) -> Compression:
     """The compression of CogVideoX: of an even number of latent frames it makes three frames too many."""
     if model.config.temporal_compression_ratio != 4:
         raise ValueError(f"temporal_compression_ratio is {model.config.temporal_compression_ratio}, not 4")
     return Compression(4, 2 ** (len(model.config.block_out_channels) - 1), latent_group=2)
 
 
-def of_frames(model: nn.Module) -> Compression:
+def _of_frames(model: nn.Module) -> Compression:
     """The compression of an autoencoder of single frames."""
     return Compression(1, 2 ** (len(model.config.block_out_channels) - 1))
 
 
 CLASSES: dict[str, Callable[[nn.Module], Compression]] = {
-    "AutoencoderKLWan": of_wan,
-    "AutoencoderKLCogVideoX": of_cogvideox,
-    "AutoencoderKLHunyuanVideo": of_ratios,
-    "AutoencoderKLHunyuanVideo15": of_ratios,
-    "AutoencoderKLLTXVideo": of_ratios,
-    "AutoencoderKLMochi": of_ratios,
-    "AutoencoderKLMagvit": of_ratios,
-    "AutoencoderKLQwenImage": of_wan,
-    "AutoencoderKL": of_frames,
-    "AutoencoderTiny": of_frames,
-    "AutoencoderDC": of_ratios,
+    "AutoencoderKLWan": _of_wan,
+    "AutoencoderKLCogVideoX": _of_cogvideox,
+    "AutoencoderKLHunyuanVideo": _of_ratios,
+    "AutoencoderKLHunyuanVideo15": _of_ratios,
+    "AutoencoderKLLTXVideo": _of_ratios,
+    "AutoencoderKLMochi": _of_ratios,
+    "AutoencoderKLMagvit": _of_ratios,
+    "AutoencoderKLQwenImage": _of_wan,
+    "AutoencoderKL": _of_frames,
+    "AutoencoderTiny": _of_frames,
+    "AutoencoderDC": _of_ratios,
 }
 
 
@@ -73,7 +73,7 @@ class DiffusersAutoencoder(VideoAutoencoder):
     """
 
     def __init__(self, model: nn.Module, statistics: Statistics, by_channel: bool):
-        super().__init__(channels_of(model))
+        super().__init__(_channels_of(model))
         self.model = model
         public = {name: value for name, value in model.config.items() if not name.startswith("_")}
         self.settings = {"class": type(model).__name__} | public
@@ -132,7 +132,7 @@ class DiffusersAutoencoder(VideoAutoencoder):
         LTX's newer decoders ask for a time: 0, of latents without noise, as in its pipeline.
         """
         timed = getattr(self.model.config, "timestep_conditioning", False)
-        with same_noise(raw):
+        with _same_noise(raw):
             return self.model.decode(raw, *[raw.new_zeros(len(raw))] * timed, return_dict=False)[0]
 
     def parts(self, x_BCTHW: Tensor, pixels: int) -> tuple[Tensor, ...]:
@@ -150,14 +150,14 @@ class DiffusersAutoencoder(VideoAutoencoder):
         return rearrange(x, "(b t) c h w -> b c t h w", b=batch) if self.frame_wise else x
 
 
-def channels_of(model: nn.Module) -> int:
+def _channels_of(model: nn.Module) -> int:
     """Channels of a model's latents."""
     config = model.config
     return config.z_dim if hasattr(config, "z_dim") else config.latent_channels
 
 
 @contextmanager
-def same_noise(like: Tensor) -> Iterator[None]:
+def _same_noise(like: Tensor) -> Iterator[None]:
     """Within it PyTorch draws the same numbers every time: some decoders of LTX add noise to layers."""
     with torch.random.fork_rng([like.device] if like.device.type == "cuda" else []):
         torch.manual_seed(0)
@@ -194,7 +194,7 @@ def shipped(model: nn.Module) -> tuple[Statistics, bool]:
 
     They give (z - shift) * factor, or (z - mean) * factor / std where mean and std are known by channel.
     """
-    config, channels = model.config, channels_of(model)
+    config, channels = model.config, _channels_of(model)
     factor = getattr(config, "scaling_factor", None) or 1.0
     mean, std = (getattr(config, key, None) for key in ("latents_mean", "latents_std"))
     if "latents_mean" in (held := dict(model.named_buffers())):  # LTX has them among its weights

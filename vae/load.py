@@ -33,7 +33,7 @@ def load_autoencoder(
     `as_shipped`. Raises ValueError where there is none.
     """
     path = find_autoencoder(source)
-    model = load_ours(path) if path.is_file() else load_folder(path, as_shipped)
+    model = _load_ours(path) if path.is_file() else load_folder(path, as_shipped)
     return model.to(device).eval().requires_grad_(False)
 
 
@@ -54,10 +54,10 @@ def stored_hash(source: str | Path) -> str:
     path = find_autoencoder(source)
     if path.is_file():
         return file_hash(path)
-    return hashlib.sha256("".join(map(file_hash, folder_files(path))).encode()).hexdigest()
+    return hashlib.sha256("".join(map(file_hash, _folder_files(path))).encode()).hexdigest()
 
 
-def folder_files(folder: Path) -> list[Path]:
+def _folder_files(folder: Path) -> list[Path]:
     """The files of diffusers' folder that an autoencoder is made of."""
     files = [folder / "config.json", *weights_files(folder), folder / MEASURED]
     return [file for file in files if file.is_file()]
@@ -72,7 +72,7 @@ def keep_copy(source: str | Path, autoencoder: VideoAutoencoder, out: Path) -> N
     temporary = out / ".vae.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    for file in folder_files(find_autoencoder(source)):
+    for file in _folder_files(find_autoencoder(source)):
         shutil.copyfile(file, temporary / file.name)
     shutil.rmtree(out / "vae", ignore_errors=True)
     temporary.rename(out / "vae")
@@ -106,7 +106,7 @@ def note_unmeasured(folder: Path) -> None:
     )
 
 
-def load_ours(path: Path) -> Autoencoder:
+def _load_ours(path: Path) -> Autoencoder:
     """An autoencoder from its weights file, fp32.
 
     Raises ValueError for other weights, and for a checkpoint's, whose latents have no statistics yet.

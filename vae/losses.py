@@ -40,7 +40,7 @@ class Likelihood(nn.Module):
         return loss if self.error == "l1" else 0.5 * loss
 
 
-def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+def _kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     """KL of the posterior from the standard normal, nats per number (Kingma & Welling 2014, appendix B)."""
     return 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
 
@@ -89,7 +89,7 @@ def accumulate_gradients(
             mean, log_variance = model.encode_moments(video, states[0])
             reconstruction = model.decode_raw(mean + torch.exp(0.5 * log_variance) * noise, states[1])
         decoded_leaf = reconstruction.detach().float().requires_grad_()
-        kl = kl_divergence(mean.float(), log_variance.float())
+        kl = _kl_divergence(mean.float(), log_variance.float())
 
         # Reconstruction error and perceptual distance, or their likelihood.
         terms = {"error": ERRORS[config.error](decoded_leaf - video)}

@@ -171,7 +171,7 @@ class Coder(nn.Module):
         x = self.conv_in(x, state)
         for layer in self.layers():
             if self.checkpointing and torch.is_grad_enabled():
-                x = checkpointed(layer, x, state)
+                x = _checkpointed(layer, x, state)
             else:
                 x = layer(x, state)
         return self.conv_out(x, state, self.norm_out)
@@ -190,7 +190,7 @@ class Coder(nn.Module):
         return x
 
 
-def checkpointed(layer: nn.Module, x: Tensor, state: State | None) -> Tensor:
+def _checkpointed(layer: nn.Module, x: Tensor, state: State | None) -> Tensor:
     """A layer whose activations are computed again in the backward pass, from the state that it met before.
 
     No gradient goes through the state that it leaves.
@@ -278,7 +278,7 @@ class Autoencoder(VideoAutoencoder):
     """Causal video autoencoder."""
 
     def __init__(self, config: AutoencoderConfig):
-        check_shape(config)
+        _check_shape(config)
         super().__init__(config.latent_channels)
         self.config, self.compression, self.settings = config, compression_of(config), asdict(config)
         self.encoder = Encoder(config)
@@ -422,7 +422,7 @@ def compression_of(config: AutoencoderConfig) -> Compression:
     return Compression(2 ** sum(config.time_downsample), config.patch * 2**levels)
 
 
-def check_shape(config: AutoencoderConfig) -> None:
+def _check_shape(config: AutoencoderConfig) -> None:
     """Raises ValueError for settings that cannot form an autoencoder."""
     if sum(config.time_downsample) != 2:
         raise ValueError(

@@ -69,7 +69,7 @@ def load_perceptual(config: PerceptualConfig) -> tuple[nn.Module | None, str, st
         return frozen(FrameDistance(lpips)), hashes, f"perceptual loss: LPIPS {name}"
     file = Path(name)
     if file.is_file() and file.suffix in (".pth", ".pt"):
-        trunk, lpips = read_trunk(file)
+        trunk, lpips = _read_trunk(file)
         return (
             frozen(FrameDistance(lpips)),
             file_hash(file),
@@ -95,7 +95,7 @@ def frozen(network: nn.Module) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def read_trunk(file: Path) -> tuple[str, Lpips]:
+def _read_trunk(file: Path) -> tuple[str, Lpips]:
     """Which trunk a file of torchvision's names holds, and the trunk with every feature counting alike."""
     try:
         tensors = torch.load(file, "cpu", weights_only=True)

@@ -51,14 +51,14 @@ def weights_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors"))
 
 
-def weights_hash(folder: Path) -> str:
+def _weights_hash(folder: Path) -> str:
     """SHA-256 of the hashes of a diffusers folder's weights."""
     return hashlib.sha256("".join(map(file_hash, weights_files(folder))).encode()).hexdigest()
 
 
 def write_statistics(folder: Path, statistics: Statistics, measured: dict) -> Path:
     """Writes statistics beside their weights, with what they were `measured` on; returns the file."""
-    values = {"mean": statistics.mean, "std": statistics.std, "weights": weights_hash(folder)}
+    values = {"mean": statistics.mean, "std": statistics.std, "weights": _weights_hash(folder)}
     write_text(folder / FILE, json.dumps(values | {"version": VERSION} | measured, indent=2) + "\n")
     return folder / FILE
 
@@ -73,16 +73,16 @@ def read_statistics(folder: Path, channels: int) -> Statistics | None:
         return None
     values = read_json(file)
     again = f"measure again: dit vae stats {folder} --data MANIFEST, or remove the file"
-    mean, std = (tuple(as_list(values.get(key))) for key in ("mean", "std"))
+    mean, std = (tuple(_as_list(values.get(key))) for key in ("mean", "std"))
     if len(mean) != channels or len(std) != channels or values.get("version") != VERSION:
         raise ValueError(f"{file} holds no mean and std of {channels} channels; {again}")
-    if values.get("weights") != weights_hash(folder):
+    if values.get("weights") != _weights_hash(folder):
         raise ValueError(f"{file} was measured of other weights than lie beside it; {again}")
     with naming(file):
         return checked(Statistics(mean, std))
 
 
-def as_list(values) -> list[float]:
+def _as_list(values) -> list[float]:
     """The numbers of a list out of JSON; of anything else none."""
     good = isinstance(values, list) and all(type(value) in (int, float) for value in values)
     return [float(value) for value in values] if good else []

@@ -75,7 +75,7 @@ def decode(model: Autoencoder, latents_BCTHW: Tensor, tile: int) -> Tensor:
 
     Beside the video it holds one tile's stream. Raises ValueError for a tile below 1.
     """
-    check_tile(tile)
+    _check_tile(tile)
     decoder, dtype = model.decoder, model.post_quant_conv.weight.dtype
     state: State = {}
     uncut = []
@@ -110,7 +110,7 @@ def encode(model: Autoencoder, video_BCTHW: Tensor, tile: int) -> Tensor:
 
 def posterior(model: Autoencoder, video_BCTHW: Tensor, tile: int) -> tuple[Tensor, Tensor]:
     """As `Autoencoder.posterior`, in tiles of at most `tile` latents a side."""
-    check_tile(tile)
+    _check_tile(tile)
     model.compression.check(*video_BCTHW.shape[2:])
     encoder, dtype = model.encoder, model.quant_conv.weight.dtype
     chunks = time_chunks(video_BCTHW)
@@ -138,7 +138,7 @@ def posterior(model: Autoencoder, video_BCTHW: Tensor, tile: int) -> tuple[Tenso
     return model.joined(moments)
 
 
-def check_tile(tile: int) -> None:
+def _check_tile(tile: int) -> None:
     """Raises ValueError for a tile that holds nothing."""
     if tile < 1:
         raise ValueError(f"tile {tile}: it must be at least 1 latent")

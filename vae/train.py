@@ -57,7 +57,7 @@ def train(config: AutoencoderRun) -> Path:
     loop, seed = config.train, config.train.seed
     with Session(config, "autoencoder", WEIGHTS) as run:
         # Clips of files or of the drawn world; some are held out.
-        check_recipe(config)
+        _check_recipe(config)
         data, held_out = open_data(config.data, seed, HELD_OUT, compression_of(config.model))
 
         # The autoencoder, from random weights or those of `init`, and the frozen network of its loss.
@@ -70,7 +70,7 @@ def train(config: AutoencoderRun) -> Path:
         # From here on the folder is this run's, its settings are written; a finished one has nothing to do.
         if not run.open(files_hash(data, held_out)):
             return run.weights
-        check_same_network(run)
+        _check_same_network(run)
         model.to(run.device)
         model.encoder.requires_grad_(config.train_encoder)
         model.quant_conv.requires_grad_(config.train_encoder)
@@ -103,8 +103,8 @@ def train(config: AutoencoderRun) -> Path:
         def show(step: int) -> None:
             row = evaluate(average, lpips, held_out, run, step)
             run.log({"step": step} | row, PANELS)
-            run.print_once(f"step {step}: {held_out_line(row)}")
-            warn_of_collapse(run)
+            run.print_once(f"step {step}: {_held_out_line(row)}")
+            _warn_of_collapse(run)
 
         if run.due("show", run.step) and not run.has_shown("psnr"):
             show(run.step)
@@ -157,7 +157,7 @@ def train(config: AutoencoderRun) -> Path:
             if config.learned_variance:
                 reported["log_scale"] = likelihood.log_scale.detach()
             if run.end_step(step, loss, ("clips", loop.batch), **reported):
-                warn_of_collapse(run)
+                _warn_of_collapse(run)
             if run.due("save", step):
                 run.save(step, **{name: part.state_dict() for name, part in states.items()}, **optimizers)
             if run.due("show", step):
@@ -172,7 +172,7 @@ def train(config: AutoencoderRun) -> Path:
     return run.weights
 
 
-def check_same_network(run: Session) -> None:
+def _check_same_network(run: Session) -> None:
     """Raises ValueError where a run goes on with another perceptual network than it began with."""
     if run.started:
         before = read_header(checkpoints(run.folder)[-1] / "model.safetensors").facts
@@ -183,7 +183,7 @@ def check_same_network(run: Session) -> None:
             )
 
 
-def check_recipe(config: AutoencoderRun) -> None:
+def _check_recipe(config: AutoencoderRun) -> None:
     """Raises ValueError for settings of the recipe that do not fit each other, and for a cache as data."""
     discriminator = config.discriminator
     if discriminator.weight and config.crop < 2**discriminator.depth:
@@ -259,7 +259,7 @@ def group_with_noise(
     return [(torch.stack([videos[k] for k in g]), torch.stack([noises[k] for k in g])) for g in groups]
 
 
-def warn_of_collapse(run: Session) -> None:
+def _warn_of_collapse(run: Session) -> None:
     """Says so where the newest row of the log tells of a collapse, with the files of the batch."""
     if run.rows and (sign := collapse(run.rows)):
         run.print_once(f"WARNING: {sign}. The batch: {', '.join(run.sources) or 'none yet'}")
@@ -290,7 +290,7 @@ def evaluate(autoencoder: Autoencoder, lpips: Lpips | None, held_out, run: Sessi
             shown.append((draw, f"{Path(clip.source).name}: {qualities['psnr']:.1f} dB", clip.video, other))
     shown = sorted(gathered(shown), key=lambda row: row[0])
     if run.main:
-        show_reconstructions([row[1:] for row in shown], run.folder / f"reconstructions-{step:06d}.png")
+        _show_reconstructions([row[1:] for row in shown], run.folder / f"reconstructions-{step:06d}.png")
     sums, counts = run.accelerator.reduce(scores).tolist()
     *sums_of_latents, number = run.accelerator.reduce(moments)
     first, second, noise = (total / number for total in sums_of_latents)
@@ -303,7 +303,7 @@ def evaluate(autoencoder: Autoencoder, lpips: Lpips | None, held_out, run: Sessi
     }
 
 
-def show_reconstructions(shown: list[tuple[str, Tensor, Tensor]], path: Path) -> None:
+def _show_reconstructions(shown: list[tuple[str, Tensor, Tensor]], path: Path) -> None:
     """Draws of every clip the original, with a caption, its reconstruction and the amplified difference."""
     videos, captions = [], []
     for caption, video, other in shown:
@@ -312,7 +312,7 @@ def show_reconstructions(shown: list[tuple[str, Tensor, Tensor]], path: Path) ->
     contact_sheet(videos, captions, path)
 
 
-def held_out_line(row: dict) -> str:
+def _held_out_line(row: dict) -> str:
     """Held-out scores in words."""
     lpips = f", LPIPS {row['lpips']:.4f}" if "lpips" in row else ""
     deviations = f"{row['latent_std_least']:.2f} to {row['latent_std_most']:.2f}"

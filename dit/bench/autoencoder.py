@@ -125,7 +125,7 @@ def _ways(model: Autoencoder, twin: nn.Module, video: Tensor) -> dict[str, dict[
 
 
 @torch.no_grad()
-def measure_shape(
+def _measure_shape(
     name: str, precision: str, settings: BenchVaeSettings, device: torch.device, clock
 ) -> list[Row]:
     """Encoding and decoding of one shape in one precision."""
@@ -162,7 +162,7 @@ HEAD = (
 
 
 @torch.no_grad()
-def memory_of_length(name: str, precision: str, frames: int, threads: int | None) -> tuple[int, int]:
+def _memory_of_length(name: str, precision: str, frames: int, threads: int | None) -> tuple[int, int]:
     """Peak bytes of this process while it decodes so many frames of 256 x 256 as a stream into an mp4.
 
     The second number is what it held before.
@@ -184,7 +184,7 @@ def memory_of_length(name: str, precision: str, frames: int, threads: int | None
     return measure.peak_memory(write, device), before
 
 
-def bench_lengths(settings: BenchVaeSettings) -> list[dict]:
+def _bench_lengths(settings: BenchVaeSettings) -> list[dict]:
     """Peak memory of decoding videos of several lengths, each in a new process."""
     print(f"decoding {LENGTHS_SIZE}x{LENGTHS_SIZE} as a stream into an mp4, peak memory in MiB\n")
     rows = []
@@ -193,7 +193,7 @@ def bench_lengths(settings: BenchVaeSettings) -> list[dict]:
             peaks = {}
             for frames in settings.lengths:
                 with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as new:
-                    job = new.submit(memory_of_length, name, precision, frames, settings.threads)
+                    job = new.submit(_memory_of_length, name, precision, frames, settings.threads)
                     peaks[frames] = job.result()
             rows.append({"what": f"{name}, {precision}", "peaks": peaks})
             whole, own = ([get(p) for p in peaks.values()] for get in (lambda p: p[0], lambda p: p[0] - p[1]))
@@ -230,7 +230,7 @@ def _real_clips(settings: BenchVaeSettings, side: int) -> Iterator[tuple[str, Te
 
 
 @torch.no_grad()
-def bench_seams(settings: BenchVaeSettings, device: torch.device, clock) -> list[dict]:
+def _bench_seams(settings: BenchVaeSettings, device: torch.device, clock) -> list[dict]:
     """How far tiles of real clips are from the untiled result, both ways, and the time they take."""
     model = load_autoencoder(settings.model, device)
     if not isinstance(model, Autoencoder):
@@ -277,16 +277,16 @@ def bench_vae(settings: BenchVaeSettings) -> dict:
     clock, clock_name = measure.make_clock(device, torch.get_num_threads())
     result = measure.conditions(settings, device, clock_name)
     if "diffusers" in settings.parts:
-        result["rows"] = [asdict(row) for row in bench_diffusers(settings, device, clock)]
+        result["rows"] = [asdict(row) for row in _bench_diffusers(settings, device, clock)]
     if "lengths" in settings.parts:
-        result["lengths"] = bench_lengths(settings)
+        result["lengths"] = _bench_lengths(settings)
     if "seams" in settings.parts:
-        result["seams"] = bench_seams(settings, device, clock)
+        result["seams"] = _bench_seams(settings, device, clock)
     measure.write_figures(settings.json, result)
     return result
 
 
-def bench_diffusers(settings: BenchVaeSettings, device: torch.device, clock) -> list[Row]:
+def _bench_diffusers(settings: BenchVaeSettings, device: torch.device, clock) -> list[Row]:
     """Every shape and precision that is asked for, beside diffusers."""
     if importlib.util.find_spec("diffusers") is None:
         raise ValueError(
@@ -297,7 +297,7 @@ def bench_diffusers(settings: BenchVaeSettings, device: torch.device, clock) -> 
         row
         for name in settings.shapes
         for precision in settings.precisions
-        for row in measure_shape(name, precision, settings, device, clock)
+        for row in _measure_shape(name, precision, settings, device, clock)
     ]
     print(
         "\nMemory: what PyTorch holds beyond weights and input; a stream's parts are dropped as they come.\n"

@@ -80,7 +80,7 @@ def without_gradient(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
     return run
 
 
-def with_gradient(call: Callable[[], Tensor], module: nn.Module) -> Callable[[], None]:
+def _with_gradient(call: Callable[[], Tensor], module: nn.Module) -> Callable[[], None]:
     """Forward and backward pass."""
 
     def run() -> None:
@@ -100,7 +100,7 @@ def time_passes(
     sides = {"ours": ours, "other": other}
     passes = {
         "forward": {name: without_gradient(call) for name, (call, _) in sides.items()},
-        "forward + backward": {name: with_gradient(*side) for name, side in sides.items()},
+        "forward + backward": {name: _with_gradient(*side) for name, side in sides.items()},
     }
     for what, calls in passes.items():
         seconds = medians_in_turn(calls, repeats, clock)

@@ -187,7 +187,7 @@ def diffusers_model(model: Transformer, dtype: torch.dtype, cast_all: bool) -> n
     return other
 
 
-def compare_diffusers(
+def _compare_diffusers(
     config: TransformerConfig, grid, settings: BenchSettings, device, clock
 ) -> Iterator[Ratio]:
     """Ours and diffusers', same weights and inputs: in fp32, cast to bf16, and under bf16 autocast."""
@@ -254,7 +254,7 @@ def padded(pack: Pack) -> tuple[Pack, Callable, Tensor]:
     return replace(pack, tokens=pad(pack.tokens), times=times, layout=layout), attention, real.flatten()
 
 
-def compare_padding(config: TransformerConfig, settings: BenchSettings, device, clock) -> Iterator[Ratio]:
+def _compare_padding(config: TransformerConfig, settings: BenchSettings, device, clock) -> Iterator[Ratio]:
     """Packs of mixed sizes against the same model on the batch padded to the longest sample, with a mask."""
     for precision in settings.precisions:
         dtype = measure.DTYPES[precision]
@@ -316,12 +316,12 @@ def bench(settings: BenchSettings) -> dict:
         ),
         "diffusers": (
             ("beside diffusers, same weights", "ours ms", "diffusers ms", "ratio", "difference"),
-            compare_diffusers(config, grid, settings, device, clock),
+            _compare_diffusers(config, grid, settings, device, clock),
             "The loaders' cast, which samples, keeps norms and times in fp32; the other keeps nothing.\n",
         ),
         "packs": (
             ("mixed packs, same weights", "packed ms", "padded ms", "ratio", "difference"),
-            compare_padding(config, settings, device, clock),
+            _compare_padding(config, settings, device, clock),
             "Padded: the same model on the batch padded to its longest sample, with a mask.\n",
         ),
     }

@@ -67,7 +67,7 @@ class C3D(nn.Module):
 
 def read_c3d(weights: Path, mean: Path) -> tuple[dict[str, Tensor], Tensor]:
     """The network's tensors and the mean of two .npz files; raises ValueError naming what is not right."""
-    tensors = read_arrays(weights)
+    tensors = _read_arrays(weights)
     for name, shape in SHAPES.items():
         if name not in tensors:
             raise ValueError(f"{weights} is not TGANv2's C3D: it has no {name}")
@@ -75,13 +75,13 @@ def read_c3d(weights: Path, mean: Path) -> tuple[dict[str, Tensor], Tensor]:
             raise ValueError(
                 f"{weights} is not TGANv2's C3D: {name} is {tuple(tensors[name].shape)}, not {shape}"
             )
-    cubes = read_arrays(mean)
+    cubes = _read_arrays(mean)
     if "mean" not in cubes or cubes["mean"].numel() != math.prod(MEAN):
         raise ValueError(f"{mean} is not the mean of C3D: it has no `mean` of {MEAN}")
     return {name: tensors[name] for name in SHAPES}, cubes["mean"].reshape(MEAN)
 
 
-def read_arrays(file: Path) -> dict[str, Tensor]:
+def _read_arrays(file: Path) -> dict[str, Tensor]:
     """The arrays of an .npz file of numbers; raises ValueError for another file."""
     try:
         with numpy.load(file, allow_pickle=False) as arrays:

@@ -30,20 +30,20 @@ def read_tensors(file: Path) -> dict[str, numpy.ndarray]:
             return {name: tensor.numpy() for name, tensor in load_file(file).items()}
         if file.stat().st_size == sum(4 * numpy.prod(row["shape"]) for row in table().values()):
             return dict(slices(file))
-        if zipfile.is_zipfile(file) and is_torchscript(file):
-            return dict(storages(file))
+        if zipfile.is_zipfile(file) and _is_torchscript(file):
+            return dict(_storages(file))
         return dict(flat(torch.load(file, map_location="cpu", weights_only=True)))
     except Exception as error:  # whatever a foreign file does wrong is the answer
         raise ValueError(f"{file} cannot be read as weights: {type(error).__name__}: {error}") from None
 
 
-def is_torchscript(file: Path) -> bool:
+def _is_torchscript(file: Path) -> bool:
     """Whether an archive holds code."""
     with zipfile.ZipFile(file) as archive:
         return any("/code/" in name for name in archive.namelist())
 
 
-def storages(file: Path) -> Iterator[tuple[str, numpy.ndarray]]:
+def _storages(file: Path) -> Iterator[tuple[str, numpy.ndarray]]:
     """The storages of a TorchScript archive, each as a flat fp32 array."""
     with zipfile.ZipFile(file) as archive:
         for name in archive.namelist():

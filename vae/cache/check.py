@@ -39,10 +39,10 @@ def check(settings: CheckSettings) -> None:
     table, about, folder = read_index(settings.cache)
     files, rows, problems = shard_files(folder), {}, []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for names, wrong in tqdm(pool.map(check_shard, files), "shards", len(files), unit="shard"):
+        for names, wrong in tqdm(pool.map(_check_shard, files), "shards", len(files), unit="shard"):
             rows |= names
             problems += wrong
-    problems += wrong_in_index(table.to_pylist(), about, rows, folder)
+    problems += _wrong_in_index(table.to_pylist(), about, rows, folder)
     problems += [f"{file} is half-written: delete it" for file in half_written(folder)]
     for line in problems:
         print(f"wrong: {line}", file=sys.stderr)
@@ -57,7 +57,7 @@ def check(settings: CheckSettings) -> None:
     print(f"{folder}: sound; {len(files)} shards, {clips} clips, {len(rows) - clips} captions")
 
 
-def check_shard(file: Path) -> tuple[dict[Location, tuple[str, str]], list[str]]:
+def _check_shard(file: Path) -> tuple[dict[Location, tuple[str, str]], list[str]]:
     """What an index may call each row of a shard, key or caption, by location; and what is wrong there."""
     try:
         locations, header = read_locations(file)
@@ -74,12 +74,12 @@ def check_shard(file: Path) -> tuple[dict[Location, tuple[str, str]], list[str]]
     wrong = [
         f"{file}: row {key[:12]} {fault}: {MEND}"
         for key, tensor in tensors.items()
-        for fault in faults(key, tensor, what[key], header, dtype)
+        for fault in _faults(key, tensor, what[key], header, dtype)
     ]
     return names, wrong
 
 
-def faults(key: str, row: Tensor, what: dict, header: Header, dtype: torch.dtype) -> Iterator[str]:
+def _faults(key: str, row: Tensor, what: dict, header: Header, dtype: torch.dtype) -> Iterator[str]:
     """What is wrong with a row, by what its shard's header says that it is."""
     about = header.settings
     if header.kind == LATENTS:
@@ -98,7 +98,7 @@ def faults(key: str, row: Tensor, what: dict, header: Header, dtype: torch.dtype
         yield "is not finite"
 
 
-def wrong_in_index(
+def _wrong_in_index(
     files: list[dict], about: dict, rows: dict[Location, tuple[str, str]], folder: Path
 ) -> Iterator[str]:
     """What the index says that the shards do not hold."""

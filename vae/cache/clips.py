@@ -26,7 +26,7 @@ def find_cache(source: str) -> Cache | None:
     return load_cache(source) if source != SHAPES and is_cache(source) else None
 
 
-def check_provenance(cache: Cache, config: DataConfig, autoencoder: VideoAutoencoder) -> None:
+def _check_provenance(cache: Cache, config: DataConfig, autoencoder: VideoAutoencoder) -> None:
     """Raises ValueError, naming the setting, where a run wants other clips or latents than a cache holds."""
     for name in SAMPLING:
         if (value := getattr(config, name)) != (held := cache.provenance["data"][name]):
@@ -50,7 +50,7 @@ def open_cached(
     With `sample` they have log-variances too. Raises ValueError where the cache holds other ones.
     """
     check_data(config, autoencoder.compression)
-    check_provenance(cache, config, autoencoder)
+    _check_provenance(cache, config, autoencoder)
     kept, held = held_out_split(cache.files, seed, validation)
     data = CachedFiles(cache, config, seed, kept, autoencoder.compression, sample)
     return data, HeldOutFiles(held, data)
@@ -80,10 +80,10 @@ class CachedFiles(VideoFiles):
         """No video, and the posterior of a clip."""
         if entry.reason:
             raise UnreadableVideo(entry.reason)
-        return None, read_posterior(self.folder, entry.clips[self.number[start]], self.dtype, self.parts)
+        return None, _read_posterior(self.folder, entry.clips[self.number[start]], self.dtype, self.parts)
 
 
-def read_posterior(
+def _read_posterior(
     folder: Path, location: Location, dtype: torch.dtype, parts: int = 2
 ) -> tuple[Tensor, ...]:
     """Mean and log-variance C T H W, or so many of these; raises DamagedCache where they cannot be read."""

@@ -154,12 +154,12 @@ class Reader(Dataset):
 
     def __getitem__(self, which: int) -> list[Tensor] | str:
         try:
-            return read_clips(self.readings[which], self.entries)
+            return _read_clips(self.readings[which], self.entries)
         except UnreadableVideo as error:
             return str(error)
 
 
-def read_clips(reading: Reading, entries: Sequence[Entry]) -> list[Tensor]:
+def _read_clips(reading: Reading, entries: Sequence[Entry]) -> list[Tensor]:
     """The clips of a file, which is decoded once for all of them: frames T H W C of bytes; drawn, C T H W."""
     entry = entries[reading.number]
     if isinstance(entry, DrawnFile):

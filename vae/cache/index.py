@@ -96,7 +96,7 @@ def half_written(folder: Path) -> list[Path]:
     return sorted(file for name in names for file in folder.glob(name))
 
 
-def index_file(source: str | Path) -> Path:
+def _index_file(source: str | Path) -> Path:
     """Where the index of a cache is, which is given by its folder or by the index itself."""
     return Path(source) / INDEX if Path(source).is_dir() else Path(source)
 
@@ -106,7 +106,7 @@ def is_cache(source: str | Path) -> bool:
     import pyarrow
     import pyarrow.parquet
 
-    file = index_file(source)
+    file = _index_file(source)
     if file.is_file() and file.suffix == ".parquet":
         try:
             return MARK in (pyarrow.parquet.read_schema(file).metadata or {})
@@ -150,7 +150,7 @@ def read_index(source: str | Path) -> tuple[object, dict, Path]:
     import pyarrow
     import pyarrow.parquet
 
-    file = index_file(source)
+    file = _index_file(source)
     if not file.is_file():
         if Path(source).is_dir() and shard_files(Path(source)):
             again = "give its `dit vae encode` command again"

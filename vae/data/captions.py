@@ -20,7 +20,7 @@ def find_captions(folder: Path, files: list[Path]) -> tuple[dict[Path, tuple[str
     for file in files:
         text = file.with_suffix(".txt")
         if text.is_file():
-            with utf8(text) as lines:
+            with _utf8(text) as lines:
                 by_file[file] += lines.read().splitlines()
     for table in sorted(p for p in folder.iterdir() if p.suffix.lower() in (".csv", ".jsonl")):
         rows = list(read_table(table))
@@ -39,9 +39,9 @@ def find_captions(folder: Path, files: list[Path]) -> tuple[dict[Path, tuple[str
 
 def read_table(table: Path) -> Iterator[tuple[str, str]]:
     """Path and caption of each row of a CSV or JSONL file that has both; ValueError for a broken line."""
-    with utf8(table) as file:
+    with _utf8(table) as file:
         if table.suffix.lower() == ".csv":
-            yield from read_csv(table, csv.DictReader(file))
+            yield from _read_csv(table, csv.DictReader(file))
             return
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -58,7 +58,7 @@ def read_table(table: Path) -> Iterator[tuple[str, str]]:
                 yield row["path"], row["caption"]
 
 
-def read_csv(table: Path, rows: csv.DictReader) -> Iterator[tuple[str, str]]:
+def _read_csv(table: Path, rows: csv.DictReader) -> Iterator[tuple[str, str]]:
     """Path and caption of each row of a CSV file that has both; ValueError for a broken row."""
     try:
         if not {"path", "caption"} <= set(rows.fieldnames or ()):
@@ -72,7 +72,7 @@ def read_csv(table: Path, rows: csv.DictReader) -> Iterator[tuple[str, str]]:
 
 
 @contextmanager
-def utf8(file: Path) -> Iterator[TextIO]:
+def _utf8(file: Path) -> Iterator[TextIO]:
     """A file of captions, open; raises ValueError that names it where it is not UTF-8."""
     try:
         with open(file, encoding="utf-8-sig", newline="") as text:

@@ -113,7 +113,7 @@ LONGEST_CAPTION = 80
 
 def plain_caption(scene: Scene) -> str:
     """The shortest full description, such as `a red circle moves left`; one of the training captions."""
-    return f"{with_article('a', scene.colour)} {scene.shape} {VERBS[scene.motion][0][0]}"
+    return f"{_with_article('a', scene.colour)} {scene.shape} {VERBS[scene.motion][0][0]}"
 
 
 def caption(scene: Scene, seed: int, index: int, phrasing: str) -> str:
@@ -127,18 +127,18 @@ def caption(scene: Scene, seed: int, index: int, phrasing: str) -> str:
     if phrasing == "train" and torch.rand((), generator=random).item() < PLAIN_SHARE:
         return plain_caption(scene)
     while True:
-        sentence = phrase(scene, TEMPLATES[phrasing], torch.rand(6, generator=random).tolist())
+        sentence = _phrase(scene, TEMPLATES[phrasing], torch.rand(6, generator=random).tolist())
         if len(sentence) <= LONGEST_CAPTION:
             return sentence
 
 
-def phrase(scene: Scene, templates: tuple[str, ...], choices: list[float]) -> str:
+def _phrase(scene: Scene, templates: tuple[str, ...], choices: list[float]) -> str:
     """One sentence of a grammar, chosen by six numbers in [0, 1)."""
     template, verb, article, adjective, capital, stop = choices
     does, doing = pick(VERBS[scene.motion], verb)
     description = f"{pick(ADJECTIVES, adjective)}{scene.colour} {scene.shape}"
     sentence = pick(templates, template).format(
-        thing=with_article(pick(ARTICLES, article), description),
+        thing=_with_article(pick(ARTICLES, article), description),
         does=does,
         doing=doing,
         on=f"on a {scene.background} background",
@@ -151,6 +151,6 @@ def phrase(scene: Scene, templates: tuple[str, ...], choices: list[float]) -> st
     )
 
 
-def with_article(article: str, words: str) -> str:
+def _with_article(article: str, words: str) -> str:
     """The words after their article, `an` before a vowel."""
     return f"{'an' if article == 'a' and words[0] in 'aeiou' else article} {words}"

@@ -41,7 +41,7 @@ NAMED = re.compile(r"v_[A-Za-z]+_g\d\d_c\d\d\.avi")
 
 def read_classes(lists: Path) -> list[str]:
     """The names of the classes in `classInd.txt`, in their order; raises ValueError for another file."""
-    rows = [line.split() for line in read_lines(lists / "classInd.txt")]
+    rows = [line.split() for line in _read_lines(lists / "classInd.txt")]
     if any(len(row) != 2 or not row[0].isdigit() for row in rows):
         raise ValueError(f"{lists / 'classInd.txt'}: a line is a number and a class")
     return [name for _, name in rows]
@@ -52,7 +52,7 @@ def read_split(lists: Path, split: str) -> list[str]:
     names = []
     for part in ("train1", "test1") if split == "all" else (split,):
         file = lists / f"{part[:-1]}list0{part[-1]}.txt"
-        for line in read_lines(file):
+        for line in _read_lines(file):
             name = line.split()[0]
             if name.count("/") != 1 or not NAMED.fullmatch(name.split("/")[1]):
                 raise ValueError(f"{file}: {line!r} is no CLASS/v_CLASS_gXX_cYY.avi")
@@ -60,7 +60,7 @@ def read_split(lists: Path, split: str) -> list[str]:
     return sorted(names)
 
 
-def read_lines(file: Path) -> list[str]:
+def _read_lines(file: Path) -> list[str]:
     """The lines of an official list that hold anything; raises ValueError where it is not there."""
     if not file.is_file():
         raise ValueError(f"{file}: no such list; UCF-101's are in its ucfTrainTestlist folder")

@@ -51,7 +51,7 @@ def vgg16() -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def squeezenet() -> nn.Sequential:
+def _squeezenet() -> nn.Sequential:
     """SqueezeNet 1.1 under torchvision's numbers."""
     pool = nn.MaxPool2d(3, 2, ceil_mode=True)
     return nn.Sequential(
@@ -64,7 +64,7 @@ def squeezenet() -> nn.Sequential:
 TRUNKS = {  # name -> network, after which of its layers features are taken, how many channels they have
     "alex": (alexnet, (1, 4, 7, 9, 11), (64, 192, 384, 256, 256)),
     "vgg": (vgg16, (3, 8, 15, 22, 29), (64, 128, 256, 512, 512)),
-    "squeeze": (squeezenet, (1, 4, 7, 9, 10, 11, 12), (64, 128, 256, 384, 384, 512, 512)),
+    "squeeze": (_squeezenet, (1, 4, 7, 9, 10, 11, 12), (64, 128, 256, 384, 384, 512, 512)),
 }
 
 

@@ -13,10 +13,10 @@ def collapse(rows: list[dict]) -> str:
     Two signs: a discriminator whose loss has been zero for long, whose gradients then teach nothing, and
     a held-out PSNR that fell.
     """
-    return discriminator_won(rows) or psnr_fell(rows)
+    return _discriminator_won(rows) or _psnr_fell(rows)
 
 
-def discriminator_won(rows: list[dict]) -> str:
+def _discriminator_won(rows: list[dict]) -> str:
     """Says that the discriminator has won, at the first row at which that has been so for long enough."""
     losses = [(row["step"], row["discriminator"]) for row in rows if "discriminator" in row]
     if "discriminator" not in rows[-1] or losses[-1][1] >= WON:
@@ -32,7 +32,7 @@ def discriminator_won(rows: list[dict]) -> str:
     )
 
 
-def psnr_fell(rows: list[dict]) -> str:
+def _psnr_fell(rows: list[dict]) -> str:
     """Says that the newest row's held-out PSNR is far below the best, and the one before was not."""
     scores = [(row["psnr"], row["step"]) for row in rows if "psnr" in row]
     if "psnr" not in rows[-1] or scores[-1][0] > max(scores)[0] - FALL:
