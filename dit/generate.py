@@ -16,7 +16,7 @@ from samplers.path import shift_for, time_grid
 from samplers.solvers import SOLVERS
 from vae import tiles
 from vae.model import Autoencoder
-from vae.training.seeds import generator
+from vae.training.seeds import normal
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def generate(
     # Each sample's noise, its first frames replaced where they are given; its tokens' times when all starts.
     starts, times, grids = [], [], []
     for request in requests:
-        x = torch.randn(request.shape, generator=generator(request.seed, "sample noise"))
+        x = normal(request.shape, request.seed, "sample noise")
         t = torch.ones(1, *request.shape[1:])
         if (given := request.condition.given_CTHW) is not None:
             x[:, : given.shape[1]], t[:, : given.shape[1]] = given.float().cpu(), 0.0

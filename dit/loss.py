@@ -18,7 +18,7 @@ from samplers.path import interpolate, logit_normal_times, shift_for, shift_time
 from vae.compression import PATCH
 from vae.data.clips import Clip
 from vae.interface import VideoAutoencoder
-from vae.training.seeds import generator
+from vae.training.seeds import generator, normal
 
 
 def encode(autoencoder: VideoAutoencoder, clips: list[Clip], seed: int | None = None) -> list[Tensor]:
@@ -33,7 +33,7 @@ def encode(autoencoder: VideoAutoencoder, clips: list[Clip], seed: int | None = 
     for clip in clips:
         mean, *log_variance = (part.to(device) for part in clip.posterior or next(encoded))
         if seed is not None:
-            noise = torch.randn(mean.shape, generator=generator(seed, "posterior", clip.draw))
+            noise = normal(mean.shape, seed, "posterior", clip.draw)
             mean = mean + torch.exp(log_variance[0] / 2) * noise.to(device)
         latents.append(mean)
     return latents
@@ -52,7 +52,7 @@ def draw_sample(latents_CTHW: Tensor, clip: Clip, flow: FlowConfig, seed: int) -
     """A training sample's draw; its time is logit-normal and shifted by its size (Esser et al. 2024, section
     3.1 and eq. 23)."""
     condition = draw_condition(clip, latents_CTHW, flow, seed)
-    noise = torch.randn(latents_CTHW.shape, generator=generator(seed, "noise", clip.draw))
+    noise = normal(latents_CTHW.shape, seed, "noise", clip.draw)
     time = logit_normal_times(1, flow.time_mean, flow.time_std, generator(seed, "time", clip.draw))
     time = shift_times(time, shift_for(noise[0].numel() // math.prod(PATCH), flow))
     return SampleDraw(noise, time, condition)
@@ -60,8 +60,7 @@ def draw_sample(latents_CTHW: Tensor, clip: Clip, flow: FlowConfig, seed: int) -
 
 def draw_validation(latents_CTHW: Tensor, clip: Clip, time: float, seed: int) -> SampleDraw:
     """A held-out sample's draw: fixed noise, at the time of its bin, with its caption and nothing given."""
-    random = generator(seed, "validation noise", clip.draw, str(time))
-    noise = torch.randn(latents_CTHW.shape, generator=random)
+    noise = normal(latents_CTHW.shape, seed, "validation noise", clip.draw, str(time))
     return SampleDraw(noise, torch.tensor([time]), Condition(clip.caption))
 
 

@@ -90,8 +90,12 @@ def _arguments(pipeline: Pipeline, settings: dict[str, float]) -> dict:
 def generate_with(pipeline: Pipeline, prompt: str, seed: int, settings: dict) -> Tensor:
     """One video C T H W in [-1, 1] of a prompt; the noise is drawn on the CPU, the same on every device.
 
-    Raises ValueError where the pipeline gives no video.
+    Raises ValueError for a seed of more bits than the pipeline's noise keeps, and where it gives no video.
     """
+    if seed >= 2**32:
+        raise ValueError(
+            f"seed = {seed}: {pipeline.facts['class']} draws by PyTorch, which keeps 32 bits of it"
+        )
     noise = torch.Generator().manual_seed(seed)
     output = pipeline.call(prompt=prompt, generator=noise, output_type="np", **_arguments(pipeline, settings))
     frames = getattr(output, "frames", None)

@@ -22,6 +22,7 @@ from eval.frechet import distance, statistics
 from eval.networks.i3d import I3D, seeded_tensors
 from eval.preprocess import prepare
 from vae.data.write import write_video
+from vae.training.seeds import generator, normal
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ WIDTHS = {400: 2048, 2048: 4096}  # features -> clips a side
 def _make_clips(folder: Path, count: int) -> list[Clip]:
     """Clips of as many new videos of 24 frames as large as UCF-101's, of soft noise that moves."""
     for k in range(count):
-        coarse = torch.rand(1, 3, 6, 15, 20, generator=torch.Generator().manual_seed(k)) * 2 - 1
+        coarse = torch.from_numpy(generator("bench", k).random((1, 3, 6, 15, 20), "float32")) * 2 - 1
         video_BCTHW = torch.nn.functional.interpolate(coarse, (24, *SIZE), mode="trilinear")
         write_video(folder / f"{k:04d}.mp4", video_BCTHW[0], 25.0, {})
     protocol = replace(load_protocol("fvd-google", "fvd"), real=count)
@@ -93,12 +94,11 @@ def _bench_distance(width: int, repeats: int) -> dict:
     import numpy
     import scipy.linalg
 
-    random = torch.Generator().manual_seed(0)
     scale = (1 / torch.arange(1, width + 1, dtype=torch.float64)).sqrt()
-    rotation = torch.linalg.qr(torch.randn(width, width, generator=random, dtype=torch.float64))[0]
+    rotation = torch.linalg.qr(normal((width, width), "rotation").double())[0]
     sides = []
     for shift in (0.0, 0.05):
-        features = torch.randn(WIDTHS[width], width, generator=random, dtype=torch.float64) * scale
+        features = normal((WIDTHS[width], width), "features", str(shift)).double() * scale
         sides.append(statistics(features @ rotation + shift))
     first, second = (side.covariance(1).numpy() for side in sides)
     values = {}

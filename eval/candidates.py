@@ -20,6 +20,7 @@ from vae.load import BUILTIN, WEIGHTS, autoencoder_hash, load_autoencoder
 from vae.model import Autoencoder
 from vae.quality.psnr_ssim import SSIM_SIDE
 from vae.statistics import posterior_sums
+from vae.training.seeds import generator
 
 ORIGINAL = "original"  # what the clips are called where autoencoders are called by their names
 
@@ -157,8 +158,8 @@ def measure_costs(
     clock, clock_name = make_clock(device, threads)
     torch.set_num_threads(threads)
     print(f"timing {frames} frames, {repeats} times in turn", file=sys.stderr)
-    random = torch.Generator().manual_seed(0)
-    video = (torch.rand(1, 3, frames, height, width, generator=random) * 2 - 1).to(device)
+    numbers = generator("timing").random((1, 3, frames, height, width), "float32")
+    video = (torch.from_numpy(numbers) * 2 - 1).to(device)
     costs: list[dict] = [{} for _ in candidates]
     for way in ("encode", "decode"):
         calls = {}

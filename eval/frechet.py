@@ -128,7 +128,7 @@ def at_infinity(real_ND: Tensor, fake_ND: Tensor, ddof: int, seed: int) -> dict 
     if least < 4 * POINTS:
         return None
     random, inverse, values = generator(seed, "infinity"), [], []
-    orders = [torch.randperm(len(side), generator=random) for side in (real_ND, fake_ND)]
+    orders = [random.permutation(len(side)) for side in (real_ND, fake_ND)]
     for point in range(POINTS):
         share = 1 / (1 + 3 * point / (POINTS - 1))
         drawn = [

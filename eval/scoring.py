@@ -118,7 +118,7 @@ def interval(
         return None
     random, values = generator(seed, "bootstrap"), []
     for _ in tqdm(range(resamples), "bootstrap", leave=False, disable=processes()[0] > 0):
-        drawn = [side[torch.randint(len(side), (len(side),), generator=random)] for side in sides]
+        drawn = [side[random.integers(len(side), size=len(side))] for side in sides]
         values.append(statistic(*drawn))
     spread = torch.tensor(values, dtype=torch.float64)
     mean, centre = (0.0, 0.0) if around is None else (spread.mean(), around)

@@ -9,6 +9,7 @@ Sums are taken in fp32 at least and come back in the type of x.
 import math
 from typing import TypeVar
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -56,7 +57,7 @@ def time_grid(steps: int, shift: float = 1.0) -> list[float]:
     return [shift_times(1 - step / steps, shift) for step in range(steps)] + [0.0]
 
 
-def logit_normal_times(count: int, mean: float, std: float, generator: torch.Generator) -> Tensor:
-    """Times whose logit is normal (the same paper, section 3.1), fp32 on the generator's device."""
-    normal = torch.randn(count, generator=generator, device=generator.device)
-    return torch.sigmoid(mean + std * normal)
+def logit_normal_times(count: int, mean: float, std: float, random: numpy.random.Generator) -> Tensor:
+    """Times whose logit is normal (the same paper, section 3.1), fp32."""
+    normal = random.standard_normal(count, numpy.float32)
+    return torch.sigmoid(mean + std * torch.from_numpy(normal))

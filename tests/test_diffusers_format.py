@@ -34,7 +34,7 @@ from vae.diffusers_folder import autoencoder_settings, load_wan, write_folder
 from vae.interface import Statistics
 from vae.load import WEIGHTS as AUTOENCODER
 from vae.model import Autoencoder
-from vae.training.seeds import generator
+from vae.training.seeds import normal
 from vae.training.weights import save_weights
 
 CPU = torch.device("cpu")
@@ -106,7 +106,7 @@ def with_euler(pipeline) -> None:
 
 
 def noise_of(request: Request) -> Tensor:
-    return torch.randn(request.shape, generator=generator(request.seed, "sample noise"))
+    return normal(request.shape, request.seed, "sample noise")
 
 
 def assert_close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-4) -> None:

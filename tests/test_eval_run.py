@@ -294,6 +294,10 @@ def test_a_wan_pipeline_of_another_kind_goes_through_diffusers(tmp_path):
     assert torch.equal(one, generate_with(pipeline, "a cat", 0, sizes))
     with pytest.raises(ValueError, match="WanPipeline takes no strength: leave it to the model"):
         generate_with(pipeline, "a cat", 0, {"strength": 1.0})
+    with pytest.raises(
+        ValueError, match="seed = 4294967296: WanPipeline draws by PyTorch, which keeps 32 bits"
+    ):
+        generate_with(pipeline, "a cat", 2**32, sizes)
 
 
 @pytest.mark.parametrize(

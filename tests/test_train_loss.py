@@ -11,13 +11,13 @@ from dit.pack import patchify
 from samplers.path import logit_normal_times, shift_times
 from tests.tiny import fresh_accelerator, transformer_run  # noqa: F401
 from vae.data.clips import Clip
-from vae.training.seeds import generator
+from vae.training.seeds import generator, normal
 
 
 def mixed_latents() -> list[torch.Tensor]:
     """Latents of clips and an image of four sizes."""
     shapes = [(4, 2, 4, 4), (4, 1, 6, 4), (4, 3, 2, 8), (4, 2, 4, 6)]
-    return [torch.randn(shape, generator=generator("latents", k)) for k, shape in enumerate(shapes)]
+    return [normal(shape, "latents", k) for k, shape in enumerate(shapes)]
 
 
 def random_denoiser(config: TransformerRun) -> Denoiser:

@@ -34,7 +34,7 @@ from vae.training.optimizer import (
     update_average,
 )
 from vae.training.processes import gathered
-from vae.training.seeds import generator, uniform
+from vae.training.seeds import generator, normal, uniform
 from vae.training.session import Session
 from vae.training.weights import AUTOENCODERS, load_strictly, load_weights, read_header
 
@@ -240,8 +240,7 @@ def crop(video_CTHW: Tensor, config: AutoencoderRun, draw: int) -> Tensor:
     size = [min(have, length) for have, length in zip(video_CTHW.shape[1:], most, strict=True)]
     random = generator(seed, "crop", draw)
     t, h, w = (
-        torch.randint(have - want + 1, (), generator=random).item()
-        for have, want in zip(video_CTHW.shape[1:], size, strict=True)
+        random.integers(have - want + 1) for have, want in zip(video_CTHW.shape[1:], size, strict=True)
     )
     return video_CTHW[:, t : t + size[0], h : h + size[1], w : w + size[2]]
 
@@ -254,7 +253,7 @@ def group_with_noise(
     noises = []
     for video, draw in zip(videos, draws, strict=True):
         shape = channels, *compression.latent_size(*video.shape[1:])
-        noises.append(torch.randn(shape, generator=generator(config.train.seed, "posterior", draw)))
+        noises.append(normal(shape, config.train.seed, "posterior", draw))
     groups = same_shapes([video.shape for video in videos])
     return [(torch.stack([videos[k] for k in g]), torch.stack([noises[k] for k in g])) for g in groups]
 

@@ -24,6 +24,7 @@ from vae.data.write import write_stream
 from vae.diffusers_folder import autoencoder_settings
 from vae.load import load_autoencoder
 from vae.model import Autoencoder, compression_of, time_chunks
+from vae.training.seeds import generator, normal
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,8 @@ def _measure_shape(
     model = random_autoencoder(SHAPES[name]).to(device)
     twin = _twin_of(model).to(device)
     model, twin = model.to(measure.DTYPES[precision]), twin.to(measure.DTYPES[precision])
-    random = torch.Generator().manual_seed(0)
-    video = torch.rand(1, 3, settings.frames, settings.size, settings.size, generator=random) * 2 - 1
+    numbers = generator("bench").random((1, 3, settings.frames, settings.size, settings.size), "float32")
+    video = torch.from_numpy(numbers) * 2 - 1
     rows = []
     for way, sides in _ways(model, twin, video.to(device)).items():
         seconds = measure.medians_in_turn(sides, settings.repeats, clock)
@@ -172,8 +173,7 @@ def _memory_of_length(name: str, precision: str, frames: int, threads: int | Non
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = random_autoencoder(SHAPES[name]).to(device, measure.DTYPES[precision])
     count, *sides = model.compression.latent_size(frames, LENGTHS_SIZE, LENGTHS_SIZE)
-    random = torch.Generator().manual_seed(0)
-    latents = (torch.randn(1, model.channels, 1, *sides, generator=random) for _ in range(count))
+    latents = (normal((1, model.channels, 1, *sides), "bench", k) for k in range(count))
 
     def write() -> None:
         with tempfile.TemporaryDirectory() as folder:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from vae.training.files import write_text
+from vae.training.seeds import normal
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 RESET_PEAK = Path("/proc/self/clear_refs")  # Linux: a 5 written there resets the process's peak memory
@@ -58,7 +59,7 @@ def matmul_peak(dtype: torch.dtype, device: torch.device, clock: Clock) -> float
     sizes = [(8192, 8192, 8192)] if device.type == "cuda" else [(2048, 2048, 2048), (1024, 384, 1536)]
     best = 0.0
     for n, k, m in sizes:
-        a, b = torch.randn(n, k, device=device, dtype=dtype), torch.randn(m, k, device=device, dtype=dtype)
+        a, b = normal((n, k), "a").to(device, dtype), normal((m, k), "b").to(device, dtype)
         seconds = medians_in_turn({"product": lambda a=a, b=b: F.linear(a, b)}, 5, clock)["product"]
         best = max(best, 2 * n * k * m / seconds)
     return best

@@ -11,6 +11,7 @@ from dit.bench.measure import Clock, medians_in_turn
 from dit.model import Transformer
 from dit.pack import Layout, make_layout, patchify
 from vae.compression import PATCH
+from vae.training.seeds import normal
 
 TIME = 0.7
 
@@ -36,11 +37,10 @@ def make_pack(
     copies: int = 1,
 ) -> Pack:
     """Random latents and text; `copies` repeats the samples, as guidance does for the null prompt."""
-    random = torch.Generator().manual_seed(0)
     shapes = [(config.latent_channels, *(n * p for n, p in zip(grid, PATCH, strict=True))) for grid in grids]
-    latents = [torch.randn(shape, generator=random).to(device) for shape in shapes] * copies
+    latents = [normal(shape, "latents", k).to(device) for k, shape in enumerate(shapes)] * copies
     grids = grids * copies
-    text = torch.randn(len(grids) * text_tokens, config.text_width, generator=random).to(device)
+    text = normal((len(grids) * text_tokens, config.text_width), "text").to(device)
     layout, times = make_layout(
         grids, [torch.tensor([TIME])] * len(grids), config.width // config.heads, device
     )

@@ -24,6 +24,7 @@ from dit.bench.passes import TIME, Pack, forward, make_pack, random_model, time_
 from dit.model import Transformer
 from dit.pack import make_layout, unpatchify
 from vae.compression import Compression
+from vae.training.seeds import normal
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def training_step(
     from vae.training.optimizer import make_optimizer, update_average
 
     adam, average = make_optimizer(model, optimizer), copy.deepcopy(model).requires_grad_(False)
-    target = torch.randn_like(pack.tokens)
+    target = normal(pack.tokens.shape, "target").to(pack.tokens)
 
     def step() -> None:
         with torch.autocast(pack.tokens.device.type, torch.bfloat16, enabled=precision == "bf16"):

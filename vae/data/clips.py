@@ -9,7 +9,6 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -104,11 +103,11 @@ class VideoFiles(Dataset):
         """The clip of a draw from one file: from a random start, with one of the file's captions."""
         random, places = generator(self.seed, "clip", draw), self.config.clips_per_file
         if places:
-            start = starts(places)[torch.randint(places, (), generator=random).item()]
+            start = starts(places)[random.integers(places)]
         else:
-            start = torch.rand((), generator=random).item()
+            start = random.random()
         captions = entry.captions or ("",)
-        which = torch.randint(len(captions), (), generator=random).item()
+        which = random.integers(len(captions))
         video, posterior = self.content(entry, start)
         return Clip(video, captions[which], str(entry.path), skipped, posterior, draw)
 

@@ -1,7 +1,5 @@
 """The drawn world's sentences: a grammar that names colour, shape and motion."""
 
-import torch
-
 from vae.data.drawn_world import MOTIONS, Scene, pick
 from vae.training.seeds import generator
 
@@ -124,10 +122,10 @@ def caption(scene: Scene, seed: int, index: int, phrasing: str) -> str:
     if phrasing not in TEMPLATES:
         raise ValueError(f"phrasing {phrasing!r} is none of {', '.join(TEMPLATES)}")
     random = generator(seed, "caption", phrasing, index)
-    if phrasing == "train" and torch.rand((), generator=random).item() < PLAIN_SHARE:
+    if phrasing == "train" and random.random() < PLAIN_SHARE:
         return plain_caption(scene)
     while True:
-        sentence = _phrase(scene, TEMPLATES[phrasing], torch.rand(6, generator=random).tolist())
+        sentence = _phrase(scene, TEMPLATES[phrasing], random.random(6).tolist())
         if len(sentence) <= LONGEST_CAPTION:
             return sentence
 

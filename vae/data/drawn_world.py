@@ -75,9 +75,9 @@ def random_scene(seed: int, index: int, split: str) -> Scene:
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
-    triple, background, size, x_zone, x_place, y_zone, y_place, pace = torch.rand(
-        8, generator=generator(seed, "scene", split, index)
-    ).tolist()
+    triple, background, size, x_zone, x_place, y_zone, y_place, pace = (
+        generator(seed, "scene", split, index).random(8).tolist()
+    )
     shape, colour, motion = pick(SPLITS[split], triple)
     radius = between(RADIUS, size)
     least, most = (radius * GROWTH[0], radius * GROWTH[1]) if motion == "grows" else TRAVEL

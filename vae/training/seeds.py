@@ -1,23 +1,51 @@
-"""All randomness: a generator is a pure function of the names of what is drawn: (seed, step, sample)."""
+"""All randomness: what is drawn is a pure function of its names, such as (seed, "noise", draw)."""
 
 import functools
 import hashlib
+import math
 
+import numpy
 import torch
+from torch import Tensor
 
 
-def generator(*key: int | str) -> torch.Generator:
-    """A CPU generator seeded by the key alone, so that a draw does not depend on what was drawn before it."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+def generator(*key: int | str) -> numpy.random.Generator:
+    """A generator of the key alone, by 128 bits of its hash: PyTorch's keeps 32 bits of a seed on a CPU."""
+    return numpy.random.Generator(numpy.random.SFC64(_hash(key)))
+
+
+def normal(shape: tuple[int, ...], *key: int | str) -> Tensor:
+    """Standard normal numbers, fp32 on the CPU, that are a function of the key.
+
+    By pairs (Box & Muller 1958) from 32 bits each: numpy's own takes twice as long as PyTorch's, this less.
+    """
+    count = math.prod(shape)
+    words = generator(*key).bit_generator.random_raw((count + 1) // 2).view(numpy.uint32)
+    radius, angle = (half.astype(numpy.float32) for half in numpy.split(words, 2))
+    radius += numpy.float32(0.5)  # the logarithm of 0 is none
+    radius *= numpy.float32(2**-32)
+    numpy.log(radius, out=radius)
+    radius *= numpy.float32(-2)
+    numpy.sqrt(radius, out=radius)
+    angle *= numpy.float32(2 * math.pi * 2**-32)
+    numbers = numpy.empty(2 * len(radius), numpy.float32)
+    cosine, sine = numpy.split(numbers, 2)
+    numpy.multiply(numpy.cos(angle, out=cosine), radius, out=cosine)
+    numpy.multiply(numpy.sin(angle, out=sine), radius, out=sine)
+    return torch.from_numpy(numbers[:count].reshape(shape))
 
 
 def uniform(*key: int | str) -> float:
     """One number in [0, 1) that is a function of the key."""
-    return torch.rand((), generator=generator(*key)).item()
+    return (_hash(key) >> 75) * 2**-53
 
 
 @functools.lru_cache(maxsize=4)
 def shuffled(count: int, *key: int | str) -> tuple[int, ...]:
     """A permutation of `range(count)` that is a function of the key."""
-    return tuple(torch.randperm(count, generator=generator(*key)).tolist())
+    return tuple(generator(*key).permutation(count).tolist())
+
+
+def _hash(key: tuple[int | str, ...]) -> int:
+    """128 bits of a key; Python's own hash has another salt in every process."""
+    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=16).digest(), "little")
