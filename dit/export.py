@@ -1,6 +1,5 @@
 """`dit export MODEL --out FOLDER`: a model as the folder of a Wan pipeline, or our own in half precision."""
 
-import math
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from configs.load import Positional, parse, to_json
 from dit.load import AVERAGE, OURS, TRANSFORMER, Model, load_model
-from dit.pack import grid_of
+from dit.pack import patchify
 from dit.wan import write_pipeline
 from samplers.path import shift_for
 from vae.diffusers_folder import write_json, write_wan
@@ -98,8 +97,8 @@ def _write_diffusers(folder: Path, model: Model) -> None:
     """A Wan pipeline's folder, and beside it what diffusers has no place for."""
     _check_ours(model)
     denoiser, shape = model.denoiser, model.autoencoder.latent_shape(*model.size)
-    tokens = math.prod(grid_of(torch.empty(shape, device="meta")))
-    shift = shift_for(tokens, model.flow)  # at the size that the model was trained on
+    tokens_LP, _ = patchify(torch.empty(shape, device="meta"))
+    shift = shift_for(len(tokens_LP), model.flow)  # at the size that the model was trained on
     write_pipeline(folder, denoiser.transformer, model.autoencoder, denoiser.text, shift)
     write_json(folder / OURS, defaults(model))
 

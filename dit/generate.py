@@ -10,7 +10,7 @@ from configs.sampling import SamplerConfig
 from configs.train import FlowConfig
 from dit.condition import Condition
 from dit.load import Denoiser, Model
-from dit.pack import grid_of, make_layout, patchify, unpatchify
+from dit.pack import make_layout, patchify, unpatchify
 from samplers.guidance import guide, guided_conditions
 from samplers.path import shift_for, time_grid
 from samplers.solvers import SOLVERS
@@ -55,9 +55,10 @@ def generate(
         t = torch.ones(1, *request.shape[1:])
         if (given := request.condition.given_CTHW) is not None:
             x[:, : given.shape[1]], t[:, : given.shape[1]] = given.float().cpu(), 0.0
-        starts.append(patchify(x))
-        times.append(patchify(t)[:, 0])
-        grids.append(grid_of(x))
+        tokens_LP, grid = patchify(x)
+        starts.append(tokens_LP)
+        times.append(patchify(t)[0][:, 0])
+        grids.append(grid)
     x_LP, moving_L1 = torch.cat(starts).to(device), torch.cat(times)[:, None].to(device)
     layout, times_M = make_layout(grids * copies, times * copies, config.width // config.heads, device)
     text = denoiser.embed(conditions)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from configs.train import FlowConfig
 from dit.condition import Condition, draw_condition
-from dit.pack import Layout, grid_of, make_layout, patchify
-from samplers.path import interpolate, logit_normal_times, shift_for, shift_times, velocity
+from dit.pack import Layout, make_layout, patchify
+from samplers.path import point_and_velocity, shift_for, shift_times
 from vae.compression import PATCH
 from vae.data.clips import Clip
 from vae.interface import VideoAutoencoder
@@ -49,13 +49,14 @@ class SampleDraw:
 
 
 def draw_sample(latents_CTHW: Tensor, clip: Clip, flow: FlowConfig, seed: int) -> SampleDraw:
-    """A training sample's draw; its time is logit-normal and shifted by its size (Esser et al. 2024, section
-    3.1 and eq. 23)."""
+    """A training sample's draw: noise, condition, and a time whose logit is normal, shifted by the sample's
+    size (Esser et al. 2024, section 3.1 and eq. 23)."""
     condition = draw_condition(clip, latents_CTHW, flow, seed)
     noise = normal(latents_CTHW.shape, seed, "noise", clip.draw)
-    time = logit_normal_times(1, flow.time_mean, flow.time_std, generator(seed, "time", clip.draw))
-    time = shift_times(time, shift_for(noise[0].numel() // math.prod(PATCH), flow))
-    return SampleDraw(noise, time, condition)
+    time_normal = torch.from_numpy(generator(seed, "time", clip.draw).standard_normal(1, "float32"))
+    time = torch.sigmoid(flow.time_mean + flow.time_std * time_normal)
+    tokens = noise[0].numel() // math.prod(PATCH)
+    return SampleDraw(noise, shift_times(time, shift_for(tokens, flow)), condition)
 
 
 def draw_validation(latents_CTHW: Tensor, clip: Clip, time: float, seed: int) -> SampleDraw:
@@ -80,19 +81,20 @@ class Batch:
 def make_batch(latents: list[Tensor], samples: Iterable[SampleDraw], head_width: int) -> Batch:
     """Packs latents C T H W at their noise and times, on the latents' device; given tokens have t = 0."""
     device = latents[0].device
-    tokens, targets, times, in_loss, conditions = [], [], [], [], []
+    tokens, targets, times, grids, in_loss, conditions = [], [], [], [], [], []
     for x, sample in zip(latents, samples, strict=True):
-        data_LP, noise_LP = patchify(x), patchify(sample.noise_CTHW.to(device))
-        _, height, width = grid_of(x)
+        (data_LP, grid), (noise_LP, _) = patchify(x), patchify(sample.noise_CTHW.to(device))
         given = sample.condition.given_CTHW
-        given_L = torch.arange(len(data_LP)) < (0 if given is None else given.shape[1]) * height * width
+        given_L = torch.arange(len(data_LP)) < (0 if given is None else given.shape[1]) * grid[1] * grid[2]
         time_L = torch.where(given_L, 0.0, sample.time)
-        tokens.append(interpolate(data_LP, noise_LP, time_L))
-        targets.append(velocity(data_LP, noise_LP))
+        noisy_LP, velocity_LP = point_and_velocity(data_LP, noise_LP, time_L)
+        tokens.append(noisy_LP)
+        targets.append(velocity_LP)
         times.append(time_L if given_L.any() else sample.time)
+        grids.append(grid)
         in_loss.append(~given_L)
         conditions.append(sample.condition)
-    layout, distinct_M = make_layout([grid_of(x) for x in latents], times, head_width, device)
+    layout, distinct_M = make_layout(grids, times, head_width, device)
     in_loss_L = torch.cat(in_loss).float().to(device)
     return Batch(torch.cat(tokens), distinct_M, layout, conditions, torch.cat(targets), in_loss_L)
 

@@ -33,10 +33,11 @@ class Layout:
         return torch.complex(*self.rotary)[:, None]
 
 
-def patchify(latents_CTHW: Tensor) -> Tensor:
-    """Tokens x P of one sample; P runs over (channel, frame, height, width)."""
-    t, h, w = PATCH
-    return rearrange(latents_CTHW, "c (t pt) (h ph) (w pw) -> (t h w) (c pt ph pw)", pt=t, ph=h, pw=w)
+def patchify(latents_CTHW: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
+    """Tokens L x P of one sample, P over (channel, frame, height, width), and its patches along each axis."""
+    pt, ph, pw = PATCH
+    patches = rearrange(latents_CTHW, "c (t pt) (h ph) (w pw) -> t h w (c pt ph pw)", pt=pt, ph=ph, pw=pw)
+    return patches.flatten(0, 2), tuple(patches.shape[:3])
 
 
 def unpatchify(tokens_LP: Tensor, grid: tuple[int, int, int]) -> Tensor:
@@ -45,11 +46,6 @@ def unpatchify(tokens_LP: Tensor, grid: tuple[int, int, int]) -> Tensor:
     return rearrange(
         tokens_LP, "(t h w) (c pt ph pw) -> c (t pt) (h ph) (w pw)", t=t, h=h, w=w, pt=pt, ph=ph, pw=pw
     )
-
-
-def grid_of(latents_CTHW: Tensor) -> tuple[int, int, int]:
-    """Patches of a sample along frames, height and width."""
-    return tuple(size // patch for size, patch in zip(latents_CTHW.shape[1:], PATCH, strict=True))
 
 
 def _rotary_table(

@@ -9,7 +9,6 @@ Sums are taken in fp32 at least and come back in the type of x.
 import math
 from typing import TypeVar
 
-import numpy
 import torch
 from torch import Tensor
 
@@ -18,17 +17,12 @@ from configs.train import FlowConfig
 Time = TypeVar("Time", Tensor, float)
 
 
-def interpolate(x: Tensor, noise: Tensor, t: Tensor | float) -> Tensor:
-    """The point x_t = (1 - t) x + t noise of the path."""
+def point_and_velocity(x: Tensor, noise: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+    """The point x_t = (1 - t) x + t noise, and dx_t/dt = noise - x, which the model learns."""
     t = torch.as_tensor(t, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
     assert t.ndim <= x.ndim, f"times {tuple(t.shape)} have more dimensions than the tensor {tuple(x.shape)}"
     t = t[(..., *(None,) * (x.ndim - t.ndim))]
-    return ((1 - t) * x + t * noise).type_as(x)
-
-
-def velocity(x: Tensor, noise: Tensor) -> Tensor:
-    """The path's direction dx_t/dt = noise - x, which the model learns; the same at all times."""
-    return noise - x
+    return ((1 - t) * x + t * noise).type_as(x), noise - x
 
 
 def shift_times(t: Time, shift: float) -> Time:
@@ -55,9 +49,3 @@ def time_grid(steps: int, shift: float = 1.0) -> list[float]:
     if not shift > 0:
         raise ValueError(f"time shift {shift}: it must be above 0")
     return [shift_times(1 - step / steps, shift) for step in range(steps)] + [0.0]
-
-
-def logit_normal_times(count: int, mean: float, std: float, random: numpy.random.Generator) -> Tensor:
-    """Times whose logit is normal (the same paper, section 3.1), fp32."""
-    normal = random.standard_normal(count, numpy.float32)
-    return torch.sigmoid(mean + std * torch.from_numpy(normal))

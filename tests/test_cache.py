@@ -27,10 +27,10 @@ from vae.cache.clips import CachedFiles, find_cache, open_cached
 from vae.cache.index import Cache, CachedFile, is_cache, load_cache
 from vae.cache.shards import find_rows, read_locations, read_row, shard_files, write_shard
 from vae.compression import Compression
-from vae.data.clips import Clip, DrawnWorld, clip_indices, files_hash, open_data, starts
+from vae.data.clips import Clip, DrawnWorld, clip_of, files_hash, open_data, starts
 from vae.data.drawn_world import random_scene
 from vae.data.manifest import load_manifest
-from vae.data.video import to_video
+from vae.data.video import Probe, to_video
 from vae.data.write import write_video
 from vae.interface import Statistics
 from vae.load import autoencoder_hash, load_autoencoder
@@ -131,9 +131,10 @@ def encoded(monkeypatch) -> list[str]:
 def test_places_are_even_and_without_them_a_clip_starts_anywhere():
     assert starts(1) == [0.5] and starts(3) == [0.0, 0.5, 1.0]
     config = DataConfig(frames=5, fps=8.0)
-    found = [clip_indices(21, 8.0, config, start, (), 4)[0] for start in starts(5)]
-    assert found == [0, 4, 8, 12, 16]
-    assert clip_indices(3, 8.0, config, 1.0, (), 4) == [2], "a file that is too short for 5 frames has one"
+    long = Probe(21, 8.0, 32, 48, "h264", 2.6, 1, "decord", 0, 1, b"")
+    assert [clip_of(long, s, config, Compression())[0][0] for s in starts(5)] == [0, 4, 8, 12, 16]
+    short = replace(long, frames=3)
+    assert clip_of(short, 1.0, config, Compression())[0] == [2], "too short for 5 frames, it has one"
 
 
 @torch.no_grad()

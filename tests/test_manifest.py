@@ -17,9 +17,9 @@ from dit import cli
 from tests.tiny import autoencoder_run, seconds_of
 from vae.compression import Compression
 from vae.data.captions import find_captions
-from vae.data.clips import VideoFiles, batches, clip_indices, files_hash, open_data
+from vae.data.clips import VideoFiles, batches, clip_of, files_hash, open_data
 from vae.data.manifest import load_manifest
-from vae.data.video import decoder, ffmpeg, probe, to_video
+from vae.data.video import Probe, decoder, ffmpeg, probe, to_video
 from vae.data.write import to_frames, write_video
 from vae.training.log import live_line
 from vae.training.session import Session
@@ -234,7 +234,8 @@ def test_held_out_files_that_go_bad_do_not_stop_training(folder, capsys):
 )
 def test_a_clip_runs_at_its_file_s_own_speed(frames, fps, wanted, times):
     config = DataConfig(frames=17, fps=wanted)
-    indices = clip_indices(frames, fps, config, 0.4, (), 4)
+    entry = Probe(frames, fps, 32, 48, "h264", frames / fps, 1, "decord", 0, 1, b"")
+    indices, *_ = clip_of(entry, 0.4, config, Compression())
     assert len(indices) == len(times)
     for index, time in zip(indices, times, strict=True):
         assert abs((index - indices[0]) / fps - time) <= 1 / fps
@@ -271,7 +272,7 @@ def test_a_clip_of_a_file_of_variable_rate_plays_at_true_speed(tmp_path, suffix,
         assert len(shown) == min(17, 1 + 4 * int(UNEVEN[-1] * fps / 4)) and plays_true(shown, UNEVEN, fps)
         starts.add(shown[0])
     assert len(starts) > 2
-    by_rate = clip_indices(entry.frames, entry.fps, config, 0.4, (), 4)
+    by_rate, *_ = clip_of(replace(entry, times=b""), 0.4, config, Compression())
     assert not plays_true(by_rate, UNEVEN, fps), "what a constant rate would show"
 
 

@@ -1,6 +1,5 @@
 """Proves that the transformer equals diffusers' Wan, forward and backward, and that packing is exact."""
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from configs.model import TransformerConfig
 from dit.model import Transformer
-from dit.pack import grid_of, make_layout, patchify, unpatchify
+from dit.pack import make_layout, patchify, unpatchify
 from dit.wan import to_diffusers, transformer_settings
 
 TINY = TransformerConfig(
@@ -49,10 +48,10 @@ def reference(ours: Transformer):
 
 def run(model: Transformer, latents: list[Tensor], times: list[Tensor], texts: list[Tensor]) -> list[Tensor]:
     """The model's velocities, C T H W each, of a pack."""
-    grids = [grid_of(x) for x in latents]
+    patches, grids = zip(*map(patchify, latents), strict=True)
     layout, distinct = make_layout(grids, times, model.head_width, latents[0].device)
     text = model.embed_text(torch.cat(texts), [len(text) for text in texts])
-    tokens = model(torch.cat([patchify(x) for x in latents]), distinct, text, layout)
+    tokens = model(torch.cat(patches), distinct, text, layout)
     return [unpatchify(y, grid) for y, grid in zip(tokens.split(layout.tokens.each), grids, strict=True)]
 
 
@@ -75,7 +74,7 @@ def mixed_pack(config: TransformerConfig) -> tuple[list[Tensor], list[Tensor], l
     """Five samples unlike in duration, size, aspect ratio and text length; two have several times inside."""
     sizes = [(1, 4, 4), (3, 4, 2), (2, 6, 2), (1, 2, 8), (3, 4, 2)]
     latents = [torch.randn(config.latent_channels, *size) for size in sizes]
-    tokens = [math.prod(grid_of(x)) for x in latents]
+    tokens = [len(patchify(x)[0]) for x in latents]
     times = [torch.rand(1) for _ in sizes]
     times[1] = torch.where(torch.arange(tokens[1]) < 2, 0.0, times[1])  # its first frame is given
     times[2] = torch.tensor([0.2, 0.9]).repeat(tokens[2] // 2)  # times that alternate along the sequence
@@ -93,7 +92,8 @@ def test_outputs_and_gradients_are_those_of_diffusers(name: str, times: str):
     theirs = reference(ours)
     latents = torch.randn(2, config.latent_channels, *size)
     text, probe = torch.randn(2, 6, config.text_width), torch.randn(latents.shape)
-    frame, tokens = math.prod(grid_of(latents[0])[1:]), math.prod(grid_of(latents[0]))
+    frames, height, width = patchify(latents[0])[1]
+    frame, tokens = height * width, frames * height * width
     times = {
         "one for each sample": torch.rand(2, 1),
         "zero in the first frame": torch.rand(2, 1) * (torch.arange(tokens) >= frame),
@@ -176,8 +176,9 @@ def test_modulation_is_computed_once_per_sample_and_time():
     model.time_proj.register_forward_hook(lambda module, inputs, output: rows.append(tuple(inputs[0].shape)))
     run(model, latents, times, texts)
     assert rows == [(1 + 2 + 2 + 1 + 1, TINY.width)]
-    run(model, latents, [torch.rand(math.prod(grid_of(x))) for x in latents], texts)
-    assert rows[1] == (sum(math.prod(grid_of(x)) for x in latents), TINY.width)
+    counts = [len(patchify(x)[0]) for x in latents]
+    run(model, latents, [torch.rand(count) for count in counts], texts)
+    assert rows[1] == (sum(counts), TINY.width)
 
 
 def test_computing_activations_again_changes_nothing():
@@ -251,8 +252,8 @@ def test_a_cast_keeps_in_fp32_what_diffusers_keeps_and_all_norms_and_times():
 
 def test_patches_come_back():
     latents = torch.randn(4, 3, 6, 10)
-    tokens = patchify(latents)
-    assert torch.equal(unpatchify(tokens, grid_of(latents)), latents)
+    tokens, grid = patchify(latents)
+    assert grid == (3, 3, 5) and torch.equal(unpatchify(tokens, grid), latents)
     assert torch.equal(
         tokens[1 * 15 + 2 * 5 + 3].view(4, 1, 2, 2), latents[:, 1:2, 4:6, 6:8]
     )  # t, h, w = 1, 2, 3

@@ -13,7 +13,7 @@ from configs.data import DataConfig
 from configs.sampling import SampleSettings
 from dit.cli import run
 from dit.encode import EncodeSettings, encode
-from dit.pack import grid_of
+from dit.pack import patchify
 from dit.sample import sample
 from tests.tiny import (
     assert_same_run,
@@ -106,7 +106,7 @@ def test_mixed_sizes_share_a_pack_resume_to_the_bit_and_sample(data, autoencoder
     grids = []
 
     def note_grids(latents, *arguments):
-        grids.append({grid_of(x) for x in latents})
+        grids.append({patchify(x)[1] for x in latents})
         return make_batch(latents, *arguments)
 
     make_batch = dit.train.make_batch

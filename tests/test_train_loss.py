@@ -1,5 +1,6 @@
 """Proves that a batch's loss is the token mean of its samples', each with its own noise, time and prompt."""
 
+import math
 from dataclasses import replace
 
 import torch
@@ -8,7 +9,7 @@ from configs.train import FlowConfig, TransformerRun
 from dit.load import Denoiser
 from dit.loss import draw_sample, flow_loss, make_batch
 from dit.pack import patchify
-from samplers.path import logit_normal_times, shift_times
+from samplers.path import shift_times
 from tests.tiny import fresh_accelerator, transformer_run  # noqa: F401
 from vae.data.clips import Clip
 from vae.training.seeds import generator, normal
@@ -77,15 +78,30 @@ def test_noise_and_times_belong_to_the_sample_and_are_the_path_s():
     split = batch.tokens.split(lengths)
     assert torch.equal(evens.tokens, torch.cat([split[0], split[2]]))
     for draw, (x, tokens) in enumerate(zip(latents, split, strict=True)):
-        x_LP = patchify(x)
+        x_LP, _ = patchify(x)
         target = batch.target.split(lengths)[draw]
         counted = batch.in_loss.split(lengths)[draw].bool()
-        t = logit_normal_times(1, flow.time_mean, flow.time_std, generator(5, "time", draw))
+        t = torch.from_numpy(generator(5, "time", draw).standard_normal(1, "float32")).sigmoid()
         t = shift_times(t, 2.0 * (len(x_LP) / 16) ** 0.5)
         torch.testing.assert_close(tokens[counted], (x_LP + t * target)[counted])  # x_t = x + t (noise - x)
         assert torch.equal(tokens[~counted], x_LP[~counted])  # what is given is clean
     other = training_batch(latents, range(4, 8), flow)
     assert (other.target - batch.target).abs().mean() > 0.5
+
+
+def test_times_are_logit_normal_and_a_shift_moves_their_logits_by_its_logarithm():
+    count, x = 4000, torch.zeros(1, 1, 2, 8)  # four tokens
+    flow = FlowConfig(time_mean=0.4, time_std=1.3, shift=1.5, shift_tokens=16)
+    mean, std = 0.4 + math.log(1.5 * math.sqrt(4 / 16)), 1.3
+    samples = [draw_sample(x, Clip(None, "", "", draw=draw), flow, 3) for draw in range(count)]
+    times = torch.cat([sample.time for sample in samples]).double()
+    logits = times.logit()
+    assert abs(logits.mean() - mean) < 4 * std / math.sqrt(count)
+    assert abs(logits.std() - std) < 4 * std / math.sqrt(2 * count)
+    for quantile in (0.1, 0.5, 0.8):
+        expected = torch.distributions.Normal(mean, std).cdf(torch.tensor(quantile).logit()).item()
+        share = (times < quantile).double().mean().item()
+        assert abs(share - expected) < 4 * math.sqrt(expected * (1 - expected) / count)
 
 
 def test_prompt_dropout_is_a_function_of_seed_and_draw_and_new_in_every_epoch():

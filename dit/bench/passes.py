@@ -44,7 +44,7 @@ def make_pack(
     layout, times = make_layout(
         grids, [torch.tensor([TIME])] * len(grids), config.width // config.heads, device
     )
-    tokens = torch.cat([patchify(x) for x in latents])
+    tokens = torch.cat([patchify(x)[0] for x in latents])
     return Pack(grids, latents, tokens, times, layout, text, [text_tokens] * len(grids))
 
 

@@ -6,7 +6,7 @@ import os
 import sys
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -83,33 +83,32 @@ class VideoFiles(Dataset):
         return len(self.entries)
 
     def __getitem__(self, draw: int) -> Clip:
+        # Which file: the next of the epoch's order, and those after it should it not be readable.
         count = len(self.entries)
         epoch, position = divmod(draw, count)
         order = shuffled(count, self.seed, "order", epoch)
+        # From where in it: anywhere, or at one of a cache's places.
+        random, places = generator(self.seed, "clip", draw), self.config.clips_per_file
+        if places:
+            start = starts(places)[random.integers(places)]
+        else:
+            start = random.random()
         skipped = {}
         for attempt in range(count):
             entry = self.entries[order[(position + attempt) % count]]
             path = str(entry.path)
             if path not in self.skipped:
                 try:
-                    return self.read(entry, draw, skipped)
+                    video, posterior = self.content(entry, start)
                 except UnreadableVideo as error:
                     self.skipped[path] = str(error)
+                else:
+                    captions = entry.captions or ("",)
+                    which = random.integers(len(captions))
+                    return Clip(video, captions[which], path, skipped, posterior, draw)
             skipped[path] = self.skipped[path]
         reason = next(iter(skipped.values()))
         raise NothingReadable(f"none of the {count} files of {self.config.source} can be read: {reason}")
-
-    def read(self, entry, draw: int, skipped: dict[str, str]) -> Clip:
-        """The clip of a draw from one file: from a random start, with one of the file's captions."""
-        random, places = generator(self.seed, "clip", draw), self.config.clips_per_file
-        if places:
-            start = starts(places)[random.integers(places)]
-        else:
-            start = random.random()
-        captions = entry.captions or ("",)
-        which = random.integers(len(captions))
-        video, posterior = self.content(entry, start)
-        return Clip(video, captions[which], str(entry.path), skipped, posterior, draw)
 
     def content(self, entry, start: float) -> tuple[Tensor | None, tuple[Tensor, ...]]:
         """Video and posterior of a clip of a file; here the video alone."""
@@ -151,35 +150,32 @@ def starts(places: int) -> list[float]:
 
 
 def clip_of(entry, start: float, config: DataConfig, compression: Compression) -> tuple[list[int], int, int]:
-    """Which frames of a file a clip has, and the height and width that they are fitted to.
+    """Which frames of a file the clip from `start` has, and the height and width that they are fitted to.
 
-    Sides are whole tokens, their area is near `config.size` squared, and the aspect ratio near the file's.
+    It is the longest that an autoencoder can take, of at most `config.frames`; the start goes from 0, the
+    first frame, to 1, as late as the clip can be. Of a file of constant rate it has the frames nearest in
+    time, of another the frame that a player shows at each time. Sides are whole tokens, their area is near
+    `config.size` squared, and the aspect ratio near the file's.
     """
+    # Where the file ends and how far the clip's frames lie apart: in frames of the file, or in seconds.
     times = [tick / TICKS for tick in array("I", entry.times)]
-    indices = clip_indices(entry.frames, entry.fps, config, start, times, compression.step)
-    scale, token = config.size / (entry.height * entry.width) ** 0.5, compression.token_side
-    return indices, *(token * max(1, round(side * scale / token)) for side in (entry.height, entry.width))
-
-
-def clip_indices(
-    frames: int, fps: float, config: DataConfig, start: float, times: Sequence[float], step: int
-) -> list[int]:
-    """Indices of the longest valid clip (1 + `step` * k frames, at most `config.frames`) from a start.
-
-    The start goes from 0, the first frame, to 1, as late as the clip can be. Of a file of constant rate these
-    are the frames nearest in time; where its frames' `times` in seconds are given, the frame that a player
-    shows at each wanted time.
-    """
-    last, stride = frames - 1, fps / config.fps if frames > 1 else 1.0
     if times:
         last, stride = times[-1] + ROUNDED, 1 / config.fps
+    else:
+        last, stride = entry.frames - 1, entry.fps / config.fps if entry.frames > 1 else 1.0
+
+    # As many as there is time for, of what the compression allows.
     available = int(last / stride) + 1
-    length = 1 + step * ((min(available, config.frames) - 1) // step)
+    length = 1 + compression.step * ((min(available, config.frames) - 1) // compression.step)
     first = start * (last - (length - 1) * stride)
-    moments = [first + k * stride for k in range(length)]
+    places = [first + k * stride for k in range(length)]
     if times:
-        return [bisect_right(times, place + ROUNDED) - 1 for place in moments]
-    return [min(frames - 1, round(place)) for place in moments]
+        indices = [bisect_right(times, place + ROUNDED) - 1 for place in places]
+    else:
+        indices = [min(entry.frames - 1, round(place)) for place in places]
+
+    scale, token = config.size / (entry.height * entry.width) ** 0.5, compression.token_side
+    return indices, *(token * max(1, round(side * scale / token)) for side in (entry.height, entry.width))
 
 
 def open_data(
