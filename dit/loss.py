@@ -1,4 +1,4 @@
-"""From clips to the loss: latents, each sample's noise, time and condition, and the velocity's squared error.
+"""From latents to the loss: each sample's noise, time and condition, and the velocity's squared error.
 
 Rectified flow (Liu et al. 2022; Lipman et al. 2022): x_t = (1 - t) x + t noise, and the network learns
 v = noise - x. Everything random is a function of (seed, draw), on however many processes.
@@ -17,26 +17,7 @@ from dit.pack import Layout, make_layout, patchify
 from samplers.path import point_and_velocity, shift_for, shift_times
 from vae.compression import PATCH
 from vae.data.clips import Clip
-from vae.interface import VideoAutoencoder
 from vae.training.seeds import generator, normal
-
-
-def encode(autoencoder: VideoAutoencoder, clips: list[Clip], seed: int | None = None) -> list[Tensor]:
-    """Normalised latents C T H W of each clip, on the autoencoder's device.
-
-    They are the posterior's mean, or with a seed the clip's draw from it. A cached clip brings its posterior
-    along.
-    """
-    device, videos = autoencoder.latent_mean.device, [clip.video for clip in clips if not clip.posterior]
-    encoded = iter(autoencoder.posteriors(videos, mean_only=seed is None) if videos else ())
-    latents = []
-    for clip in clips:
-        mean, *log_variance = (part.to(device) for part in clip.posterior or next(encoded))
-        if seed is not None:
-            noise = normal(mean.shape, seed, "posterior", clip.draw)
-            mean = mean + torch.exp(log_variance[0] / 2) * noise.to(device)
-        latents.append(mean)
-    return latents
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dit.attention import BACKENDS, choose_attention
 from dit.condition import Condition
 from dit.generate import Request, generate
 from dit.load import OURS, TRANSFORMER, Denoiser, find_weights, model_folder
-from dit.loss import Batch, check_first_loss, draw_sample, draw_validation, encode, flow_loss, make_batch
+from dit.loss import Batch, check_first_loss, draw_sample, draw_validation, flow_loss, make_batch
 from dit.text import EmbeddedText, encoder_folder, encoder_hash, text_provenance
 from vae.cache.clips import find_cache, open_cached
 from vae.cache.index import Cache
@@ -102,7 +102,7 @@ def train(config: TransformerRun) -> Path:
         loader = batches(data, loop.batch, run.step, loop.steps, run.rank, run.ranks, config.data.workers)
         for step, clips in run.steps(loader):
             # Latents, and each sample's noise, time and condition: functions of (seed, draw).
-            latents = encode(autoencoder, clips, seed if sampled else None)
+            latents = autoencoder.latents(clips, seed if sampled else None)
             samples = (draw_sample(z, clip, flow, seed) for z, clip in zip(latents, clips, strict=True))
             batch = make_batch(latents, samples, head_width)
 
@@ -230,7 +230,7 @@ def validation_batches(
     result = []
     for draws in (mine[first : first + many] for first in range(0, len(mine), many)):
         clips = [held_out[draw] for draw in draws]
-        latents = encode(autoencoder, clips)
+        latents = autoencoder.latents(clips)
         for time in VALIDATION_TIMES:
             pairs = zip(latents, clips, strict=True)
             samples = (draw_validation(z, clip, time, config.train.seed) for z, clip in pairs)
@@ -261,7 +261,7 @@ def show_samples(
     A caption's video has the shape of its own clip; fixed prompts have none, and take that of the first clip.
     """
     clips = [held_out[draw] for draw in range(min(SHOWN, len(held_out)))]
-    shapes = [tuple(z.shape) for z in encode(autoencoder, clips)]
+    shapes = [tuple(z.shape) for z in autoencoder.latents(clips)]
     pairs = [(prompt, shapes[0]) for prompt in config.prompts]
     pairs = pairs or [(clip.caption, shape) for clip, shape in zip(clips, shapes, strict=True)]
     requests = [

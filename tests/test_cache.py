@@ -4,7 +4,6 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from configs.load import to_json
 from configs.model import TextConfig
 from dit.cli import run
 from dit.encode import EncodeSettings, encode
-from dit.loss import encode as encode_clips
 from dit.text import text_provenance
 from tests.test_others import CASES, saved
 from tests.test_text import tiny_umt5
@@ -184,14 +182,14 @@ def test_autoencoders_of_diffusers_are_cached_as_ours_are(folder, tmp_path, name
 def test_draws_of_a_posterior_have_its_mean_and_variance_and_are_their_key_s():
     shape = 4, 1, 8, 8
     clip = Clip(None, "", "", posterior=(torch.full(shape, 2.0), torch.full(shape, 0.25).log()))
-    world = SimpleNamespace(latent_mean=torch.zeros(()))
-    drawn = encode_clips(world, [replace(clip, draw=draw) for draw in range(200)], seed=0)
+    model = Autoencoder(MODEL)
+    drawn = model.latents([replace(clip, draw=draw) for draw in range(200)], seed=0)
     everything = torch.stack(drawn)
     assert everything.mean().item() == pytest.approx(2, abs=0.01)
     assert everything.std().item() == pytest.approx(0.5, abs=0.01)
-    assert torch.equal(drawn[3], encode_clips(world, [replace(clip, draw=3)], seed=0)[0])
+    assert torch.equal(drawn[3], model.latents([replace(clip, draw=3)], seed=0)[0])
     assert not torch.equal(drawn[3], drawn[4])
-    assert torch.equal(encode_clips(world, [clip])[0], clip.posterior[0])
+    assert torch.equal(model.latents([clip])[0], clip.posterior[0])
 
 
 def words(autoencoder: Path) -> list[str]:

@@ -18,7 +18,7 @@ from dit.encode import EncodeSettings
 from dit.encode import encode as encode_cache
 from dit.generate import generate
 from dit.load import AVERAGE, TRANSFORMER, load_model
-from dit.loss import check_first_loss, encode
+from dit.loss import check_first_loss
 from dit.train import train, validation_batches
 from tests.test_train_loss import random_denoiser
 from tests.tiny import (
@@ -277,12 +277,12 @@ def test_clips_of_one_shape_are_encoded_together_and_each_as_it_would_be_alone(a
     clips = [Clip(video, "", "", draw=draw) for draw, video in enumerate(videos)]
     cached = Clip(None, "", "", posterior=(torch.ones(4, 2, 4, 4), torch.zeros(4, 2, 4, 4)), draw=5)
     for seed in (0, None):
-        together = encode(model, [*clips, cached], seed)
+        together = model.latents([*clips, cached], seed)
         for one, clip in zip(together, [*clips, cached], strict=True):
-            assert torch.equal(one, encode(model, [clip], seed)[0])
+            assert torch.equal(one, model.latents([clip], seed)[0])
     calls = []
     model.encode, whole = lambda video: calls.append(tuple(video.shape)) or whole(video), model.encode
-    encode(model, clips)
+    model.latents(clips)
     assert sorted(calls) == [(1, 3, 1, 32, 32), (1, 3, 1, 32, 32), (1, 3, 5, 16, 48), (2, 3, 5, 32, 32)]
 
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from vae.compression import Compression, round_to
+from vae.data.clips import Clip
+from vae.training.seeds import normal
 
 STATISTICS = ("latent_mean", "latent_std")  # the buffers of them, which diffusers' weights do not have
 
@@ -86,21 +88,31 @@ class VideoAutoencoder(nn.Module, ABC):
         return self.posterior(video_BCTHW)[0]
 
     @torch.no_grad()
-    def posteriors(self, videos_CTHW: Sequence[Tensor], mean_only: bool) -> list[tuple[Tensor, ...]]:
-        """Mean and log-variance C' T' H' W' of each video, or means alone; those of one shape in one call.
+    def latents(self, clips: Sequence[Clip], seed: int | None = None) -> list[Tensor]:
+        """Normalised latents C' T' H' W' of each clip: its posterior's mean, or with a seed its draw from it.
 
-        A CPU rounds one image otherwise than several at once: there each passes alone, as it does in a cache
-        and when it is given to a sampler.
+        A cached clip brings its posterior along; others of one shape are encoded in one call. But a CPU
+        rounds one image otherwise than several at once: there each passes alone, as it does in a cache and
+        when it is given to a sampler.
         """
-        device, results = self.latent_mean.device, [()] * len(videos_CTHW)
-        for group in same_shapes([video.shape for video in videos_CTHW]):
-            alone = device.type == "cpu" and videos_CTHW[group[0]].shape[1] == 1
+        device, posteriors = self.latent_mean.device, [clip.posterior for clip in clips]
+        for group in same_shapes([() if clip.posterior else clip.video.shape for clip in clips]):
+            if clips[group[0]].posterior:
+                continue
+            alone = device.type == "cpu" and clips[group[0]].video.shape[1] == 1
             for numbers in [[k] for k in group] if alone else [group]:
-                video = torch.stack([videos_CTHW[k] for k in numbers]).to(device)
-                parts = (self.encode(video),) if mean_only else self.posterior(video)
+                video = torch.stack([clips[k].video for k in numbers]).to(device)
+                parts = (self.encode(video),) if seed is None else self.posterior(video)
                 for k, *posterior in zip(numbers, *parts, strict=True):
-                    results[k] = tuple(posterior)
-        return results
+                    posteriors[k] = posterior
+        latents = []
+        for clip, posterior in zip(clips, posteriors, strict=True):
+            mean, *log_variance = (part.to(device) for part in posterior)
+            if seed is not None:
+                noise = normal(mean.shape, seed, "posterior", clip.draw)
+                mean = mean + torch.exp(log_variance[0] / 2) * noise.to(device)
+            latents.append(mean)
+        return latents
 
     @abstractmethod
     def posterior(self, video_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
