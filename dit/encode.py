@@ -16,7 +16,7 @@ from configs.data import DataConfig
 from configs.load import Positional, parse
 from configs.model import TextConfig
 from configs.ranges import Count, Positive, Seed
-from dit.text import load_pretrained, text_provenance
+from dit.text import cut_note, load_pretrained, text_provenance
 from vae.cache.clips import SAMPLING
 from vae.cache.encoding import (
     ClipToEncode,
@@ -121,6 +121,8 @@ def encode(settings: EncodeSettings) -> Path:
         if provenance["text"]:
             about = provenance["text"] | {"dtype": provenance["dtype"]}
             captions = dict.fromkeys(["", *(caption for entry in entries for caption in entry.captions)])
+            if main and (note := cut_note(settings.text, captions, "captions")):
+                print(note, file=sys.stderr)
             texts = {caption: text_key(caption, about) for caption in captions}
         missing, most = [text for text, key in texts.items() if key not in texts_there], settings.shard_clips
         text_groups = [missing[first : first + most] for first in range(0, len(missing), most)]

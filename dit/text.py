@@ -125,25 +125,49 @@ def load_pretrained(config: TextConfig) -> PretrainedEncoder:
 
     Its weights are fp32, in whatever format they are kept. Raises ValueError where one of them is missing.
     """
-    from transformers import AutoTokenizer, T5EncoderModel, UMT5EncoderModel
+    from transformers import T5EncoderModel, UMT5EncoderModel
 
-    model_folder, folder = encoder_folder(config), Path(config.folder)
-    tokenizer_folder = folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
+    model_folder = encoder_folder(config)
     kinds = {"t5": T5EncoderModel, "umt5": UMT5EncoderModel}
     kind = read_json(model_folder / "config.json").get("model_type")
     if kind not in kinds:
         raise ValueError(
             f"{model_folder} holds a text encoder of type {kind}; only {' and '.join(kinds)} work"
         )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{tokenizer_folder} holds no tokenizer ({str(error).splitlines()[0]})") from None
+    tokenizer = load_tokenizer(config)
     try:
         model = kinds[kind].from_pretrained(model_folder, local_files_only=True, use_safetensors=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{model_folder} holds no text encoder ({str(error).splitlines()[0]})") from None
     return PretrainedEncoder(config, model.float(), tokenizer)
+
+
+def load_tokenizer(config: TextConfig):
+    """The tokenizer of `config.folder`; raises ValueError where there is none."""
+    from transformers import AutoTokenizer
+
+    folder = Path(config.folder)
+    folder = folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder} holds no tokenizer ({str(error).splitlines()[0]})") from None
+
+
+def cut_note(config: TextConfig, prompts: Iterable[str], what: str = "prompts") -> str:
+    """A line on how many prompts the encoder cuts, as they have more tokens than it takes; or nothing."""
+    different, longest = list(dict.fromkeys(prompts)), config.max_tokens
+    if not config.folder:
+        cut = sum(len(prompt.encode()) + 1 > longest for prompt in different)
+    else:
+        # A token has at least a letter; beside them a text has a space in front and an end.
+        sure = {p for p in different if p.isascii() and "&" not in p and len(p) + 2 <= longest}
+        texts = [clean(p) if config.padded else p for p in different if p not in sure]
+        masks = load_tokenizer(config)(texts, verbose=False)["attention_mask"] if texts else []
+        cut = sum(len(mask) > longest for mask in masks)
+    if not cut:
+        return ""
+    return f"note: {cut} of {len(different)} {what} have more than text.max_tokens = {longest}: cut there"
 
 
 def make_encoder(config: TextConfig) -> nn.Module:

@@ -15,7 +15,7 @@ from dit.condition import Condition
 from dit.generate import Request, generate
 from dit.load import OURS, TRANSFORMER, Denoiser, find_weights, model_folder
 from dit.loss import Batch, check_first_loss, draw_sample, draw_validation, flow_loss, make_batch
-from dit.text import EmbeddedText, encoder_folder, encoder_hash, text_provenance
+from dit.text import EmbeddedText, cut_note, encoder_folder, encoder_hash, text_provenance
 from vae.cache.clips import find_cache, open_cached
 from vae.cache.index import Cache
 from vae.cache.shards import DTYPES
@@ -35,6 +35,7 @@ HELD_OUT = 32
 VALIDATION_TIMES = (0.125, 0.375, 0.625, 0.875)
 PANELS = {"smoothed": "loss, smoothed", "validation": "validation loss", "gradient_norm": "gradient norm"}
 SHOWN = 6
+SCENES_READ = 256
 
 
 def train(config: TransformerRun) -> Path:
@@ -86,6 +87,9 @@ def train(config: TransformerRun) -> Path:
 
         # The log is opened; from here on a signal ends the step at hand, not the process.
         run.begin(model, data, held_out)
+        if run.main:
+            for note in _text_notes(config, data, held_out):
+                run.print_once(note)
         network = run.accelerator.prepare(model)
 
         # What every `show_every` steps shows, and the start of a run that a signal kept from showing it.
@@ -158,6 +162,18 @@ def _check_fit(config: TransformerRun, autoencoder: Autoencoder) -> None:
     side = autoencoder.compression.token_side
     if data.source == SHAPES and data.size % side:
         raise ValueError(f"data.size = {data.size} is no multiple of {side}: use {round_to(data.size, side)}")
+
+
+def _text_notes(config: TransformerRun, data, held_out) -> list[str]:
+    """What is to be said of the captions of a run: how many files have none, and how many are cut."""
+    entries = [entry for part in (data, held_out) for entry in getattr(part, "entries", ())]
+    captions = [caption for entry in entries for caption in entry.captions]
+    if not entries:  # scenes have no end: these stand for all
+        captions = [data.caption(draw, draw) for draw in range(SCENES_READ)]
+    bare = sum(not entry.captions for entry in entries)
+    none = f"note: {bare} of {len(entries)} files have no caption: they are trained on without a prompt"
+    cut = cut_note(config.text, [*captions, *config.prompts], "captions and prompts")
+    return [none] * bool(bare) + [cut] * bool(cut)
 
 
 def check_text(config: TextConfig, folder: Path) -> str:

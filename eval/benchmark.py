@@ -25,11 +25,13 @@ from dit.generate import Request, generate_videos
 from dit.load import load_resolved, model_folder
 from dit.pipelines import generate_with, is_foreign, load_pipeline
 from dit.record import LABEL, make_records, write
+from dit.text import cut_note
 from eval.scoring import check_outputs
-from vae.data.index import few, probe_all
+from vae.data.index import probe_all
 from vae.data.manifest import NAME, load_manifest, save_manifest
 from vae.data.msrvtt import number, read_annotations
 from vae.data.sheets import contact_sheet
+from vae.data.tables import few
 from vae.data.ucf101 import PROMPTS, words
 from vae.data.video import read_frames, to_video
 from vae.training.files import write_text
@@ -131,7 +133,7 @@ def run(settings: RunEvalSettings) -> dict:
     device = own_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    maker = _pipeline_maker(settings) if is_foreign(settings.model) else _own_maker(settings)
+    maker = _pipeline_maker(settings) if is_foreign(settings.model) else _own_maker(settings, samples)
     least = max((p.frames - 1) * p.fake_stride + 1 for p in protocols.values())  # frames of every video
     _make_all(samples, maker, out / "videos", max(1, least), settings.model)
     if dist.is_initialized():
@@ -208,11 +210,14 @@ def _msrvtt_samples(settings: RunEvalSettings) -> list[Sample]:
     return [Sample(name, prompt, settings.seed + k) for k, (name, prompt) in enumerate(pairs)]
 
 
-def _own_maker(settings: RunEvalSettings) -> Maker:
+def _own_maker(settings: RunEvalSettings, samples: list[Sample]) -> Maker:
     """A model of ours, or a Wan pipeline."""
     asked = inherited(VideoSettings, settings)
     own = {"model": settings.model, "seed": settings.seed, "batch": settings.batch}
     model, whole = load_resolved(SampleSettings(**asked, **own, out=""))
+    note = cut_note(model.denoiser.text.config, [sample.prompt for sample in samples])
+    if note and processes()[0] == 0:
+        print(note, file=sys.stderr)
     shape = model.autoencoder.latent_shape(whole.frames, whole.height, whole.width)
 
     sampler = SamplerConfig(whole.steps, whole.solver, whole.guidance, whole.seed)

@@ -1,6 +1,7 @@
 """`dit eval clipsim`: how well videos show their prompts, by CLIP, under a named protocol."""
 
-import json
+import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,10 +18,13 @@ from eval.clips import Clip, Source, choose_clips, find_sources, passed_lines, s
 from eval.cpu import map_over_processes
 from eval.features import read_prepared, rgb_hash
 from eval.networks.certify import check_one
+from eval.networks.clip import LONGEST, load_clip, preprocess, seeded_clip
 from eval.networks.clip import Clip as ClipNetwork
-from eval.networks.clip import load_clip, preprocess, seeded_clip
-from vae.data.captions import read_table
+from vae.data.captions import read_captions
+from vae.data.tables import TABLES, finder, lines_of, read_text, texts
+from vae.data.write import read_metadata
 from vae.quality.networks import find_weights
+from vae.training.files import read_json
 from vae.training.processes import own_device
 
 
@@ -31,13 +35,14 @@ class ClipsimSettings(ScoringSettings):
     videos: str = ""
     """Videos: a folder of them, a folder of folders of frames, or a manifest."""
     prompts: str = ""
-    """CSV or JSONL with `path` and `caption`; empty takes the record or the text beside each video."""
+    """Table with `path` and `caption`; empty takes each video's own record, or the text beside it."""
     protocol: str = "msrvtt-2990"
     """Name of the protocol; `dit eval protocols` lists them."""
     resamples: CountOrZero = 1000
     """Bootstrap samples of the confidence interval; 0 makes none."""
 
 
+CUT = f"have more than CLIP's {LONGEST} tokens: they are cut there"
 SMOKE = scoring.seeded_stamp("CLIPSIM")
 
 
@@ -56,6 +61,8 @@ def clipsim(settings: ClipsimSettings) -> dict:
     passed |= {name: f"{name} has no prompt" for name in without}
     scoring.stamp_too_few(settings, protocol, settings.videos, len(pairs), passed)
     network, weights = load_network(settings)
+    if cut := network.count_cut([prompt for _, prompt in pairs]):
+        print(f"note: {cut} of {len(pairs)} prompts {CUT}", file=sys.stderr)
     network.to(own_device())
     rows = measure(pairs, network, settings.workers)
     passed |= {pairs[index][0].source.name: wrong for index, _, wrong in rows if wrong}
@@ -71,6 +78,7 @@ def clipsim(settings: ClipsimSettings) -> dict:
         "interval": scoring.interval(
             lambda drawn_N: drawn_N.mean().item(), (values,), settings.resamples, protocol.seed
         ),
+        "prompts_cut": cut,
         "each": [
             {"video": clip.source.name, "prompt": prompt, "value": value} for clip, prompt, value, _ in kept
         ],
@@ -89,12 +97,12 @@ def load_network(settings: ClipsimSettings) -> tuple[ClipNetwork, str]:
 
 
 def pair(clips: list[Clip], settings: ClipsimSettings) -> tuple[list[tuple[Clip, str]], list[str]]:
-    """Videos with their prompts, one of each row of the table, and the names of videos that have none.
+    """Videos with their prompts, one of each text of the table, and the names of videos that have none.
 
     Raises ValueError where the table names videos that are not there.
     """
     if not settings.prompts:
-        every = [(clip, _prompt_beside(clip.source)) for clip in clips]
+        every = [(clip, _own_prompt(clip.source)) for clip in clips]
         pairs = [(clip, prompt) for clip, prompt in every if prompt]
         without = [clip.source.name for clip, prompt in every if not prompt]
         if not pairs:
@@ -103,35 +111,51 @@ def pair(clips: list[Clip], settings: ClipsimSettings) -> tuple[list[tuple[Clip,
     table = Path(settings.prompts)
     if not table.is_file():
         raise ValueError(f"{table}: no such file")
-    if table.suffix.lower() not in (".csv", ".jsonl"):
-        raise ValueError(f"{table}: give a CSV or JSONL file with `path` and `caption`")
-    by_name = {clip.source.name: clip for clip in clips}
-    rows = [(Path(path).with_suffix("").as_posix(), caption) for path, caption in read_table(table)]
-    absent = sorted({name for name, _ in rows} - by_name.keys())
-    if not rows or len(absent) == len({name for name, _ in rows}):
-        raise ValueError(f"{table} has prompts for none of the videos in {settings.videos}")
+    if table.suffix.lower() not in TABLES:
+        raise ValueError(f"{table}: give a table of files and captions, one of {', '.join(TABLES)}")
+    rows, left_out = read_captions(table)
+    for note in left_out:
+        print(f"note: {note}", file=sys.stderr)
+    home = Path(settings.videos)
+    by_path = {clip.source.path: clip for clip in clips}
+    find = finder(by_path, home if home.is_dir() else home.parent, any_ending=True)
+    pairs, absent = [], []
+    for place, name, captions in rows:
+        try:
+            path = find(name)
+        except ValueError as error:
+            raise ValueError(f"{table}, {place}: {error}: give its whole name") from None
+        absent += [name] * (path is None)
+        pairs += [(by_path[path], caption) for caption in captions if path is not None]
+    absent = list(dict.fromkeys(absent))
+    if not pairs:
+        such = f", such as {absent[0]}" if absent else ""
+        raise ValueError(f"{table} has prompts for none of the videos in {settings.videos}{such}")
     if absent and not settings.allow_small:
         raise ValueError(
             f"{table} has prompts for {len(absent)} videos that are not in {settings.videos}, such as "
             f"{absent[0]}: with --allow-small the others are scored, and the score is stamped"
         )
-    pairs = [
-        (by_name[name], caption) for name, caption in sorted(rows) if name in by_name and caption.strip()
-    ]
-    return pairs, sorted(by_name.keys() - {clip.source.name for clip, _ in pairs})
+    pairs.sort(key=lambda pair: (pair[0].source.name, pair[1]))
+    prompted = {clip.source.name for clip, _ in pairs}
+    return pairs, sorted(clip.source.name for clip in clips if clip.source.name not in prompted)
 
 
-def _prompt_beside(source: Source) -> str:
-    """The prompt in the JSON record beside a video, or the first line of the text beside it; or nothing."""
-    record, text = (Path(f"{source.path.with_suffix('')}{ending}") for ending in (".json", ".txt"))
+def _own_prompt(source: Source) -> str:
+    """The prompt in the JSON record beside a video or inside it, or the first line of the text beside it."""
+    base = source.path if source.pictures else source.path.with_suffix("")
+    record, text = Path(f"{base}.json"), Path(f"{base}.txt")
     if record.is_file():
-        try:
-            values = json.loads(record.read_text())
-        except ValueError:
-            raise ValueError(f"{record} is not JSON") from None
-        return str(values.get("prompt", "")) if isinstance(values, dict) else ""
-    lines = text.read_text(encoding="utf-8-sig").splitlines() if text.is_file() else []
-    return next((line.strip() for line in lines if line.strip()), "")
+        values = read_json(record)
+    else:
+        values = {}
+        if source.path.suffix.lower() == ".mp4" and not source.pictures:
+            with suppress(ValueError):  # another's video, whose text may lie beside it
+                values = read_metadata(source.path)
+    if prompts := texts(values.get("prompt")):
+        return prompts[0]
+    lines = lines_of(read_text(text)) if text.is_file() else []
+    return next((" ".join(line.split()) for line in lines if line.strip()), "")
 
 
 def measure(

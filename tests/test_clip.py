@@ -16,7 +16,7 @@ from eval.networks.clip import Bytes, Clip, load_clip, preprocess, seeded_clip
 from eval.scoring import interval
 from tests.conftest import REFERENCE
 from vae.data.video import read_frames
-from vae.data.write import write_video
+from vae.data.write import write_png_frames, write_video
 
 
 def vocabulary(folder: Path) -> None:
@@ -50,6 +50,7 @@ def test_tokens_are_openai_s(tmp_path):
     for caption, ids in zip(known["captions"], known["token_ids"], strict=True):
         assert clip.tokens([caption])["input_ids"].tolist() == [ids]
     start, end = known["token_ids"][0][0], known["token_ids"][0][-1]
+    assert clip.count_cut(["word " * 75, "word " * 76, "word " * 200]) == 2
     ids = clip.tokens(["word " * 200])["input_ids"][0].tolist()
     assert len(ids) == 77 and ids[0] == start and ids[-1] == end
     both = clip.tokens(["“A  CAT”&amp;amp;", '"a cat"&'])["input_ids"].tolist()
@@ -148,6 +149,60 @@ def test_a_table_gives_every_row_its_video(videos, tmp_path):
         clipsim(settings(videos, prompts=str(table)))
 
 
+def written(folder: Path, *names: str, record: dict | None = None) -> Path:
+    """A folder of small videos of noise."""
+    for name in names:
+        write_video(folder / name, torch.rand(3, 2, 32, 32) * 2 - 1, 8.0, record or {})
+    return folder
+
+
+def test_prompts_are_those_of_the_videos_own_records(tmp_path, capsys):
+    written(tmp_path, "inside.mp4", record={"prompt": "a  cat"})
+    written(tmp_path, "null.mp4", "text.mp4", "other.mp4", "long.v2.mp4")
+    (tmp_path / "null.json").write_text('{"prompt": null}')
+    (tmp_path / "text.txt").write_bytes("\ufeff\na dog\u2028asleep\nanother".encode())
+    (tmp_path / "long.v2.json").write_text(json.dumps({"prompt": "word " * 90}))
+    write_png_frames(tmp_path / "frames.v1", torch.zeros(3, 2, 32, 32))
+    (tmp_path / "frames.v1.json").write_text('{"prompt": "grey"}')
+    result = clipsim(settings(tmp_path, resamples=0))
+    assert {row["video"]: row["prompt"] for row in result["each"]} == {
+        "inside": "a cat",
+        "text": "a dog asleep",
+        "long.v2": ("word " * 90).strip(),
+    }
+    assert sorted(result["fake"]["passed_over"]) == ["null", "other"] and result["prompts_cut"] == 1
+    assert (
+        "note: 1 of 3 prompts have more than CLIP's 77 tokens: they are cut there\n"
+        in capsys.readouterr().err
+    )
+    for file in tmp_path.glob("*.mp4"):
+        file.unlink()
+    assert [row["prompt"] for row in clipsim(settings(tmp_path, resamples=0))["each"]] == ["grey"]
+    (tmp_path / "frames.v1.json").write_bytes(b'{"prompt": "caf\xe9"}')
+    with pytest.raises(ValueError, match=r"frames\.v1\.json is not JSON"):
+        clipsim(settings(tmp_path))
+
+
+def test_a_table_names_videos_with_dots_and_its_columns_are_told(tmp_path):
+    written(tmp_path / "videos", "clip.v1.mp4", "clip.v2.mp4")
+    table = tmp_path / "t.csv"
+    for rows in ("path;text\nclip.v1;one\nclip.v2;two\n", "clip.v1.avi|one\nclip.v2.avi|two\n"):
+        table.write_text(rows)
+        result = clipsim(settings(tmp_path / "videos", prompts=str(table), resamples=0))
+        assert [(row["video"], row["prompt"]) for row in result["each"]] == [
+            ("clip.v1", "one"),
+            ("clip.v2", "two"),
+        ]
+    table.write_text("name,score\nclip.v1,3\n")
+    with pytest.raises(
+        ValueError, match=r"t\.csv has the columns 'name', 'score'; wanted is a column for file \(path"
+    ):
+        clipsim(settings(tmp_path / "videos", prompts=str(table)))
+    table.write_text("path,caption\nclip.v1,\n")
+    with pytest.raises(ValueError, match="has prompts for none of the videos"):
+        clipsim(settings(tmp_path / "videos", prompts=str(table)))
+
+
 def test_the_interval_is_that_of_a_mean():
     values = torch.randn(400, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     found = interval(lambda drawn: drawn.mean().item(), (values,), 1000, 0)
@@ -175,7 +230,7 @@ def test_only_openai_s_weights_are_certified(tmp_path, videos, monkeypatch, caps
         ({"videos": "nowhere"}, "nowhere: no such folder"),
         ({"protocol": "fvd-google"}, "fvd-google is a protocol of fvd, not of clipsim"),
         ({"prompts": "nowhere.csv"}, r"nowhere\.csv: no such file"),
-        ({"prompts": "README.md"}, r"README\.md: give a CSV or JSONL"),
+        ({"prompts": "README.md"}, r"README\.md: give a table of files and captions"),
         (
             {"allow_small": False},
             "gives 2 clips, and msrvtt-2990 takes 2990: with --allow-small .*: 2 has no prompt",

@@ -53,6 +53,11 @@ class Clip(nn.Module):
         prompts = [clean(prompt).lower() for prompt in prompts]
         return self.tokenizer(prompts, padding=True, truncation=True, max_length=LONGEST, return_tensors="pt")
 
+    def count_cut(self, prompts: list[str]) -> int:
+        """How many prompts have more tokens than CLIP takes, and are cut."""
+        masks = self.tokenizer([clean(prompt).lower() for prompt in prompts], verbose=False)["attention_mask"]
+        return sum(int(sum(mask)) > LONGEST for mask in masks)
+
     @torch.no_grad()
     def of_prompts(self, prompts: list[str]) -> Tensor:
         """Unit embeddings of prompts, N D."""
@@ -121,8 +126,8 @@ def load_clip(folder: Path, certify: bool = True) -> tuple[Clip, str]:
 class Bytes:
     """A stand-in for the tokenizer, without a vocabulary: a prompt's bytes and an end."""
 
-    def __call__(self, prompts: list[str], **_) -> dict[str, Tensor]:
-        rows = [[*prompt.encode()[: LONGEST - 1], 256] for prompt in prompts]
+    def __call__(self, prompts: list[str], max_length: int | None = None, **_) -> dict[str, Tensor]:
+        rows = [[*prompt.encode()[: max_length and max_length - 1], 256] for prompt in prompts]
         longest = max(map(len, rows))
         ids = torch.tensor([row + [256] * (longest - len(row)) for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])

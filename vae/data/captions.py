@@ -1,81 +1,92 @@
 """Captions of files: text beside a video, and tables of a folder."""
 
-import csv
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+
+from vae.data.tables import (
+    CAPTIONS,
+    FILES,
+    TABLES,
+    OtherColumns,
+    few,
+    finder,
+    lines_of,
+    read_table,
+    read_text,
+    texts,
+)
 
 
 def find_captions(folder: Path, files: list[Path]) -> tuple[dict[Path, tuple[str, ...]], list[str]]:
-    """Captions of the files: each line of `clip.txt` beside `clip.mp4`, and the folder's CSV and JSONL; and
-    the paths of those tables that are none of the files.
+    """Captions of the files: each line of `clip.txt` beside `clip.mp4`, and the folder's tables; and what is
+    to be said of rows, and of tables, that give none.
 
-    A table has a column `path`, relative to the folder, and `caption`; other tables are left alone. One that
-    gives captions to none of the files raises ValueError: its paths must be meant in another way.
+    A table's paths are from the folder, or whole. One that gives captions to none of the files raises
+    ValueError: its paths must be meant in another way.
     """
-    unknown: list[str] = []
     by_file: dict[Path, list[str]] = {file: [] for file in files}
+    notes, unknown = [], []
     for file in files:
         text = file.with_suffix(".txt")
         if text.is_file():
-            with _utf8(text) as lines:
-                by_file[file] += lines.read().splitlines()
-    for table in sorted(p for p in folder.iterdir() if p.suffix.lower() in (".csv", ".jsonl")):
-        rows = list(read_table(table))
-        known = [(folder / path, caption) for path, caption in rows if folder / path in by_file]
+            lines = lines_of(read_text(text))
+            by_file[file] += [caption for line in lines if (caption := " ".join(line.split()))]
+    find = finder(files, folder)
+    for table in find_tables(folder, files):
+        try:
+            rows, left_out = read_captions(table)
+        except OtherColumns as error:
+            notes.append(f"{error}: no captions are taken from it")
+            continue
+        notes += left_out
+        known = 0
+        for place, name, captions in rows:
+            try:
+                file = find(name)
+            except ValueError as error:
+                raise ValueError(f"{table}, {place}: {error}: give its whole name") from None
+            if file is None:
+                unknown.append(name)
+            else:
+                known += 1
+                by_file[file] += captions
         if rows and not known:
             raise ValueError(
-                f"{table}: no file {rows[0][0]} in {folder}; its paths must be relative to that folder"
+                f"{table}: no file {rows[0][1]} in {folder}; its paths must be relative to that folder"
             )
-        unknown += [path for path, _ in rows if folder / path not in by_file]
-        for path, caption in known:
-            by_file[path].append(caption)
-    kept = {file: (" ".join(caption.split()) for caption in captions) for file, captions in by_file.items()}
-    once = {file: tuple(dict.fromkeys(c for c in captions if c)) for file, captions in kept.items()}
-    return once, list(dict.fromkeys(unknown))
+    if unknown := list(dict.fromkeys(unknown)):
+        notes.append(f"captions of {len(unknown)} files that are not here: {few(unknown)}")
+    return {file: tuple(dict.fromkeys(captions)) for file, captions in by_file.items()}, notes
 
 
-def read_table(table: Path) -> Iterator[tuple[str, str]]:
-    """Path and caption of each row of a CSV or JSONL file that has both; ValueError for a broken line."""
-    with _utf8(table) as file:
-        if table.suffix.lower() == ".csv":
-            yield from _read_csv(table, csv.DictReader(file))
-            return
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{table}, line {number}: not JSON ({error})") from None
-            if (
-                isinstance(row, dict)
-                and isinstance(row.get("path"), str)
-                and isinstance(row.get("caption"), str)
-            ):
-                yield row["path"], row["caption"]
+def find_tables(folder: Path, files: list[Path]) -> list[Path]:
+    """The tables in a folder; JSON of a file's name beside it is that one's record."""
+    records = {file.with_suffix(".json") for file in files}
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in TABLES and path.is_file() and path.name[0] != "." and path not in records
+    )
 
 
-def _read_csv(table: Path, rows: csv.DictReader) -> Iterator[tuple[str, str]]:
-    """Path and caption of each row of a CSV file that has both; ValueError for a broken row."""
-    try:
-        if not {"path", "caption"} <= set(rows.fieldnames or ()):
-            return
-        for row in rows:
-            if not row["path"]:
-                raise ValueError(f"{table}, line {rows.line_num}: no path")
-            yield row["path"], row["caption"] or ""
-    except csv.Error as error:
-        raise ValueError(f"{table}, line {rows.line_num}: {error}") from None
+def read_captions(table: Path) -> tuple[list[tuple[str, str, tuple[str, ...]]], list[str]]:
+    """Place, file's name and captions of each row of a table that has both; and a line on the other rows.
 
-
-@contextmanager
-def _utf8(file: Path) -> Iterator[TextIO]:
-    """A file of captions, open; raises ValueError that names it where it is not UTF-8."""
-    try:
-        with open(file, encoding="utf-8-sig", newline="") as text:
-            yield text
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 ({error.reason}): save it so") from None
+    Raises ValueError for a table that is broken, OtherColumns for one of other things.
+    """
+    rows, left_out = [], []
+    table_rows = read_table(table, {"file": FILES, "caption": CAPTIONS})
+    for row in table_rows:
+        names, value = texts(row.cells.get("file")), row.cells.get("caption")
+        captions = texts(value)
+        if len(names) != 1 or not captions:
+            left_out.append(f"{row.place} has no {'caption' if len(names) == 1 else 'file'}")
+            continue
+        if isinstance(value, list) and len(captions) < len(value):
+            left_out.append(f"{row.place} has {len(value) - len(captions)} empty captions")
+        name = row.cells["file"]
+        rows.append((row.place, name if isinstance(name, str) else names[0], captions))
+    if not table_rows:
+        left_out = [f"{table} has no rows"]
+    elif left_out:
+        left_out = [f"{table}: {len(left_out)} of {len(table_rows)} rows are left out: {few(left_out)}"]
+    return rows, left_out

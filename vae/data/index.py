@@ -3,7 +3,7 @@
 import hashlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from configs.load import Positional, parse
 from configs.ranges import CountOrZero
-from vae.data.captions import find_captions
+from vae.data.captions import find_captions, find_tables
 from vae.data.manifest import NAME, Entry, find_files, passed_over, save_manifest
+from vae.data.tables import few
 from vae.data.video import Probe, UnreadableVideo, probe
 
 
@@ -41,10 +42,12 @@ def index(settings: IndexSettings) -> Path:
     files = find_files(folder)
     if not files:
         raise ValueError(f"{folder} holds no video or image")
-    captions, unknown = find_captions(folder, files)
-    if unknown:
-        print(f"note: captions of {len(unknown)} files that are not here: {few(unknown)}", file=sys.stderr)
-    if others := [str(path.relative_to(folder)) for path in passed_over(folder, files)]:
+    captions, notes = find_captions(folder, files)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    tables = find_tables(folder, files)
+    rest = (path for path in passed_over(folder, files) if path not in tables)
+    if others := [str(path.relative_to(folder)) for path in rest]:
         print(f"note: {len(others)} files are no video or image: {few(others)}", file=sys.stderr)
     entries, bad = probe_all(files, captions, settings.workers)
     if not entries:
@@ -89,14 +92,20 @@ def write_manifest(entries: list[Entry], bad: int, out: Path, about: str, names:
     return out
 
 
+def one_each(named: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """The first file of each name; raises ValueError for another that is not a link to it."""
+    files: dict[str, Path] = {}
+    for name, file in named:
+        if not file.is_file():
+            continue  # a broken link, or a folder
+        if not files.setdefault(name, file).samefile(file):
+            raise ValueError(f"{files[name]} and {file} are one video: which is it?")
+    return files
+
+
 def list_hash(names: list[str]) -> str:
     """SHA-256 of the sorted names, a line each."""
     return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
-
-
-def few(names: list[str]) -> str:
-    """The first three names, and that there are more."""
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def _try_probe(file: Path) -> Probe | UnreadableVideo:

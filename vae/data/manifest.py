@@ -33,11 +33,11 @@ def find_files(folder: Path) -> list[Path]:
 
 
 def passed_over(folder: Path, files: list[Path]) -> list[Path]:
-    """The files in and below a folder that are neither among `files` nor captions, a manifest, or hidden."""
+    """The files in and below a folder that are none of `files`, their captions, a manifest, or hidden."""
     texts = {file.with_suffix(".txt") for file in files}
     shown = (p for p in folder.rglob("*") if not any(part[0] == "." for part in p.relative_to(folder).parts))
     rest = {p for p in shown if p.is_file()} - {*files, *texts, folder / NAME}
-    return sorted(p for p in rest if p.parent != folder or p.suffix.lower() not in (".csv", ".jsonl"))
+    return sorted(rest)
 
 
 def save_manifest(file: Path, entries: list[Entry]) -> None:

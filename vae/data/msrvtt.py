@@ -8,8 +8,9 @@ from typing import Literal
 
 from configs.load import Positional, parse
 from configs.ranges import CountOrZero
-from vae.data.index import few, probe_all, write_manifest
+from vae.data.index import one_each, probe_all, write_manifest
 from vae.data.manifest import NAME
+from vae.data.tables import few, read_text
 from vae.data.video import VIDEOS
 
 
@@ -45,7 +46,7 @@ def read_annotations(root: Path, split: str) -> dict[str, list[str]]:
         if not files:
             raise ValueError(f"{root} holds no {name}: it is MSR-VTT's annotation file")
         try:
-            values = json.loads(files[0].read_text(encoding="utf-8"))
+            values = json.loads(read_text(files[0]))
             videos = {v["video_id"] for v in values["videos"] if v["split"] in parts}
             rows = sorted(values["sentences"], key=lambda row: (row["video_id"], row["sen_id"]))
             rows = [(row["video_id"], " ".join(row["caption"].split())) for row in rows]
@@ -70,12 +71,9 @@ def number(name: str) -> tuple[int, str]:
 
 def find_videos(root: Path, names: list[str]) -> tuple[dict[str, Path], list[str]]:
     """The files of the videos in and below a folder, and what is missing; ValueError for two of one name."""
-    known, files = set(names), {}
-    for file in sorted(root.rglob("video*")):
-        if file.suffix.lower() in VIDEOS and file.stem in known:
-            if file.stem in files:
-                raise ValueError(f"{files[file.stem]} and {file} are one video: which is it?")
-            files[file.stem] = file
+    known = set(names)
+    videos = (file for file in sorted(root.rglob("video*")) if file.suffix.lower() in VIDEOS)
+    files = one_each((file.stem, file) for file in videos if file.stem in known)
     return files, [name for name in names if name not in files]
 
 

@@ -9,8 +9,9 @@ from typing import Literal
 
 from configs.load import Positional, parse
 from configs.ranges import CountOrZero
-from vae.data.index import few, probe_all, write_manifest
+from vae.data.index import one_each, probe_all, write_manifest
 from vae.data.manifest import NAME
+from vae.data.tables import few, lines_of, read_text
 
 
 @dataclass(frozen=True)
@@ -64,20 +65,18 @@ def _read_lines(file: Path) -> list[str]:
     """The lines of an official list that hold anything; raises ValueError where it is not there."""
     if not file.is_file():
         raise ValueError(f"{file}: no such list; UCF-101's are in its ucfTrainTestlist folder")
-    return [line.strip() for line in file.read_text().splitlines() if line.strip()]
+    return [line.strip() for line in lines_of(read_text(file)) if line.strip()]
 
 
 def find_videos(root: Path, names: list[str]) -> tuple[dict[str, Path], list[str]]:
     """The files of a split in or below a folder, by their names, and which names are missing.
 
-    Raises ValueError where two files have one name.
+    Case does not tell videos apart: copies are about whose class is HandStandPushups in one place and
+    HandstandPushups in another. Raises ValueError where two files have one name.
     """
-    files: dict[str, Path] = {}
-    for file in sorted(root.rglob("v_*.avi")):
-        if file.name in files:
-            raise ValueError(f"{files[file.name]} and {file} are one video: which is it?")
-        files[file.name] = file
-    there = {name: files[name.split("/")[1]] for name in names if name.split("/")[1] in files}
+    files = one_each((file.name.lower(), file) for file in sorted(root.rglob("*.[aA][vV][iI]")))
+    spelled = {name: name.split("/")[1].lower() for name in names}
+    there = {name: files[key] for name, key in spelled.items() if key in files}
     return there, [name for name in names if name not in there]
 
 
