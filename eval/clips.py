@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +16,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from configs.protocol import ClipChoice
-from vae.data.manifest import NAME, load_manifest
-from vae.data.video import IMAGES, VIDEOS, Probe, UnreadableVideo, probe, read_frames, read_image
+from vae.data.images import IMAGES, UnreadableVideo, is_animation, read_image
+from vae.data.manifest import HALF, NAME, find_files, load_manifest
+from vae.data.video import VIDEOS, Probe, probe, read_frames
 from vae.training.seeds import uniform
 
 SHOWN = 3  # reasons in a line
@@ -23,12 +26,16 @@ SHOWN = 3  # reasons in a line
 
 @dataclass(frozen=True)
 class Source:
-    """A video of one side: its name within the folder, without ending, and its file or its frames' files."""
+    """A video of one side: its name within the folder, without ending, and its file or its frames' files.
+
+    `wrong` says why frames form no video, where they do not.
+    """
 
     name: str
     path: Path
     pictures: tuple[Path, ...] = ()
     known: Probe | None = None
+    wrong: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,8 +49,8 @@ class Clip:
 def find_sources(where: str | Path) -> list[Source]:
     """The videos of a manifest, of a folder, or of a folder whose folders hold frames, sorted by name.
 
-    Frames are taken in the order of the numbers in their names. Raises ValueError where there is none, or
-    where two have one name.
+    Frames are in the order of their names, see `order_frames`; pictures that are none are said. Raises
+    ValueError where there is no video, or where two have one name.
     """
     path = Path(where)
     if not path.exists():
@@ -58,19 +65,30 @@ def find_sources(where: str | Path) -> list[Source]:
             if e.reader != "image"
         ]
     else:
-        files = [f for f in path.rglob("*") if f.suffix.lower() in VIDEOS | IMAGES and f.is_file()]
-        files = [f for f in files if not hidden(f, path)]
-        videos = [f for f in files if f.suffix.lower() in VIDEOS]
+        files = find_files(path)
+        animations = {f for f in files if f.suffix.lower() in IMAGES and is_animation(f)}
         folders: dict[Path, list[Path]] = {}
         for file in files:
-            if file.suffix.lower() in IMAGES and file.parent != path:
+            if file.suffix.lower() in IMAGES and file.parent != path and file not in animations:
                 folders.setdefault(file.parent, []).append(file)
-        if videos and folders:
-            folders = {}  # pictures beside videos are sheets and covers
+        previews = {f for f in animations if len(folders.get(f.parent, ())) > 1}
+        videos = [f for f in files if f.suffix.lower() in VIDEOS or f in animations - previews]
+        left_out = sorted(previews)
+        if videos:  # pictures beside videos are sheets and covers
+            left_out, folders = sorted(previews.union(*folders.values())), {}
+        for folder, pictures in folders.items():
+            numbered = [f for f in pictures if re.search(r"\d", f.stem)]
+            left_out += [f for f in pictures if numbered and f not in numbered]
+            folders[folder] = numbered or pictures
+        if left_out:
+            more = f" and {len(left_out) - 1} more pictures are" if len(left_out) > 1 else " is"
+            print(f"note: {left_out[0]}{more} no frame of a video: left out", file=sys.stderr)
         sources = [Source(relative(f.with_suffix(""), path), f) for f in videos]
-        sources += [Source(relative(f, path), f, tuple(sorted(p, key=number))) for f, p in folders.items()]
+        sources += [_of_frames(relative(f, path), f, pictures) for f, pictures in folders.items()]
     if not sources:
         raise ValueError(f"{where} holds no video, and no folder of frames")
+    if odd := next((source for source in sources if HALF.search(source.name)), None):
+        raise ValueError(f"{str(odd.path)!a}: its name is not UTF-8: rename it")
     sources.sort(key=lambda source: source.name)
     for one, other in pairwise(sources):
         if one.name == other.name:
@@ -78,20 +96,52 @@ def find_sources(where: str | Path) -> list[Source]:
     return sources
 
 
-def hidden(file: Path, root: Path) -> bool:
-    """Whether a part of a file's path below the root begins with a dot."""
-    return any(part.startswith(".") for part in file.relative_to(root).parts)
-
-
 def relative(file: Path, root: Path) -> str:
     """A file's path below the root, or its whole path where it lies elsewhere, with forward slashes."""
     return (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
 
 
-def number(file: Path) -> tuple[int, str]:
-    """The last number in a file's name, by which frames are ordered; without one they come first, by name."""
-    digits = [part for part in "".join(c if c.isdigit() else " " for c in file.stem).split() if part]
-    return (int(digits[-1]) if digits else -1, file.name)
+def _of_frames(name: str, folder: Path, pictures: list[Path]) -> Source:
+    """The video whose frames lie in a folder."""
+    try:
+        return Source(name, folder, tuple(order_frames(pictures)))
+    except ValueError as error:
+        return Source(name, folder, tuple(pictures), wrong=f"{folder}: {error}")
+
+
+def order_frames(pictures: list[Path]) -> list[Path]:
+    """Frames in the natural order of their names: every number in them counts, from the left.
+
+    Raises ValueError where that is not surely their order in time, or some are missing: names of two kinds, a
+    number twice, decimals of two lengths (is 0.10 before 0.9?), steps of two lengths.
+    """
+    kinds: dict[str, Path] = {}
+    by_numbers: dict[tuple[int, ...], Path] = {}
+    for picture in pictures:
+        kinds.setdefault(re.sub(r"\d+", "#", picture.stem), picture)
+        numbers = tuple(map(int, re.findall(r"\d+", picture.stem)))
+        if numbers and numbers in by_numbers:
+            raise ValueError(f"{by_numbers[numbers].name} and {picture.name} have one number")
+        by_numbers[numbers] = picture
+    if len(kinds) > 1:
+        one, other, *_ = (picture.name for picture in kinds.values())
+        raise ValueError(f"{one} and {other} are named in two ways: which are the frames, in which order?")
+    ordered = [by_numbers[numbers] for numbers in sorted(by_numbers)]
+    columns = list(zip(*(re.findall(r"\d+", picture.stem) for picture in ordered), strict=True))
+    changing = [k for k, column in enumerate(columns) if len({*column}) > 1]
+    between = re.split("#", next(iter(kinds)))  # what stands before each number, and after the last
+    decimals = [k for k in changing if k and between[k] == "."]
+    if any(len({len(digits) for digits in columns[k]}) > 1 for k in decimals):
+        raise ValueError(f"the decimals in {ordered[0].name} and other names have not one length")
+    if len(changing) == 1 or (len(changing) == 2 and decimals == changing[1:] == [changing[0] + 1]):
+        values = [float(".".join(digits)) for digits in zip(*(columns[k] for k in changing), strict=True)]
+        steps = [after - before for before, after in pairwise(values)]
+        usual = sorted(steps)[len(steps) // 2]
+        for (one, other), step in zip(pairwise(ordered), steps, strict=True):
+            if not usual / 2 < step < usual * 3 / 2:
+                jump = f"from {one.name} to {other.name} numbers step by {step:g}, elsewhere by {usual:g}"
+                raise ValueError(f"{jump}: frames are missing")
+    return ordered
 
 
 def choose_clips(
@@ -134,6 +184,8 @@ def _probed(sources: list[Source], count: int) -> Iterator[tuple[Source, Probe |
     are probed at once, by threads, since each is decoded whole where no manifest knows it."""
 
     def look(source: Source) -> Probe | UnreadableVideo | None:
+        if source.wrong:
+            return UnreadableVideo(source.wrong)
         try:
             return None if source.pictures else source.known or probe(source.path)
         except UnreadableVideo as error:
@@ -151,6 +203,8 @@ def _probed(sources: list[Source], count: int) -> Iterator[tuple[Source, Probe |
 
 def frame_count(source: Source) -> int:
     """How many frames a video has; raises UnreadableVideo."""
+    if source.wrong:
+        raise UnreadableVideo(source.wrong)
     if source.pictures:
         return len(source.pictures)
     return (source.known or probe(source.path)).frames

@@ -104,5 +104,5 @@ def as_jpeg(frames_THWC: Tensor, quality: int) -> Tensor:
     for frame in frames_THWC.numpy():
         buffer = io.BytesIO()
         Image.fromarray(frame).save(buffer, format="JPEG", quality=quality)
-        frames.append(torch.from_numpy(numpy.array(Image.open(buffer))))
+        frames.append(torch.from_numpy(numpy.array(Image.open(buffer, formats=["JPEG"]))))
     return torch.stack(frames)

@@ -158,5 +158,5 @@ def pair_sheet(pairs: list[dict], fake: dict[str, Clip], real: dict[str, Clip]) 
         file = Path(folder) / "sheet.png"
         contact_sheet(videos, captions, file, side=96)
         buffer = io.BytesIO()
-        Image.open(file).convert("RGB").save(buffer, format="JPEG", quality=88)
+        Image.open(file, formats=["PNG"]).convert("RGB").save(buffer, format="JPEG", quality=88)
     return buffer.getvalue()

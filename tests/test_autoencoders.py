@@ -149,7 +149,7 @@ def test_the_identity_is_perfect_and_its_difference_black(tiny, known, tmp_path)
     assert entry["compression"] == {"temporal": 1, "spatial": 1, "latent_group": 1}
     assert entry["numbers_per_latent"] == 1
     assert entry["latents"]["noise"] == [0, 0, 0]
-    sheet = numpy.asarray(Image.open(picture).convert("RGB")).astype(int)
+    sheet = numpy.asarray(Image.open(picture, formats=["PNG"]).convert("RGB")).astype(int)
     gap, line, scale = 6, 24, 192 // 32
     side, top, rows = 32 * scale, 6, []
     for _ in range(SHOWN * (1 + 2 * 2)):
@@ -164,7 +164,7 @@ def test_the_identity_is_perfect_and_its_difference_black(tiny, known, tmp_path)
             files = [
                 kept / which / f"scene-{clip:05d}" / f"{frame:04d}.png" for which in ("original", "tiny")
             ]
-            real, fake = (numpy.asarray(Image.open(file)).astype(int) for file in files)
+            real, fake = (numpy.asarray(Image.open(file, formats=["PNG"])).astype(int) for file in files)
             assert (original[column] == real).all() and (same[column] == real).all()
             assert (other[column] == fake).all() and (none[column] == 0).all()
             assert (apart[column] == numpy.minimum(255, 8 * abs(fake - real))).all() and apart[column].any()

@@ -106,5 +106,5 @@ def test_jpeg_is_pillow_s_of_that_quality():
     for quality in (75, 95):
         buffer = io.BytesIO()
         Image.fromarray(FRAMES[0].numpy()).save(buffer, format="JPEG", quality=quality)
-        sizes.append(torch.from_numpy(numpy.array(Image.open(buffer))))
+        sizes.append(torch.from_numpy(numpy.array(Image.open(buffer, formats=["JPEG"]))))
     assert torch.equal(ours[0], sizes[0]) and not torch.equal(ours[0], sizes[1])

@@ -292,7 +292,7 @@ def test_every_format_shows_the_frames_that_were_made(folder, tmp_path, suffix):
         frames = torch.cat([read_frames(file, [0]) for file in sorted((tmp_path / "one").glob("*.png"))])
         assert frames_hash(to_video(frames)) == record["frames_sha256"]
     else:
-        with Image.open(out) as image:
+        with Image.open(out, formats=["GIF", "PNG"]) as image:
             assert image.n_frames == 5
 
 

@@ -130,7 +130,7 @@ def test_evaluation_measures_a_known_error_and_shows_it_amplified(tmp_path):
     for which in ("least", "most"):  # 0.6^2 between the clips, 0.04 of noise
         assert scores[f"latent_std_{which}"] == pytest.approx(0.4**0.5)
     assert scores["latent_signal"] == pytest.approx(0.9) and "lpips" not in scores
-    picture = np.array(Image.open(tmp_path / "reconstructions-000003.png")).astype(int)
+    picture = np.array(Image.open(tmp_path / "reconstructions-000003.png", formats=["PNG"])).astype(int)
     shown = [round((v + 1) * 127.5) for level in levels for v in (level, level + 0.02, 0.08)]
     column = picture[:, 100, 0]
     blocks = [int(value) for value, count in runs_of(column) if count >= 192]

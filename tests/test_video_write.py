@@ -156,7 +156,7 @@ def test_gif_and_png_frames_hold_the_video(tmp_path):
     assert (tmp_path / "frames" / "notes.png").exists() and len(files) == 4, "the longer video's are gone"
     assert torch.equal(torch.cat([read_frames(file, [0]) for file in files]), to_frames(clip))
     write_gif(tmp_path / "clip.gif", clip, 8)
-    with Image.open(tmp_path / "clip.gif") as gif:
+    with Image.open(tmp_path / "clip.gif", formats=["GIF"]) as gif:
         assert (gif.n_frames, gif.info["loop"]) == (4, 0)
         for index, frame in enumerate(to_frames(clip)):
             gif.seek(index)
@@ -170,7 +170,8 @@ def test_a_contact_sheet_shows_every_frame_enlarged_and_the_caption(tmp_path):
     contact_sheet([clip, clip], ["a caption", "ü und 日本"], tmp_path / "sheet.png")
     contact_sheet([clip, clip], ["", ""], tmp_path / "silent.png")
     sheet, silent = (
-        np.array(Image.open(tmp_path / name)).astype(int) for name in ("sheet.png", "silent.png")
+        np.array(Image.open(tmp_path / name, formats=["PNG"])).astype(int)
+        for name in ("sheet.png", "silent.png")
     )
     places = []
     for colour in colours.numpy():

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -13,9 +14,10 @@ from tqdm import tqdm
 from configs.load import Positional, parse
 from configs.ranges import CountOrZero
 from vae.data.captions import find_captions, find_tables
-from vae.data.manifest import NAME, Entry, find_files, passed_over, save_manifest
+from vae.data.images import IMAGES
+from vae.data.manifest import HALF, NAME, Entry, passed_over, save_manifest, walk
 from vae.data.tables import few
-from vae.data.video import Probe, UnreadableVideo, probe
+from vae.data.video import VIDEOS, Probe, UnreadableVideo, probe
 
 
 @dataclass(frozen=True)
@@ -39,20 +41,26 @@ def index(settings: IndexSettings) -> Path:
     if not settings.folder or not folder.is_dir():
         raise ValueError(f"{settings.folder or 'no folder given'}: give a folder, `dit data index FOLDER`")
     out = Path(settings.out) if settings.out else folder / NAME
-    files = find_files(folder)
+    there, broken = walk(folder)
+    if broken:
+        names = few([str(path.relative_to(folder)) for path in broken])
+        print(f"note: {len(broken)} links or folders cannot be followed: {names}", file=sys.stderr)
+    files = [path for path in there if path.suffix.lower() in IMAGES | VIDEOS]
     if not files:
         raise ValueError(f"{folder} holds no video or image")
     captions, notes = find_captions(folder, files)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     tables = find_tables(folder, files)
-    rest = (path for path in passed_over(folder, files) if path not in tables)
+    rest = (path for path in passed_over(folder, there, files) if path not in tables)
     if others := [str(path.relative_to(folder)) for path in rest]:
         print(f"note: {len(others)} files are no video or image: {few(others)}", file=sys.stderr)
     entries, bad = probe_all(files, captions, settings.workers)
     if not entries:
         raise ValueError(f"none of the {len(files)} files in {folder} can be read")
-    save_manifest(out, entries)
+    bad_files = sorted({*files} - {entry.path for entry in entries})
+    own = os.path.abspath(out.parent) == os.path.abspath(folder)
+    save_manifest(out, entries, bad_files if own else None)
     print(summary(entries, bad, out))
     return out
 
@@ -109,11 +117,15 @@ def list_hash(names: list[str]) -> str:
 
 
 def _try_probe(file: Path) -> Probe | UnreadableVideo:
-    """What a file holds, or what is wrong with it."""
+    """What a file holds, or what is wrong with it, its name included: a manifest's are UTF-8."""
     try:
+        if HALF.search(str(file)):
+            raise UnreadableVideo(f"{str(file)!a}: its name is not UTF-8: rename it")
         return probe(file)
     except UnreadableVideo as error:
         return error
+    except OSError as error:
+        return UnreadableVideo(f"{file} cannot be read: {error.strerror}")
 
 
 def summary(entries: list[Entry], bad: int, out: Path) -> str:
@@ -121,10 +133,13 @@ def summary(entries: list[Entry], bad: int, out: Path) -> str:
     videos = [entry for entry in entries if entry.reader != "image"]
     slow = sum(entry.reader == "sequential" for entry in videos)
     hours = sum(entry.frames / entry.fps for entry in videos) / 3600
+    done = Counter(name for entry in entries for name in entry.treatment.split(", ") if name)
+    done["animations"] = sum(entry.reader == "animation" for entry in videos)
+    told = "".join(f"; {count} {name}" for name, count in done.items() if count)
     return (
         f"{out}: {len(videos)} videos ({sum(v.frames for v in videos)} frames, {hours:.2f} h; "
         f"{slow} can only be read from their start), {len(entries) - len(videos)} images, "
-        f"{sum(not entry.captions for entry in entries)} without a caption; {bad} bad files left out"
+        f"{sum(not entry.captions for entry in entries)} without a caption; {bad} bad files left out{told}"
     )
 
 

@@ -17,7 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from vae.data.video import IMAGES, VIDEOS
+from vae.data.images import IMAGES
+from vae.data.video import VIDEOS
 
 SEPARATED, OF_JSON = (".csv", ".tsv"), (".jsonl", ".ndjson", ".json")
 TABLES = SEPARATED + OF_JSON

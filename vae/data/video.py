@@ -14,26 +14,38 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from vae.data.write import complaint, decoder, ffmpeg
+from vae.data.images import IMAGES, ON_WHITE, UnreadableVideo, image_frames, read_image
+from vae.data.write import complaint, damage, decoder, ffmpeg
 
-IMAGES = {".png", ".jpg", ".jpeg", ".webp"}
 VIDEOS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"}
 # decord's seeks are wrong in some H.265 files, and it opens no AV1; of others we have no proof.
 SEEKABLE = {"h264", "mpeg4", "vp8", "vp9", "mjpeg"}
 SEEKS_TRIED = 12
 TICKS = 10_000  # a second, in which times of frames are kept: four bytes last for 119 hours
-
-
-class UnreadableVideo(ValueError):
-    """A file whose frames cannot be read; the message names it and says why."""
+# What a video may be: no list of other files, which ffmpeg would open, on other machines too.
+CONTAINERS = "mov,matroska,avi,mpeg,mpegts,mpegvideo,m4v,h264,hevc,mjpeg,flv,asf,ogg,dv,mxf"
+FILTERS = {  # what is done to pixels, in this order -> how; manifests name it: a new way has a new name
+    "deinterlaced": "bwdif=mode=send_frame:deint=interlaced",
+    "BT.2020 assumed": "setparams=color_primaries=bt2020:colorspace=bt2020nc",
+    # ITU-R BT.2408: 203 cd/m2, the reference white of PQ and HLG, is white; what is brighter is clipped.
+    "203 cd/m2 to white": "zscale=t=linear:npl=203,format=gbrapf32le,"
+    "zscale=p=bt709:t=bt709:r=full,format=gbrap",
+    ON_WHITE: "format=rgba,split[a][b];[a]drawbox=c=white:t=fill:replace=1[w];[w][b]overlay=format=gbrp",
+    # As browsers do: one side grows, so that no pixel is lost.
+    "square pixels": "scale='if(gt(sar,1),round(iw*sar),iw)':'if(lt(sar,1),round(ih/sar),ih)',setsar=1",
+    "turned by an odd angle": "null",  # ffmpeg does it, with black corners
+}
+WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own decoders leave alpha out
+LONGEST = 10  # times as wide as high, or the other way round, that a pixel may be
 
 
 @dataclass(frozen=True)
 class Probe:
     """What a file holds, found by decoding all of it once; height and width are those of the upright picture.
 
-    `reader` is how its frames are read: `decord`, `sequential` where decord's answers are wrong, or `image`.
-    `stream` is the one that is read, out of `streams` of video. An image has one frame and no rate.
+    `reader` is how its frames are read: `decord`, `sequential` where decord's answers are wrong, `image`, or
+    `animation` for an image of several frames. `stream` is the one that is read, out of `streams` of video.
+    An image has one frame and no rate. `treatment` is what was done to the pixels: names of FILTERS.
     `checksums` are the CRC-32 of every frame's RGB bytes, four bytes each in this machine's order, against
     which each frame that decord gives is checked. `decoder` made them: another one rounds colours otherwise.
     `times` are every frame's time since the first, in the same form and in ticks; a file of constant rate,
@@ -53,11 +65,14 @@ class Probe:
     checksums: bytes
     decoder: str = field(default="", kw_only=True, repr=False)
     times: bytes = field(default=b"", kw_only=True, repr=False)
+    treatment: str = field(default="", kw_only=True)
 
 
-def _first_video(path: Path) -> list[str]:
+def _first_video(path: Path, codec: str = "", treatment: str = "") -> list[str]:
     """Arguments that decode the first video stream, never a cover picture, up to the first damage."""
-    return ["-xerror", "-threads", "1", "-i", f"file:{path}", "-map", "0:V:0", "-fps_mode", "passthrough"]
+    alpha = ["-c:v", WITH_ALPHA[codec]] if ON_WHITE in treatment and codec in WITH_ALPHA else []
+    whole = ["-xerror", "-threads", "1", "-protocol_whitelist", "file", "-format_whitelist", CONTAINERS]
+    return [*whole, *alpha, "-i", f"file:{path}", "-map", "0:V:0", "-fps_mode", "passthrough"]
 
 
 def probe(path: str | Path) -> Probe:
@@ -75,53 +90,162 @@ def probe_once(path: Path, size: int, changed: int) -> Probe:
     if size == 0:
         raise UnreadableVideo(f"{path} is empty")
     if path.suffix.lower() in IMAGES:
-        _, height, width, _ = read_image(path).shape
-        return Probe(1, 0.0, height, width, path.suffix[1:].lower(), 0.0, size, "image", 0, 1, b"")
-    hashes = ["-enc_time_base", f"1:{TICKS}", "-pix_fmt", "rgb24", "-f", "framehash", "-hash", "crc32"]
-    done = ffmpeg([*_first_video(path), *hashes, "-"])
-    log = done.stderr.decode(errors="replace")
-    if done.returncode:
-        raise UnreadableVideo(f"{path} cannot be read: {complaint(log)}")
-    rows = [line.split(",") for line in done.stdout.decode().splitlines() if line and line[0] != "#"]
-    checksums = [int(row[5], 16) for row in rows]
-    header, _, output = log.partition("\nOutput #0")
-    streams = re.findall(r"^  Stream #0:(\d+).*?: Video: (.*)$", header, re.MULTILINE)
-    streams = [(int(number), line) for number, line in streams if "(attached pic)" not in line]
-    upright = re.search(r": Video: .*? (\d+)x(\d+)[ ,]", output)
-    if not checksums or not streams or not upright:
-        raise UnreadableVideo(f"{path} holds no video frame")
-    number, line = streams[0]
-    width, height = int(upright[1]), int(upright[2])
-    clock = re.search(r"Duration: (\d+):(\d+):([\d.]+)", header)
-    duration = int(clock[1]) * 3600 + int(clock[2]) * 60 + float(clock[3]) if clock else 0.0
-    rate = re.search(r", ([\d.]+)(k?) fps", line) or re.search(r", ([\d.]+)(k?) tbr", line)
-    if rate:
-        fps = float(rate[1]) * (1000 if rate[2] else 1)
-        ntsc = round(fps * 1.001) * 1000 / 1001  # the fraction that two printed decimals may stand for
-        fps = ntsc if fps != round(fps) and abs(fps - ntsc) < 0.006 else fps
-    elif duration:
-        fps = len(checksums) / duration
-    else:
-        raise UnreadableVideo(f"{path} does not say its frame rate")
+        return _probe_image(path, size)
+    # Interlaced frames name themselves: the first of a file say nothing of the rest.
+    rows, log = _decode(path, ["-vf", "select='if(interlace_type,print(1),1)'"])
+    header, streams, number, line = _describe(path, log)
     codec = line.split()[0].rstrip(",")
-    seekable = codec in SEEKABLE and len(streams) == 1 and decord_agrees(path, (height, width), checksums)
-    reader = "decord" if seekable else "sequential"
-    times = _uneven_times([int(row[2]) for row in rows], fps)
-    frames, checksums = len(checksums), array("I", checksums).tobytes()
-    facts = (frames, fps, height, width, codec, duration, size, reader, number, len(streams), checksums)
-    return Probe(*facts, decoder=decoder(), times=times)
+    treatment = _treatment(path, header, line, log)
+    if treatment:
+        rows, log = _decode(path, ["-vf", _filters(treatment)], codec, treatment)
+    upright = re.search(r"rgb24.*? (\d+)x(\d+)[ ,]", log)
+    if not rows or not upright:
+        raise UnreadableVideo(f"{path} holds no video frame")
+    width, height = int(upright[1]), int(upright[2])
+    ticks, checksums = [int(row[2]) for row in rows], [int(row[5], 16) for row in rows]
+    if ticks[-1] - ticks[0] >= 1 << 32:
+        raise UnreadableVideo(
+            f"{path} cannot be read: it lasts longer than {(1 << 32) // TICKS // 3600} hours"
+        )
+    clock = re.search(r"Duration: (\d+):(\d+):([\d.]+)(?:, start: ([\d.]+))?", header)
+    duration = int(clock[1]) * 3600 + int(clock[2]) * 60 + float(clock[3]) if clock else 0.0
+    gap = max((after - before for before, after in pairwise(ticks)), default=0) / TICKS
+    lacking = duration - float(clock[4] or 0) - (ticks[-1] + int(rows[-1][3])) / TICKS if clock else 0.0
+    if lacking > 2 * gap + 0.05 and duration - float(clock[4] or 0) - _end_of_all(path) > 2 * gap + 0.05:
+        raise UnreadableVideo(f"{path} is cut: {lacking:.2f} s of its {duration:.2f} s are missing")
+    fps = _rate(ticks, line, duration)
+    if not fps:
+        raise UnreadableVideo(f"{path} does not say its frame rate")
+    seekable = not treatment and codec in SEEKABLE and streams == 1
+    seekable = seekable and decord_agrees(path, (height, width), checksums)
+    facts = (len(rows), fps, height, width, codec, duration, size, "decord" if seekable else "sequential")
+    facts = *facts, number, streams, array("I", checksums).tobytes()
+    return Probe(*facts, decoder=decoder(), times=_uneven_times(ticks, fps), treatment=treatment)
+
+
+def _probe_image(path: Path, size: int) -> Probe:
+    """`probe` of an image: of one frame, or of several, which are a video."""
+    checksums, times, done = [], [0.0], set()
+    for frame, seconds, treatment in image_frames(path):
+        checksums.append(zlib.crc32(frame.numpy()))
+        times.append(times[-1] + seconds)
+        done.add(treatment)
+    (height, width), codec, treatment = frame.shape[:2], path.suffix[1:].lower(), max(done)
+    if len(checksums) == 1:
+        return Probe(1, 0.0, height, width, codec, 0.0, size, "image", 0, 1, b"", treatment=treatment)
+    ticks = [round(time * TICKS) for time in times[:-1]]
+    fps = _rate(ticks, "", times[-1])
+    facts = len(checksums), fps, height, width, codec, times[-1], size, "animation", 0, 1
+    told = {"decoder": f"Pillow {_pillow()}", "times": _uneven_times(ticks, fps), "treatment": treatment}
+    return Probe(*facts, array("I", checksums).tobytes(), **told)
+
+
+def _pillow() -> str:
+    """Version of Pillow, which decodes animations."""
+    import PIL
+
+    return PIL.__version__
+
+
+def _decode(path: Path, filters: list[str], *how: str) -> tuple[list[list[str]], str]:
+    """Every frame's row of framehash, and ffmpeg's log with levels; raises UnreadableVideo for damage."""
+    hashes = ["-enc_time_base", f"1:{TICKS}", "-pix_fmt", "rgb24", "-f", "framehash", "-hash", "crc32", "-"]
+    done = ffmpeg(["-loglevel", "level+info", *_first_video(path, *how), *filters, *hashes])
+    log = done.stderr.decode(errors="replace")
+    if "matches no streams" in log:
+        raise UnreadableVideo(f"{path} holds no video stream")
+    if wrong := damage(log) or (done.returncode and complaint(log)):
+        raise UnreadableVideo(f"{path} cannot be read: {wrong}")
+    return [row.split(",") for row in done.stdout.decode().splitlines() if row and row[0] != "#"], log
+
+
+def _describe(path: Path, log: str) -> tuple[str, int, int, str]:
+    """What ffmpeg's log says of a file: its header, how many video streams, the first's number and line."""
+    header = re.split(r"^.*Output #0, framehash, to 'pipe:':$", log, maxsplit=1, flags=re.MULTILINE)[0]
+    streams = re.findall(r"^\[info\]   Stream #0:(\d+).*?: Video: (.*)$", header, re.MULTILINE)
+    streams = [(int(number), line) for number, line in streams if "(attached pic)" not in line]
+    if not streams:
+        raise UnreadableVideo(f"{path} holds no video frame")
+    return header, len(streams), *streams[0]
+
+
+def _treatment(path: Path, header: str, line: str, log: str) -> str:
+    """What has to be done to the pixels of a video, as names of FILTERS; raises UnreadableVideo."""
+    tags = header[header.index(line) :].split("[info]   Stream #")[0]  # of this stream
+    if re.search(r"DOVI configuration.* profile: 5,", tags):
+        raise UnreadableVideo(f"{path} cannot be read: the colours of Dolby Vision's profile 5 are its own")
+    bright = re.search(r"\b([\w-]+)/([\w-]+)/(smpte2084|arib-std-b67)\b", line)
+    shape = re.search(r"rgb24.* (\d+)x(\d+)[^\n]*\bSAR (\d+):(\d+)", log)
+    pixel = int(shape[3]) / max(1, int(shape[4])) if shape else 1.0
+    if shape and not 1 / LONGEST <= pixel <= LONGEST:
+        raise UnreadableVideo(f"{path} cannot be read: its pixels are said to be {shape[3]}:{shape[4]}")
+    longer = int(shape[1]) * pixel if pixel > 1 else int(shape[2]) / pixel if shape else 0
+    with_alpha = r"\b(yuva\w+|rgba\w*|argb\w*|bgra\w*|abgr\w*|gbrap\w*|ya8|ya16\w*|vuya|ayuv\w*)\b"
+    needed = {
+        "deinterlaced": re.search(r"^\[Eval.*1\.0+$", log, re.MULTILINE),
+        "BT.2020 assumed": bright and "unknown" in bright.groups(),
+        "203 cd/m2 to white": bright,
+        ON_WHITE: re.search(with_alpha, line) or re.search(r"alpha_mode +: 1$", tags, re.MULTILINE),
+        "square pixels": shape and round(longer) != int(shape[1 if pixel > 1 else 2]),
+        "turned by an odd angle": "Odd rotation angle" in log,
+    }
+    return ", ".join(name for name in FILTERS if needed[name])
+
+
+def _filters(treatment: str, select: str = "") -> str:
+    """The filter graph of a treatment, and of frames chosen as soon as they do not need their neighbours."""
+    names = treatment.split(", ") if treatment else []
+    first, rest = (
+        [name for name in names if name == "deinterlaced"],
+        [n for n in names if n != "deinterlaced"],
+    )
+    return ",".join(
+        [*(FILTERS[n] for n in first), *([select] if select else []), *(FILTERS[n] for n in rest)]
+    )
+
+
+def _end_of_all(path: Path) -> float:
+    """When the last of all streams ends, in seconds: sound may go on after the last frame."""
+    own = ["-map", "0", "-map", "-0:t?", "-copy_unknown", "-c", "copy", "-f", "framecrc", "-"]
+    done = ffmpeg(["-v", "error", "-protocol_whitelist", "file", "-i", f"file:{path}", *own])
+    text, end = done.stdout.decode(errors="replace"), 0.0
+    clocks = {k: int(a) / int(b) for k, a, b in re.findall(r"^#tb (\d+): (\d+)/(\d+)$", text, re.MULTILINE)}
+    for k, time, length in re.findall(r"^(\d+), +-?\d+, +(-?\d+), +(\d+),", text, re.MULTILINE):
+        end = max(end, (int(time) + int(length)) * clocks[k])
+    return end
+
+
+def _rate(ticks: list[int], line: str, duration: float) -> float:
+    """Frames a second: as the stream's line says where that is near what its frames' times say, else theirs.
+
+    Zero where neither says anything.
+    """
+    said = re.search(r", ([\d.]+)(k?) fps", line) or re.search(r", ([\d.]+)(k?) tbr", line)
+    fps = float(said[1]) * (1000 if said[2] else 1) if said else 0.0
+    last, seconds = len(ticks) - 1, (ticks[-1] - ticks[0]) / TICKS
+    if seconds > 0:
+        if abs(seconds * fps - last) <= 0.25 + 0.01 * last:
+            return _ntsc(fps)
+        fps = last / seconds
+        return _ntsc(round(fps, 2)) if abs(seconds * round(fps, 2) - last) <= 0.01 else fps
+    return _ntsc(fps) or (len(ticks) / duration if duration else 0.0)
+
+
+def _ntsc(fps: float) -> float:
+    """The fraction that two printed decimals may stand for."""
+    exact = round(fps * 1.001) * 1000 / 1001
+    return exact if fps != round(fps) and abs(fps - exact) < 0.006 else fps
 
 
 def _uneven_times(ticks: list[int], fps: float) -> bytes:
     """The `times` of a Probe: none where every frame lies within a quarter of an interval of a constant rate.
 
-    That rate must be `fps` to 1 %, as some print it with two decimals. Times that run backwards say nothing.
+    Times that run backwards say nothing.
     """
     times, last = [tick - ticks[0] for tick in ticks], len(ticks) - 1
     interval = times[-1] / max(1, last)
     even = all(abs(time - k * interval) <= interval / 4 for k, time in enumerate(times))
-    as_printed = abs(interval * fps / TICKS - 1) * last <= 0.25 + 0.01 * last
-    if (even and as_printed) or times != sorted(times) or not 0 < times[-1] < 1 << 32:
+    if even or times != sorted(times) or not times[-1]:
         return b""
     return array("I", times).tobytes()
 
@@ -172,6 +296,11 @@ def read_frames(path: str | Path, indices: Sequence[int], known: Probe | None = 
     wrong = [index for index in indices if not 0 <= index < known.frames]
     if wrong or not len(indices):
         raise ValueError(f"{path} has frames 0 to {known.frames - 1}, not {wrong[0] if wrong else 'none'}")
+    unknown = set(known.treatment.split(", ")) - {*FILTERS, ""}
+    if unknown:
+        raise UnreadableVideo(
+            f"{path} was indexed by another rule, {unknown.pop()}: run `dit data index` again"
+        )
     if known.reader == "image":
         return read_image(path).expand(len(indices), -1, -1, -1)
     distinct, frames, checksums = sorted(set(indices)), None, array("I", known.checksums)
@@ -191,25 +320,26 @@ def read_frames(path: str | Path, indices: Sequence[int], known: Probe | None = 
 
 def _read_in_sequence(path: Path, indices: list[int], known: Probe) -> Tensor:
     """Frames of any file, by decoding it from the start to the last of them."""
+    if known.reader == "animation":
+        return _as_indexed(path, torch.stack([f for f, *_ in image_frames(path, indices)]), indices, known)
     ranges = "+".join(f"between(n,{first},{last})" for first, last in _runs(indices))
-    arguments = [
-        "-v",
-        "error",
-        *_first_video(path),
-        "-vf",
-        f"select='{ranges}'",
-        "-frames:v",
-        str(len(indices)),
-    ]
-    done = ffmpeg([*arguments, "-pix_fmt", "rgb24", "-f", "rawvideo", "-"])
+    graph = _filters(known.treatment, f"select='{ranges}'")
+    arguments = ["-v", "error", *_first_video(path, known.codec, known.treatment), "-vf", graph]
+    done = ffmpeg([*arguments, "-frames:v", str(len(indices)), "-pix_fmt", "rgb24", "-f", "rawvideo", "-"])
     shape = len(indices), known.height, known.width, 3
     if done.returncode or len(done.stdout) != torch.Size(shape).numel():
         raise UnreadableVideo(f"{path} cannot be read: {complaint(done.stderr.decode(errors='replace'))}")
     frames = torch.frombuffer(bytearray(done.stdout), dtype=torch.uint8).view(shape)
+    return _as_indexed(path, frames, indices, known)
+
+
+def _as_indexed(path: Path, frames: Tensor, indices: list[int], known: Probe) -> Tensor:
+    """The frames, whose checksums are those of the index; raises UnreadableVideo where they are not."""
     checksums = array("I", known.checksums)
     if [zlib.crc32(frame.numpy().tobytes()) for frame in frames] != [checksums[index] for index in indices]:
-        why = f"was indexed by {known.decoder}, and {decoder()} decodes it to other bytes"
-        if known.decoder in ("", decoder()):
+        own = decoder() if known.reader != "animation" else f"Pillow {_pillow()}"
+        why = f"was indexed by {known.decoder}, and {own} decodes it to other bytes"
+        if known.decoder in ("", own):
             why = "has changed since it was indexed"
         raise UnreadableVideo(f"{path} {why}: run `dit data index` again")
     return frames
@@ -219,39 +349,6 @@ def _runs(indices: list[int]) -> list[tuple[int, int]]:
     """Rising indices as first and last of each unbroken run."""
     breaks = [0, *(k for k in range(1, len(indices)) if indices[k] > indices[k - 1] + 1), len(indices)]
     return [(indices[first], indices[end - 1]) for first, end in pairwise(breaks)]
-
-
-def read_image(path: Path) -> Tensor:
-    """An image as a video of one frame, turned as its EXIF says; raises UnreadableVideo.
-
-    16 bits of grey become 8; what is transparent shows white.
-    """
-    import numpy
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    wrong = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError)
-    try:
-        with Image.open(path) as image:
-            pixels = numpy.array(_to_rgb(ImageOps.exif_transpose(image), image.format))
-    except wrong as error:
-        raise UnreadableVideo(f"{path} cannot be read: {error}") from None
-    return torch.from_numpy(pixels)[None]
-
-
-def _to_rgb(image, format: str | None):
-    """A Pillow image in 8-bit RGB; raises ValueError for values of unknown range."""
-    import numpy
-    from PIL import Image
-
-    if image.mode.startswith("I;16") or (image.mode == "I" and format == "PNG"):
-        levels = (numpy.asarray(image).astype("uint32") * 255 + 32767) // 65535
-        image = Image.fromarray(levels.astype("uint8"))
-    if image.mode in ("I", "F"):
-        raise ValueError(f"its pixels are numbers of no known range (mode {image.mode})")
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
 
 
 def to_video(frames_THWC: Tensor) -> Tensor:

@@ -47,10 +47,31 @@ def decoder() -> str:
 def complaint(log: str) -> str:
     """The first line in which a decoder says what is wrong, without its address."""
     wrong = re.compile(r"invalid|error|corrupt|missing|matches no streams|truncat|concealing", re.IGNORECASE)
-    described = ("Input #", "Output #", " ")  # the file as such: its name and tags may hold any word
+    described = (
+        "Input #",
+        "Output #",
+        " ",
+        "[info]",
+    )  # the file as such: its name and tags may hold any word
     lines = [line for line in log.splitlines() if line.strip() and not line.startswith(described)]
     line = next((line for line in lines if wrong.search(line)), (lines or ["no reason is given"])[-1])
     return re.sub(r"^(\[[^]]*\] )+", "", line).strip().rstrip(".")
+
+
+# What decoders call an error that is none: sound, which is not read, and frames that refer to others before
+# the start of a file cut from a longer one.
+HARMLESS = re.compile(
+    r"^\[(aac|mp[1-3]|e?ac3|opus|vorbis|flac|alac|dca|wma|amr|pcm)|co located POCs|mmco: unref short failure"
+)
+
+
+def damage(log: str) -> str:
+    """The first line of a log with levels in which a decoder says that it met damage; empty where none."""
+    for line in log.splitlines():
+        wrong = re.match(r"(?:\[[^]]*\] )*\[(error|fatal|panic)\] ", line) or "EOI missing" in line
+        if wrong and not HARMLESS.search(line):
+            return complaint(line)
+    return ""
 
 
 def to_frames(video_CTHW: Tensor) -> Tensor:
