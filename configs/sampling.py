@@ -33,6 +33,8 @@ class SolverSettings:
     """ODE solver; none: the model's own."""
     precision: Literal["bf16", "fp32"] | None = None
     """Precision of the transformer; none: bf16 on a GPU, fp32 on a CPU."""
+    text_folder: str | None = None
+    """Folder of the frozen text encoder that a run of ours was trained with; none: the model has its own."""
 
 
 @dataclass(frozen=True)

@@ -151,6 +151,8 @@ class TransformerRun:
     """Autoencoder: a weights file, a run's or a diffusers folder; `builtin` is the drawn world's."""
     init: str = ""
     """Model folder to start from (of a diffusers one the transformer alone); empty: random weights."""
+    new_latents: bool = False
+    """Start from `init` on an autoencoder whose latents its transformer never knew, to learn them anew."""
     data: DataConfig = field(default_factory=DataConfig)
     """The clips."""
     model: TransformerConfig = field(default_factory=TransformerConfig)

@@ -16,7 +16,7 @@ from samplers.path import shift_for
 from vae.diffusers_folder import write_json, write_wan
 from vae.interface import STATISTICS
 from vae.load import WEIGHTS as AUTOENCODER
-from vae.load import load_autoencoder
+from vae.load import load_autoencoder, same_latents
 from vae.model import Autoencoder
 from vae.training.files import read_json
 from vae.training.weights import TRANSFORMERS, read_header, save_weights
@@ -32,6 +32,8 @@ class ExportSettings:
     """Folder to write; it must not exist yet, or be empty."""
     autoencoder: str | None = None
     """Another autoencoder of the same latents, its decoder trained further; None takes the model's own."""
+    text_folder: str | None = None
+    """Folder of the frozen text encoder that a run was trained with; None: the model has its own."""
     format: Literal["diffusers", "half"] = "diffusers"
     """`diffusers` for `WanPipeline`; `half` for our own files in fp16, like the built-in model."""
 
@@ -45,7 +47,7 @@ def export(settings: ExportSettings) -> Path:
         write, model = write_wan, load_autoencoder(settings.model)
     else:
         write = FORMATS[settings.format]
-        model = load_model(settings.model, torch.device("cpu"), torch.float32)
+        model = load_model(settings.model, torch.device("cpu"), torch.float32, settings.text_folder)
         if settings.autoencoder:
             model = replace(model, autoencoder=_same_latents(model.autoencoder, settings.autoencoder))
     temporary = out.with_name(f".{out.name}.tmp")
@@ -76,9 +78,7 @@ def _same_latents(before: Autoencoder, source: str) -> Autoencoder:
         raise ValueError(
             "--autoencoder takes the place of an autoencoder of Wan 2.1's or ours, by another such"
         )
-    one, two = before.state_dict(), other.state_dict()
-    encoder = [name for name in one if name.startswith(("encoder.", "quant_conv.", *STATISTICS))]
-    if before.config != other.config or any(not torch.equal(one[name], two[name]) for name in encoder):
+    if not same_latents(before, other):
         raise ValueError(
             f"--autoencoder {source} has other latents than the model's own: train only its decoder"
         )

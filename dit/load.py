@@ -22,7 +22,7 @@ from vae.load import BUILTIN, load_autoencoder, stored_hash
 from vae.model import Autoencoder
 from vae.training.checkpoints import checkpoints
 from vae.training.files import file_hash, naming, read_json
-from vae.training.weights import TRANSFORMERS, load_strictly, load_weights, read_header
+from vae.training.weights import TRANSFORMERS, Header, load_strictly, load_weights, read_header, weights_files
 
 TRANSFORMER = "transformer.safetensors"
 AVERAGE = "average.safetensors"
@@ -83,16 +83,26 @@ def model_folder(name: str) -> Path:
     return BUILTIN if name == "builtin" else Path(name)
 
 
-def load_model(folder: str, device: torch.device, dtype: torch.dtype) -> Model:
+def is_diffusers(folder: Path) -> bool:
+    """Whether a model folder is a pipeline of diffusers."""
+    return (folder / "model_index.json").is_file() or (folder / "transformer" / "config.json").is_file()
+
+
+def load_model(
+    folder: str, device: torch.device, dtype: torch.dtype, text_folder: str | None = None
+) -> Model:
     """The model of a folder: ours (a run or its checkpoint), `builtin`, or a diffusers Wan pipeline's.
 
-    Raises ValueError where the folder is none of these.
+    A run that was trained with a frozen text encoder names its folder, but a file may come from anyone: that
+    is not followed, and `text_folder` must be given. Raises ValueError where the folder is none of these.
     """
     path = model_folder(folder)
-    if (path / "model_index.json").is_file() or (path / "transformer" / "config.json").is_file():
+    if is_diffusers(path):
+        if text_folder:
+            raise ValueError(f"{folder} has a text encoder of its own, so --text-folder has no place")
         model = _load_diffusers_model(path)
     else:
-        model = _load_our_model(path)
+        model = _load_our_model(path, text_folder)
     model.denoiser.transformer.cast(dtype)  # before it moves: the device never holds both formats
     if model.denoiser.text.config.folder:  # frozen, and often larger than the transformer
         model.denoiser.text.to(dtype)
@@ -107,7 +117,8 @@ def load_resolved(settings: Settings) -> tuple[Model, Settings]:
     """The model that settings name, on a GPU if there is one, and the settings with its own for each None."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = settings.precision or ("bf16" if device.type == "cuda" else "fp32")
-    model = load_model(settings.model, device, {"bf16": torch.bfloat16, "fp32": torch.float32}[precision])
+    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    model = load_model(settings.model, device, dtype, settings.text_folder)
     if model.kind == "transformer checkpoint":
         print(f"{settings.model} at step {model.facts['step']}", file=sys.stderr)
     sampler, (frames, height, width) = model.sampler, model.size
@@ -136,7 +147,14 @@ def find_weights(folder: Path) -> Path:
     )
 
 
-def _load_our_model(folder: Path) -> Model:
+def autoencoder_folder(folder: Path) -> Path:
+    """Where a model folder's autoencoder lies: of diffusers in `vae`, of a checkpoint in its run."""
+    if is_diffusers(folder):
+        return folder / "vae"
+    return folder.parent if find_weights(folder) == folder / AVERAGE else folder
+
+
+def _load_our_model(folder: Path, text_folder: str | None) -> Model:
     """A model that this project trained."""
     file = find_weights(folder)
     tensors, header = load_weights(file, *TRANSFORMERS)
@@ -148,9 +166,9 @@ def _load_our_model(folder: Path) -> Model:
         )
         sampler, flow = from_json(SamplerConfig, settings["sampler"]), from_json(FlowConfig, settings["flow"])
         frames, size, fps = data["frames"], data["size"], data["fps"]
-    denoiser = Denoiser(config, text)
+    denoiser = Denoiser(config, _named_encoder(text, text_folder, header, file))
     denoiser.load_trained_state(tensors, file)
-    home = folder.parent if file == folder / AVERAGE else folder
+    home = autoencoder_folder(folder)
     autoencoder = load_autoencoder(home)
     side = round_to(size, autoencoder.compression.token_side)  # clips of files have that area
     return Model(
@@ -167,6 +185,23 @@ def _load_our_model(folder: Path) -> Model:
     )
 
 
+def _named_encoder(text: TextConfig, folder: str | None, header: Header, file: Path) -> TextConfig:
+    """Settings of text with the encoder's folder that the user names; ValueError for none, or another's."""
+    if not text.folder:
+        if folder:
+            raise ValueError(f"{file} has a text encoder of its own, so --text-folder has no place")
+        return text
+    if not folder:
+        raise ValueError(
+            f"{file} was trained with the text encoder {text.folder}, which is not read unless you name it: "
+            f"give its folder with --text-folder"
+        )
+    text = replace(text, folder=folder)
+    if header.facts.get("text_encoder") != encoder_hash(text):
+        raise ValueError(f"--text-folder {folder} is not the text encoder that {file} was trained with")
+    return text
+
+
 def _load_diffusers_model(folder: Path) -> Model:
     """A text-to-video Wan pipeline's folder: transformer, vae, text_encoder, tokenizer, scheduler.
 
@@ -174,12 +209,14 @@ def _load_diffusers_model(folder: Path) -> Model:
     """
     from dit import wan
 
-    if (folder / "model_index.json").is_file():
-        wan.check_pipeline(folder)
+    wan.check_pipeline(folder)
     transformer = wan.load_transformer(folder / "transformer")
     shift = wan.scheduler_shift(folder / "scheduler")
     text, sampler = TextConfig(padded=True), SamplerConfig(steps=50, guidance=5.0)
-    flow, size, fps = FlowConfig(shift=shift, shift_tokens=0), (81, 480, 832), 16.0
+    flow = FlowConfig(shift=shift, shift_tokens=0)
+    autoencoder = load_autoencoder(folder / "vae", as_shipped=True)
+    newer = autoencoder.settings.get("is_residual")  # Wan 2.2 TI2V, whose size is another
+    size, fps = ((121, 704, 1280), 24.0) if newer else ((81, 480, 832), 16.0)
     if (folder / OURS).is_file():
         settings = read_json(folder / OURS)
         with naming(folder / OURS):
@@ -192,16 +229,12 @@ def _load_diffusers_model(folder: Path) -> Model:
             )
     denoiser = Denoiser(replace(transformer.config, depth=0), replace(text, folder=str(folder)))
     denoiser.transformer = transformer
-    autoencoder = load_autoencoder(folder / "vae", as_shipped=True)
     if autoencoder.channels != transformer.config.latent_channels:
         raise ValueError(
             f"{folder}: the transformer takes {transformer.config.latent_channels} latent channels, but the "
             f"autoencoder has {autoencoder.channels}"
         )
-    files = [
-        *sorted((folder / "transformer").glob("*.safetensors")),
-        *sorted((folder / "vae").glob("*.safetensors")),
-    ]
+    files = [*weights_files(folder / "transformer"), *weights_files(folder / "vae")]
     return Model(
         denoiser=denoiser,
         autoencoder=autoencoder,

@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import warnings
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy
@@ -12,8 +13,10 @@ from einops import rearrange
 from torch import Tensor
 
 from vae.training.files import file_hash, read_json
+from vae.training.weights import check_finite, weights_files
 
 OURS = "WanPipeline"  # what this project samples itself
+WEIGHTS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}  # what their files are named
 ARGUMENTS = {  # our settings -> what pipelines call them
     "steps": ("num_inference_steps",),
     "guidance": ("guidance_scale",),
@@ -50,6 +53,22 @@ def _folder_hash(folder: Path) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def _check_parts(folder: Path) -> None:
+    """Raises ValueError where a part is of another package, brings code, or has files that nothing names."""
+    for part, entry in read_json(folder / "model_index.json").items():
+        if not isinstance(entry, list) or entry in ([], [None, None]):
+            continue
+        if entry[0] in WEIGHTS:
+            weights_files(folder / part, WEIGHTS[entry[0]])
+        elif not str(entry[0]).isidentifier() or not find_spec(f"diffusers.pipelines.{entry[0]}"):
+            raise ValueError(
+                f"{folder / part} is of {entry[0]}: only parts of {', '.join(WEIGHTS)} are loaded"
+            )
+        for file in (folder / part).glob("*config.json"):
+            if "auto_map" in read_json(file):
+                raise ValueError(f"{file} names code of the folder (auto_map), which is not run")
+
+
 def load_pipeline(folder: str, device: torch.device, dtype: torch.dtype) -> Pipeline:
     """The pipeline of a folder, from safetensors only; no code of the folder is run.
 
@@ -59,13 +78,17 @@ def load_pipeline(folder: str, device: torch.device, dtype: torch.dtype) -> Pipe
 
     path = Path(folder)
     weights = _folder_hash(path)
+    _check_parts(path)
     try:
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of its own use of diffusers
             pipeline = diffusers.DiffusionPipeline.from_pretrained(
-                path, torch_dtype=dtype, use_safetensors=True, local_files_only=True
+                path, torch_dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False
             )
     except (ValueError, OSError, TypeError, AttributeError, KeyError, ImportError) as error:
         raise ValueError(f"{folder}: diffusers cannot load it: {error}") from None
+    for part, module in pipeline.components.items():
+        if isinstance(module, torch.nn.Module):
+            check_finite(module.state_dict(), path / part)
     pipeline.set_progress_bar_config(disable=True)
     takes = frozenset(inspect.signature(pipeline.__call__).parameters)
     needed = {"prompt", "generator", "output_type", "num_inference_steps"}

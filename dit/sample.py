@@ -22,7 +22,7 @@ from vae.tiles import tile_for
 from vae.training.files import naming
 
 SHEET_FRAMES = 5
-WITH_AGAIN = {"again", "out", "model", "precision"}  # the settings that --again leaves open
+WITH_AGAIN = {"again", "out", "model", "text_folder", "precision"}  # the settings that --again leaves open
 
 
 def sample(settings: SampleSettings, before: dict | None = None) -> list[Path]:
@@ -156,9 +156,15 @@ def _sample_again(settings: SampleSettings) -> list[Path]:
         origin = from_json(SampleSettings, record["sample"])
     name = f"{video.name}-again.png" if video.is_dir() else f"{video.stem}-again{video.suffix}"
     out = settings.out if settings.out != default.out else str(video.with_name(name))
-    model = settings.model if settings.model != default.model else origin.model
+    if (
+        settings.model == default.model != origin.model
+    ):  # a video may come from anyone: its paths are not read
+        raise ValueError(f"{video} was made by {origin.model}, which is not read unless you name it: --model")
+    if origin.image and "image_png" not in record:
+        raise ValueError(f"{video} holds no first frame, and its record names one")
     precision = settings.precision if settings.precision != default.precision else origin.precision
-    again = replace(origin, out=out, model=model, again=settings.again, precision=precision)
+    ours = {"out": out, "model": settings.model, "text_folder": settings.text_folder, "prompts_file": ""}
+    again = replace(origin, **ours, image="", again=settings.again, precision=precision)
     with tempfile.TemporaryDirectory() as folder:
         if "image_png" in record:
             image = Path(folder) / "first-frame.png"

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from configs.model import TextConfig
 from dit.byte_t5 import BUCKETS, END, EPS, FARTHEST, PADDING, VOCABULARY, ByteEncoder
+from vae.cache.index import remedy
 from vae.cache.shards import Location, read_row
 from vae.training.files import file_hash, read_json
+from vae.training.weights import read_model, weights_files
 
 
 class PretrainedEncoder(nn.Module):
@@ -61,14 +62,19 @@ class EmbeddedText(nn.Module):
     def forward(self, prompts: list[str]) -> tuple[Tensor, list[int]]:
         """Packed embeddings S x width of all prompts, and each one's length, zero padding counted if kept."""
         rows = [
-            self.kept[prompt]
-            if prompt in self.kept
-            else read_row(self.folder, self.locations[prompt], self.dtype)
+            self.kept[prompt] if prompt in self.kept else self._stored(self.locations[prompt])
             for prompt in prompts
         ]
         if self.config.padded:
             rows = [F.pad(row, (0, 0, 0, self.config.max_tokens - len(row))) for row in rows]
         return torch.cat(rows).to(self.home.device), [len(row) for row in rows]
+
+    def _stored(self, location: Location) -> Tensor:
+        """The embedding that lies there; raises ValueError with the remedy where it cannot be read."""
+        try:
+            return read_row(self.folder, location, self.dtype)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{error}: {remedy(self.folder)}") from None
 
 
 def clean(prompt: str) -> str:
@@ -94,7 +100,7 @@ def encoder_hash(config: TextConfig) -> str:
     would take a minute; weights that were trained on, rounded or swapped differ in these pieces too.
     """
     digest, piece = hashlib.sha256(), 2**16
-    for path in sorted(encoder_folder(config).glob("*.safetensors")):
+    for path in weights_files(encoder_folder(config), "model"):
         size = path.stat().st_size
         digest.update(f"{path.name} {size} ".encode())
         with open(path, "rb") as file:
@@ -135,10 +141,18 @@ def load_pretrained(config: TextConfig) -> PretrainedEncoder:
             f"{model_folder} holds a text encoder of type {kind}; only {' and '.join(kinds)} work"
         )
     tokenizer = load_tokenizer(config)
+    tensors = read_model(model_folder, "model")
+    if not tensors:
+        raise ValueError(f"{model_folder} holds no text encoder: it needs config.json and model.safetensors")
     try:
-        model = kinds[kind].from_pretrained(model_folder, local_files_only=True, use_safetensors=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        settings = kinds[kind].config_class.from_json_file(model_folder / "config.json")
+        model, told = kinds[kind].from_pretrained(
+            None, config=settings, state_dict=tensors, output_loading_info=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise ValueError(f"{model_folder} holds no text encoder ({str(error).splitlines()[0]})") from None
+    if wrong := sorted(told["missing_keys"]) + sorted(map(str, told["mismatched_keys"])):
+        raise ValueError(f"{model_folder} does not fit the text encoder's settings: {wrong[0]} is missing")
     return PretrainedEncoder(config, model.float(), tokenizer)
 
 
@@ -149,7 +163,7 @@ def load_tokenizer(config: TextConfig):
     folder = Path(config.folder)
     folder = folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder} holds no tokenizer ({str(error).splitlines()[0]})") from None
 

@@ -13,7 +13,7 @@ from configs.train import TransformerRun
 from dit.attention import BACKENDS, choose_attention
 from dit.condition import Condition
 from dit.generate import Request, generate
-from dit.load import OURS, TRANSFORMER, Denoiser, find_weights, model_folder
+from dit.load import OURS, TRANSFORMER, Denoiser, autoencoder_folder, find_weights, is_diffusers, model_folder
 from dit.loss import Batch, check_first_loss, draw_sample, draw_validation, flow_loss, make_batch
 from dit.text import EmbeddedText, cut_note, encoder_folder, encoder_hash, text_provenance
 from vae.cache.clips import find_cache, open_cached
@@ -23,13 +23,14 @@ from vae.compression import round_to
 from vae.data.clips import SHAPES, batches, files_hash, open_data
 from vae.data.sheets import contact_sheet
 from vae.interface import same_shapes
-from vae.load import keep_copy, load_autoencoder
+from vae.load import autoencoder_hash, find_autoencoder, keep_copy, load_autoencoder, same_latents
 from vae.model import Autoencoder
+from vae.training.checkpoints import checkpoints
 from vae.training.files import read_json
 from vae.training.optimizer import make_optimizer, set_learning_rate, update_average
 from vae.training.processes import gathered, on_main
 from vae.training.session import Session
-from vae.training.weights import TRANSFORMERS, load_strictly, load_weights
+from vae.training.weights import TRANSFORMERS, load_strictly, load_weights, read_header
 
 HELD_OUT = 32
 VALIDATION_TIMES = (0.125, 0.375, 0.625, 0.875)
@@ -45,8 +46,12 @@ def train(config: TransformerRun) -> Path:
         # The autoencoder: once the run has begun its own copy, with which its folder is a whole model folder.
         autoencoder = load_autoencoder(run.folder if run.started else config.autoencoder)
         _check_fit(config, autoencoder)
-        if config.init and not run.started and (note := check_text(config.text, model_folder(config.init))):
-            run.print_once(note)
+        _check_same_networks(run, config, autoencoder)
+        if config.init and not run.started:
+            note = check_text(config.text, model_folder(config.init))
+            _check_known_latents(config, autoencoder)
+            if note:
+                run.print_once(note)
 
         # Clips of files or of the drawn world, or latents of a cache; some are held out.
         sampled = config.posterior == "sample"
@@ -176,6 +181,43 @@ def _text_notes(config: TransformerRun, data, held_out) -> list[str]:
     return [none] * bool(bare) + [cut] * bool(cut)
 
 
+def _check_same_networks(run: Session, config: TransformerRun, autoencoder: Autoencoder) -> None:
+    """Keeps the hashes of the frozen networks; raises ValueError where the run began with others."""
+    folder = config.text.folder
+    run.facts["autoencoder"] = autoencoder_hash(autoencoder)
+    run.facts["text_encoder"] = encoder_hash(config.text) if folder else ""
+    if not run.started:
+        return
+    before = read_header(checkpoints(run.folder)[-1] / "model.safetensors").facts
+    for name, place in {"autoencoder": find_autoencoder(run.folder), "text_encoder": folder}.items():
+        if run.facts[name] != before.get(name):
+            raise ValueError(
+                f"{place} is not the {name.replace('_', ' ')} that the run {run.folder} began with: "
+                f"bring that back, or give another folder with --out"
+            )
+
+
+def _check_known_latents(config: TransformerRun, autoencoder: Autoencoder) -> None:
+    """Raises ValueError where `init` is to go on with latents that its transformer never knew."""
+    if config.new_latents:
+        return
+    home, advice = (
+        autoencoder_folder(model_folder(config.init)),
+        "--new-latents lets the transformer learn them",
+    )
+    try:
+        known = load_autoencoder(home, as_shipped=is_diffusers(model_folder(config.init)))
+    except ValueError as error:
+        raise ValueError(
+            f"which latents --init {config.init} knows nothing says ({error}); {advice}"
+        ) from None
+    if not same_latents(known, autoencoder):
+        raise ValueError(
+            f"--autoencoder {config.autoencoder} has other latents than those that --init {config.init} "
+            f"knows: give its own, --autoencoder {home}; {advice}"
+        )
+
+
 def check_text(config: TextConfig, folder: Path) -> str:
     """What to say where the transformer of a diffusers folder is to be trained with another text encoder.
 
@@ -229,8 +271,9 @@ def _embedded_text(cache: Cache, config: TransformerRun, print_once: Callable) -
 def start_from(model: Denoiser, folder: Path) -> None:
     """Loads the weights of a model folder: of ours, or the transformer alone of a diffusers Wan pipeline."""
     if (folder / "transformer" / "config.json").is_file():
-        from dit.wan import load_transformer
+        from dit.wan import check_pipeline, load_transformer
 
+        check_pipeline(folder)
         load_strictly(model.transformer, load_transformer(folder / "transformer").state_dict(), folder)
         return
     file = find_weights(folder)

@@ -1,5 +1,6 @@
 """Wan's transformer and whole pipelines as diffusers' state dicts, settings and folders, both ways."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,15 +8,46 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from configs.load import from_json
 from configs.model import TransformerConfig
 from dit.model import Transformer
 from dit.text import write_encoder
 from vae.compression import PATCH
-from vae.diffusers_folder import read_folder, write_folder, write_json, write_wan
+from vae.diffusers_folder import check_settings, read_folder, write_folder, write_json, write_wan
 from vae.model import Autoencoder
 from vae.training.files import naming, read_json
 from vae.training.weights import check_tensors
 
+PIPELINE, TRANSFORMER = "WanPipeline", "WanTransformer3DModel"
+READ = {"num_attention_heads", "attention_head_dim", "in_channels", "out_channels", "text_dim", "freq_dim"}
+READ |= {"ffn_dim", "num_layers", "eps"}
+READ |= {"rope_max_seq_len"}  # without effect: positions are computed, however many there are
+ONLY = {
+    "_class_name": [TRANSFORMER],
+    "patch_size": [list(PATCH)],
+    "cross_attn_norm": [True],
+    "qk_norm": ["rms_norm_across_heads"],
+}
+FLOW = {"prediction_type": ["flow_prediction"], "use_flow_sigmas": [True]}
+SCHEDULERS = {  # whose times are even before a shift -> what that is called, and what must be said
+    "UniPCMultistepScheduler": ("flow_shift", FLOW),
+    "DPMSolverMultistepScheduler": ("flow_shift", FLOW | {"algorithm_type": ["dpmsolver++", "dpmsolver"]}),
+    "FlowMatchEulerDiscreteScheduler": ("shift", {}),
+}
+WITHOUT_EFFECT = {  # of a scheduler's settings: noise that is no flow's, the solver's own, shifts not in use
+    *("beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr"),
+    *("timestep_spacing", "steps_offset", "variance_type", "lambda_min_clipped"),
+    *(
+        "solver_order",
+        "solver_type",
+        "predict_x0",
+        "lower_order_final",
+        "euler_at_final",
+        "disable_corrector",
+    ),
+    *("dynamic_thresholding_ratio", "sample_max_value"),
+    *("time_shift_type", "base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len"),
+}
 TABLE = "scale_shift_table"  # has a dimension of one more there
 NAMES = {  # ours -> diffusers', outside the blocks
     "patch_embedding": "patch_embedding",
@@ -84,7 +116,7 @@ def from_diffusers(state: dict[str, Tensor], config: TransformerConfig) -> dict[
 def transformer_settings(config: TransformerConfig) -> dict:
     """Our settings as the `config.json` of `WanTransformer3DModel`."""
     return {
-        "_class_name": "WanTransformer3DModel",
+        "_class_name": TRANSFORMER,
         "patch_size": list(PATCH),
         "num_attention_heads": config.heads,
         "attention_head_dim": config.width // config.heads,
@@ -103,24 +135,23 @@ def transformer_settings(config: TransformerConfig) -> dict:
 
 def transformer_config(settings: dict) -> TransformerConfig:
     """Our settings from a `config.json`; raises ValueError naming what this architecture does not have."""
-    supported = {"patch_size": list(PATCH), "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads"}
-    supported |= {"image_dim": None, "added_kv_proj_dim": None}
-    for key, value in supported.items():
-        theirs = settings.get(key, value)
-        if (list(theirs) if isinstance(theirs, tuple) else theirs) != value:
-            raise ValueError(f"a Wan transformer with {key} = {theirs!r} is not supported, only {value!r}")
+    for key in ONLY:
+        if key not in settings:
+            raise ValueError(f"{key} is missing: only a {TRANSFORMER} is supported")
+    check_settings(settings, READ, ONLY)
     if settings.get("out_channels") not in (None, settings["in_channels"]):
         raise ValueError("a transformer whose output has other channels than its input is not supported")
-    return TransformerConfig(
-        width=settings["num_attention_heads"] * settings["attention_head_dim"],
-        depth=settings["num_layers"],
-        heads=settings["num_attention_heads"],
-        mlp_width=settings["ffn_dim"],
-        text_width=settings["text_dim"],
-        latent_channels=settings["in_channels"],
-        time_frequencies=settings["freq_dim"],
-        eps=settings["eps"],
-    )
+    shape = {
+        "width": settings["num_attention_heads"] * settings["attention_head_dim"],
+        "depth": settings["num_layers"],
+        "heads": settings["num_attention_heads"],
+        "mlp_width": settings["ffn_dim"],
+        "text_width": settings["text_dim"],
+        "latent_channels": settings["in_channels"],
+        "time_frequencies": settings["freq_dim"],
+        "eps": settings["eps"],
+    }
+    return from_json(TransformerConfig, shape)
 
 
 def load_transformer(folder: Path) -> Transformer:
@@ -148,22 +179,43 @@ def _scheduler_settings(shift: float) -> dict:
 
 
 def scheduler_shift(folder: Path) -> float:
-    """The shift of the times that a pipeline's scheduler has."""
+    """The shift of the times that a pipeline's scheduler has; raises ValueError for what is no such flow."""
     file = folder / "scheduler_config.json"
     if not file.is_file():
         raise ValueError(f"{folder} holds no scheduler: a Wan pipeline's has scheduler_config.json")
     settings = read_json(file)
     with naming(file):
-        return float(settings.get("flow_shift", settings.get("shift", 1.0)))
+        if (name := settings.get("_class_name")) not in [*SCHEDULERS]:
+            raise ValueError(f"the scheduler {name} is not supported; what is: {', '.join(SCHEDULERS)}")
+        key, needed = SCHEDULERS[name]
+        for other in needed.keys() - settings.keys():
+            if other != "algorithm_type":  # diffusers' default of the others is no flow
+                raise ValueError(
+                    f"{other} is missing, so that it is no flow: only {needed[other][0]} is supported"
+                )
+        only = needed | {"num_train_timesteps": [1000], "final_sigmas_type": ["zero"]}
+        check_settings(settings, WITHOUT_EFFECT | {key}, only)
+        shift = settings.get(key, 1.0)
+        if type(shift) not in (int, float) or not 0 < shift < math.inf:
+            raise ValueError(f"{key} = {shift!r} is no shift of the times: it must be a number above 0")
+    return float(shift)
 
 
 def check_pipeline(folder: Path) -> None:
-    """Raises ValueError where a pipeline's `model_index.json` says that it is more than one transformer."""
-    index = read_json(folder / "model_index.json")
-    if (index.get("transformer_2") or [None])[0]:
+    """Raises ValueError where a folder is of another pipeline than Wan's from text, of one transformer."""
+    file = folder / "model_index.json"
+    index = read_json(file) if file.is_file() else {}
+    name = index.get("_class_name", PIPELINE)
+    if name != PIPELINE:
+        raise ValueError(f"{folder} is a {name}, which is not supported; what is: {PIPELINE}")
+    second = index.get("transformer_2") not in (None, [None, None]) or (folder / "transformer_2").exists()
+    if second or index.get("boundary_ratio") is not None:
         raise ValueError(
             f"{folder} holds two transformers (Wan 2.2 A14B); only pipelines of one are supported"
         )
+    for part, known in {"transformer": [TRANSFORMER], "scheduler": SCHEDULERS}.items():
+        if part in index and index[part] not in [["diffusers", name] for name in known]:
+            raise ValueError(f"{file}: {part} = {index[part]} is not supported; what is: {', '.join(known)}")
 
 
 def write_pipeline(
@@ -182,8 +234,8 @@ def write_pipeline(
     write_json(folder / "scheduler" / "scheduler_config.json", _scheduler_settings(shift))
     text = {part: ["transformers", name] for part, name in write_encoder(encoder, folder).items()}
     index = {
-        "_class_name": "WanPipeline",
-        "transformer": ["diffusers", "WanTransformer3DModel"],
+        "_class_name": PIPELINE,
+        "transformer": ["diffusers", TRANSFORMER],
         "transformer_2": [None, None],
         "vae": ["diffusers", "AutoencoderKLWan"],
         "scheduler": ["diffusers", "UniPCMultistepScheduler"],

@@ -329,7 +329,7 @@ def test_a_video_of_a_pipeline_is_made_again_by_the_same_pipeline_only(tmp_path:
     record = read_metadata(out)
     assert record["model"]["flow"]["shift"] == 2.0 and record["model"]["model"] == to_json(TINY)
     assert run_command(["export", str(folder), "--out", str(tmp_path / "half"), "--format", "half"]) == 1
-    again = ["sample", "--again", str(out)]
+    again = ["sample", "--again", str(out), "--model", str(folder)]
     assert run_command(again) == 0
     capsys.readouterr()
     settings = json.loads((folder / "dit.json").read_text())

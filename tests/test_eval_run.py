@@ -98,7 +98,17 @@ def test_a_video_that_is_there_is_not_made_again(model, tmp_path, monkeypatch, c
     assert files_of(tmp_path) == whole
     again = tmp_path / "again.mp4"  # and a video of it is made again from itself
     assert (
-        run_command(["sample", "--again", str(tmp_path / "videos" / list(whole)[3]), "--out", str(again)])
+        run_command(
+            [
+                "sample",
+                "--again",
+                str(tmp_path / "videos" / list(whole)[3]),
+                "--model",
+                str(model),
+                "--out",
+                str(again),
+            ]
+        )
         == 0
     )
 

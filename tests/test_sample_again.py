@@ -27,7 +27,7 @@ def test_a_video_is_made_again_from_itself(folder, picture, tmp_path, capsys, gi
     words = ["--model", str(folder), "--seed", "7", "--solver", "heun", "--steps", "2", *image]
     assert run(["sample", 'a "red" circle; 赤い\\n=#', *words, "--out", str(out)]) == 0
     picture.unlink()  # all that is needed is in the video
-    assert run(["sample", "--again", str(out)]) == 0
+    assert run(["sample", "--again", str(out), "--model", str(folder)]) == 0
     again = tmp_path / "one-again.mp4"
     assert capsys.readouterr().out.split() == [str(out), str(again)]
     frames = [read_frames(file, range(5)) for file in (out, again)]
@@ -51,7 +51,7 @@ def test_a_video_of_a_packed_call_is_made_again_in_that_call(folder, tmp_path, c
     made = list(packs)
     assert [len(pack) for pack in made] == [3, 1]
     for file, pack in zip(files, [0, 0, 0, 1], strict=True):
-        assert run(["sample", "--again", file]) == 0
+        assert run(["sample", "--again", file, "--model", str(folder)]) == 0
         again = capsys.readouterr().out.split()
         assert again == [file.replace(".mp4", "-again.mp4")] and packs[-1] == made[pack]
         one, two = (read_metadata(name) for name in (file, *again))
@@ -64,19 +64,19 @@ def test_what_is_no_mp4_is_made_again_from_its_sidecar(folder, tmp_path, capsys,
     words = ["sample", "a prompt", "--model", str(folder), "--out", str(tmp_path / name)]
     assert run(words) == 0
     made = Path(capsys.readouterr().out.strip())
-    assert run(["sample", "--again", str(made)]) == 0
+    assert run(["sample", "--again", str(made), "--model", str(folder)]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / again)
     files = [sorted(file.glob("*")) if file.is_dir() else [file] for file in (made, tmp_path / again)]
     assert len(files[0]) == (5 if made.is_dir() else 1)
     assert all(one.read_bytes() == two.read_bytes() for one, two in zip(*files, strict=True))
     sidecar(made).unlink()
-    assert "holds the record" in message(capsys, "--again", made)
+    assert "holds the record" in message(capsys, "--again", made, "--model", folder)
 
 
 def test_other_frames_are_an_error_and_kept(folder, tmp_path, capsys):  # noqa: F811
     out = tmp_path / "one.mp4"
     sample(SampleSettings(prompts=("a prompt",), model=str(folder), out=str(out)))
-    assert run(["sample", "--again", str(out), "--precision", "bf16"]) == 1
+    assert run(["sample", "--again", str(out), "--model", str(folder), "--precision", "bf16"]) == 1
     captured = capsys.readouterr()
     assert captured.out == "" and "its frames differ from those of" in captured.err.splitlines()[-1]
     assert len(read_frames(tmp_path / "one-again.mp4", range(5))) == 5
@@ -103,6 +103,23 @@ def test_other_weights_are_refused(folder, tmp_path, capsys):  # noqa: F811
     assert "other weights" in message(capsys, "--again", out, "--model", other)
     (other / TRANSFORMER).write_bytes((folder / TRANSFORMER).read_bytes())  # the autoencoder counts too
     assert "other weights" in message(capsys, "--again", out, "--model", other)
+
+
+def test_paths_out_of_a_video_are_not_followed(folder, tmp_path, capsys):  # noqa: F811
+    out = tmp_path / "one.mp4"
+    sample(SampleSettings(prompts=("a prompt",), model=str(folder), out=str(out)))
+    assert "not read unless you name it: --model" in message(capsys, "--again", out)
+    record, secret = read_metadata(out), tmp_path / "secret"
+    secret.write_text("a line of a file that no one named")
+    paths = {"prompts_file": str(secret), "text_folder": str(secret)}
+    hostile = record | {"sample": record["sample"] | paths}
+    write_video(tmp_path / "hostile.mp4", torch.zeros(3, 5, 32, 32), 8.0, hostile)
+    assert run(["sample", "--again", str(tmp_path / "hostile.mp4"), "--model", str(folder)]) == 0
+    made = read_metadata(tmp_path / "hostile-again.mp4")
+    assert made["prompt"] == "a prompt" and str(secret) not in json.dumps(made)
+    image = record | {"sample": record["sample"] | {"image": str(secret)}}
+    write_video(tmp_path / "image.mp4", torch.zeros(3, 5, 32, 32), 8.0, image)
+    assert "holds no first frame" in message(capsys, "--again", tmp_path / "image.mp4", "--model", folder)
 
 
 def test_again_takes_no_setting_of_another_video(folder, tmp_path, capsys):  # noqa: F811

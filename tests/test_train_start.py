@@ -33,7 +33,10 @@ def test_fine_tuning_starts_from_a_diffusers_folder(autoencoder, tmp_path, capsy
     tensors = to_diffusers(given.state_dict(), config.model)
     write_folder(tmp_path / "wan" / "transformer", transformer_settings(config.model), tensors)
     still = OptimizerConfig(learning_rate=0.0)
-    train(replace(config, init=str(tmp_path / "wan"), optimizer=still))
+    config = replace(config, init=str(tmp_path / "wan"), optimizer=still)
+    with pytest.raises(ValueError, match=r"nothing says which latents --init \S+ knows .*--new-latents"):
+        train(config)  # the folder has no autoencoder
+    train(replace(config, new_latents=True))
     assert "only the transformer is taken, the text encoder starts from random\n" in capsys.readouterr().err
     kept = state(config.out)
     assert all(torch.equal(kept[f"model/transformer.{k}"], v) for k, v in given.state_dict().items())
@@ -71,7 +74,19 @@ def test_a_frozen_text_encoder_trains_nothing_of_itself(autoencoder, tmp_path): 
     config = replace(config, text=replace(config.text, folder=str(folder)))
     train(config)
     assert not [name for name in state(config.out) if "text." in name]
-    model = load_model(config.out, torch.device("cpu"), torch.float32)
+    cpu = torch.device("cpu")
+    with pytest.raises(ValueError, match=rf"text encoder {folder}, which is not read unless you name"):
+        load_model(config.out, cpu, torch.float32)
+    other = tmp_path / "other"
+    torch.manual_seed(1)
+    T5EncoderModel(encoder.config).save_pretrained(other)
+    ByT5Tokenizer().save_pretrained(other)
+    with pytest.raises(ValueError, match=rf"{other} is not the text encoder that \S+ was trained with"):
+        load_model(config.out, cpu, torch.float32, str(other))
+    longer = replace(config, train=replace(config.train, steps=3))
+    with pytest.raises(ValueError, match=rf"{other} is not the text encoder that the run \S+ began with"):
+        train(replace(longer, text=replace(config.text, folder=str(other))))
+    model = load_model(config.out, cpu, torch.float32, str(folder))
     kept = model.denoiser.text.model.state_dict()
     assert all(torch.equal(kept[name], tensor) for name, tensor in encoder.state_dict().items())
     embeddings, lengths = model.denoiser.text(["a red circle", ""])
@@ -113,7 +128,11 @@ def test_a_frozen_text_encoder_trains_nothing_of_itself(autoencoder, tmp_path): 
         (lambda c: replace(c, flow=replace(c.flow, prompt_dropout=1.5)), "flow.prompt_dropout = 1.5"),
         (lambda c: replace(c, flow=replace(c.flow, time_std=-1.0)), "flow.time_std = -1.0"),
         (lambda c: replace(c, init="nowhere"), "nowhere: no such model folder"),
-        (lambda c: replace(c, init="builtin"), "builtin.transformer.safetensors does not fit"),
+        (lambda c: replace(c, init="builtin"), "has other latents than those that --init builtin knows"),
+        (
+            lambda c: replace(c, init="builtin", new_latents=True),
+            "builtin.transformer.safetensors does not fit",
+        ),
         (lambda c: replace(c, data=replace(c.data, size=40)), "data.size = 40 is no multiple of 16"),
         (lambda c: replace(c, data=replace(c.data, frames=6)), "frames"),
         (lambda c: replace(c, autoencoder="nowhere"), "nowhere: no autoencoder there"),

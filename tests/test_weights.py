@@ -29,7 +29,7 @@ def tensors() -> dict[str, torch.Tensor]:
         "a": torch.randn(3, 4, generator=generator),
         "b": torch.randn(5, generator=generator).bfloat16(),
         "c": torch.arange(6).view(2, 3).t(),  # not contiguous
-        "d": torch.tensor(float("nan")),
+        "d": torch.tensor(float("-0.0")),
     }
 
 

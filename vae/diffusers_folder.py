@@ -1,9 +1,10 @@
 """diffusers' model folders: `config.json` beside safetensors; and Wan 2.1's autoencoder in one, both ways."""
 
 import json
+from collections.abc import Mapping, Set
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from configs.load import from_json
@@ -11,20 +12,34 @@ from configs.model import AutoencoderConfig
 from vae.interface import STATISTICS, Statistics
 from vae.model import Autoencoder
 from vae.training.files import naming, read_json
-from vae.training.weights import load_strictly
+from vae.training.weights import load_strictly, read_model
+
+WAN = "AutoencoderKLWan"
+READ = {"in_channels", "out_channels", "patch_size", "is_residual", "base_dim", "decoder_base_dim", "z_dim"}
+READ |= {"dim_mult", "num_res_blocks", "temperal_downsample", "latents_mean", "latents_std"}
+READ |= {"dropout", "scale_factor_temporal", "scale_factor_spatial"}  # without effect here
+ONLY = {"_class_name": [WAN], "attn_scales": [[]]}
 
 
 def read_folder(folder: Path) -> tuple[dict, dict[str, Tensor]]:
     """`config.json` and all tensors of one model folder, sharded or not; raises ValueError without them."""
     settings = folder / "config.json"
-    files = sorted(folder.glob("*.safetensors"))
-    if not settings.is_file() or not files:
+    if not settings.is_file() or not (tensors := read_model(folder)):
         raise ValueError(f"{folder} is not a diffusers model folder: it needs config.json and *.safetensors")
-    tensors: dict[str, Tensor] = {}
-    for file in files:
-        with naming(file):
-            tensors |= load_file(file)
     return read_json(settings), tensors
+
+
+def check_settings(settings: Mapping, read: Set[str], only: Mapping[str, list]) -> None:
+    """Raises ValueError naming a setting of diffusers that is not done here.
+
+    Of those in `only` the values there are done; what is not in `read` either must be null or false.
+    """
+    for key, value in settings.items():
+        if key not in only and (key in read or key.startswith("_") or value is None or value is False):
+            continue
+        if key not in only or value not in only[key]:
+            rule = f", only {' or '.join(json.dumps(good) for good in only[key])}" if key in only else ""
+            raise ValueError(f"{key} = {json.dumps(value)[:80]} is not supported{rule}")
 
 
 def write_folder(folder: Path, settings: dict, tensors: dict[str, Tensor]) -> None:
@@ -49,7 +64,7 @@ def autoencoder_settings(autoencoder: Autoencoder) -> dict:
     """Our settings and statistics as the `config.json` of `AutoencoderKLWan`."""
     config, statistics = autoencoder.config, autoencoder.statistics
     return {
-        "_class_name": "AutoencoderKLWan",
+        "_class_name": WAN,
         "in_channels": 3 * config.patch**2,
         "out_channels": 3 * config.patch**2,
         "patch_size": config.patch if config.patch > 1 else None,
@@ -73,6 +88,7 @@ def autoencoder_config(settings: dict) -> AutoencoderConfig:
     """Our settings from a `config.json`; raises ValueError naming what this architecture does not have."""
     if settings.get("is_residual"):
         raise ValueError("the Wan 2.2 TI2V autoencoder (residual) is not supported, only Wan 2.1's")
+    check_settings(settings, READ, ONLY)
     patch = settings.get("patch_size") or 1
     for key in ("in_channels", "out_channels"):
         if settings.get(key, 3) != 3 * patch**2:

@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vae.compression import Compression
-from vae.diffusers_folder import read_folder
+from vae.diffusers_folder import WAN, read_folder
 from vae.interface import Statistics, VideoAutoencoder
 from vae.statistics import checked
 from vae.training.files import naming
@@ -52,7 +52,7 @@ def _of_frames(model: nn.Module) -> Compression:
 
 
 CLASSES: dict[str, Callable[[nn.Module], Compression]] = {
-    "AutoencoderKLWan": _of_wan,
+    WAN: _of_wan,
     "AutoencoderKLCogVideoX": _of_cogvideox,
     "AutoencoderKLHunyuanVideo": _of_ratios,
     "AutoencoderKLHunyuanVideo15": _of_ratios,

@@ -11,14 +11,22 @@ import torch
 
 from configs.load import from_json, to_json
 from configs.model import AutoencoderConfig
-from vae.diffusers_folder import load_wan
+from vae.diffusers_folder import WAN, load_wan
 from vae.diffusers_models import load_diffusers
-from vae.interface import VideoAutoencoder
+from vae.interface import STATISTICS, VideoAutoencoder
 from vae.model import Autoencoder
 from vae.statistics import FILE as MEASURED
-from vae.statistics import read_statistics, weights_files
+from vae.statistics import read_statistics
 from vae.training.files import file_hash, naming, read_json
-from vae.training.weights import AUTOENCODERS, Header, load_strictly, load_weights, save_weights, tensors_hash
+from vae.training.weights import (
+    AUTOENCODERS,
+    Header,
+    load_strictly,
+    load_weights,
+    save_weights,
+    tensors_hash,
+    weights_files,
+)
 
 BUILTIN = Path(__file__).parent.parent / "dit" / "builtin"
 WEIGHTS = "autoencoder.safetensors"
@@ -59,8 +67,8 @@ def stored_hash(source: str | Path) -> str:
 
 def _folder_files(folder: Path) -> list[Path]:
     """The files of diffusers' folder that an autoencoder is made of."""
-    files = [folder / "config.json", *weights_files(folder), folder / MEASURED]
-    return [file for file in files if file.is_file()]
+    files = [*folder.glob("config.json"), *sorted(folder.glob("*.safetensors.index*.json"))]
+    return [*files, *weights_files(folder), *folder.glob(MEASURED)]
 
 
 def keep_copy(source: str | Path, autoencoder: VideoAutoencoder, out: Path) -> None:
@@ -81,9 +89,7 @@ def keep_copy(source: str | Path, autoencoder: VideoAutoencoder, out: Path) -> N
 def load_folder(folder: Path, as_shipped: bool = False) -> VideoAutoencoder:
     """An autoencoder from diffusers' folder of one: Wan 2.1's into our own network, others into their own."""
     settings = read_json(folder / "config.json")
-    if settings.get("_class_name", "AutoencoderKLWan") == "AutoencoderKLWan" and not settings.get(
-        "is_residual"
-    ):
+    if settings.get("_class_name") == WAN and not settings.get("is_residual"):
         model = load_wan(folder)
     else:
         model = load_diffusers(folder)
@@ -132,3 +138,14 @@ def autoencoder_hash(autoencoder: VideoAutoencoder) -> str:
     """SHA-256 of all that latents depend on: weights, with the latents' statistics, and settings."""
     about = json.dumps(autoencoder.settings, sort_keys=True, default=str)
     return hashlib.sha256((tensors_hash(autoencoder.state_dict()) + about).encode()).hexdigest()
+
+
+def same_latents(one: VideoAutoencoder, other: VideoAutoencoder) -> bool:
+    """Whether two autoencoders make the same latents: of ours the decoders may differ, and fp16 rounds."""
+    if not isinstance(one, Autoencoder) or not isinstance(other, Autoencoder):
+        return autoencoder_hash(one) == autoencoder_hash(other)
+    ours, theirs = one.state_dict(), other.state_dict()
+    names = [name for name in ours if name.startswith(("encoder.", "quant_conv.", *STATISTICS))]
+    return one.config == other.config and all(
+        torch.equal(ours[name].half(), theirs[name].half()) for name in names
+    )

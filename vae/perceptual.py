@@ -12,6 +12,7 @@ from vae.load import autoencoder_hash, load_autoencoder
 from vae.model import Autoencoder, Downsample
 from vae.quality.lpips import SMALLEST, TRUNKS, Lpips, load_lpips
 from vae.training.files import file_hash
+from vae.training.weights import read_tensors
 
 NONE = "none"
 
@@ -97,10 +98,7 @@ def frozen(network: nn.Module) -> nn.Module:
 
 def _read_trunk(file: Path) -> tuple[str, Lpips]:
     """Which trunk a file of torchvision's names holds, and the trunk with every feature counting alike."""
-    try:
-        tensors = torch.load(file, "cpu", weights_only=True)
-    except Exception as error:  # whatever a foreign file does wrong is the answer
-        raise ValueError(f"{file} cannot be read as weights: {type(error).__name__}") from None
+    tensors = read_tensors(file)
     for trunk in TRUNKS:
         lpips = Lpips(trunk)
         try:

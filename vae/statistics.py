@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vae.interface import Statistics, VideoAutoencoder
 from vae.training.files import file_hash, naming, read_json, write_text
+from vae.training.weights import weights_files
 
 FILE = "latent_statistics.json"
 VERSION = 1  # of that file
@@ -44,11 +45,6 @@ def statistics_of(sums: list[Tensor]) -> Statistics:
     first, second, _, count = sum(sums[1:], sums[0])
     mean = first / count
     return Statistics(tuple(mean.tolist()), tuple((second / count - mean**2).sqrt().tolist()))
-
-
-def weights_files(folder: Path) -> list[Path]:
-    """The files of an autoencoder's weights in a diffusers folder."""
-    return sorted(folder.glob("*.safetensors"))
 
 
 def _weights_hash(folder: Path) -> str:

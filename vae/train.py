@@ -4,6 +4,7 @@ import copy
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from vae.perceptual import load_perceptual
 from vae.quality.lpips import SMALLEST, Lpips, load_lpips, lpips_of
 from vae.quality.psnr_ssim import psnr, ssim
 from vae.statistics import Statistics, checked, latent_sums, raw_sums, statistics_of
-from vae.training.checkpoints import checkpoints
+from vae.training.checkpoints import checkpoints, restore_optimizer
 from vae.training.collapse import collapse
 from vae.training.optimizer import (
     average_gradients,
@@ -92,7 +93,12 @@ def train(config: AutoencoderRun) -> Path:
             optimizers["discriminator_optimizer"] = discriminator_optimizer
         networks = Networks(model, likelihood, perceptual and perceptual.to(run.device), discriminator)
         lpips, _ = load_lpips("alex")  # what held-out clips are judged by, where its weights are there
-        run.restore(**{name: part.load_state_dict for name, part in states.items()}, **optimizers)
+        loads = {name: partial(load_strictly, part, source="it") for name, part in states.items()}
+        if discriminator:
+            loads["discriminator_optimizer"] = lambda tensors: restore_optimizer(
+                discriminator_optimizer, tensors, max(0, run.step - start)
+            )
+        run.restore(**loads, optimizer=optimizer)
 
         # The log is opened; from here on a signal ends the step at hand, not the process.
         run.begin(model, data, held_out)

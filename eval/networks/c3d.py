@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vae.convolution import conv3d
+from vae.training.weights import check_finite, check_pointer
 
 CLASSES = 101
 FRAMES, SIZE = 16, 112
@@ -75,6 +76,8 @@ def read_c3d(weights: Path, mean: Path) -> tuple[dict[str, Tensor], Tensor]:
             raise ValueError(
                 f"{weights} is not TGANv2's C3D: {name} is {tuple(tensors[name].shape)}, not {shape}"
             )
+        if not tensors[name].is_floating_point():
+            raise ValueError(f"{weights} is not TGANv2's C3D: {name} is of {tensors[name].dtype}")
     cubes = _read_arrays(mean)
     if "mean" not in cubes or cubes["mean"].numel() != math.prod(MEAN):
         raise ValueError(f"{mean} is not the mean of C3D: it has no `mean` of {MEAN}")
@@ -84,10 +87,13 @@ def read_c3d(weights: Path, mean: Path) -> tuple[dict[str, Tensor], Tensor]:
 def _read_arrays(file: Path) -> dict[str, Tensor]:
     """The arrays of an .npz file of numbers; raises ValueError for another file."""
     try:
+        check_pointer(file)
         with numpy.load(file, allow_pickle=False) as arrays:
-            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+            tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is no .npz file of numbers: {error}") from None
+    check_finite(tensors, file)
+    return tensors
 
 
 def seeded_c3d(seed: int = 0) -> tuple[dict[str, Tensor], Tensor]:

@@ -12,6 +12,7 @@ from eval.networks.c3d import read_c3d, seeded_c3d
 from eval.networks.i3d import I3D, SCOPE, seeded_tensors, table
 from vae.quality.networks import find_weights
 from vae.training.files import file_hash
+from vae.training.weights import read_tensors as read_weights
 from vae.training.weights import tensors_hash
 
 SMOKE = "NOT FVD: seeded network"
@@ -24,17 +25,13 @@ def read_tensors(file: Path) -> dict[str, numpy.ndarray]:
     of storages are read (flat, numbers for names), and the data file of a TensorFlow checkpoint of I3D.
     """
     try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return {name: tensor.numpy() for name, tensor in load_file(file).items()}
         if file.stat().st_size == sum(4 * numpy.prod(row["shape"]) for row in table().values()):
             return dict(slices(file))
         if zipfile.is_zipfile(file) and _is_torchscript(file):
             return dict(_storages(file))
-        return dict(flat(torch.load(file, map_location="cpu", weights_only=True)))
     except Exception as error:  # whatever a foreign file does wrong is the answer
         raise ValueError(f"{file} cannot be read as weights: {type(error).__name__}: {error}") from None
+    return dict(flat(read_weights(file)))
 
 
 def _is_torchscript(file: Path) -> bool:

@@ -1,14 +1,14 @@
 """CLIP (Radford et al. 2021) through transformers: OpenAI's preprocessing, its tokens, and cosines."""
 
-import hashlib
 from pathlib import Path
 
 import torch
 from einops import rearrange
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dit.text import clean
+from vae.training.files import file_hash
+from vae.training.weights import read_model, read_tensors, weights_files
 
 SIDE = 224
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -97,27 +97,21 @@ def load_clip(folder: Path, certify: bool = True) -> tuple[Clip, str]:
     from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
     folder = Path(folder)
-    files = [
-        folder / name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).is_file()
-    ]
+    files = [*folder.glob("pytorch_model.bin")] or weights_files(folder, "model")  # the former is certified
     if not files or not (folder / "config.json").is_file():
         raise ValueError(f"{folder} holds no CLIP model: it needs config.json and pytorch_model.bin")
-    with open(files[-1], "rb") as data:
-        weights = hashlib.file_digest(data, "sha256").hexdigest()
+    weights = "+".join(map(file_hash, files))
     if certify and weights not in CERTIFIED:
         raise ValueError(
-            f"{files[-1]} is not OpenAI's published ViT-B/32: its SHA-256 is {weights[:12]}…, none of "
+            f"{files[0]} is not OpenAI's published ViT-B/32: its SHA-256 is {weights[:12]}…, none of "
             f"{', '.join(f'{known[:12]}… ({name})' for known, name in CERTIFIED.items())}"
         )
     try:
         model = CLIPModel(CLIPConfig.from_json_file(folder / "config.json"))
-        if files[-1].suffix == ".safetensors":
-            tensors = load_file(files[-1])
-        else:
-            tensors = torch.load(files[-1], "cpu", weights_only=True)
+        tensors = read_model(folder, "model") if files[0].suffix != ".bin" else read_tensors(files[0])
         # Older files hold the numbers of the positions too, which are no weights.
         model.load_state_dict({k: v for k, v in tensors.items() if not k.endswith("position_ids")})
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(f"{folder} cannot be read as a CLIP model: {error}") from None
     return Clip(model, tokenizer), weights

@@ -63,6 +63,7 @@ def save_index(folder: Path, files: list[CachedFile], provenance: dict, empty: L
             f"{prefix}_shard": [numbers[location.shard] for location in given],
             f"{prefix}_offset": [location.offset for location in given],
             f"{prefix}_shape": [list(location.shape) for location in given],
+            f"{prefix}_crc32": [list(location.crc32) for location in given],
         }
 
     rows = [
@@ -82,7 +83,7 @@ def save_index(folder: Path, files: list[CachedFile], provenance: dict, empty: L
     kinds |= {"captions": pyarrow.list_(text), "keys": pyarrow.list_(text)}
     for prefix in ("clip", "text"):
         kinds |= {f"{prefix}_{what}": pyarrow.list_(number) for what in ("shard", "offset")}
-        kinds[f"{prefix}_shape"] = pyarrow.list_(pyarrow.list_(number))
+        kinds |= {f"{prefix}_{what}": pyarrow.list_(pyarrow.list_(number)) for what in ("shape", "crc32")}
     about = {"format": FORMAT, "provenance": provenance, "empty": asdict(empty) if empty else None}
     about["shards"] = {name: (folder / name).stat().st_size for name in names}
     schema = pyarrow.schema(list(kinds.items()), metadata={MARK: json.dumps(about)})
@@ -135,14 +136,18 @@ def load_cache(source: str | Path) -> Cache:
         )
         for row in table.to_pylist()
     ]
-    empty = about["empty"] and Location(**about["empty"] | {"shape": tuple(about["empty"]["shape"])})
+    empty = about["empty"] and Location(
+        **{name: tuple(v) if isinstance(v, list) else v for name, v in about["empty"].items()}
+    )
     return Cache(folder, files, about["provenance"], empty)
 
 
 def locations_in(row: dict, prefix: str, names: Sequence[str]) -> tuple[Location, ...]:
     """Where the clips or the captions of a row of the index lie."""
-    columns = zip(*(row[f"{prefix}_{what}"] for what in ("shard", "offset", "shape")), strict=True)
-    return tuple(Location(names[shard], offset, tuple(shape)) for shard, offset, shape in columns)
+    columns = zip(*(row[f"{prefix}_{what}"] for what in ("shard", "offset", "shape", "crc32")), strict=True)
+    return tuple(
+        Location(names[shard], offset, tuple(shape), tuple(crc32)) for shard, offset, shape, crc32 in columns
+    )
 
 
 def read_index(source: str | Path) -> tuple[object, dict, Path]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,20 +11,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vae.training.files import naming
 from vae.training.weights import Header, read_header, save_weights, tensors_hash
 
-FORMAT = 2  # of shards and keys; another one makes every row anew
+FORMAT = 3  # of shards and keys; another one makes every row anew
 LATENTS, TEXTS = "latents", "texts"  # the two kinds of shards
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where a row lies: the name of its shard, its first byte there, and its shape."""
+    """Where a row lies: the name of its shard, its first byte there, its shape, and its parts' checksums."""
 
     shard: str
     offset: int
     shape: tuple[int, ...]
+    crc32: tuple[int, ...]
 
 
 def key_of(**content) -> str:
@@ -36,9 +39,16 @@ def write_shard(folder: Path, kind: str, rows: Mapping[str, tuple[Tensor, dict]]
     """Writes rows, each a tensor and what it is, under their keys; whole or not at all, named by the keys."""
     tensors = {key: tensor for key, (tensor, _) in rows.items()}
     facts = {"rows": {key: what for key, (_, what) in rows.items()}, "sha256": tensors_hash(tensors)}
+    facts["crc32"] = {key: _checksums(kind, tensor) for key, tensor in tensors.items()}
     file = folder / shard_name(kind, rows)
     save_weights(file, tensors, kind, about | {"format": FORMAT}, facts)
     return file
+
+
+def _checksums(kind: str, row: Tensor) -> list[int]:
+    """CRC-32 of the bytes of a row; of latents one of the means and one of the log-variances."""
+    parts = row.unbind() if kind == LATENTS else [row]
+    return [zlib.crc32(part.contiguous().view(-1).view(torch.uint8).numpy()) for part in parts]
 
 
 def shard_name(kind: str, keys: Mapping | set) -> str:
@@ -60,10 +70,12 @@ def read_locations(file: Path) -> tuple[dict[str, Location], Header]:
     with open(file, "rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         table = json.loads(opened.read(length))
-    return {
-        key: Location(file.name, 8 + length + table[key]["data_offsets"][0], tuple(table[key]["shape"]))
-        for key in table.keys() - {"__metadata__"}
-    }, header
+    locations = {}
+    with naming(file):
+        for key in table.keys() - {"__metadata__"}:
+            offset, shape = 8 + length + table[key]["data_offsets"][0], tuple(table[key]["shape"])
+            locations[key] = Location(file.name, offset, shape, tuple(header.facts["crc32"][key]))
+    return locations, header
 
 
 def find_rows(folder: Path, kind: str) -> tuple[dict[str, Location], list[Path]]:
@@ -85,14 +97,18 @@ def stale_shards(folder: Path, used: set[str]) -> list[Path]:
 
 
 def read_row(folder: Path, location: Location, dtype: torch.dtype, first: int | None = None) -> Tensor:
-    """A row, or its `first` entries along the first dimension, as fp32; raises ValueError where it is cut.
+    """A row, or its `first` parts, as fp32; raises ValueError where it is cut, or not as it was written.
 
     It is read and not mapped: nothing stays open, and memory does not grow with what was read.
     """
     shape = location.shape if first is None else (first, *location.shape[1:])
-    buffer = bytearray(math.prod(shape) * dtype.itemsize)
+    buffer, checksums = bytearray(math.prod(shape) * dtype.itemsize), location.crc32[:first]
     with open(folder / location.shard, "rb") as file:
         file.seek(location.offset)
         if (count := file.readinto(buffer)) != len(buffer):
             raise ValueError(f"{folder / location.shard} ends {len(buffer) - count} bytes too early")
+    size = len(buffer) // len(checksums)
+    for k, checksum in enumerate(checksums):
+        if zlib.crc32(memoryview(buffer)[k * size : (k + 1) * size]) != checksum:
+            raise ValueError(f"{folder / location.shard} has changed since it was written")
     return torch.frombuffer(buffer, dtype=dtype).view(shape).float()

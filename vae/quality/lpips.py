@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vae.quality.networks import certify_hash, find_weights
+from vae.training.weights import read_tensors
 
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 EPS = 1e-10
@@ -152,8 +153,8 @@ def load_lpips(name: str, trunk: str = "", heads: str = "") -> tuple[Lpips | Non
         for part, file in zip(("trunk", "heads"), files, strict=True)
     ]
     model = Lpips(name).eval().requires_grad_(False)
-    model.load_trunk(torch.load(files[0], "cpu", weights_only=True))
-    model.load_heads(torch.load(files[1], "cpu", weights_only=True))
+    model.load_trunk(read_tensors(files[0]))
+    model.load_heads(read_tensors(files[1]))
     return model, "+".join(hashes)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from vae.training.files import file_hash
+from vae.training.weights import check_pointer
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,11 @@ def find_weights(network: str, given: str = "") -> Path:
             return Path(name)
     for folder in folders():
         for name in needed.files:
-            if matches := sorted(folder.glob(name)):
-                return matches[-1]
+            if len(matches := sorted(folder.glob(name))) > 1:
+                listed = ", ".join(map(str, matches))
+                raise ValueError(f"{network} is there {len(matches)} times, {listed}: set {needed.variable}")
+            if matches:
+                return matches[0]
     smoke = "" if needed.purpose == "LPIPS" else ". --smoke runs with seeded weights, which give no score"
     raise ValueError(
         f"{needed.purpose} needs the weights of {network}, and there are none: name the file on the command "
@@ -101,6 +105,7 @@ def find_weights(network: str, given: str = "") -> Path:
 
 def certify_hash(name: str, file: Path) -> str:
     """SHA-256 of a file whose published hash is known; raises ValueError where it is another."""
+    check_pointer(file)
     digest = file_hash(file)
     if not digest.startswith(NETWORKS[name].sha256):
         raise ValueError(

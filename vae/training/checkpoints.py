@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vae.training.weights import load_weights, read_header, save_weights
+from vae.training.weights import check_tensors, load_weights, read_header, save_weights
 
 CHECKPOINTS_KEPT = 2
 
@@ -61,15 +61,27 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {f"{index}.{key}": value for index, values in state.items() for key, value in values.items()}
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The inverse of `optimizer_tensors`.
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], updates: int) -> None:
+    """The inverse of `optimizer_tensors`, of an optimizer after so many updates.
 
     Moments take the memory layout of their weights: the fused kernel pairs them by their place in memory.
+    Raises ValueError naming what is missing, has no place or another shape or type, or is of other updates.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    keys = {"exp_avg": None, "exp_avg_sq": None, "step": torch.tensor(0.0)}
+    known = {
+        f"{index}.{key}": parameter if value is None else value
+        for index, parameter in enumerate(parameters if updates else ())
+        for key, value in keys.items()
+    }
+    check_tensors(tensors, known, "the state")
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         index, key = int(name.split(".")[0]), name.split(".")[1]
+        if key == "step" and value != updates:
+            raise ValueError(f"{name} is of {value:g} updates, not {updates}")
+        if key == "exp_avg_sq" and value.numel() and value.min() < 0:
+            raise ValueError(f"{name} has squares below 0")
         if value.shape == parameters[index].shape:
             value = torch.empty_like(parameters[index]).copy_(value)
         state.setdefault(index, {})[key] = value

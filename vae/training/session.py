@@ -19,6 +19,7 @@ from vae.training.checkpoints import (
     restore_optimizer,
     save_checkpoint,
 )
+from vae.training.files import naming
 from vae.training.folder import locked, open_run
 from vae.training.log import Log, draw_curve, live_line, opening
 from vae.training.processes import PATIENCE, gathered, on_main
@@ -125,10 +126,11 @@ class Session:
         facts, tensors = checkpoint
         self.step, self.smoothed = facts["step"], facts["smoothed"]
         for name, load in parts.items():
-            if isinstance(load, torch.optim.Optimizer):
-                restore_optimizer(load, tensors[name])
-            else:
-                load(tensors[name])
+            with naming(self.folder / f"step-{self.step:08d}" / f"{name}.safetensors"):
+                if isinstance(load, torch.optim.Optimizer):
+                    restore_optimizer(load, tensors[name], self.step)
+                else:
+                    load(tensors[name])
 
     def begin(self, model: nn.Module, data, held_out) -> None:
         """Opens the log, without the rows of steps after the checkpoint, and says what is about to run."""

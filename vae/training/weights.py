@@ -1,7 +1,8 @@
-"""Weights files: safetensors whose header says kind, settings and facts, written whole or not at all."""
+"""Weights: files of ours, whose header says kind, settings and facts; others', read safely."""
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vae.training.files import write_whole
+from vae.training.files import read_json, write_whole
 
 KINDS = {  # of weights files, and the verb that makes each
     "transformer": "dit train",
@@ -22,6 +23,7 @@ KINDS = {  # of weights files, and the verb that makes each
     "texts": "dit vae encode",
     "features": "dit eval fvd",
 }
+POINTER = b"version https://git-lfs"
 TRANSFORMERS = ("transformer", "transformer checkpoint")
 AUTOENCODERS = ("autoencoder", "autoencoder checkpoint")
 
@@ -52,7 +54,7 @@ def save_weights(
 def load_weights(path: Path, *kinds: str) -> tuple[dict[str, Tensor], Header]:
     """Tensors and header of a weights file of one of `kinds`; raises ValueError as `read_header` does."""
     header = read_header(path, *kinds)
-    return load_file(path), header
+    return read_tensors(path), header
 
 
 def read_header(path: Path, *kinds: str) -> Header:
@@ -62,6 +64,7 @@ def read_header(path: Path, *kinds: str) -> Header:
     """
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such weights file")
+    check_pointer(path)
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -86,6 +89,114 @@ def read_header(path: Path, *kinds: str) -> Header:
     return Header(header["kind"], settings, facts)
 
 
+def check_pointer(file: Path) -> None:
+    """Raises ValueError for what Git leaves in place of a large file that it did not fetch."""
+    with open(file, "rb") as opened:
+        if opened.read(len(POINTER)) == POINTER:
+            raise ValueError(f"{file} is a pointer of Git LFS, not the weights: `git lfs pull` fetches them")
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """All that a safetensors file or one of PyTorch's holds, on the CPU; no code of it is run.
+
+    Raises ValueError naming the file, and the tensor, where it cannot be read or a number is not finite.
+    """
+    check_pointer(file)
+    try:
+        whole = file.suffix == ".safetensors"
+        tensors = load_file(file) if whole else torch.load(file, "cpu", weights_only=True)
+    except Exception as error:  # whatever a foreign file does wrong is the answer
+        raise ValueError(f"{file} cannot be read as weights: {type(error).__name__}: {error}") from None
+    if not isinstance(tensors, dict):
+        raise ValueError(f"{file} holds no set of named tensors")
+    check_finite(tensors, file)
+    return tensors
+
+
+def check_finite(tensors: Mapping[str, Tensor], source: str | Path) -> None:
+    """Raises ValueError naming the first tensor of a source that holds NaN or infinity."""
+    for name, tensor in tensors.items():
+        if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel():
+            x = tensor if tensor.element_size() > 1 else tensor.float()
+            least, most = torch.aminmax(x)  # NaN where any is: one pass, which keeps nothing
+            if not (torch.isfinite(least) and torch.isfinite(most)):
+                raise ValueError(
+                    f"{source}: {name} holds NaN or infinity, so nothing can come of these weights"
+                )
+
+
+def weights_files(folder: Path, model: str = "diffusion_pytorch_model") -> list[Path]:
+    """The safetensors of a folder that one model's weights are in: what its index names, or else one file.
+
+    That is `MODEL.safetensors`, or where there is none its one variant, as `MODEL.fp16.safetensors`. Raises
+    ValueError naming a file that nothing names, one that is named and not there, and what leaves a choice.
+    """
+    return list(_find_files(folder, model))
+
+
+def _find_files(folder: Path, model: str) -> dict[Path, set[str] | None]:
+    """The files that `weights_files` finds, each with the names of its tensors by the index, where one is."""
+    variant, shard = r"(?:\.([\w-]+?))?", r"(-\d{5}-of-\d{5})?"
+    pattern = re.compile(rf"{model}{variant}{shard}{variant}\.safetensors")
+    wholes: dict[str, list[Path]] = {}  # by variant, of which the plain one has no name
+    shards: dict[str, list[Path]] = {}
+    for file in sorted(folder.glob("[!.]*.safetensors")):
+        if not (match := pattern.fullmatch(file.name)):
+            raise ValueError(f"{file} is no part of {model}.safetensors, which is read: move it elsewhere")
+        (shards if match[2] else wholes).setdefault(match[1] or match[3] or "", []).append(file)
+    indices = {
+        file.name.removeprefix(f"{model}.safetensors.index").removesuffix("json").strip("."): file
+        for file in folder.glob(f"{model}.safetensors.index*.json")
+    }
+    variants = sorted(wholes.keys() | shards.keys() | indices.keys())
+    if not variants:
+        return {}
+    if variants[0] and variants[1:]:
+        raise ValueError(f"{folder} holds several variants, {', '.join(variants)}: leave one of them there")
+    whole, parts = wholes.get(variants[0], []), shards.get(variants[0], [])
+    if index := indices.get(variants[0]):
+        named = _places(index)
+        for file in named:
+            if not file.is_file():
+                raise ValueError(f"{file} is not there, and {index.name} names it: fetch it again")
+    elif whole:
+        named = {whole[0]: None}
+    else:
+        raise ValueError(f"{parts[0]} is a part, and no {model}.safetensors.index.json says of what")
+    for file in (*whole, *parts):
+        if file not in named:
+            other = index.name if index else whole[0].name
+            raise ValueError(f"{file} is left over, as {other} beside it does not name it: move it elsewhere")
+    return named
+
+
+def read_model(folder: Path, model: str = "diffusion_pytorch_model") -> dict[str, Tensor]:
+    """All tensors of the files that `weights_files` finds.
+
+    Raises ValueError as that does, and naming a tensor that is not in the one file where it should be.
+    """
+    tensors: dict[str, Tensor] = {}
+    for file, named in _find_files(folder, model).items():
+        part = read_tensors(file)
+        if named is not None and (wrong := sorted(named ^ part.keys())):
+            says = "is missing" if wrong[0] in named else "has no place"
+            raise ValueError(f"{file}: {wrong[0]} {says} there by the index of the folder: fetch both again")
+        tensors |= part
+    return tensors
+
+
+def _places(index: Path) -> dict[Path, set[str]]:
+    """The tensors of every file that an index names; raises ValueError for one that is damaged."""
+    places, files = read_json(index).get("weight_map"), {}
+    if not isinstance(places, dict) or not places:
+        raise ValueError(f"{index} has no weight_map, from tensors to files: fetch it again")
+    for tensor, file in places.items():
+        if not isinstance(file, str) or not re.fullmatch(r"[\w.-]+\.safetensors", file):
+            raise ValueError(f"{index} names {str(file)[:80]!r}, which is no safetensors file beside it")
+        files.setdefault(index.with_name(file), set()).add(tensor)
+    return dict(sorted(files.items()))
+
+
 def load_strictly(
     module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path, absent: tuple[str, ...] = ()
 ) -> None:
@@ -100,13 +211,15 @@ def load_strictly(
 
 
 def check_tensors(tensors: Mapping[str, Tensor], known: Mapping[str, Tensor], source: str | Path) -> None:
-    """Raises ValueError naming the first tensors of a source that are missing, unknown or misshapen."""
+    """Raises ValueError naming the first tensors of a source that are missing, unknown or of another kind."""
     wrong = [f"{name} is missing" for name in known if name not in tensors]
     for name, tensor in tensors.items():
         if name not in known:
             wrong.append(f"{name} has no place")
         elif tensor.shape != known[name].shape:
             wrong.append(f"{name} is {tuple(tensor.shape)}, not {tuple(known[name].shape)}")
+        elif tensor.is_floating_point() != known[name].is_floating_point():
+            wrong.append(f"{name} is of {tensor.dtype}, not {known[name].dtype}")
     if wrong:
         more = f" and {len(wrong) - 2} more" if len(wrong) > 2 else ""
         raise ValueError(f"{source} does not fit the model's settings: {'; '.join(wrong[:2])}{more}")
