@@ -13,7 +13,7 @@ from torch import Tensor
 
 from configs.train import FlowConfig
 from vae.data.clips import Clip
-from vae.training.seeds import uniform
+from vae.training.seeds import generator
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Condition:
 
 def draw_condition(clip: Clip, latents_CTHW: Tensor, flow: FlowConfig, seed: int) -> Condition:
     """A training sample's condition: its null or not, for guidance, and first frames or none, by the draw."""
-    given = latents_CTHW.shape[1] > 1 and uniform(seed, "task", clip.draw) < flow.first_frame
-    condition = Condition(clip.caption, latents_CTHW[:, :1] if given else None)
-    null = uniform(seed, "dropout", clip.draw) < flow.prompt_dropout
+    random = generator(seed, "condition", clip.draw)
+    given, null = random.random() < flow.first_frame, random.random() < flow.prompt_dropout
+    condition = Condition(clip.caption, latents_CTHW[:, :1] if given and latents_CTHW.shape[1] > 1 else None)
     return replace(condition, **condition.NULL) if null else condition

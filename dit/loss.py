@@ -17,7 +17,7 @@ from dit.pack import Layout, make_layout, patchify
 from samplers.path import point_and_velocity, shift_for, shift_times
 from vae.compression import PATCH
 from vae.data.clips import Clip
-from vae.training.seeds import generator, normal
+from vae.training.seeds import normal
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,7 @@ def draw_sample(latents_CTHW: Tensor, clip: Clip, flow: FlowConfig, seed: int) -
     size (Esser et al. 2024, section 3.1 and eq. 23)."""
     condition = draw_condition(clip, latents_CTHW, flow, seed)
     noise = normal(latents_CTHW.shape, seed, "noise", clip.draw)
-    time_normal = torch.from_numpy(generator(seed, "time", clip.draw).standard_normal(1, "float32"))
-    time = torch.sigmoid(flow.time_mean + flow.time_std * time_normal)
+    time = torch.sigmoid(flow.time_mean + flow.time_std * normal((1,), seed, "time", clip.draw))
     tokens = noise[0].numel() // math.prod(PATCH)
     return SampleDraw(noise, shift_times(time, shift_for(tokens, flow)), condition)
 

@@ -1,10 +1,8 @@
 """A score as one HTML page that opens offline: stamps, card, plots, classes, pictures, a line for a paper."""
 
 import base64
-import html
 import io
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 
 from configs.protocol import published
@@ -14,11 +12,63 @@ from eval.scoring import is_seeded
 from vae.data.sheets import contact_sheet
 from vae.data.video import UnreadableVideo, to_video
 
-STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:62em;padding:0 1em;color:#222}
-h1{font-size:1.6em}h2{font-size:1.15em;margin-top:2em}table{border-collapse:collapse}
-td,th{padding:.2em .8em .2em 0;text-align:left;vertical-align:top}th{font-weight:600}
-.stamp{background:#b00020;color:#fff;padding:.4em .8em;font-weight:600;margin:.3em 0}
-code{font-size:.9em;overflow-wrap:anywhere}img{max-width:100%}"""
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>
+body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 60em; margin: 2em auto; padding: 0 1em }
+h1 { font-size: 1.6em }
+h2 { font-size: 1.15em; margin-top: 2em }
+table { border-collapse: collapse }
+td, th { padding: .2em .8em .2em 0; text-align: left; vertical-align: top }
+td, th, h1, h2, p { overflow-wrap: anywhere }
+td:first-child { min-width: 8em }
+pre { white-space: pre-wrap; overflow-wrap: anywhere }
+code { font-size: .9em }
+img { max-width: 100% }
+.stamp { background: #b00020; color: #fff; padding: .4em .8em; font-weight: 600; margin: .3em 0 }
+</style>
+</head>
+<body>
+{% macro table(rows, head=()) %}
+<table>
+{% if head %}<tr>{% for cell in head %}<th>{{ cell }}</th>{% endfor %}</tr>{% endif %}
+{% for row in rows %}
+<tr><td>{{ row[0] }}</td>{% for cell in row[1:] %}<td><code>{{ cell | plain }}</code></td>{% endfor %}</tr>
+{% endfor %}
+</table>
+{% endmacro %}
+<h1>{{ title }}</h1>
+{% for stamp in result.stamps %}
+<p class="stamp">{{ stamp }}</p>
+{% endfor %}
+{{ table(facts) }}
+<h2>For a paper</h2>
+<pre>{{ paper }}</pre>
+{% for heading, image in images %}
+<h2>{{ heading }}</h2>
+<img src="{{ image }}" alt="{{ heading }}">
+{% endfor %}
+{% if classes %}
+<h2>By class, the farthest first</h2>
+{{ table(classes, ("class", "distance", "clips")) }}
+{% endif %}
+{% for side in ("real", "fake") %}
+<h2>The {{ side }} side</h2>
+{{ table(result[side].items() | rejectattr(0, "equalto", "passed_over")) }}
+{% if result[side].get("passed_over") %}
+<h2>Passed over on the {{ side }} side</h2>
+{{ table(result[side].passed_over.items()) }}
+{% endif %}
+{% endfor %}
+<h2>The protocol</h2>
+{{ table(result.protocol.items()) }}
+</body>
+</html>
+"""
 
 
 def markdown(result: dict) -> str:
@@ -39,12 +89,11 @@ def markdown(result: dict) -> str:
 
 def page(result: dict, pictures: dict[str, bytes]) -> str:
     """The page, all of it inside; `pictures` are JPEGs by their titles."""
-    value, ends = result["value"], result["interval"]
+    from jinja2 import Environment, StrictUndefined
+
+    value, ends, near = result["value"], result["interval"], result["nearest"]
     spread = f", 95 % interval {ends['low']:.2f} to {ends['high']:.2f}" if ends else ""
     name = f"{SMOKE}: distance" if is_seeded(result["stamps"]) else result["metric"].upper()
-    title = f"{name} {value:.2f}{spread}"
-    parts = [f"<h1>{html.escape(title)}</h1>"]
-    parts += [f'<p class="stamp">{html.escape(stamp)}</p>' for stamp in result["stamps"]]
     facts = [("protocol", result["protocol"]["name"]), ("its SHA-256", result["protocol_sha256"])]
     facts += [("weights", result["weights"]), ("device", result["device"]), ("torch", result["torch"])]
     endless = f"{result['infinity']['value']:.2f}" if result["infinity"] else "too few clips to say"
@@ -55,33 +104,23 @@ def page(result: dict, pictures: dict[str, bytes]) -> str:
             ("real against other real clips", f"{chance['value']:.2f}, of {plain(chance['clips'])} clips")
         )
         facts += [(f"real against itself, {how}", f"{moved[how]:.2f}") for how in moved]
-    near = result["nearest"]
     facts.append(("generated nearer to a real clip than 99 % of real ones are", f"{near['closer']:.1%}"))
-    facts.append(("generated with the features of a real clip", str(near["same"])))
+    facts.append(("generated with the features of a real clip", near["same"]))
     facts.append(("median distance to the nearest real clip", f"{near['median']:.3f}"))
     facts.append(("of real clips to each other", f"{near['median_among_real']:.3f}"))
-    parts.append(rows(facts))
-    parts += ["<h2>For a paper</h2>", f"<pre>{html.escape(markdown(result))}</pre>"]
-    for kind, images in {"png": plots(result), "jpeg": pictures}.items():
-        for heading, data in images.items():
-            encoded = base64.b64encode(data).decode()
-            parts += [f"<h2>{html.escape(heading)}</h2>", f'<img src="data:image/{kind};base64,{encoded}">']
-    if result["classes"]:
-        worst = sorted(result["classes"].items(), key=lambda item: -item[1]["value"])
-        cells = [(kind, f"{row['value']:.2f}", plain(row["clips"])) for kind, row in worst]
-        parts += ["<h2>By class, the farthest first</h2>", rows(cells, ("class", "distance", "clips"))]
-    for side in ("real", "fake"):
-        facts = [(key, plain(value)) for key, value in result[side].items() if key != "passed_over"]
-        parts += [f"<h2>The {side} side</h2>", rows(facts)]
-        passed = result[side].get("passed_over", {})
-        if passed:
-            parts += [f"<h2>Passed over on the {side} side</h2>", rows(passed.items())]
-    parts += ["<h2>The protocol</h2>", rows(result["protocol"].items())]
-    body = "\n".join(parts)
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{STYLE}</style></head><body>\n{body}\n</body></html>\n"
+    images = [
+        (heading, f"data:image/{kind};base64,{base64.b64encode(data).decode()}")
+        for kind, drawn in {"png": plots(result), "jpeg": pictures}.items()
+        for heading, data in drawn.items()
+    ]
+    farthest = sorted(result["classes"].items(), key=lambda item: -item[1]["value"])
+    classes = [(kind, f"{row['value']:.2f}", row["clips"]) for kind, row in farthest]
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["plain"] = plain
+    about = {"title": f"{name} {value:.2f}{spread}", "paper": markdown(result), "result": result}
+    return environment.from_string(PAGE).render(about, facts=facts, images=images, classes=classes)
 
 
 def plain(value) -> str:
@@ -89,15 +128,6 @@ def plain(value) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}: {count}" for key, count in value.items()) or "-"
     return (", ".join(map(str, value)) or "-") if isinstance(value, list | tuple) else str(value)
-
-
-def rows(cells: Iterable[tuple], head: tuple[str, ...] = ()) -> str:
-    """A table."""
-    lines = ["<tr>" + "".join(f"<th>{html.escape(str(c))}</th>" for c in head) + "</tr>"] if head else []
-    for first, *others in cells:
-        rest = "".join(f"<td><code>{html.escape(str(c))}</code></td>" for c in others)
-        lines.append(f"<tr><td>{html.escape(str(first))}</td>{rest}</tr>")
-    return f"<table>{''.join(lines)}</table>"
 
 
 def plots(result: dict) -> dict[str, bytes]:

@@ -1,6 +1,7 @@
 """What every score carries beside its value: stamps, an interval, its sides, its protocol, where it goes."""
 
 import dataclasses
+import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -163,12 +164,17 @@ def opening_lines(
 
 def aligned(rows: Sequence[Sequence[str]], right: bool = False) -> list[str]:
     """Rows of cells as lines, every column as wide as its widest; `right` pushes all but the first there."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for k in range(len(rows[0])):
+        table.add_column(justify="right" if right and k else "left", no_wrap=True)
     for row in rows:
-        cells = [f"{cell:{'>' if right and k else '<'}{widths[k]}}" for k, cell in enumerate(row)]
-        lines.append("  ".join(cells).rstrip())
-    return lines
+        table.add_row(*row)
+    console = Console(file=io.StringIO(), width=10_000, markup=False, highlight=False, emoji=False)
+    console.print(table)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
 
 
 def check_outputs(*files: str) -> None:

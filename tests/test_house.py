@@ -54,6 +54,7 @@ DOORS = {  # dependency -> the only files that may import it
     "transformers": {"dit/text.py", "eval/networks/clip.py"},
     "accelerate": {"vae/training/session.py"},
     "tyro": {"configs/load.py"},
+    "jinja2": {"eval/report.py"},
     "pydantic": {"configs/load.py"},
     "torchvision": set(),
 }
@@ -78,7 +79,7 @@ LATE = {  # what no module imports before it is needed
         "matplotlib",
         "pyarrow",
     ),
-    *("torchvision", "pandas", "scipy", "skimage", "pydantic", "rich"),
+    *("torchvision", "pandas", "scipy", "skimage", "pydantic", "rich", "jinja2"),
 }
 OURS = sorted(path for folder in BELOW for path in (ROOT / folder).rglob("*.py"))
 READMES = sorted(readme for folder in (*BELOW, "tests") for readme in (ROOT / folder).rglob("README.md"))

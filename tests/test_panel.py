@@ -105,6 +105,11 @@ def test_a_report_opens_offline_and_says_all(folders, quick, tmp_path):  # noqa:
     facts = (result["protocol_sha256"], result["real"]["rgb_sha256"], SMOKE, "small: 5 of 2048 real clips")
     assert all(fact in text for fact in facts)
     assert "&lt;short&gt;" in text and "<short>" not in text
+    assert (
+        'name="viewport"' in text
+        and "<tr><td>" in text
+        and "{" not in re.sub(r"(?s)<style>.*</style>", "", text)
+    )
     assert "| this |" in text and document.title.startswith(SMOKE)
     latte = result | {"protocol": result["protocol"] | {"name": "fvd-latte-2048-stride3"}}
     assert "| Latte, measured again by its authors | 168 | Vchitect/Latte, issue 123 |" in markdown(latte)

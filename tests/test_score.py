@@ -18,6 +18,7 @@ from configs.train import TransformerRun
 from dit.cli import run
 from dit.generate import generate
 from dit.load import BUILTIN, TRANSFORMER, Denoiser, Model, load_model
+from eval.scoring import aligned
 from eval.shapes import Case, EvalSettings, cells, make_cases, make_request, run_cases, score, table, wilson
 from vae.data.clips import DrawnWorld
 from vae.data.drawn_world import BACKGROUNDS, COLOURS, HELD_OUT, SHAPES, Scene, draw, random_scene
@@ -340,3 +341,12 @@ def test_the_built_in_model_scores_as_it_is_recorded():
     expected = {failure["seed"] for failure in recorded["failures"] if failure["part"] == "prompts"}
     expected &= {case.seed for case in cases}
     assert len(failed ^ expected) <= 1  # other kernels may turn a close case
+
+
+def test_columns_line_up_by_what_a_terminal_shows():
+    """A Chinese character takes two cells; brackets and colons are no markup."""
+    rows = [("", "[bold]", ":smile:"), ("  interval", "1", "22"), ("模型", "333", "4")]
+    assert aligned(rows) == ["            [bold]  :smile:", "  interval  1       22", "模型        333     4"]
+    assert aligned(rows, right=True)[1:] == ["  interval       1       22", "模型           333        4"]
+    (line,) = aligned([("x" * 500, "y")])
+    assert line == "x" * 500 + "  y"

@@ -29,7 +29,6 @@ ELSEWHERE = {
     "dit/train.py": {"torch.manual_seed"},
     "dit/bench/autoencoder.py": {"torch.manual_seed"},
     "dit/bench/passes.py": {"torch.manual_seed"},
-    "samplers/path.py": {"numpy.random.Generator"},
     "eval/inception.py": {"numpy.random.RandomState"},
     "eval/networks/i3d.py": {"numpy.random.RandomState"},
     "eval/networks/c3d.py": {"numpy.random.RandomState"},

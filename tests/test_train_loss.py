@@ -12,7 +12,7 @@ from dit.pack import patchify
 from samplers.path import shift_times
 from tests.tiny import fresh_accelerator, transformer_run  # noqa: F401
 from vae.data.clips import Clip
-from vae.training.seeds import generator, normal
+from vae.training.seeds import normal
 
 
 def mixed_latents() -> list[torch.Tensor]:
@@ -81,7 +81,7 @@ def test_noise_and_times_belong_to_the_sample_and_are_the_path_s():
         x_LP, _ = patchify(x)
         target = batch.target.split(lengths)[draw]
         counted = batch.in_loss.split(lengths)[draw].bool()
-        t = torch.from_numpy(generator(5, "time", draw).standard_normal(1, "float32")).sigmoid()
+        t = normal((1,), 5, "time", draw).sigmoid()
         t = shift_times(t, 2.0 * (len(x_LP) / 16) ** 0.5)
         torch.testing.assert_close(tokens[counted], (x_LP + t * target)[counted])  # x_t = x + t (noise - x)
         assert torch.equal(tokens[~counted], x_LP[~counted])  # what is given is clean

@@ -10,8 +10,12 @@ from torch import Tensor
 
 
 def generator(*key: int | str) -> numpy.random.Generator:
-    """A generator of the key alone, by 128 bits of its hash: PyTorch's keeps 32 bits of a seed on a CPU."""
-    return numpy.random.Generator(numpy.random.SFC64(_hash(key)))
+    """A generator of the key alone, by 128 bits of its hash: PyTorch's keeps 32 bits of a seed on a CPU.
+
+    Python's own hash has another salt in every process.
+    """
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
+    return numpy.random.Generator(numpy.random.SFC64(int.from_bytes(digest, "little")))
 
 
 def normal(shape: tuple[int, ...], *key: int | str) -> Tensor:
@@ -36,16 +40,12 @@ def normal(shape: tuple[int, ...], *key: int | str) -> Tensor:
 
 
 def uniform(*key: int | str) -> float:
-    """One number in [0, 1) that is a function of the key."""
-    return (_hash(key) >> 75) * 2**-53
+    """One number in [0, 1) that is a function of the key: 53 bits of its hash, without a generator."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
+    return (int.from_bytes(digest, "little") >> 75) * 2**-53
 
 
 @functools.lru_cache(maxsize=4)
 def shuffled(count: int, *key: int | str) -> tuple[int, ...]:
     """A permutation of `range(count)` that is a function of the key."""
     return tuple(generator(*key).permutation(count).tolist())
-
-
-def _hash(key: tuple[int | str, ...]) -> int:
-    """128 bits of a key; Python's own hash has another salt in every process."""
-    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=16).digest(), "little")
