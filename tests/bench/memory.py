@@ -3,8 +3,8 @@
 python -m tests.bench.memory [clips] [steps] [samples] [models]
 
 Each in a process of its own, which prints its resident memory in MiB at some counts: 20,000 clips of three
-short files, 10,000 steps of a tiny autoencoder on drawn clips with a row of the log for each, 500 videos of the
-built-in model, and that model loaded 100 times.
+short files, 10,000 steps of a tiny autoencoder on drawn clips with a row of the log for each, 500 videos of
+the built-in model, and that model loaded 100 times.
 """
 
 import gc
