@@ -19,5 +19,9 @@ class DataConfig:
     """Frames per second of a clip: the file's frames nearest in time, repeated where it has fewer."""
     clips_per_file: CountOrZero = 0
     """Evenly spaced clips taken from each file; 0 starts a clip at any frame. A cache needs at least 1."""
+    held_out: str = ""
+    """Files not trained on: a share, as 0.05, or a text file with a name a line; empty: a few by the seed."""
+    group: str = ""
+    """Regular expression of a file's source in its path; of one source all files are held out or none."""
     workers: CountOrZero = 0
     """Processes that read videos ahead; 0 reads in the training process."""

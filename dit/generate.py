@@ -16,6 +16,7 @@ from samplers.path import shift_for, time_grid
 from samplers.solvers import SOLVERS
 from vae import tiles
 from vae.model import Autoencoder
+from vae.training.processes import helpful_threads
 from vae.training.seeds import normal
 
 
@@ -69,7 +70,8 @@ def generate(
 
     tokens = layout.tokens.each[: len(requests)]
     times_of_steps = time_grid(sampler.steps, shift_for(tokens[0], flow))
-    x_LP = SOLVERS[sampler.solver](velocity, x_LP, times_of_steps, on_step)
+    with helpful_threads(copies * x_LP.shape[0] * config.width):
+        x_LP = SOLVERS[sampler.solver](velocity, x_LP, times_of_steps, on_step)
     return [unpatchify(x, grid) for x, grid in zip(x_LP.split(tokens), grids, strict=True)]
 
 

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from configs.load import from_json, parse_run
 from configs.model import TextConfig
@@ -20,7 +21,7 @@ from vae.cache.clips import find_cache, open_cached
 from vae.cache.index import Cache
 from vae.cache.shards import DTYPES
 from vae.compression import round_to
-from vae.data.clips import SHAPES, batches, files_hash, open_data
+from vae.data.clips import SHAPES, Clip, batches, files_hash, open_data
 from vae.data.sheets import contact_sheet
 from vae.interface import same_shapes
 from vae.load import autoencoder_hash, find_autoencoder, keep_copy, load_autoencoder, same_latents
@@ -134,7 +135,8 @@ def train(config: TransformerRun) -> Path:
             if step == 1 and not config.init:
                 run.print_once(check_first_loss(mean_loss.item(), latents))
             tokens = len(batch.tokens) * run.ranks
-            run.end_step(step, mean_loss, ("tokens", tokens), gradient_norm=norm)
+            rate = optimizer.param_groups[0]["lr"]
+            run.end_step(step, mean_loss, ("tokens", tokens), gradient_norm=norm, learning_rate=rate)
             if run.due("save", step):
                 states = {"model": model.trained_state(), "average": average.trained_state()}
                 run.save(step, **states, optimizer=optimizer)
@@ -317,10 +319,12 @@ def show_samples(
 ) -> None:
     """Samples the fixed prompts, or held-out captions, into a contact sheet; every process its share.
 
-    A caption's video has the shape of its own clip; fixed prompts have none, and take that of the first clip.
+    A caption's video has the shape of its own clip, shown below it; fixed prompts have none, and take that of
+    the first clip.
     """
     clips = [held_out[draw] for draw in range(min(SHOWN, len(held_out)))]
-    shapes = [tuple(z.shape) for z in autoencoder.latents(clips)]
+    real = autoencoder.latents(clips)
+    shapes = [tuple(z.shape) for z in real]
     pairs = [(prompt, shapes[0]) for prompt in config.prompts]
     pairs = pairs or [(clip.caption, shape) for clip, shape in zip(clips, shapes, strict=True)]
     requests = [
@@ -342,9 +346,20 @@ def show_samples(
     videos = sorted(gathered(videos), key=lambda pair: pair[0])
     if run.main:
         sheet = run.folder / f"samples-{step:06d}.png"
-        contact_sheet(
-            [video for _, video in videos], [request.condition.prompt for request in requests], sheet
-        )
+        rows = [
+            (request.condition.prompt, video) for request, (_, video) in zip(requests, videos, strict=True)
+        ]
+        if not config.prompts:
+            clips = [(_real(clip, z, autoencoder)) for clip, z in zip(clips, real, strict=True)]
+            rows = [row for pair in zip(rows, clips, strict=True) for row in pair]
+        contact_sheet([video for _, video in rows], [caption for caption, _ in rows], sheet)
+
+
+def _real(clip: Clip, latents_CTHW: Tensor, autoencoder: Autoencoder) -> tuple[str, Tensor]:
+    """A held-out clip, captioned for a sheet; of a cached one what the autoencoder makes of its latents."""
+    if clip.video is not None:
+        return "the clip itself", clip.video
+    return "the clip itself, from its cached latents", autoencoder.decode(latents_CTHW[None])[0].cpu()
 
 
 def main(arguments: list[str]) -> None:

@@ -28,7 +28,7 @@ from vae.load import load_autoencoder
 from vae.perceptual import FrameDistance, load_perceptual
 from vae.quality.lpips import Lpips
 from vae.train import train
-from vae.training.collapse import STEPS, collapse
+from vae.training.collapse import STEPS, Watch
 
 
 def full_run(out: Path, network: Path, **loop) -> AutoencoderRun:
@@ -150,6 +150,12 @@ def test_a_trunk_that_the_user_names_counts_all_features_alike(tmp_path):
     (tmp_path / "other.pth").write_bytes(b"no weights")
     with pytest.raises(ValueError, match=r"other\.pth cannot be read as weights"):
         load_perceptual(PerceptualConfig(str(tmp_path / "other.pth")))
+
+
+def collapse(rows: list[dict]) -> str:
+    """What is said at the newest of some rows."""
+    watch = Watch()
+    return [watch.sign(row) for row in rows][-1]
 
 
 def test_a_collapse_is_said_once():

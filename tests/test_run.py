@@ -1,14 +1,24 @@
 """Proves that a run's folder keeps its own checkpoints, leaves a user's copies, and draws its curve."""
 
+import io
+import json
+import resource
 import shutil
+import sys
+import tracemalloc
+from datetime import UTC, datetime
 from pathlib import Path
 
 import matplotlib.figure
+import numpy
 import pytest
 import torch
+from PIL import Image
 
+from tests import tiny
 from vae.training.checkpoints import checkpoints, load_checkpoint, save_checkpoint
-from vae.training.log import draw_curve, live_line
+from vae.training.log import DRAWN, Log, draw_curve, live_line, read_log
+from vae.training.session import Session
 
 
 def save(folder: Path, step: int) -> None:
@@ -39,7 +49,9 @@ def test_the_curve_shows_the_numbers_of_the_log(tmp_path, monkeypatch):
     monkeypatch.setattr(matplotlib.figure.Figure, "savefig", savefig)
     rows = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5, "validation": 1.7}]
     rows += [{"step": 4, "validation": 1.2}]
-    draw_curve(rows, {"loss": "the loss", "validation": "held out"}, tmp_path / "curve.png")
+    file = tmp_path / "log.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 5, "loss"')
+    draw_curve(file, {"loss": "the loss", "validation": "held out"}, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
     shown = {axes.get_title(): axes.lines[0].get_xydata().tolist() for axes in drawn}
     assert shown == {"the loss": [[1, 2.0], [2, 1.5]], "held out": [[2, 1.7], [4, 1.2]]}
@@ -49,3 +61,77 @@ def test_the_live_line_says_speed_and_waiting():
     row = {"loss": 0.5, "smoothed": 0.6, "gradient_norm": 1.0, "tokens_per_second": 1234.4, "waited": 0.25}
     line = live_line(row, "tokens", {"bad.mp4": "cut short"})
     assert "1234 tokens/s" in line and "data wait 25 %" in line and "1 files skipped" in line
+
+
+def test_a_long_log_s_curve_is_the_same_picture_from_fewer_points(tmp_path, monkeypatch):
+    file = tmp_path / "log.jsonl"
+    values = 1 / numpy.sqrt(numpy.arange(1, 20_001)) + 0.1 * numpy.random.default_rng(0).random(20_000)
+    values[12_345] = 3.0  # one peak
+    file.write_text("".join(f'{{"step": {k + 1}, "loss": {v}}}\n' for k, v in enumerate(values)))
+    pictures = []
+    for most in (DRAWN, 10**9):
+        monkeypatch.setattr("vae.training.log.DRAWN", most)
+        draw_curve(file, {"loss": "the loss"}, tmp_path / "curve.png")
+        with Image.open(tmp_path / "curve.png") as picture:
+            pictures.append(numpy.asarray(picture.convert("L"), dtype=float))
+    assert numpy.abs(pictures[0] - pictures[1]).mean() < 0.5  # of 255
+    assert numpy.quantile(numpy.abs(pictures[0] - pictures[1]), 0.99) < 20
+
+
+def test_a_log_holds_no_rows(tmp_path):
+    log = Log(tmp_path, 0, 30_000)
+    row = {f"some_loss_{k}": 0.5 + k for k in range(8)}
+    tracemalloc.start()
+    try:
+        for step in range(1, 3_001):
+            log.add({"step": step} | row)
+        assert tracemalloc.get_traced_memory()[0] < 100_000  # a list of these rows has 1.5 MB
+    finally:
+        tracemalloc.stop()
+    assert sum(1 for _ in read_log(log.file)) == 3_000 and log.newest["step"] == 3_000
+
+
+def test_rows_after_the_checkpoint_and_spoilt_lines_are_left_out(tmp_path):
+    file = tmp_path / "log.jsonl"
+    lines = ['{"step": 1, "loss": 2.5}', "\0\0\0", "[1]", '{"loss": 1}', '{"step": 2}', '{"step": 3}', '{"st']
+    file.write_text("\n".join(lines))
+    Log(tmp_path, 2, 10)
+    assert file.read_text() == '{"step": 1, "loss": 2.5}\n{"step": 2}\n'
+
+
+class Terminal(io.StringIO):
+    """A stderr that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_has_a_bar_and_lines_that_stay_above_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stderr", Terminal())
+    log = Log(tmp_path, 0, 10)
+    log.show(1, "loss 2.5")
+    log.print_once("skipped: a.mp4")
+    log.show(10, "loss 1.5")
+    log.close()
+    shown = sys.stderr.getvalue()
+    assert "\rstep 1/10, loss 2.5" in shown and "skipped: a.mp4\n" in shown
+    assert shown.splitlines()[-1].split("\r")[-1].startswith("step 10/10, loss 1.5") and shown.endswith("\n")
+
+
+def test_a_row_says_memory_and_time_and_the_last_step_always_has_one(tmp_path, capsys):
+    config = tiny.autoencoder_run(tmp_path / "run", steps=5, batch=2, log_every=3)
+    began = datetime.now(UTC).replace(microsecond=0)
+    with Session(config, "autoencoder", "autoencoder.safetensors") as run:
+        run.begin(torch.nn.Linear(2, 3), [], [])
+        for step, _ in run.steps(iter([[]] * 5)):
+            run.end_step(step, torch.tensor(1.0), ("clips", 2), gradient_norm=1.0, learning_rate=0.5)
+    assert (
+        "begins: 5 steps, 9 weights trained on the drawn world, on cpu in 1 process\n"
+        in capsys.readouterr().err
+    )
+    rows = list(read_log(tmp_path / "run" / "log.jsonl"))
+    assert [row["step"] for row in rows] == [1, 3, 5]
+    for row in rows:
+        assert row["learning_rate"] == 0.5
+        assert began <= datetime.fromisoformat(row["time"]) <= datetime.now(UTC)
+        assert 50 < row["peak_memory"] <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 + 1

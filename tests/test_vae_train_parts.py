@@ -37,12 +37,16 @@ def test_only_a_later_ctrl_c_interrupts(monkeypatch):
             time.sleep(0.1)
 
 
-def test_the_time_left_counts_days(tmp_path, capsys, monkeypatch):
+def test_the_time_left_counts_the_steps_of_this_process(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: 0.0)
-    log = vae.training.log.Log(tmp_path, 0, 100_001)
-    monkeypatch.setattr(time, "monotonic", lambda: 2.0)
-    log.show(1, "")
-    assert "2.00 s/step  2 days, 7:33:20 left" in capsys.readouterr().err
+    log = vae.training.log.Log(tmp_path, 7, 100_008)
+    for now, step in ((2.0, 8), (31.9, 9), (32.0, 10)):
+        monkeypatch.setattr(time, "monotonic", lambda now=now: now)
+        log.show(step, "loss 1")
+    assert capsys.readouterr().err.splitlines() == [
+        "step 8/100008, loss 1,  2.00s/step, 55:33:20 left",  # and no line within 30 seconds of another
+        "step 10/100008, loss 1, 10.67s/step, 296:17:25 left",
+    ]
 
 
 def test_the_first_step_of_the_optimizer_is_adamw_s_closed_form():

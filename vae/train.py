@@ -26,7 +26,7 @@ from vae.quality.lpips import SMALLEST, Lpips, load_lpips, lpips_of
 from vae.quality.psnr_ssim import psnr, ssim
 from vae.statistics import Statistics, checked, latent_sums, raw_sums, statistics_of
 from vae.training.checkpoints import checkpoints, restore_optimizer
-from vae.training.collapse import collapse
+from vae.training.collapse import Watch
 from vae.training.optimizer import (
     average_gradients,
     clip_gradients,
@@ -104,13 +104,16 @@ def train(config: AutoencoderRun) -> Path:
         run.begin(model, data, held_out)
         if note:
             run.print_once(note)
+        watch = Watch()
+        for row in run.rows():
+            watch.sign(row)
 
         # What every `show_every` steps shows, and the start of a run that a signal kept from showing it.
         def show(step: int) -> None:
             row = evaluate(average, lpips, held_out, run, step)
             run.log({"step": step} | row, PANELS)
             run.print_once(f"step {step}: {_held_out_line(row)}")
-            _warn_of_collapse(run)
+            _warn_of_collapse(watch, run)
 
         if run.due("show", run.step) and not run.has_shown("psnr"):
             show(run.step)
@@ -158,12 +161,13 @@ def train(config: AutoencoderRun) -> Path:
 
             # What is said, saved and shown; every process calls these, as each has its share in them.
             loss, reported = terms.pop("loss"), terms | norms
+            reported["learning_rate"] = optimizer.param_groups[0]["lr"]
             if discriminator_active:
                 reported["adaptive_weight"] = discriminator.adaptive_weight
             if config.learned_variance:
                 reported["log_scale"] = likelihood.log_scale.detach()
             if run.end_step(step, loss, ("clips", loop.batch), **reported):
-                _warn_of_collapse(run)
+                _warn_of_collapse(watch, run)
             if run.due("save", step):
                 run.save(step, **{name: part.state_dict() for name, part in states.items()}, **optimizers)
             if run.due("show", step):
@@ -264,9 +268,9 @@ def group_with_noise(
     return [(torch.stack([videos[k] for k in g]), torch.stack([noises[k] for k in g])) for g in groups]
 
 
-def _warn_of_collapse(run: Session) -> None:
+def _warn_of_collapse(watch: Watch, run: Session) -> None:
     """Says so where the newest row of the log tells of a collapse, with the files of the batch."""
-    if run.rows and (sign := collapse(run.rows)):
+    if sign := watch.sign(run.newest):
         run.print_once(f"WARNING: {sign}. The batch: {', '.join(run.sources) or 'none yet'}")
 
 

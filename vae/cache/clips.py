@@ -51,7 +51,7 @@ def open_cached(
     """
     check_data(config, autoencoder.compression)
     _check_provenance(cache, config, autoencoder)
-    kept, held = held_out_split(cache.files, seed, validation)
+    kept, held = held_out_split(cache.files, config, seed, validation)
     data = CachedFiles(cache, config, seed, kept, autoencoder.compression, sample)
     return data, HeldOutFiles(held, data)
 

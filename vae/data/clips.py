@@ -3,11 +3,13 @@
 import hashlib
 import json
 import os
+import re
 import sys
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -18,6 +20,7 @@ from vae.data.drawn_captions import caption
 from vae.data.drawn_world import draw as draw_scene
 from vae.data.drawn_world import random_scene
 from vae.data.video import TICKS, UnreadableVideo, read_frames, resize_and_crop, to_video
+from vae.training.files import naming
 from vae.training.seeds import generator, shuffled
 
 SHAPES = "shapes"
@@ -181,27 +184,101 @@ def clip_of(entry, start: float, config: DataConfig, compression: Compression) -
 def open_data(
     config: DataConfig, seed: int, validation: int, compression: Compression
 ) -> tuple[Dataset, Dataset]:
-    """Training and held-out data; of files the last `validation` in a seeded order are held out.
+    """Training and held-out data; of files what `config` says is held out, or `validation` by the seed.
 
     Clips fit an autoencoder of this compression, and their latents a transformer's patches. Raises ValueError
     where the source is not there, or for values that cannot form a clip.
     """
     check_data(config, compression)
     if config.source == SHAPES:
+        if config.held_out or config.group:
+            raise ValueError(
+                "data.held_out and data.group are of files: the drawn world has scenes of its own"
+            )
         return DrawnWorld(config, seed), DrawnWorld(config, seed + 1)
     from vae.data.manifest import load_manifest
 
-    kept, held = held_out_split(load_manifest(config.source), seed, validation)
+    kept, held = held_out_split(load_manifest(config.source), config, seed, validation)
     data = VideoFiles(config, seed, kept, compression)
     return data, HeldOutFiles(held, data)
 
 
-def held_out_split(entries: list, seed: int, validation: int) -> tuple[list, list]:
-    """The files that are trained on and those that are held out, each in their order."""
-    order = shuffled(len(entries), seed, "held out")
-    held = set(order[: min(validation, len(entries) // 4)]) or {order[0]}
+def held_out_split(entries: list, config: DataConfig, seed: int, validation: int) -> tuple[list, list]:
+    """The files that are trained on and those that are held out, each in their order.
+
+    Sources are whole: as many as fit in a share of the files, in a seeded order, or those of the files that a
+    list names. Raises ValueError where one side would have none, but for a single file, which is on both.
+    """
+    sources = _sources(entries, config.group)
+    listed = _listed(entries, config.held_out)
+    if listed is None:
+        share = float(config.held_out or 0)
+        most = round(share * len(entries)) if share else min(validation, len(entries) // 4)
+        held, by_size = set(), list(sources.values())
+        for place in shuffled(len(by_size), seed, "held out"):
+            if len(held) + len(by_size[place]) <= most:
+                held |= by_size[place]
+        held = held or min((by_size[place] for place in shuffled(len(by_size), seed, "held out")), key=len)
+    else:
+        held = set().union(*(files for files in sources.values() if files & listed))
+    if len(held) == len(entries) > 1:
+        one = f", as {config.group!r} makes them one source" if len(sources) == 1 else ""
+        raise ValueError(f"{config.source}: all {len(held)} files would be held out and none trained on{one}")
     kept = [entry for k, entry in enumerate(entries) if k not in held or len(entries) == 1]
     return kept, [entries[k] for k in sorted(held)]
+
+
+def _sources(entries: list, group: str) -> dict[str, set[int]]:
+    """The places of the files of each source: what `group`, or its first part in brackets, finds in a path.
+
+    A file in which it finds nothing is a source of its own; raises ValueError where that is so of all.
+    """
+    try:
+        pattern = re.compile(group)
+    except re.error as error:
+        raise ValueError(f"data.group = {group!r} is no regular expression: {error}") from None
+    sources: dict[str, set[int]] = {}
+    for k, entry in enumerate(entries):
+        found = pattern.search(entry.path.as_posix()) if group else None
+        name = f"source {found[min(1, pattern.groups)] or found[0]}" if found else f"file {k}"
+        sources.setdefault(name, set()).add(k)
+    if group and not any(name.startswith("source") for name in sources):
+        raise ValueError(f"data.group = {group!r} is found in no path, such as {entries[0].path}")
+    return sources
+
+
+def _listed(entries: list, held_out: str) -> set[int] | None:
+    """The places of the files that the list `held_out` names, by the ends of their paths; None for a share.
+
+    Raises ValueError for what is neither, and for a name that no file has.
+    """
+    try:
+        share = float(held_out or 0)
+    except ValueError:
+        pass
+    else:
+        if held_out and not 0 < share < 1:
+            raise ValueError(f"data.held_out = {held_out}: a share must be above 0 and below 1")
+        return None
+    file = Path(held_out)
+    if not file.is_file():
+        raise ValueError(
+            f"data.held_out = {held_out!r} is neither a share, such as 0.05, nor a file of names"
+        )
+    with naming(file):
+        lines = [line.strip().removeprefix("./") for line in file.read_text("utf-8-sig").split("\n")]
+    listed: dict[str, set[int]] = {line: set() for line in lines if line}
+    for k, entry in enumerate(entries):
+        parts = entry.path.as_posix().split("/")
+        for end in ("/".join(parts[first:]) for first in range(len(parts))):
+            if end in listed:
+                listed[end].add(k)
+    for name, places in listed.items():
+        if not places:
+            raise ValueError(f"{file}, line {lines.index(name) + 1}: no file of the data is called {name}")
+    if not listed:
+        raise ValueError(f"{file} names no file to hold out")
+    return set().union(*listed.values())
 
 
 def check_data(config: DataConfig, compression: Compression) -> None:

@@ -10,7 +10,13 @@ from configs.load import from_json, to_json
 from vae.training.checkpoints import checkpoints
 from vae.training.files import read_json, write_text
 
-MAY_CHANGE = {"out", "data.source", "data.workers"}  # what data there is, its identity says
+MAY_CHANGE = {
+    "out",
+    "data.source",
+    "data.workers",
+    "data.held_out",
+    "data.group",
+}  # what data there is, its identity says
 MAY_CHANGE |= {"train.steps", "train.log_every", "train.save_every", "train.show_every"}
 LOCK_PATIENCE = 10.0  # seconds; processes that read ahead live on for some after a kill, and hold the lock
 HALF_WRITTEN = (  # names that a kill leaves in a run's folder

@@ -1,57 +1,81 @@
-"""A run's log: its rows, the live line, and the curve."""
+"""A run's log: its rows, the bar, and the curve."""
 
 import json
+import math
 import sys
 import time
-from datetime import timedelta
+from array import array
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
+import numpy
 import torch
 from torch import nn
+from tqdm import tqdm
 
-from vae.training.files import write_text, write_whole
+from vae.training.files import write_whole
+
+LINES = 30.0  # seconds between two lines of progress where nobody watches a terminal
+DRAWN = 4096  # points of a panel; of more, those that its few hundred pixels would show
+BAR = "step {n_fmt}/{total_fmt}{postfix}, {rate_fmt}, {remaining} left"  # the postfix brings a comma
 
 
 class Log:
-    """Appends rows to `log.jsonl` and keeps one live line on the terminal with the time that is left."""
+    """Appends rows to `log.jsonl`, of which it holds the newest alone, and keeps a bar with the time left."""
 
     def __init__(self, folder: Path, step: int, steps: int):
-        self.file = folder / "log.jsonl"
-        self.rows = [row for row in read_log(self.file) if row["step"] <= step]
-        write_text(self.file, "".join(json.dumps(row) + "\n" for row in self.rows))
-        self.steps, self.first, self.started = steps, step, time.monotonic()
-        self.live = sys.stderr.isatty()
+        self.file, self.newest = folder / "log.jsonl", {}
+
+        def keep(temporary: Path) -> None:
+            with open(temporary, "w") as file:
+                file.writelines(json.dumps(row) + "\n" for row in read_log(self.file) if row["step"] <= step)
+
+        write_whole(self.file, keep)
+        self.steps, self.first, self.began, self.said = steps, step, time.monotonic(), -math.inf
+        settings = {"initial": step, "total": steps, "unit": "step", "bar_format": BAR, "file": sys.stderr}
+        self.bar = tqdm(**settings, dynamic_ncols=True) if sys.stderr.isatty() else None
 
     def add(self, row: dict) -> None:
         """Appends one row."""
-        self.rows.append(row)
+        self.newest = row
         with open(self.file, "a") as file:
             file.write(json.dumps(row) + "\n")
 
     def show(self, step: int, text: str) -> None:
-        """Shows the live line: step, text, time left."""
-        rate = (time.monotonic() - self.started) / max(1, step - self.first)
-        left = timedelta(seconds=round(rate * (self.steps - step)))
-        line = f"step {step}/{self.steps}  {text}  {rate:.2f} s/step  {left} left"
-        print(
-            f"\r\x1b[K{line}" if self.live else line,
-            end="" if self.live else "\n",
-            file=sys.stderr,
-            flush=True,
-        )
+        """Moves the bar to a step, with a text; without a terminal that is a line now and then."""
+        now = time.monotonic()
+        if self.bar is not None:
+            self.bar.set_postfix_str(text, refresh=False)
+            self.bar.update(step - self.bar.n)
+            self.bar.refresh()
+        elif now - self.said >= LINES or step == self.steps:
+            settings = {"initial": self.first, "unit": "step", "bar_format": BAR, "postfix": text}
+            print(tqdm.format_meter(step, self.steps, now - self.began, **settings), file=sys.stderr)
+            self.said = now
 
     def print_once(self, text: str) -> None:
         """Prints a line that stays."""
-        print(f"\r\x1b[K{text}" if self.live else text, file=sys.stderr, flush=True)
+        if self.bar is not None:
+            self.bar.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leaves the bar as it is."""
+        if self.bar is not None:
+            self.bar.close()
 
 
-def opening(model: nn.Module, data, held_out, device: torch.device, step: int, steps: int) -> str:
+def opening(model: nn.Module, data, held_out, device: torch.device, ranks: int, step: int, steps: int) -> str:
     """What a run is about to do, in a line."""
     weights = sum(p.numel() for p in model.parameters() if p.requires_grad)
     files = getattr(data, "entries", None)
     on = f"{len(files)} files, {len(held_out)} held out" if files else "the drawn world"
     begins = f"goes on from step {step}" if step else "begins"
-    return f"{begins}: {steps} steps, {weights:,} weights trained on {on}, on {device.type}"
+    where = f"{device.type} in {ranks} process{'es' if ranks > 1 else ''}"
+    return f"{begins}: {steps} steps, {weights:,} weights trained on {on}, on {where}"
 
 
 def live_line(row: dict, unit: str, skipped: dict[str, str]) -> str:
@@ -64,26 +88,64 @@ def live_line(row: dict, unit: str, skipped: dict[str, str]) -> str:
     )
 
 
-def read_log(file: Path) -> list[dict]:
-    """Rows of a log; a last line that a kill cut short is left out."""
+def resources(device: torch.device) -> dict:
+    """What the log says of the machine: this process's peak memory so far in MiB, a GPU's where it has one,
+    and the time of day."""
+    if device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated(device)
+    elif sys.platform == "win32":  # which does not tell
+        memory = 0
+    else:
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        memory = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"peak_memory": round(memory / 2**20), "time": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def read_log(file: Path) -> Iterator[dict]:
+    """The rows of a log, one after the other; a line that a kill cut short or spoilt is left out."""
     if not file.exists():
-        return []
-    lines = file.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+        return
+    with open(file, errors="replace") as lines:
+        for line in lines:
+            try:
+                row = json.loads(line) if line.endswith("\n") else None
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(row, dict) and isinstance(row.get("step"), int):
+                yield row
 
 
-def draw_curve(rows: list[dict], series: dict[str, str], path: Path) -> None:
+def draw_curve(file: Path, series: dict[str, str], path: Path) -> None:
     """Draws the curves of a log, one panel for each key that a row has: a dict from key to title."""
     from matplotlib.figure import Figure
 
-    series = {key: title for key, title in series.items() if any(key in row for row in rows)}
-    figure = Figure(figsize=(4.5 * len(series), 3.2), layout="constrained")
-    for axes, (key, title) in zip(
-        figure.subplots(1, len(series), squeeze=False)[0], series.items(), strict=True
+    points = {key: (array("d"), array("d")) for key in series}
+    for row in read_log(file):
+        for key in series.keys() & row.keys():
+            for numbers, number in zip(points[key], (row["step"], row[key]), strict=True):
+                numbers.append(number)
+    shown = {key: _thinned(*map(numpy.asarray, points[key])) for key in series if points[key][0]}
+    figure = Figure(figsize=(4.5 * len(shown), 3.2), layout="constrained")
+    for axes, (key, (steps, values)) in zip(
+        figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True
     ):
-        points = [(row["step"], row[key]) for row in rows if key in row]
-        if points:
-            axes.plot(*zip(*points, strict=True), lw=1, marker="." if len(points) < 30 else None)
-        axes.set(title=title, xlabel="step")
+        axes.plot(steps, values, lw=1, marker="." if len(steps) < 30 else None)
+        axes.set(title=series[key], xlabel="step")
         axes.grid(alpha=0.3)
     write_whole(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
+
+
+def _thinned(steps: numpy.ndarray, values: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """At most `DRAWN` points that draw the same line: of each stretch the least and the largest value."""
+    if len(values) <= DRAWN:
+        return steps, values
+    edges = numpy.linspace(0, len(values), DRAWN // 2 + 1).astype(int)
+    ends = [
+        first + extreme(values[first:last])
+        for first, last in pairwise(edges)
+        for extreme in (numpy.argmin, numpy.argmax)
+    ]
+    kept = numpy.sort(ends)
+    return steps[kept], values[kept]

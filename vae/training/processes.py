@@ -1,7 +1,8 @@
 """Processes that share work: which one this is, on which device, and what all of them found."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
@@ -11,6 +12,7 @@ import torch.distributed as dist
 Result = TypeVar("Result")
 # How long a process waits for the others: encoding a shard or a picture takes a while.
 PATIENCE = timedelta(hours=2)
+SHARE = 2**18  # numbers of a layer's input that one more thread is worth
 
 
 def on_main(main: bool, work: Callable[[], Result]) -> Result:
@@ -40,6 +42,19 @@ def own_device() -> torch.device:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     there = torch.cuda.is_available()
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if there else torch.device("cpu")
+
+
+@contextmanager
+def helpful_threads(numbers: int) -> Iterator[None]:
+    """Within it layers of so many numbers share no more threads than help: with little for each, they wait
+    longer than they work. What OMP_NUM_THREADS says is kept."""
+    before = torch.get_num_threads()
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, min(before, numbers // SHARE)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def gathered(rows: list) -> list:

@@ -21,7 +21,7 @@ from vae.training.checkpoints import (
 )
 from vae.training.files import naming
 from vae.training.folder import locked, open_run
-from vae.training.log import Log, draw_curve, live_line, opening
+from vae.training.log import Log, draw_curve, live_line, opening, read_log, resources
 from vae.training.processes import PATIENCE, gathered, on_main
 from vae.training.weights import save_weights
 
@@ -89,6 +89,8 @@ class Session:
 
     def __exit__(self, kind, error, trace) -> None:
         self._signals.close()
+        if self._log:
+            self._log.close()
         try:
             if error is None:
                 self.accelerator.wait_for_everyone()  # none leaves the group while another still works
@@ -137,7 +139,7 @@ class Session:
         self._signal = self._signals.enter_context(StopSignal())
         if self.main:
             self._log = Log(self.folder, self.step, self.loop.steps)
-        self.print_once(opening(model, data, held_out, self.device, self.step, self.loop.steps))
+        self.print_once(opening(model, data, held_out, self.device, self.ranks, self.step, self.loop.steps))
 
     def steps(self, batches: Iterator[list]) -> Iterator[tuple[int, list]]:
         """Number and clips of every step that is left; ends after the last one, or when a signal asks."""
@@ -148,6 +150,8 @@ class Session:
             self._unnamed |= {path: why for clip in self._clips for path, why in clip.skipped.items()}
             yield self.step + 1, self._clips
         self._signals.close()  # signals are the process's own again
+        if self._log:
+            self._log.close()
         if self.stopping:
             self.print_once(f"stopped at step {self.step}; the same command goes on from there")
 
@@ -155,7 +159,7 @@ class Session:
         """Whether a `log` line, a `save` or a `show` is due after a step."""
         every = {"log": self.loop.log_every, "save": self.loop.save_every, "show": self.loop.show_every}[what]
         if what == "log":
-            return step == 1 or step % every == 0
+            return step == 1 or step % every == 0 or step == self.loop.steps
         if self.stopping:
             return what == "save"
         return step > 0 and (step % every == 0 or step == self.loop.steps)
@@ -172,7 +176,7 @@ class Session:
         before = self.smoothed  # a running average that starts at the first loss
         self.smoothed = value if before is None else SMOOTHING * before + (1 - SMOOTHING) * value
         due = self.due("log", step)
-        if due or step == self.loop.steps or self.stopping:
+        if due or self.stopping:
             self._name_skipped()
             self.sources = gathered([clip.source for clip in self._clips])
         if due and self._log:
@@ -180,6 +184,7 @@ class Session:
             row = {"step": step, "loss": value, "smoothed": self.smoothed}
             row |= {name: float(value) for name, value in terms.items()}
             row |= {f"{unit}_per_second": count / seconds, "waited": self._waited / seconds}
+            row |= resources(self.device)
             self._log.add(row)
             self._log.show(step, live_line(row, unit, self.skipped))
         return due
@@ -216,16 +221,20 @@ class Session:
         """Appends a row, and draws the curve with a panel for each of the log's keys that it has."""
         if self._log:
             self._log.add(row)
-            draw_curve(self._log.rows, panels, self.folder / "curve.png")
+            draw_curve(self._log.file, panels, self.folder / "curve.png")
 
     @property
-    def rows(self) -> list[dict]:
-        """The log's rows; of the main process alone."""
-        return self._log.rows if self._log else []
+    def newest(self) -> dict:
+        """The newest row that this process wrote into the log; of the main one alone."""
+        return self._log.newest if self._log else {}
+
+    def rows(self) -> Iterator[dict]:
+        """The log's rows, read from its file; of the main process alone."""
+        return read_log(self._log.file) if self._log else iter(())
 
     def has_shown(self, key: str) -> bool:
         """Whether the log has a row with this key at the step that the run goes on from. Every process."""
-        return on_main(self.main, lambda: any(r["step"] == self.step and key in r for r in self.rows))
+        return on_main(self.main, lambda: any(r["step"] == self.step and key in r for r in self.rows()))
 
     def print_once(self, text: str) -> None:
         """Prints a line that stays, once for all processes."""
