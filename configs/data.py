@@ -1,16 +1,14 @@
 """Which clips are trained on, and how large."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from configs.ranges import Count, CountOrZero, Positive
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """Which clips are trained on, and how large."""
+class ClipConfig:
+    """Which clips are taken from videos, and how large."""
 
-    source: str = "shapes"
-    """`shapes` (the drawn world), a manifest or its folder, or latents for a transformer: a cache."""
     frames: Count = 17
     """Maximum frames of a clip, 1 + 4k; a shorter video gives the longest valid clip it has."""
     size: Count = 64
@@ -25,3 +23,11 @@ class DataConfig:
     """Regular expression of a file's source in its path; of one source all files are held out or none."""
     workers: CountOrZero = 0
     """Processes that read videos ahead; 0 reads in the training process."""
+
+
+@dataclass(frozen=True)
+class DataConfig(ClipConfig):
+    """Which clips are trained on, and how large."""
+
+    source: str = field(default="shapes", kw_only=True)
+    """`shapes` (the drawn world), a manifest or its folder, or, for a transformer, a cache of latents."""

@@ -18,9 +18,12 @@ from typing import TypeVar
 
 from tyro.conf import Positional as Positional
 
+from configs.words import is_spoken_of, same_meaning, why_none
+
 Settings = TypeVar("Settings")
 FOLDER = Path(__file__).parent / "runs"
 NOT_RUNS = {"__init__"}
+TRAINED_BY = {"TransformerRun": "`dit train`", "AutoencoderRun": "`dit vae train`"}
 RULES = {  # pydantic's error -> what the value must be; of the others pydantic's own words are good
     "greater_than_equal": "at least {ge}",
     "greater_than": "above {gt}",
@@ -107,18 +110,85 @@ def parse(kind: type[Settings], arguments: list[str], prog: str, default: Settin
     for argument in arguments:
         name = _setting(argument).replace("_", "-")
         if argument.startswith("--") and name and name not in known:
-            raise ValueError(f"unknown setting --{name}{nearest(name, known, '--')}")
+            raise ValueError(_unknown(name, known, "--", prog))
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
             # A box drawn for the terminal is hard to read in a log; its first paragraph is the sentence.
             default = kind() if default is None else default
-            settings = tyro.cli(kind, args=arguments, prog=prog, default=default)
+            config = (tyro.conf.PositionalMetavarFromFieldName,)
+            settings = tyro.cli(
+                kind, args=arguments, prog=prog, default=default, config=config, registry=_described()
+            )
     except SystemExit as exit:
         if not exit.code:
             raise
-        raise ValueError(first_paragraph(errors.getvalue()).split(". Got errors")[0]) from None
+        problem = first_paragraph(errors.getvalue()).split(". Got errors")[0]
+        word = problem.removeprefix("Unrecognized options: ").split(", ")[0]
+        name = word.lstrip("-").split("=")[0].replace("_", "-")
+        if word != problem and word != name and name:  # `-lr 3`, or `lr=3`
+            given = f"{word}: a setting is given as --{name} VALUE"
+            raise ValueError(given if name in known else _unknown(name, known, "--", prog)) from None
+        raise ValueError(problem) from None
     return _validated(kind, dataclasses.asdict(settings))
+
+
+def _described():
+    """Tyro's registry in which a setting's documentation ends with its range, and its default if any."""
+    import tyro
+
+    registry, inside = tyro.constructors.ConstructorRegistry(), False
+
+    def described(field):
+        conf = _ending(field.name, field.type, field.default)
+        return dataclasses.replace(field, type=typing.Annotated[field.type, conf])
+
+    @registry.struct_rule
+    def rule(info):
+        nonlocal inside
+        if inside or not dataclasses.is_dataclass(info.type):
+            return None  # tyro's own rule, which is asked below
+        inside = True
+        spec = registry.get_struct_spec(info)
+        inside = False
+        return dataclasses.replace(spec, fields=tuple(map(described, spec.fields)))
+
+    return registry
+
+
+def _ending(name: str, hint, default):
+    """How tyro is to end a setting's documentation; and for words without a setting's name, their name."""
+    import tyro
+
+    words, values = range_in_words(hint), default if isinstance(default, tuple) else (default,)
+    if any(value not in ("", None) for value in values):
+        words += f"{'; ' if words else ''}default: {shlex.join(map(str, values))}"
+    several = Positional in getattr(hint, "__metadata__", ()) and isinstance(default, tuple)
+    metavar = f"[{name.upper()} ...]" if several else None
+    return tyro.conf.arg(help_behavior_hint=f"({words})" if words else " ", metavar=metavar)
+
+
+def range_in_words(hint) -> str:
+    """The range of a setting, from its annotation, in the words of the error on what is outside of it."""
+    inner = next(filter(None, map(range_in_words, typing.get_args(hint)[:1])), "")
+    if typing.get_origin(hint) is not typing.Annotated:
+        return f"each {inner}" if inner and typing.get_origin(hint) is tuple else inner
+    bounds = {}
+    for rule in filter(dataclasses.is_dataclass, hint.__metadata__):
+        bounds |= dataclasses.asdict(rule)
+    words = [
+        rule.format(**_spelled(bounds)) for rule in RULES.values() if any(f"{{{b}}}" in rule for b in bounds)
+    ]
+    if bounds.get("min_length", -1) == bounds.get("max_length"):
+        words = [f"{bounds['min_length']} values"]
+    return " and ".join(filter(None, [*words, inner]))
+
+
+def _spelled(bounds: dict) -> dict:
+    """Bounds of a range as one reads them."""
+    return {
+        name: "2^63" if b == 2**63 else f"{b:g}" if isinstance(b, float) else b for name, b in bounds.items()
+    }
 
 
 def first_paragraph(box: str) -> str:
@@ -151,6 +221,16 @@ def names(kind: type, prefix: str = "") -> list[str]:
     return dotted
 
 
+def _unknown(name: str, known: list[str], mark: str = "", prog: str = "") -> str:
+    """The sentence on a setting that is not there: why, and which one is meant or spelled most like it."""
+    why, meant = why_none(name, known), same_meaning(name, known)
+    hint = f"; did you mean {' and '.join(mark + setting for setting in meant)}?" if meant else ""
+    if not hint and not why:
+        hint = "" if is_spoken_of(name) else nearest(name, known, mark)
+        hint = hint or (f"; {prog} --help lists the settings" if prog else "")
+    return f"unknown setting {mark}{name}{f': {why}' if why else ''}{hint}"
+
+
 def nearest(name: str, known: list[str], mark: str = "") -> str:
     """`; did you mean X?` for the known name most like a wrong one, by its last part if not as a whole."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
@@ -168,15 +248,20 @@ def run_names(kind: type) -> list[str]:
 def load_run(kind: type[Settings], name: str) -> Settings:
     """The `config` of a Python file, given by its path or as a name in `configs/runs/`."""
     file = _run_file(name)
+    known = run_names(kind)
+    choices = f"{', '.join(known)}, and any Python file"
     if not file.is_file() or file.stem in NOT_RUNS:
-        known = run_names(kind)
-        choices = f"; there are {', '.join(known)}"
-        raise ValueError(f"no config {name}{nearest(name, known) or choices}")
+        if Path(name).is_dir():
+            raise ValueError(f"{name} is a folder, and no config: a run resumes by the command that began it")
+        near = nearest(name, known)
+        raise ValueError(f"no config {name}{near}{' There' if near else '; there'} are {choices}")
     config = _read_config(file)
     if not isinstance(config, kind):
+        if type(config).__name__ in TRAINED_BY and kind.__name__ in TRAINED_BY:
+            verbs = TRAINED_BY[type(config).__name__], TRAINED_BY[kind.__name__]
+            raise ValueError(f"{name} is a config of {verbs[0]}, not of {verbs[1]}; there are {choices}")
         raise ValueError(
-            f"{file} must set `config` to {kind.__name__}, not {type(config).__name__}; "
-            f"there are {', '.join(run_names(kind))}"
+            f"{file} must set `config` to {kind.__name__}, not {type(config).__name__}; there are {choices}"
         )
     return _validated(kind, dataclasses.asdict(config), f"{file}: ")
 
@@ -225,9 +310,9 @@ def _validated(kind: type[Settings], values: dict, where: str = "") -> Settings:
     name = re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, error["loc"][1:]))) or kind.__name__
     if error["type"] == "unexpected_keyword_argument":
         known = [name.replace("-", "_") for name in names(kind)]
-        raise ValueError(f"{where}unknown setting {name}{nearest(name, known)}")
-    bounds = {key: f"{b:g}" if isinstance(b, float) else b for key, b in error.get("ctx", {}).items()}
-    rule = RULES.get(error["type"], error["msg"].removeprefix("Input should be ")).format(**bounds)
+        raise ValueError(where + _unknown(name, known))
+    rule = RULES.get(error["type"], error["msg"].removeprefix("Input should be "))
+    rule = rule.format(**_spelled(error.get("ctx", {})))
     raise ValueError(f"{where}{name} = {error['input']!r}: it must be {rule}")
 
 

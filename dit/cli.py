@@ -31,6 +31,15 @@ VERBS = {  # words -> (module, what it does)
     "bench": ("dit.bench.transformer", "time training and sampling, beside diffusers"),
     "doctor": ("dit.doctor", "what is installed, what works here, and what is missing"),
 }
+ELSEWHERE = {  # what other projects call a verb
+    "sample": "generate gen infer inference predict demo",
+    "export": "convert",
+    "train": "fit finetune fine-tune pretrain",
+    "vae encode": "precompute preprocess cache",
+    "data index": "prepare dataset manifest",
+    "eval run": "score evaluate benchmark test",
+    "doctor": "env info",
+}
 OURS = ("configs", "samplers", "vae", "dit", "eval")  # a module of ours that is missing, no user can mend
 USAGE = """dit: train, sample and score video diffusion transformers
 
@@ -72,8 +81,10 @@ def run(words: list[str]) -> int:
     else:
         import difflib
 
+        meant = [v for v in VERBS if words[0] in (v.split()[-1], *ELSEWHERE.get(v, "").split())]
         close = difflib.get_close_matches(words[0], [verb.split()[0] for verb in VERBS], n=1)
-        hint = f"did you mean dit {close[0]}?" if close else "dit --help lists the verbs"
+        near = " or ".join(f"dit {verb}" for verb in meant or close)
+        hint = f"did you mean {near}?" if near else "dit --help lists the verbs"
         print(f"dit: no verb {words[0]!r}; {hint}", file=sys.stderr)
     return 2
 

@@ -4,7 +4,7 @@ import math
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from tqdm import tqdm
 
-from configs.data import DataConfig
+from configs.data import ClipConfig, DataConfig
 from configs.load import Positional, parse
 from configs.model import TextConfig
 from configs.ranges import Count, Positive, Seed
@@ -47,8 +47,8 @@ class EncodeSettings:
     """Folder of the cache; the same command goes on after a kill, and encodes what is new or changed."""
     autoencoder: str = "builtin"
     """Weights file of the autoencoder, a run's or a diffusers folder; `builtin` is the drawn world's."""
-    data: DataConfig = field(default_factory=lambda: DataConfig(clips_per_file=4, workers=2))
-    """The clips: which, and how large; `data.source` is the manifest."""
+    data: ClipConfig = field(default_factory=lambda: ClipConfig(clips_per_file=4, workers=2))
+    """The clips."""
     text: TextConfig = field(default_factory=TextConfig)
     """Text encoder: a frozen one's embeddings of all captions are kept; a byte-level one runs in training."""
     dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
@@ -73,7 +73,7 @@ def encode(settings: EncodeSettings) -> Path:
     check(settings)
     rank, ranks = processes()
     main, out, dtype = rank == 0, Path(settings.out), settings.dtype
-    config = replace(settings.data, source=settings.manifest)
+    config = DataConfig(**asdict(settings.data) | {"source": settings.manifest})
     if config.source == SHAPES:
         config = replace(config, clips_per_file=1)  # a scene is one clip
     autoencoder = load_autoencoder(settings.autoencoder, own_device())
@@ -142,8 +142,6 @@ def check(settings: EncodeSettings) -> None:
     """Raises ValueError for settings that cannot form a cache, before anything is computed."""
     if not settings.manifest or not settings.out:
         raise ValueError("give a manifest and a folder, `dit vae encode MANIFEST --out CACHE`")
-    if settings.data.source not in (SHAPES, settings.manifest):
-        raise ValueError("a cache is of the manifest that is given first: leave out --data.source")
     for name, what in {NAME: "manifest", "run.json": "run"}.items():
         if (Path(settings.out) / name).is_file():
             raise ValueError(f"--out {settings.out} holds a {what}: give the cache a folder of its own")

@@ -31,7 +31,7 @@ from vae.training.weights import read_header, save_weights
 def measured_clips(case: Case, seed: int, count: int) -> list[Tensor]:
     """The clips of the drawn world that `dit vae stats` takes with these settings."""
     config = settings_of("", case, seed=seed, count=count)
-    world = DrawnWorld(DataConfig("shapes", config.frames, config.size, config.fps), seed)
+    world = DrawnWorld(DataConfig(config.frames, config.size, config.fps), seed)
     return [world[draw].video for draw in range(count)]
 
 

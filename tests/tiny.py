@@ -45,7 +45,7 @@ def transformer_run(out: Path, autoencoder: Path, source: str = "shapes", **loop
     return TransformerRun(
         out=str(out),
         autoencoder=str(autoencoder),
-        data=DataConfig(source, frames=5, size=32, clips_per_file=int(source != "shapes")),
+        data=DataConfig(source=source, frames=5, size=32, clips_per_file=int(source != "shapes")),
         model=TransformerConfig(
             width=32, depth=1, heads=2, mlp_width=32, text_width=16, latent_channels=4, time_frequencies=16
         ),
