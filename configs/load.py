@@ -288,12 +288,12 @@ def to_json(settings) -> dict:
     return json.loads(json.dumps(dataclasses.asdict(settings)))
 
 
-def from_json(kind: type[Settings], values: dict) -> Settings:
+def from_json(kind: type[Settings], values: dict, where: str = "") -> Settings:
     """A settings dataclass from JSON values; a missing one takes its default.
 
-    An unknown one, an ill-typed one or one out of its range raises ValueError.
+    An unknown one, an ill-typed one or one out of its range raises ValueError, which begins with `where`.
     """
-    return _validated(kind, values, f"a saved {kind.__name__}: ")
+    return _validated(kind, values, where or f"a saved {kind.__name__}: ")
 
 
 def _validated(kind: type[Settings], values: dict, where: str = "") -> Settings:

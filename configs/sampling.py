@@ -58,7 +58,9 @@ class SampleSettings(VideoSettings):
     prompts: Positional[tuple[str, ...]] = ()
     """What the videos show, one prompt each."""
     prompts_file: str = ""
-    """Text file with one prompt a line, beside those on the command line."""
+    """More prompts: one a line, `#` begins a comment; or a JSONL, CSV or TSV of requests (dit/README.md)."""
+    negative: str = ""
+    """What the videos are not to show: guidance leads from it to the prompt, in place of from no prompt."""
     image: str = ""
     """Image that is the first frame of every video (image-to-video)."""
     again: str = ""

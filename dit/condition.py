@@ -18,16 +18,21 @@ from vae.training.seeds import generator
 
 @dataclass(frozen=True)
 class Condition:
-    """A sample's prompt, and the latents C T H W of its first frames where they are given.
+    """A sample's prompt, and the latents C T H W of its first frames where they are given; a negative prompt.
 
     `image_THWC` are the pixels, uint8, that the latents were encoded from, for the record.
     """
 
-    NULL: ClassVar[dict] = {"prompt": ""}  # what guidance compares with: the same but for these
+    NULL: ClassVar[dict] = {"prompt": ""}  # what training learns for guidance: the same but for these
 
     prompt: str = ""
     given_CTHW: Tensor | None = None
     image_THWC: Tensor | None = None
+    negative: str = ""
+
+    def opposite(self) -> "Condition":
+        """What guidance leads away from: its null, which a negative prompt, if there is one, speaks for."""
+        return replace(self, **self.NULL | {"prompt": self.negative})
 
 
 def draw_condition(clip: Clip, latents_CTHW: Tensor, flow: FlowConfig, seed: int) -> Condition:

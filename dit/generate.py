@@ -39,13 +39,13 @@ def generate(
 ) -> list[Tensor]:
     """Latents C T H W (normalised, fp32) of each request; all must have one token count's shift.
 
-    With guidance every solver step evaluates each condition and its null in one packed call. What a condition
-    gives stays as it is: its tokens have t = 0 and velocity 0.
+    With guidance every solver step evaluates each condition and its opposite in one packed call. What a
+    condition gives stays as it is: its tokens have t = 0 and velocity 0.
     """
     weight, config = denoiser.transformer.proj_out.weight, denoiser.transformer.config
     device, dtype = weight.device, weight.dtype
 
-    # Every sample is in the pack with its condition, and with guidance once more with that one's null.
+    # Every sample is in the pack with its condition, and with guidance once more with that one's opposite.
     conditions = guided_conditions([request.condition for request in requests], sampler.guidance)
     copies = len(conditions) // len(requests)
 

@@ -26,13 +26,15 @@ FORMATS = (".mp4", ".gif", ".png")
 def make_records(model: Model, settings: SampleSettings, requests: list[Request]) -> list[dict]:
     """All that makes each video of a packed call again: it is written inside its file and beside it.
 
-    The settings are resolved. A pack's other prompts and seeds are in it, as they may change its last bits.
+    The settings are resolved, with this call's size and image. A pack's other prompts, negative prompts and
+    seeds are in it, as they may change its last bits.
     """
     sampler = {"steps": settings.steps, "solver": settings.solver, "guidance": settings.guidance}
-    pack = [(request.condition.prompt, request.seed) for request in requests]
+    pack = [(request.condition.prompt, request.condition.negative, request.seed) for request in requests]
     records = []
-    for place, (prompt, seed) in enumerate(pack):
-        one = replace(settings, prompts=(prompt,), prompts_file="", again="", number=1, seed=seed)
+    for place, (prompt, negative, seed) in enumerate(pack):
+        one = replace(settings, prompts=(prompt,), negative=negative, seed=seed)
+        one = replace(one, prompts_file="", again="", number=1)
         condition = vars(requests[place].condition)
         unknown = condition.keys() - {"given_CTHW", "image_THWC"}
         assert all(isinstance(condition[name], str | int | float) for name in unknown), "write it below"

@@ -4,10 +4,12 @@ import base64
 import hashlib
 import json
 import re
+import sys
 import tempfile
 from dataclasses import fields, replace
 from pathlib import Path
 
+from torch import Tensor
 from tqdm import tqdm
 
 from configs.load import from_json, parse
@@ -16,8 +18,12 @@ from dit.condition import Condition
 from dit.generate import Request, decode, generate
 from dit.load import Model, load_resolved
 from dit.record import FORMATS, make_records, read_record, sidecar, write
+from dit.requests import Asked, read_asked
+from dit.text import cut_note
 from vae.data.sheets import contact_sheet, evenly
 from vae.data.video import read_frames, resize_and_crop, to_video
+from vae.interface import same_shapes
+from vae.model import Autoencoder
 from vae.tiles import tile_for
 from vae.training.files import naming
 
@@ -31,25 +37,14 @@ def sample(settings: SampleSettings, before: dict | None = None) -> list[Path]:
     With the record of a video from before that one is sampled again, in the packed call that it came from: a
     neighbour may change its last bits. Raises ValueError where the model is not the record's.
     """
-    # What is asked for: every prompt with every seed, each in a file of its own.
-    prompts = list(settings.prompts)
-    if settings.prompts_file:
-        if not Path(settings.prompts_file).is_file():
-            raise ValueError(f"{settings.prompts_file}: no such prompts file")
-        lines = Path(settings.prompts_file).read_text().splitlines()
-        prompts += [line.strip() for line in lines if line.strip()]
-    if not prompts:
-        raise ValueError('no prompt: try `dit sample "a red circle moves left"`')
-    if settings.seed + settings.number > 2**63:
-        raise ValueError(f"seed = {settings.seed}: with {settings.number} videos it reaches 2^63")
-    seeds = range(settings.seed, settings.seed + settings.number)
-    pairs = [(prompt, seed) for prompt in prompts for seed in seeds]
-    count = len(pairs)
-    if before:
-        pairs = before.get("pack", pairs)
+    # What is asked for, each in a file of its own.
+    asked = read_asked(settings)
+    count = len(asked)
+    if before and "pack" in before:
+        names = ("prompt", "negative", "seed")
+        asked = [replace(asked[0], **dict(zip(names, one, strict=True))) for one in before["pack"]]
+    pairs = [(one.prompt, one.seed) for one in asked]
     files = file_names(settings, pairs, count)
-    if settings.image and settings.frames == 1:
-        raise ValueError("--frames 1 with --image leaves nothing to sample: the image is the first frame")
 
     # Who samples it; what the settings leave open is the model's own.
     model, settings = load_resolved(settings)
@@ -57,41 +52,76 @@ def sample(settings: SampleSettings, before: dict | None = None) -> list[Path]:
     if before:
         _check_same_model(settings, before, model)
 
-    # Requests: size, seed, and the condition, a prompt and perhaps a first frame.
-    shape = autoencoder.latent_shape(settings.frames, settings.height, settings.width)
-    tile = 0
-    if settings.decode_memory is not None:
-        tile = tile_for(autoencoder, *shape[2:], int(settings.decode_memory * 2**30))
-    condition = Condition()
-    if settings.image:
-        image_THWC = resize_and_crop(read_frames(settings.image, [0]), settings.height, settings.width)
-        image_BCTHW = to_video(image_THWC)[None].to(autoencoder.latent_mean.device)
-        given_CTHW = autoencoder.encode(image_BCTHW)[0].cpu()
-        condition = Condition(given_CTHW=given_CTHW, image_THWC=image_THWC)
-    requests = [Request(replace(condition, prompt=prompt), shape, seed) for prompt, seed in pairs]
+    if settings.guidance == 1 and any(one.negative for one in asked):
+        raise ValueError("a negative prompt has no part where --guidance is 1, which is none: give another")
+    texts = [text for one in asked for text in (one.prompt, one.negative)]
+    if note := cut_note(model.denoiser.text.config, texts):
+        print(note, file=sys.stderr)
 
-    # One pack after the other: latents, then frames, which are written as they are decoded.
+    # Requests: size, seed, and the condition, a prompt and perhaps a negative one and a first frame.
+    own = {name: getattr(settings, name) for name in ("frames", "height", "width")}
+    asked = [replace(one, **{n: v for n, v in own.items() if getattr(one, n) is None}) for one in asked]
+    shapes = [_latent_shape(autoencoder, one, settings) for one in asked]
+    tiles = dict.fromkeys(shapes, 0)
+    if settings.decode_memory is not None:
+        tiles = {z: tile_for(autoencoder, *z[2:], int(settings.decode_memory * 2**30)) for z in tiles}
+    looks = [(one.image, one.frames, one.height, one.width) for one in asked]
+    given = {look: _first_frame(autoencoder, *look) for look in dict.fromkeys(looks)}
+    requests = [
+        Request(Condition(prompt=one.prompt, negative=one.negative, **given[look]), shape, one.seed)
+        for one, look, shape in zip(asked, looks, shapes, strict=True)
+    ]
+
+    # One pack of one size and image after the other: latents, then frames, written as they are decoded.
     sampler = SamplerConfig(settings.steps, settings.solver, settings.guidance, settings.seed)
-    packs = [slice(k, k + settings.batch) for k in range(0, len(requests), settings.batch)]
-    places = evenly(settings.frames, SHEET_FRAMES) if count > 1 else []
-    written, shown = [], []
+    packs = [
+        group[k : k + settings.batch]
+        for group in same_shapes(looks)
+        for k in range(0, len(group), settings.batch)
+    ]
+    made = {}
     with tqdm(total=len(packs) * settings.steps, desc=f"sampling {len(requests)}", unit="step") as progress:
         for pack in packs:
-            latents = generate(
-                model.denoiser, requests[pack], model.flow, sampler, lambda *_: progress.update()
-            )
-            records = make_records(model, settings, requests[pack])
-            for file, record, z in zip(files[pack], records, latents, strict=True):
+            together = [requests[k] for k in pack]
+            latents = generate(model.denoiser, together, model.flow, sampler, lambda *_: progress.update())
+            image, frames, height, width = looks[pack[0]]
+            look = {"image": image, "frames": frames, "height": height, "width": width}
+            records = make_records(model, replace(settings, **look), together)
+            places = evenly(frames, SHEET_FRAMES) if count > 1 else []
+            for k, record, z in zip(pack, records, latents, strict=True):
                 if before and record.get("place", 0) != before.get("place", 0):
                     continue  # a neighbour of the one that is sampled again
-                file, frames = write(file, decode(autoencoder, z, tile), record, settings.fps, places)
-                written.append(file)
-                shown.append(frames)
+                video = decode(autoencoder, z, tiles[shapes[k]])
+                made[k] = write(files[k], video, record, settings.fps, places)
+    written, shown = (list(part) for part in zip(*(made[k] for k in sorted(made)), strict=True))
     if count > 1:
         sheet = written[0].parent / "contact-sheet.png"
         contact_sheet(map(to_video, shown), [prompt for prompt, _ in pairs], sheet, SHEET_FRAMES)
         written.append(sheet)
     return written
+
+
+def _latent_shape(
+    autoencoder: Autoencoder, one: Asked, settings: SampleSettings
+) -> tuple[int, int, int, int]:
+    """C T H W of a video's latents; raises ValueError, which names a request of a file."""
+    try:
+        return autoencoder.latent_shape(one.frames, one.height, one.width)
+    except ValueError as error:
+        if settings.prompts_file:
+            raise ValueError(f"the request {one.prompt[:60]!r}: {error}") from None
+        raise
+
+
+def _first_frame(
+    autoencoder: Autoencoder, image: str, frames: int, height: int, width: int
+) -> dict[str, Tensor]:
+    """What an image gives a condition: its pixels, fitted to the size, and their latents."""
+    if not image:
+        return {}
+    image_THWC = resize_and_crop(read_frames(image, [0]), height, width)
+    image_BCTHW = to_video(image_THWC)[None].to(autoencoder.latent_mean.device)
+    return {"given_CTHW": autoencoder.encode(image_BCTHW)[0].cpu(), "image_THWC": image_THWC}
 
 
 def _check_same_model(settings: SampleSettings, record: dict, model: Model) -> None:

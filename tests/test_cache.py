@@ -233,6 +233,12 @@ def test_a_limit_of_memory_encodes_in_tiles_to_the_same_latents(
             assert (whole - parts).abs().max() < 1e-4 * whole.abs().max()
 
 
+def test_captions_that_are_cut_are_counted(folder, autoencoder, text_folder, tmp_path, capsys):
+    text = TextConfig(folder=str(text_folder), max_tokens=16)
+    encode(settings(folder, tmp_path / "cache", autoencoder, text=text))
+    assert "note: 1 of 6 captions have more than text.max_tokens = 16: cut there\n" in capsys.readouterr().err
+
+
 def test_settings_that_are_no_weight_change_keys(tmp_path, text_folder):
     """Other people's autoencoders and text encoders of the same weights, with another setting."""
     case = CASES["KL"]

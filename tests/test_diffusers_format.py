@@ -246,13 +246,16 @@ def test_a_wan_pipeline_samples_the_same_here(tmp_path: Path, version: str):
     with_euler(pipeline)
     model = load_model(str(tmp_path / "wan"), CPU, torch.float32)
     assert (model.flow.shift, model.flow.shift_tokens) == (2.5, 0)
-    requests = [Request(Condition("a red circle"), SHAPE, 1), Request(Condition("blue"), SHAPE, 2)]
+    requests = [
+        Request(Condition("a red circle"), SHAPE, 1),
+        Request(Condition("blue", negative="a dull square"), SHAPE, 2),
+    ]
     ours = generate(
         model.denoiser, requests, model.flow, SamplerConfig(steps=5, solver="euler", guidance=5.0)
     )
     theirs = pipeline(
         [request.condition.prompt for request in requests],
-        negative_prompt="",
+        negative_prompt=[request.condition.negative for request in requests],
         latents=torch.stack([noise_of(request) for request in requests]),
         num_inference_steps=5,
         guidance_scale=5.0,

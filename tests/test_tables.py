@@ -33,7 +33,10 @@ TAKEN = {
     "spaces and case": ("t.csv", 'Path, Caption\na.mp4, "a cat, sitting"\nb.mp4 , a dog\n'),
     "other names": ("t.csv", 'id,File Name,TEXT\n1,a.mp4,"a cat, sitting"\n2,b.mp4,a dog\n'),
     "pandas' index": ("t.csv", ',path,caption\n0,a.mp4,"a cat, sitting"\n1,b.mp4,a dog\n'),
-    "the documented names first": ("t.csv", 'video,path,text,caption\n1,a,x,"a cat, sitting"\n2,b,y,a dog\n'),
+    "the documented names first": (
+        "t.csv",
+        'video,path,file,text,caption\n1,a,b,x,"a cat, sitting"\n2,b,a,y,a dog\n',
+    ),
     "no header": ("t.csv", '\na.mp4,"a cat, sitting"\nb.mp4,a dog\n'),
     "no header, files last": ("t.tsv", "a cat, sitting\ta.mp4\na dog\tb.mp4\n"),
     "carriage returns": ("t.csv", b'path,caption\ra.mp4,"a cat, sitting"\rb.mp4,a dog\r'),
@@ -51,6 +54,10 @@ TAKEN = {
     "array": (
         "t.json",
         '[{"video":"a.mp4","prompt":"a cat, sitting"},\n {"video":"b.mp4","prompt":["a dog"]}]',
+    ),
+    "records of several kinds": (
+        "t.jsonl",
+        '{"path":"a.mp4","caption":"a cat, sitting"}\n{"File":"b.mp4","prompt":"a dog"}',
     ),
     "array in jsonl": (
         "t.jsonl",
@@ -103,6 +110,11 @@ REFUSED = {
         r"t\.csv, line 2: ',' expected after '\"'",
     ),
     "escaped": ("t.csv", 'path,caption\na.mp4,"a \\"big\\" cat"\n', r"t\.csv, line 2: "),
+    "two captions in a record": (
+        "t.jsonl",
+        '{"path": "a.mp4", "caption": "x"}\n{"path": "a.mp4", "text": "x", "prompt": "y"}',
+        r"line 2: the columns 'text' and 'prompt' may both be the caption",
+    ),
     "two captions": (
         "t.csv",
         "path,text,prompt\na.mp4,x,y\n",

@@ -9,7 +9,7 @@ import torch
 
 from configs.model import TextConfig
 from dit.byte_t5 import ByteEncoder, byte_tokens
-from dit.text import as_transformers, clean, encoder_hash, make_encoder, write_encoder
+from dit.text import as_transformers, clean, cut_note, encoder_hash, make_encoder, write_encoder
 
 TINY = TextConfig(width=24, depth=3, heads=3, mlp_width=40, max_tokens=300)
 PROMPTS = [
@@ -101,6 +101,31 @@ def test_packed_text_is_padded_and_masked_text(tmp_path: Path, kind: str):
     assert lengths == batch["attention_mask"].sum(1).tolist() == [14, 1, 16]
     for text, row, length in zip(packed.split(lengths), wanted, lengths, strict=True):
         assert torch.allclose(text, row[:length], rtol=0, atol=1e-5 * wanted.abs().max().item())
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_prompts_that_are_cut_are_those_with_more_tokens(tmp_path: Path, padded: bool):
+    """By the tokenizer that is told not to cut, on prompts around the limit, ASCII or not."""
+    tiny_umt5(tmp_path)
+    config = TextConfig(folder=str(tmp_path), max_tokens=16, padded=padded)
+    prompts = [
+        "",
+        "a" * 13,
+        "a" * 14,
+        "a" * 15,
+        "a" * 16,
+        "b " * 9,
+        "&amp; ab cd e",
+        "\ufdfa",
+        "\ufdfa" * 2,
+        "é" * 14,
+    ]
+    tokenizer = make_encoder(config).tokenizer
+    seen = [clean(prompt) if padded else prompt for prompt in prompts]
+    wanted = sum(len(tokenizer(prompt)["input_ids"]) > 16 for prompt in seen)
+    assert 2 < wanted < 8
+    said = f"note: {wanted} of 10 prompts have more than text.max_tokens = 16: cut there"
+    assert cut_note(config, [*prompts, *prompts]) == said and cut_note(config, prompts[:3]) == ""
 
 
 def test_padded_text_is_what_the_wan_pipeline_feeds(tmp_path: Path):

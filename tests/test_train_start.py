@@ -9,12 +9,14 @@ import torch
 from configs.load import from_json, to_json
 from configs.model import TextConfig
 from configs.train import OptimizerConfig, TransformerRun
+from dit.cli import run
 from dit.load import load_model
 from dit.train import check_text, train
 from dit.wan import to_diffusers, transformer_settings
 from tests.test_train import autoencoder  # noqa: F401
 from tests.test_train_loss import random_denoiser
 from tests.tiny import fresh_accelerator, state, transformer_run  # noqa: F401
+from vae.data.write import write_video
 from vae.diffusers_folder import write_folder
 
 
@@ -94,6 +96,24 @@ def test_a_frozen_text_encoder_trains_nothing_of_itself(autoencoder, tmp_path): 
     expected = encoder.eval()(ids)[0][0]
     torch.testing.assert_close(embeddings[: len(expected)], expected, rtol=1e-5, atol=1e-5)
     assert lengths == [13, 1]
+
+
+def test_captions_that_are_cut_and_files_without_one_are_said_once(autoencoder, tmp_path, capsys):  # noqa: F811
+    for k in range(4):
+        write_video(tmp_path / "set" / f"{k}.mp4", torch.rand(3, 5, 32, 32) * 2 - 1, 8, {})
+    (tmp_path / "set" / "0.txt").write_text("word " * 400 + "\nshort")
+    (tmp_path / "set" / "1.txt").write_text("short")
+    assert run(["data", "index", str(tmp_path / "set")]) == 0
+    config = transformer_run(tmp_path / "run", autoencoder, str(tmp_path / "set"), steps=2)
+    train(replace(config, prompts=("long " * 200,)))
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert said == [
+        "note: 2 of 4 files have no caption: they are trained on without a prompt",
+        "note: 2 of 3 captions and prompts have more than text.max_tokens = 512: cut there",
+    ]
+    config = transformer_run(tmp_path / "drawn", autoencoder, steps=1)
+    train(replace(config, text=replace(config.text, max_tokens=8)))
+    assert "captions and prompts have more than text.max_tokens = 8: cut there" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

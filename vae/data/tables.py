@@ -181,19 +181,24 @@ def _plain(name: object) -> str:
 
 def _columns(file: Path, names: list[str], wanted: Wanted) -> dict[str, int]:
     """Which of a table's columns is each that is wanted; raises OtherColumns, or ValueError for several."""
-    plain, found = [_plain(name) for name in names], {}
-    for role, ranks in wanted.items():
-        for rank in ranks:
-            if there := [k for k, name in enumerate(plain) if name in rank]:
-                if len(there) > 1:
-                    both = " and ".join(repr(names[k]) for k in there[:2])
-                    raise ValueError(f"{file}: the columns {both} may both be the {role}: leave one")
-                found[role] = there[0]
-                break
+    found = _there(str(file), names, wanted)
     if missing := [role for role in wanted if role not in found]:
         shown = ", ".join(repr(str(name)[:40]) for name in names[:8]) + ", …" * (len(names) > 8)
         usual = " and ".join(f"{role} ({', '.join(_usual(wanted[role]))}, …)" for role in missing)
         raise OtherColumns(f"{file} has the columns {shown or '(none)'}; wanted is a column for {usual}")
+    return found
+
+
+def _there(where: str, names: list[str], wanted: Wanted) -> dict[str, int]:
+    """Of what is wanted, which of these names each is; raises ValueError where it may be several."""
+    plain, found = [_plain(name) for name in names], {}
+    for role, ranks in wanted.items():
+        places = next(filter(None, ([k for k, n in enumerate(plain) if n in rank] for rank in ranks)), [])
+        if len(places) > 1:
+            both = " and ".join(repr(names[k]) for k in places[:2])
+            raise ValueError(f"{where}: the columns {both} may both be the {role}: leave one")
+        if places:
+            found[role] = places[0]
     return found
 
 
@@ -213,7 +218,7 @@ def _without_header(cells: list, wanted: Wanted) -> dict[str, int] | None:
 def _separated_rows(file: Path, text: str, wanted: Wanted) -> list[Row]:
     """The rows of a CSV or TSV file, each of as many cells as its first."""
     separator, first, columns, headed = _separator(file, text, wanted)
-    roles, rows = {k: role for role, k in columns.items()}, []
+    names, rows = [_plain(name) if headed else "" for name in first], []
     for place, cells in _split(file, text, separator):
         if len(cells) != len(first):
             shown = ", ".join(first) if headed else f"as in line 1: {' | '.join(first)[:80]}"
@@ -224,9 +229,14 @@ def _separated_rows(file: Path, text: str, wanted: Wanted) -> list[Row]:
             )
         if "file" in wanted:
             _check_swallowed(file, place, cells, separator)
-        names = (roles.get(k) or (_plain(first[k]) if headed else "") for k in range(len(first)))
-        rows.append(Row(place, dict(zip(names, cells, strict=True))))
+        rows.append(Row(place, _cells(names, cells, columns)))
     return rows[1:] if headed else rows
+
+
+def _cells(names: list[str], cells: list, roles: dict[str, int]) -> dict[str, object]:
+    """A row's cells by the names of their columns, or where these are wanted by what they are."""
+    others = {name: cells[k] for k, name in enumerate(names) if k not in roles.values() and name not in roles}
+    return others | {role: cells[k] for role, k in roles.items()}
 
 
 def _separator(file: Path, text: str, wanted: Wanted) -> tuple[str, list[str], dict[str, int], bool]:
@@ -333,22 +343,20 @@ def _named(file: Path, rows: list[tuple[str, object]], wanted: Wanted) -> list[R
 
     A value that is no record keeps its place, without cells.
     """
-    records = [value for _, value in rows if isinstance(value, dict)]
-    keys = list(dict.fromkeys(key for record in records for key in record))
-    plain = [value for _, value in rows if isinstance(value, list | str)]
     if not rows:
         raise OtherColumns(f"{file} is empty")
-    bare = not records and plain and all(_bare(value, wanted) is not None for value in plain)
-    names = {} if bare else {role: keys[k] for role, k in _columns(file, keys, wanted).items()}
-    found = []
+    found, whole = [], False
     for place, value in rows:
-        cells = {}
+        cells = _bare(value, wanted) or {}
         if isinstance(value, dict):
-            cells = {_plain(key): cell for key, cell in value.items() if key not in names.values()}
-            cells |= {role: value.get(name) for role, name in names.items()}
-        elif bare and value is not None:
-            cells = _bare(value, wanted) or {}
+            keys = list(value)
+            roles = _there(f"{file}, {place}", keys, wanted)
+            cells = _cells([_plain(key) for key in keys], list(value.values()), roles)
+        whole |= wanted.keys() <= cells.keys()
         found.append(Row(place, cells))
+    if not whole:
+        keys = dict.fromkeys(key for _, value in rows if isinstance(value, dict) for key in value)
+        _columns(file, list(keys), wanted)  # says what no record has
     return found
 
 

@@ -1,0 +1,83 @@
+"""What `dit sample` is asked for, a video each: prompts, and a file of prompts or requests."""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from configs.load import from_json
+from configs.ranges import Count, Seed
+from configs.sampling import SampleSettings
+from vae.data.tables import PROMPTS, TABLES, Row, lines_of, read_table, read_text, texts
+
+COMMENT = "#"
+NUMBERS = {"seed", "frames", "height", "width"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One video: what a request in a file may say of it; all else is the command line's."""
+
+    prompt: str
+    """What it shows."""
+    negative: str = ""
+    """What guidance leads away from."""
+    image: str = ""
+    """Its first frame; a path in a file is from that file's folder."""
+    seed: Seed = 0
+    """Seed of the first video, of as many as are asked for."""
+    frames: Count | None = None
+    """Frames, 1 + 4k."""
+    height: int | None = None
+    """Height in pixels."""
+    width: int | None = None
+    """Width in pixels."""
+
+
+def read_asked(settings: SampleSettings) -> list[Asked]:
+    """Every video that the settings ask for, in order; raises ValueError for none, or for a wrong request."""
+    alike = {name: getattr(settings, name) for name in ("negative", "image", *sorted(NUMBERS))}
+    asked = [Asked(prompt, **alike) for prompt in settings.prompts]
+    if settings.prompts_file:
+        asked += [Asked(**alike | one) for one in _read_requests(Path(settings.prompts_file))]
+    if not asked:
+        raise ValueError('no prompt: try `dit sample "a red circle moves left"`')
+    for one in asked:
+        if one.seed + settings.number > 2**63:
+            raise ValueError(f"seed = {one.seed}: with {settings.number} videos it reaches 2^63")
+        if one.image and one.frames == 1:
+            raise ValueError("--frames 1 with --image leaves nothing to sample: the image is the first frame")
+    return [replace(one, seed=one.seed + k) for one in asked for k in range(settings.number)]
+
+
+def _read_requests(file: Path) -> list[dict]:
+    """What each request of a file says: of a table its cells, of any other text a prompt a line.
+
+    A line that begins with `#` is a comment there.
+    """
+    if not file.is_file():
+        raise ValueError(f"{file}: no such prompts file")
+    if file.suffix.lower() in TABLES:
+        return [_of_row(file, row) for row in read_table(file, {"prompt": PROMPTS})]
+    lines = (line.strip() for line in lines_of(read_text(file)))
+    return [{"prompt": line} for line in lines if line and line[0] != COMMENT]
+
+
+def _of_row(file: Path, row: Row) -> dict:
+    """What a row of a table asks for, its cells that are not empty; raises ValueError for a wrong one."""
+    cells = {name: cell for name, cell in row.cells.items() if name and cell not in (None, "")}
+    if "negative_prompt" in cells:  # as diffusers calls it
+        cells["negative"] = cells.pop("negative_prompt")
+    if file.suffix.lower() in (".csv", ".tsv"):  # where all is text
+        cells |= {
+            name: int(cells[name])
+            for name in NUMBERS & cells.keys()
+            if re.fullmatch(r"[0-9]{1,20}", cells[name])
+        }
+    if not texts(cells.get("prompt")):
+        raise ValueError(f"{file}, {row.place}, has no prompt")
+    if not isinstance(cells["prompt"], list):
+        cells["prompt"] = str(cells["prompt"]).strip()
+    one = from_json(Asked, cells, f"{file}, {row.place}: ")
+    if one.image:
+        cells["image"] = str(file.parent / one.image)
+    return cells
