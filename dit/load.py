@@ -197,7 +197,7 @@ def _named_encoder(text: TextConfig, folder: str | None, header: Header, file: P
             f"give its folder with --text-folder"
         )
     text = replace(text, folder=folder)
-    if header.facts.get("text_encoder") != encoder_hash(text):
+    if header.facts.get("text_weights") != encoder_hash(text):
         raise ValueError(f"--text-folder {folder} is not the text encoder that {file} was trained with")
     return text
 

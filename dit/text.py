@@ -147,7 +147,13 @@ def load_pretrained(config: TextConfig) -> PretrainedEncoder:
     try:
         settings = kinds[kind].config_class.from_json_file(model_folder / "config.json")
         model, told = kinds[kind].from_pretrained(
-            None, config=settings, state_dict=tensors, output_loading_info=True, trust_remote_code=False
+            None,
+            config=settings,
+            state_dict=tensors,
+            output_loading_info=True,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
         )
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise ValueError(f"{model_folder} holds no text encoder ({str(error).splitlines()[0]})") from None

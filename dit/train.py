@@ -186,16 +186,20 @@ def _text_notes(config: TransformerRun, data, held_out) -> list[str]:
 def _check_same_networks(run: Session, config: TransformerRun, autoencoder: Autoencoder) -> None:
     """Keeps the hashes of the frozen networks; raises ValueError where the run began with others."""
     folder = config.text.folder
-    run.facts["autoencoder"] = autoencoder_hash(autoencoder)
-    run.facts["text_encoder"] = encoder_hash(config.text) if folder else ""
+    run.facts["autoencoder_weights"] = autoencoder_hash(autoencoder)
+    run.facts["text_weights"] = encoder_hash(config.text) if folder else ""
     if not run.started:
         return
     before = read_header(checkpoints(run.folder)[-1] / "model.safetensors").facts
-    for name, place in {"autoencoder": find_autoencoder(run.folder), "text_encoder": folder}.items():
+    places = {
+        "autoencoder_weights": find_autoencoder(run.folder),
+        "text_weights": folder or "byte-level text",
+    }
+    for name, place in places.items():
         if run.facts[name] != before.get(name):
             raise ValueError(
-                f"{place} is not the {name.replace('_', ' ')} that the run {run.folder} began with: "
-                f"bring that back, or give another folder with --out"
+                f"{place} is not what the run in {run.folder} began with: bring that back, or give another "
+                f"folder with --out"
             )
 
 
@@ -203,15 +207,13 @@ def _check_known_latents(config: TransformerRun, autoencoder: Autoencoder) -> No
     """Raises ValueError where `init` is to go on with latents that its transformer never knew."""
     if config.new_latents:
         return
-    home, advice = (
-        autoencoder_folder(model_folder(config.init)),
-        "--new-latents lets the transformer learn them",
-    )
+    folder, advice = model_folder(config.init), "--new-latents has it learn others"
+    home = autoencoder_folder(folder)
     try:
-        known = load_autoencoder(home, as_shipped=is_diffusers(model_folder(config.init)))
+        known = load_autoencoder(home, as_shipped=is_diffusers(folder))
     except ValueError as error:
         raise ValueError(
-            f"which latents --init {config.init} knows nothing says ({error}); {advice}"
+            f"nothing says which latents --init {config.init} knows ({error}); {advice}"
         ) from None
     if not same_latents(known, autoencoder):
         raise ValueError(

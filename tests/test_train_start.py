@@ -36,7 +36,7 @@ def test_fine_tuning_starts_from_a_diffusers_folder(autoencoder, tmp_path, capsy
     write_folder(tmp_path / "wan" / "transformer", transformer_settings(config.model), tensors)
     still = OptimizerConfig(learning_rate=0.0)
     config = replace(config, init=str(tmp_path / "wan"), optimizer=still)
-    with pytest.raises(ValueError, match=r"nothing says which latents --init \S+ knows .*--new-latents"):
+    with pytest.raises(ValueError, match=r"nothing says what latents --init \S+ knows .*--new-latents"):
         train(config)  # the folder has no autoencoder
     train(replace(config, new_latents=True))
     assert "only the transformer is taken, the text encoder starts from random\n" in capsys.readouterr().err
@@ -86,7 +86,7 @@ def test_a_frozen_text_encoder_trains_nothing_of_itself(autoencoder, tmp_path): 
     with pytest.raises(ValueError, match=rf"{other} is not the text encoder that \S+ was trained with"):
         load_model(config.out, cpu, torch.float32, str(other))
     longer = replace(config, train=replace(config.train, steps=3))
-    with pytest.raises(ValueError, match=rf"{other} is not the text encoder that the run \S+ began with"):
+    with pytest.raises(ValueError, match=rf"{other} is not what the run in \S+ began with"):
         train(replace(longer, text=replace(config.text, folder=str(other))))
     model = load_model(config.out, cpu, torch.float32, str(folder))
     kept = model.denoiser.text.model.state_dict()

@@ -1,0 +1,165 @@
+"""Proves that a run goes on with its own states, autoencoder and latents alone, or says which is not."""
+
+import json
+import math
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import dit.train
+import vae.train
+from configs.train import DiscriminatorConfig
+from dit.load import TRANSFORMER
+from tests.test_train import autoencoder, cache_of  # noqa: F401
+from tests.tiny import autoencoder_run, fresh_accelerator, newest_step, transformer_run  # noqa: F401
+from vae.cache.clips import DamagedCache
+from vae.cache.index import load_cache
+from vae.cache.shards import read_row, shard_files
+from vae.load import WEIGHTS
+from vae.training.weights import load_weights, save_weights
+
+LAST = "step-00000002"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, autoencoder) -> Path:  # noqa: F811
+    """A transformer's run of two steps."""
+    out = tmp_path_factory.mktemp("run") / "run"
+    dit.train.train(transformer_run(out, autoencoder, steps=2, save_every=1, show_every=2))
+    return out
+
+
+def rewrite(file: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
+    """Changes the tensors of a weights file, and leaves its header as it is."""
+    tensors, header = load_weights(file)
+    save_weights(file, change(tensors), header.kind, header.settings, header.facts)
+
+
+def broken(tensor: Tensor, number: float) -> Tensor:
+    tensor = tensor.clone()
+    tensor.view(-1)[0] = number
+    return tensor
+
+
+BIAS = "transformer.proj_out.bias"
+OPTIMIZER = {
+    "empty": (lambda t: {}, "0.exp_avg is missing"),
+    "without one": (lambda t: {k: v for k, v in t.items() if k != "3.step"}, "3.step is missing"),
+    "with another": (lambda t: t | {"999.step": t["0.step"].clone()}, "999.step has no place"),
+    "transposed": (lambda t: t | {"0.exp_avg": t["0.exp_avg"].T}, r"0.exp_avg is \(.*\), not"),
+    "of whole numbers": (lambda t: t | {"1.exp_avg": t["1.exp_avg"].int()}, "1.exp_avg is of torch.int32"),
+    "whole steps": (lambda t: t | {"1.step": t["1.step"].int()}, "1.step is of torch.int32"),
+    "of a step before": (lambda t: t | {"1.step": t["1.step"] - 1}, "1.step is of 1 updates, not 2"),
+    "of steps to come": (
+        lambda t: {k: v + 7 if k.endswith("step") else v for k, v in t.items()},
+        "step is of 9 updates, not 2",
+    ),
+    "NaN": (lambda t: t | {"2.exp_avg": broken(t["2.exp_avg"], math.nan)}, "2.exp_avg holds NaN or infinity"),
+    "squares below 0": (
+        lambda t: t | {"2.exp_avg_sq": broken(t["2.exp_avg_sq"], -1.0)},
+        "2.exp_avg_sq has squares below 0",
+    ),
+}
+WEIGHTS_OF = {
+    "of NaN": (lambda t: t | {BIAS: broken(t[BIAS], math.nan)}, f"{BIAS} holds NaN or infinity"),
+    "of infinity": (lambda t: t | {BIAS: broken(t[BIAS], -math.inf)}, f"{BIAS} holds NaN or infinity"),
+    "of whole numbers": (lambda t: t | {BIAS: t[BIAS].long()}, f"{BIAS} is of torch.int64"),
+    "without one": (lambda t: {k: v for k, v in t.items() if k != BIAS}, f"{BIAS} is missing"),
+}
+HARM = {f"optimizer, {name}": ("optimizer", *harm) for name, harm in OPTIMIZER.items()}
+HARM |= {
+    f"{part} {name}": (part, *harm) for part in ("model", "average") for name, harm in WEIGHTS_OF.items()
+}
+
+
+@pytest.mark.parametrize(("part", "change", "words"), HARM.values(), ids=HARM)
+def test_a_state_that_is_not_the_run_s_is_refused_by_file_and_tensor(
+    run,
+    autoencoder,  # noqa: F811
+    tmp_path,
+    part,
+    change,
+    words,
+):
+    out = tmp_path / "run"
+    shutil.copytree(run, out)
+    file = out / LAST / f"{part}.safetensors"
+    rewrite(file, change)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(file))}.*{words}"):
+        dit.train.train(transformer_run(out, autoencoder, steps=3, save_every=1, show_every=2))
+    after = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    changed = {path.name for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+    assert changed <= {"run.json"}  # which says how long the run is to be
+
+
+def test_a_run_goes_on_with_its_own_autoencoder(run, autoencoder, tmp_path):  # noqa: F811
+    out = tmp_path / "run"
+    shutil.copytree(run, out)
+    rewrite(out / WEIGHTS, lambda t: t | {"latent_mean": t["latent_mean"] + 0.1})
+    config = transformer_run(out, autoencoder, steps=3, save_every=1, show_every=2)
+    with pytest.raises(
+        ValueError, match=rf"^{re.escape(str(out / WEIGHTS))} is not what the run in \S+ began"
+    ):
+        dit.train.train(config)
+    shutil.copyfile(run / WEIGHTS, out / WEIGHTS)
+    dit.train.train(config)
+    assert newest_step(out) == 3
+
+
+def test_an_autoencoder_s_optimizers_have_the_updates_of_their_steps(tmp_path):
+    config = autoencoder_run(tmp_path / "run", steps=2, save_every=1, show_every=4)
+    discriminator = DiscriminatorConfig(weight=0.1, start=2, width=8, depth=1)
+    config = replace(config, discriminator=discriminator)
+    vae.train.train(config)  # its discriminator has not begun, so that its optimizer has no state
+    name = "discriminator_optimizer.safetensors"
+    assert load_weights(tmp_path / "run" / LAST / name)[0] == {}
+    longer = replace(config, train=replace(config.train, steps=4))
+    vae.train.train(longer)
+    vae.train.train(replace(config, train=replace(config.train, steps=5)))
+    file = tmp_path / "run" / "step-00000005" / name
+    assert load_weights(file)[0]["0.step"] == 3
+    rewrite(file, lambda t: {})
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(file))}.*0.exp_avg is missing"):
+        vae.train.train(replace(config, train=replace(config.train, steps=6)))
+    part = file.with_name("model.safetensors")
+    rewrite(part, lambda t: {k: v for k, v in t.items() if k != "quant_conv.bias"})
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(part))}.*quant_conv.bias is missing"):
+        vae.train.train(replace(config, train=replace(config.train, steps=6)))
+
+
+def test_latents_that_changed_are_not_trained_on(autoencoder, tmp_path):  # noqa: F811
+    cache = Path(cache_of(4, tmp_path / "latents", autoencoder))
+    (shard,) = shard_files(cache)
+    whole = shard.read_bytes()
+    location = load_cache(cache).files[0].clips[0]
+    size = 2 * math.prod(location.shape)  # fp16, means and then log-variances
+    assert read_row(cache, location, torch.float16).shape == location.shape
+
+    def harmed(first: int, count: int, byte: bytes | None) -> None:
+        part = whole[first : first + count]
+        other = byte * count if byte else bytes(b ^ 1 for b in part)
+        shard.write_bytes(whole[:first] + other + whole[first + count :])
+
+    for first, count, byte in ((location.offset, size, b"\0"), (location.offset, 1, None)):
+        harmed(first, count, byte)
+        for parts in (1, 2, None):
+            with pytest.raises(ValueError, match=rf"{shard.name} has changed since it was written"):
+                read_row(cache, location, torch.float16, parts)
+    harmed(location.offset + size - 1, 1, None)
+    assert read_row(cache, location, torch.float16, 1).isfinite().all()  # the means are whole
+    with pytest.raises(ValueError, match=rf"{shard.name} has changed since it was written"):
+        read_row(cache, location, torch.float16)
+    start = 8 + int.from_bytes(whole[:8], "little")
+    harmed(start, len(whole) - start, b"\0")
+    config = transformer_run(tmp_path / "run", autoencoder, str(cache), steps=1)
+    with pytest.raises(DamagedCache, match="has changed since it was written: `dit data check"):
+        dit.train.train(config)
+    assert not (tmp_path / "run" / TRANSFORMER).exists()
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["kind"] == "transformer"
