@@ -1,4 +1,4 @@
-"""Weights: files of ours, whose header says kind, settings and facts; others', read safely."""
+"""Weights: files of ours, whose header says kind, settings and facts; those of others, read safely."""
 
 import hashlib
 import json
