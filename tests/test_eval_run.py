@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import configs.protocols
 import eval.benchmark
@@ -308,6 +309,42 @@ def test_a_wan_pipeline_of_another_kind_goes_through_diffusers(tmp_path):
         ValueError, match="seed = 4294967296: WanPipeline draws by PyTorch, which keeps 32 bits"
     ):
         generate_with(pipeline, "a cat", 2**32, sizes)
+
+
+def test_another_s_pipeline_runs_no_code_and_has_the_files_that_it_names(tmp_path):
+    write_wan(tmp_path)
+    folder = tmp_path / "wan"
+    index, config = folder / "model_index.json", folder / "text_encoder" / "config.json"
+    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    stale, tensors = folder / "text_encoder" / "old.safetensors", load_file(weights)
+    broken = tensors | {"proj_out.bias": tensors["proj_out.bias"] * float("nan")}
+    parts, settings = json.loads(index.read_text()), json.loads(config.read_text())
+    for harm, words, mend in (
+        (
+            lambda: index.write_text(json.dumps(parts | {"vae": ["subprocess", "Popen"]})),
+            "vae is of subprocess: only parts of diffusers, transformers are loaded",
+            lambda: index.write_text(json.dumps(parts)),
+        ),
+        (
+            lambda: config.write_text(json.dumps(settings | {"auto_map": {"AutoModel": "own.Own"}})),
+            r"text_encoder.config\.json names code of the folder \(auto_map\)",
+            lambda: config.write_text(json.dumps(settings)),
+        ),
+        (
+            lambda: stale.write_bytes(weights.read_bytes()),
+            r"old\.safetensors is no part of model\.safetensors",
+            stale.unlink,
+        ),
+        (
+            lambda: save_file(broken, weights, {"format": "pt"}),
+            "transformer: proj_out.bias holds NaN or infinity",
+            lambda: None,
+        ),
+    ):
+        harm()
+        with pytest.raises(ValueError, match=words):
+            load_pipeline(str(folder), torch.device("cpu"), torch.float32)
+        mend()
 
 
 @pytest.mark.parametrize(

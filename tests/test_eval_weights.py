@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 
 import eval.networks.certify
 from dit.cli import run
+from eval.networks.c3d import read_c3d
 from eval.networks.certify import certified, crc32c, load_i3d, read_tensors
 from eval.networks.i3d import seeded_tensors, table
-from vae.quality.networks import find_weights
+from vae.quality.networks import certify_hash, find_weights
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +148,29 @@ def test_weights_are_looked_for_in_order(trusted, tmp_path, monkeypatch, capsys)
     monkeypatch.setenv("DIT_I3D", str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match="nowhere: no such file"):
         find_weights("i3d")
+
+
+def test_of_the_hub_s_snapshots_the_one_of_its_main_branch_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("DIT_CLIP", raising=False)
+    folder = tmp_path / "hub" / "models--openai--clip-vit-base-patch32"
+    for name in ("aaa", "bbb"):
+        (folder / "snapshots" / name).mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"clip is there 2 times, \S+aaa, \S+bbb: set DIT_CLIP"):
+        find_weights("clip")
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("aaa\n")
+    assert find_weights("clip") == folder / "snapshots" / "aaa"
+
+
+def test_a_pointer_in_place_of_a_network_is_told(tmp_path):
+    file = tmp_path / "x.npz"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    for read in (
+        read_tensors,
+        lambda file: read_c3d(file, file),
+        lambda file: certify_hash("lpips-alex-heads", file),
+    ):
+        with pytest.raises(ValueError, match=r"is a pointer of Git LFS, not the weights"):
+            read(file)

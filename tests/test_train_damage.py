@@ -163,3 +163,27 @@ def test_latents_that_changed_are_not_trained_on(autoencoder, tmp_path):  # noqa
         dit.train.train(config)
     assert not (tmp_path / "run" / TRANSFORMER).exists()
     assert json.loads((tmp_path / "run" / "run.json").read_text())["kind"] == "transformer"
+
+
+def test_init_goes_on_with_the_latents_that_it_knows(run, autoencoder, tmp_path):  # noqa: F811
+    config = transformer_run(tmp_path / "run", autoencoder, steps=1)
+    known, header = load_weights(autoencoder)
+
+    def start(init: Path, **changed: Tensor) -> None:
+        other = tmp_path / "other.safetensors"
+        save_weights(other, known | changed, "autoencoder", header.settings)
+        dit.train.train(replace(config, init=str(init), autoencoder=str(other)))
+
+    encoder = "encoder.conv_in.weight"
+    for changed in ({"latent_std": known["latent_std"] * 1.01}, {encoder: known[encoder] + 0.01}):
+        for init in (run, run / LAST):
+            with pytest.raises(ValueError, match=rf"other latents than .* --init {init} knows: .*--new-l"):
+                start(init, **changed)
+    assert not (tmp_path / "run").exists()
+    decoder = {name: tensor + 0.01 for name, tensor in known.items() if name.startswith("decoder.")}
+    rounded = {encoder: known[encoder].half().float()}  # as `dit export --format half` leaves it
+    start(run, **decoder, **rounded)
+    assert newest_step(tmp_path / "run") == 1
+    config = replace(config, out=str(tmp_path / "anew"), new_latents=True)
+    start(run, latent_std=known["latent_std"] * 1.01)
+    assert newest_step(tmp_path / "anew") == 1

@@ -36,7 +36,7 @@ def test_fine_tuning_starts_from_a_diffusers_folder(autoencoder, tmp_path, capsy
     write_folder(tmp_path / "wan" / "transformer", transformer_settings(config.model), tensors)
     still = OptimizerConfig(learning_rate=0.0)
     config = replace(config, init=str(tmp_path / "wan"), optimizer=still)
-    with pytest.raises(ValueError, match=r"nothing says what latents --init \S+ knows .*--new-latents"):
+    with pytest.raises(ValueError, match=r"nothing says which latents --init \S+ knows .*--new-latents"):
         train(config)  # the folder has no autoencoder
     train(replace(config, new_latents=True))
     assert "only the transformer is taken, the text encoder starts from random\n" in capsys.readouterr().err

@@ -90,7 +90,10 @@ def find_weights(network: str, given: str = "") -> Path:
             return Path(name)
     for folder in folders():
         for name in needed.files:
-            if len(matches := sorted(folder.glob(name))) > 1:
+            matches = sorted(folder.glob(name))
+            if len(matches) > 1 and (main := matches[0].parent.parent / "refs" / "main").is_file():
+                matches = [match for match in matches if match.name == main.read_text().strip()]
+            if len(matches) > 1:
                 listed = ", ".join(map(str, matches))
                 raise ValueError(f"{network} is there {len(matches)} times, {listed}: set {needed.variable}")
             if matches:

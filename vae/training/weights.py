@@ -1,7 +1,8 @@
-"""Weights: files of ours, whose header says kind, settings and facts; others', read safely."""
+"""Weights: files of ours, whose header says kind, settings and facts; those of others, read safely."""
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -119,7 +120,7 @@ def check_finite(tensors: Mapping[str, Tensor], source: str | Path) -> None:
         if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel():
             x = tensor if tensor.element_size() > 1 else tensor.float()
             least, most = torch.aminmax(x)  # NaN where any is: one pass, which keeps nothing
-            if not (torch.isfinite(least) and torch.isfinite(most)):
+            if not (math.isfinite(least.item()) and math.isfinite(most.item())):
                 raise ValueError(
                     f"{source}: {name} holds NaN or infinity, so nothing can come of these weights"
                 )
