@@ -37,7 +37,7 @@ def generate(
     sampler: SamplerConfig,
     on_step: Callable | None = None,
 ) -> list[Tensor]:
-    """Latents C T H W (normalised, fp32) of each request; all must have one token count's shift.
+    """Latents C T H W (normalised, fp32) of each request; all of one token count: one shift serves them.
 
     With guidance every solver step evaluates each condition and its opposite in one packed call. What a
     condition gives stays as it is: its tokens have t = 0 and velocity 0.
@@ -79,7 +79,7 @@ def generate(
 def decode(autoencoder: Autoencoder, latents_CTHW: Tensor, tile: int = 0) -> Iterator[Tensor]:
     """A video in [-1, 1], fp32 on the CPU, in parts C T H W that are decoded when they are taken.
 
-    Each is of one latent frame, in constant memory; with a tile, in latents, the whole video is one part.
+    A part is of one latent frame, so that memory is constant; in tiles of `tile` latents a side it is all.
     """
     z = latents_CTHW[None]
     for part in [tiles.decode(autoencoder, z, tile)] if tile else autoencoder.decode_stream([z]):
@@ -89,6 +89,6 @@ def decode(autoencoder: Autoencoder, latents_CTHW: Tensor, tile: int = 0) -> Ite
 def generate_videos(
     model: Model, requests: list[Request], sampler: SamplerConfig, on_step: Callable | None = None
 ) -> list[Tensor]:
-    """Videos C T H W in [-1, 1], fp32 on the CPU, of each request; all must have one token count's shift."""
+    """Videos C T H W in [-1, 1], fp32 on the CPU, of each request, by one call of `generate`."""
     latents = generate(model.denoiser, requests, model.flow, sampler, on_step)
     return [torch.cat(list(decode(model.autoencoder, z)), dim=1) for z in latents]

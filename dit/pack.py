@@ -18,7 +18,8 @@ class Layout:
 
     The sequence is cut into equal runs of one sample and time each, as long as the pack allows: whole
     clips where all are equal, a latent frame where first frames are given. `rows` maps runs to the M
-    distinct (sample, time) pairs, or is None where the runs are the pairs in order.
+    distinct (sample, time) pairs, or is None where the runs are the pairs in order. `rotary` has the cosine
+    and sine of every token's angles, each L x 1 x D/2.
     """
 
     tokens: Lengths

@@ -1,6 +1,7 @@
 """Proves that a cache holds what online encoding gives, under keys of all that made it."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -322,6 +323,26 @@ def test_a_cache_of_the_drawn_world_has_its_scenes_and_trains(autoencoder, tmp_p
     with torch.enable_grad():
         dit.train.train(transformer_run(tmp_path / "run", autoencoder, str(out), steps=2, show_every=2))
     assert rows(tmp_path / "run")[0]["step"] == 1
+
+
+def test_a_cache_of_scenes_is_stale_where_only_the_latents_deviations_differ(autoencoder, tmp_path, capsys):
+    tensors, header = load_weights(autoencoder)
+    other, out = tmp_path / "other.safetensors", tmp_path / "cache"
+    tensors["latent_std"] = 2 * tensors["latent_std"]
+    save_weights(other, tensors, header.kind, header.settings, header.facts)
+    words = ["vae", "encode", "shapes", "--out", str(out), "--scenes", "4", "--dtype", "fp32"]
+    words += ["--data.frames", "5", "--data.size", "32", "--autoencoder"]
+    assert run([*words, str(autoencoder)]) == 0
+    before = [read_row(out, f.clips[0], torch.float32) for f in load_cache(out).files]
+    config = replace(DATA, source=str(out), clips_per_file=1)
+    with pytest.raises(ValueError, match="was made by another autoencoder"):
+        open_cached(load_cache(out), config, 0, 1, load_autoencoder(other), sample=False)
+    capsys.readouterr()
+    assert run([*words, str(other)]) == 0 and "(4 encoded, 0 kept)" in capsys.readouterr().out
+    after = [read_row(out, f.clips[0], torch.float32) for f in load_cache(out).files]
+    for (mean, log_variance), (new_mean, new_log_variance) in zip(before, after, strict=True):
+        torch.testing.assert_close(new_mean, mean / 2)
+        torch.testing.assert_close(new_log_variance, log_variance - 2 * math.log(2))
 
 
 def test_scenes_have_the_key_of_their_content(autoencoder, tmp_path):

@@ -196,7 +196,7 @@ def opens_any_format(source: str) -> bool:
     """Whether Pillow may take any of its formats somewhere: EPS, whatever its name, starts ghostscript."""
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     opens = [call for call in calls if re.search(r"\bImage\.open$", ast.unparse(call.func))]
-    return "PIL.Image import open" in source or any(
+    return bool(re.search(r"PIL\.Image import open", source)) or any(
         "formats" not in {keyword.arg for keyword in call.keywords} for call in opens
     )
 

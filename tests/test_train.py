@@ -104,6 +104,33 @@ def test_stopped_by_a_signal_and_resumed_equals_never_stopped(
     assert_same_run(out, whole[data])
 
 
+def test_a_signal_while_a_resumed_run_draws_its_first_picture_ends_it_after_the_next_step(
+    whole, autoencoder, sources, tmp_path, monkeypatch, capsys
+):
+    out, show_samples = tmp_path / "run", dit.train.show_samples
+
+    def update_and_signal(*arguments):
+        if arguments[2] == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        update_average(*arguments)
+
+    def show_and_signal(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        show_samples(*arguments)
+
+    with monkeypatch.context() as first:
+        first.setattr(dit.train, "update_average", update_and_signal)
+        train(transformer_run(out, autoencoder, sources["cached"]))
+    assert newest_step(out) == 3 and "validation" not in str(rows(out))
+    with monkeypatch.context() as second:
+        second.setattr(dit.train, "show_samples", show_and_signal)
+        train(transformer_run(out, autoencoder, sources["cached"]))
+    assert newest_step(out) == 4 and "stopped at step 4" in capsys.readouterr().err
+    assert [row["step"] for row in rows(out) if "validation" in row] == [3]
+    train(transformer_run(out, autoencoder, sources["cached"]))
+    assert_same_run(out, whole["cached"])
+
+
 @pytest.mark.parametrize("data", ["online", "cached"])
 def test_three_steps_made_six_equal_six(whole, autoencoder, sources, tmp_path, data):
     out = tmp_path / "run"

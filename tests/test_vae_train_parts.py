@@ -71,6 +71,8 @@ def test_restored_moments_belong_to_their_weights_whatever_the_memory_layout():
         for step in range(count):
             if step == restore_at:
                 state = vae.training.checkpoints.optimizer_tensors(optimizer)
+                moments = {("weight", "exp_avg"), ("weight", "exp_avg_sq"), ("bias", "exp_avg")}
+                assert {tuple(name.rsplit(".", 1)) for name in state} > moments, "named by parameters"
                 saved = {k: v.contiguous().clone() for k, v in state.items()}  # as in a file: no layout
                 optimizer = make_optimizer(layer, OptimizerConfig(learning_rate=0.1))
                 vae.training.checkpoints.restore_optimizer(optimizer, saved, step)

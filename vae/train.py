@@ -122,20 +122,14 @@ def train(config: AutoencoderRun) -> Path:
         loader = batches(data, loop.batch, run.step, loop.steps, run.rank, run.ranks, config.data.workers)
         for step, clips in run.steps(loader):
             # Random crops, images among them: functions of (seed, draw).
-            draws = [clip.draw for clip in clips]
             videos = [crop(clip.video, config, clip.draw) for clip in clips]
             discriminator_active = discriminator is not None and step > start
 
             # Gradients of all networks, clips of one shape together, with their posteriors' noise.
-            terms = Counter()
-            for video, noise in group_with_noise(videos, draws, config):
-                clips_BCTHW, share = (video.to(run.device), noise.to(run.device)), len(video) / len(videos)
-                autocast = run.accelerator.autocast
-                terms.update(
-                    accumulate_gradients(
-                        networks, *clips_BCTHW, share, config, discriminator_active, autocast
-                    )
-                )
+            terms, autocast = Counter(), run.accelerator.autocast
+            for video, noise in group_with_noise(videos, [clip.draw for clip in clips], config):
+                group = video.to(run.device), noise.to(run.device), len(video) / len(videos)
+                terms.update(accumulate_gradients(networks, *group, config, discriminator_active, autocast))
             terms = {name: run.accelerator.reduce(term, "mean") for name, term in terms.items()}
 
             # Their means over processes, at most as large as allowed, at this step's learning rates.

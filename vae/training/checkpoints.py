@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -55,10 +56,16 @@ def load_checkpoint(folder: Path, kind: str) -> tuple[dict, dict[str, dict[str, 
     return facts, {part: tensors for part, (tensors, _) in loaded.items()}
 
 
+def _named_parameters(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The parameters by their names, in the optimizer's order."""
+    groups = [zip(group["param_names"], group["params"], strict=True) for group in optimizer.param_groups]
+    return dict(chain(*groups))
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as flat named tensors."""
-    state = optimizer.state_dict()["state"]
-    return {f"{index}.{key}": value for index, values in state.items() for key, value in values.items()}
+    """The optimizer's state as flat tensors, named by its parameters: `blocks.0.ffn_in.bias.exp_avg`."""
+    states = {name: optimizer.state.get(p, {}) for name, p in _named_parameters(optimizer).items()}
+    return {f"{name}.{key}": value for name, values in states.items() for key, value in values.items()}
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], updates: int) -> None:
@@ -67,22 +74,23 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
     Moments take the memory layout of their weights: the fused kernel pairs them by their place in memory.
     Raises ValueError naming what is missing, has no place or another shape or type, or is of other updates.
     """
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    parameters = _named_parameters(optimizer)
     keys = {"exp_avg": None, "exp_avg_sq": None, "step": torch.tensor(0.0)}
     known = {
-        f"{index}.{key}": parameter if value is None else value
-        for index, parameter in enumerate(parameters if updates else ())
+        f"{name}.{key}": parameter if value is None else value
+        for name, parameter in (parameters if updates else {}).items()
         for key, value in keys.items()
     }
     check_tensors(tensors, known, "the state")
+    indices = {name: index for index, name in enumerate(parameters)}
     state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        index, key = int(name.split(".")[0]), name.split(".")[1]
+    for full_name, value in tensors.items():
+        name, key = full_name.rsplit(".", 1)
         if key == "step" and value != updates:
-            raise ValueError(f"{name} is of {value:g} updates, not {updates}")
+            raise ValueError(f"{full_name} is of {value:g} updates, not {updates}")
         if key == "exp_avg_sq" and value.numel() and value.min() < 0:
-            raise ValueError(f"{name} has squares below 0")
-        if value.shape == parameters[index].shape:
-            value = torch.empty_like(parameters[index]).copy_(value)
-        state.setdefault(index, {})[key] = value
+            raise ValueError(f"{full_name} has squares below 0")
+        if value.shape == parameters[name].shape:
+            value = torch.empty_like(parameters[name]).copy_(value)
+        state.setdefault(indices[name], {})[key] = value
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})

@@ -9,12 +9,13 @@ from configs.train import OptimizerConfig
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig, beta1: float = 0.9) -> torch.optim.AdamW:
-    """Fused AdamW; only matrices and kernels decay."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    """Fused AdamW that knows its parameters by their names; only matrices and kernels decay."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [(name, p) for name, p in named if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [(name, p) for name, p in named if p.ndim < 2], "weight_decay": 0.0},
     ]
+    groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(beta1, config.beta2), fused=True)
 
 
