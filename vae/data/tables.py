@@ -124,7 +124,6 @@ def finder(files: Iterable[Path], home: Path, any_ending: bool = False) -> Calla
     here, real = os.path.abspath(home), os.path.realpath(home)
     spellings = (
         os.path.normpath,
-        lambda name: unicodedata.normalize("NFC", os.path.normpath(name)),
         lambda name: _without_ending(unicodedata.normalize("NFC", os.path.normpath(name))),
         lambda name: _without_ending(unicodedata.normalize("NFC", os.path.normpath(name))).casefold(),
     )
@@ -280,7 +279,11 @@ def _split(file: Path, text: str, separator: str) -> Iterator[tuple[str, list[st
                 yield f"line {line}", [cell.strip() for cell in cells]
             line = reader.line_num + 1
     except csv.Error as error:
-        why = "a double quote is opened and not closed" if "end of data" in str(error) else str(error)
+        whys = {
+            "unexpected end of data": "a double quote is opened and not closed",
+            f"'{separator}' expected after '\"'": "a double quote ends before its cell does",
+        }
+        why = whys.get(str(error), str(error))
         raise ValueError(f"{file}, line {line}: {why}") from None
 
 
