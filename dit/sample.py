@@ -28,6 +28,7 @@ from vae.tiles import tile_for
 from vae.training.files import naming
 
 SHEET_FRAMES = 5
+PACKED = ("prompt", "negative", "seed")  # what a record has of each video of its packed call
 WITH_AGAIN = {"again", "out", "model", "text_folder", "precision"}  # the settings that --again leaves open
 
 
@@ -41,8 +42,9 @@ def sample(settings: SampleSettings, before: dict | None = None) -> list[Path]:
     asked = read_asked(settings)
     count = len(asked)
     if before and "pack" in before:
-        names = ("prompt", "negative", "seed")
-        asked = [replace(asked[0], **dict(zip(names, one, strict=True))) for one in before["pack"]]
+        with naming(Path(settings.again)):
+            pack = [from_json(Asked, dict(zip(PACKED, one, strict=True))) for one in before["pack"]]
+        asked = [replace(asked[0], **{name: getattr(one, name) for name in PACKED}) for one in pack]
     pairs = [(one.prompt, one.seed) for one in asked]
     files = file_names(settings, pairs, count)
 

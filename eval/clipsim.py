@@ -21,7 +21,7 @@ from eval.networks.certify import check_one
 from eval.networks.clip import LONGEST, load_clip, preprocess, seeded_clip
 from eval.networks.clip import Clip as ClipNetwork
 from vae.data.captions import read_captions
-from vae.data.tables import TABLES, finder, lines_of, read_text, texts
+from vae.data.tables import TABLES, few, finder, lines_of, read_text, texts
 from vae.data.write import read_metadata
 from vae.quality.networks import find_weights
 from vae.training.files import read_json
@@ -129,12 +129,12 @@ def pair(clips: list[Clip], settings: ClipsimSettings) -> tuple[list[tuple[Clip,
         pairs += [(by_path[path], caption) for caption in captions if path is not None]
     absent = list(dict.fromkeys(absent))
     if not pairs:
-        such = f", such as {absent[0]}" if absent else ""
+        such = f", such as {few(absent[:1])}" if absent else ""
         raise ValueError(f"{table} has prompts for none of the videos in {settings.videos}{such}")
     if absent and not settings.allow_small:
         raise ValueError(
             f"{table} has prompts for {len(absent)} videos that are not in {settings.videos}, such as "
-            f"{absent[0]}: with --allow-small the others are scored, and the score is stamped"
+            f"{few(absent[:1])}: with --allow-small the others are scored, and the score is stamped"
         )
     pairs.sort(key=lambda pair: (pair[0].source.name, pair[1]))
     prompted = {clip.source.name for clip, _ in pairs}

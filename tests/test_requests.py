@@ -35,7 +35,7 @@ def test_a_request_says_what_is_its_own(tmp_path):
     rows = [
         {"prompt": "a", "seed": 7, "negative": "n", "frames": 9, "height": 32, "width": 48},
         {"Prompt": " b ", "image": "deep/first.png", "negative_prompt": "m"},
-        {"prompt": 7, "seed": None, "image": ""},
+        {"prompt": 7, "seed": float("nan"), "image": None},
     ]
     wanted = [
         Asked("a", "n", "", 7, 9, 32, 48),
@@ -100,7 +100,7 @@ def test_requests_are_sampled_as_alone_and_made_again(folder, picture, tmp_path,
     assert sizes == [(9, 32, 32), (5, 32, 48), (9, 32, 32)]
     assert "image_png" in records[1] and records[0]["pack"] == [["one", "", 7], ["three", "dull", 8]]
     for name, record in zip(files, records, strict=True):
-        assert run(["sample", "--again", name]) == 0
+        assert run(["sample", "--again", name, "--model", str(folder)]) == 0
         again = read_metadata(capsys.readouterr().out.strip())
         assert again["frames_sha256"] == record["frames_sha256"] and again["negative"] == record["negative"]
     alone = [

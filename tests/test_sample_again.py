@@ -73,6 +73,14 @@ def test_what_is_no_mp4_is_made_again_from_its_sidecar(folder, tmp_path, capsys,
     assert "holds the record" in message(capsys, "--again", made, "--model", folder)
 
 
+@pytest.mark.parametrize("pack", [[["a prompt", "", 0], ["b"]], [["a", "", -1]], [[1, "", 0]], 7, [None]])
+def test_a_record_whose_pack_is_none_is_refused_by_name(folder, tmp_path, capsys, pack):  # noqa: F811
+    assert run(["sample", "a prompt", "--model", str(folder), "--out", str(tmp_path / "a.gif")]) == 0
+    record = json.loads((tmp_path / "a.json").read_text())
+    (tmp_path / "a.json").write_text(json.dumps(record | {"pack": pack, "place": 0}))
+    assert str(tmp_path / "a.gif") in message(capsys, "--again", tmp_path / "a.gif", "--model", folder)
+
+
 def test_other_frames_are_an_error_and_kept(folder, tmp_path, capsys):  # noqa: F811
     out = tmp_path / "one.mp4"
     sample(SampleSettings(prompts=("a prompt",), model=str(folder), out=str(out)))

@@ -107,7 +107,7 @@ REFUSED = {
     "opened below": (
         "t.csv",
         'path,caption\na.mp4,"a cat\nb.mp4,"a dog"\n',
-        r"t\.csv, line 2: ',' expected after '\"'",
+        r"t\.csv, line 2: a double quote ends before its cell does",
     ),
     "escaped": ("t.csv", 'path,caption\na.mp4,"a \\"big\\" cat"\n', r"t\.csv, line 2: "),
     "two captions in a record": (
@@ -177,12 +177,13 @@ def test_rows_and_tables_that_give_nothing_are_said(tmp_path):
         {"path": "a.mp4", "caption": 7},
         {"path": "a.mp4", "caption": True},
         {"path": "a.mp4", "caption": "half \ud83d"},
+        {"path": "a.mp4", "caption": float("inf")},
         {"path": "gone.mp4", "caption": "x"},
     ]
     found, notes = captions(tmp_path, "t.jsonl", "\n".join(map(json.dumps, rows)))
     assert found == {"a.mp4": ("7",), "b.mp4": ("x", "y z")}
     assert notes == [
-        f"{tmp_path / 't.jsonl'}: 7 of 9 rows are left out: line 1 has no caption, line 2 has no file, "
+        f"{tmp_path / 't.jsonl'}: 8 of 10 rows are left out: line 1 has no caption, line 2 has no file, "
         "line 3 has 1 empty captions, …",
         "captions of 1 files that are not here: gone.mp4",
     ]

@@ -51,7 +51,7 @@ def find_captions(folder: Path, files: list[Path]) -> tuple[dict[Path, tuple[str
                 by_file[file] += captions
         if rows and not known:
             raise ValueError(
-                f"{table}: no file {rows[0][1]} in {folder}; its paths must be relative to that folder"
+                f"{table}: no file {few([rows[0][1]])} in {folder}; its paths must be relative to that folder"
             )
     if unknown := list(dict.fromkeys(unknown)):
         notes.append(f"captions of {len(unknown)} files that are not here: {few(unknown)}")

@@ -124,7 +124,6 @@ def finder(files: Iterable[Path], home: Path, any_ending: bool = False) -> Calla
     here, real = os.path.abspath(home), os.path.realpath(home)
     spellings = (
         os.path.normpath,
-        lambda name: unicodedata.normalize("NFC", os.path.normpath(name)),
         lambda name: _without_ending(unicodedata.normalize("NFC", os.path.normpath(name))),
         lambda name: _without_ending(unicodedata.normalize("NFC", os.path.normpath(name))).casefold(),
     )
@@ -145,7 +144,7 @@ def finder(files: Iterable[Path], home: Path, any_ending: bool = False) -> Calla
                 for spell, table in zip(spellings, known, strict=True):
                     found = [f for f in table.get(spell(path), ()) if any_ending or _same_ending(path, f)]
                     if len(found) > 1:
-                        raise ValueError(f"{name} may be {found[0].name} or {found[1].name}")
+                        raise ValueError(f"{name[:80]} may be {found[0].name} or {found[1].name}")
                     if found:
                         return found[0]
         return None
@@ -154,8 +153,10 @@ def finder(files: Iterable[Path], home: Path, any_ending: bool = False) -> Calla
 
 
 def few(names: list[str]) -> str:
-    """The first three names, and that there are more."""
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    """The first three names, long ones up to their 80th letter, and that there are more."""
+    return ", ".join(name if len(name) <= 80 else f"{name[:80]}…" for name in names[:3]) + ", …" * (
+        len(names) > 3
+    )
 
 
 def _same_ending(name: str, file: Path) -> bool:
@@ -221,7 +222,7 @@ def _separated_rows(file: Path, text: str, wanted: Wanted) -> list[Row]:
     names, rows = [_plain(name) if headed else "" for name in first], []
     for place, cells in _split(file, text, separator):
         if len(cells) != len(first):
-            shown = ", ".join(first) if headed else f"as in line 1: {' | '.join(first)[:80]}"
+            shown = ", ".join(first)[:200] if headed else f"as in line 1: {' | '.join(first)[:80]}"
             hint = f": a text with a {SEPARATORS[separator]} in it goes in double quotes"
             raise ValueError(
                 f"{file}, {place}, has {len(cells)} cell{'s' * (len(cells) != 1)}; wanted are {len(first)} "
@@ -280,7 +281,11 @@ def _split(file: Path, text: str, separator: str) -> Iterator[tuple[str, list[st
                 yield f"line {line}", [cell.strip() for cell in cells]
             line = reader.line_num + 1
     except csv.Error as error:
-        why = "a double quote is opened and not closed" if "end of data" in str(error) else str(error)
+        whys = {
+            "unexpected end of data": "a double quote is opened and not closed",
+            f"'{separator}' expected after '\"'": "a double quote ends before its cell does",
+        }
+        why = whys.get(str(error), str(error))
         raise ValueError(f"{file}, line {line}: {why}") from None
 
 
