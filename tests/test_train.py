@@ -18,7 +18,7 @@ from dit.encode import EncodeSettings
 from dit.encode import encode as encode_cache
 from dit.generate import generate
 from dit.load import AVERAGE, TRANSFORMER, load_model
-from dit.loss import check_first_loss
+from dit.loss import check_first_loss, encode
 from dit.train import train, validation_batches
 from tests.test_train_loss import random_denoiser
 from tests.tiny import (
