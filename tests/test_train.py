@@ -18,7 +18,7 @@ from dit.encode import EncodeSettings
 from dit.encode import encode as encode_cache
 from dit.generate import generate
 from dit.load import AVERAGE, TRANSFORMER, load_model
-from dit.loss import check_first_loss, encode
+from dit.loss import check_first_loss
 from dit.train import train, validation_batches
 from tests.test_train_loss import random_denoiser
 from tests.tiny import (
@@ -298,7 +298,7 @@ def test_the_first_loss_is_one_and_the_latents_variance_and_says_so(whole, autoe
     config = transformer_run("", autoencoder)
     data, _ = open_data(config.data, config.train.seed, 1, Compression())
     clips = [data[draw] for draw in range(config.train.batch)]
-    variance = torch.cat([z.flatten() for z in encode(load_autoencoder(autoencoder), clips)]).square().mean()
+    variance = torch.cat([z.flatten() for z in load_autoencoder(autoencoder).latents(clips)]).square().mean()
     assert rows(whole["online"])[0]["loss"] == pytest.approx(1 + variance.item(), rel=0.15)
 
 
