@@ -352,7 +352,7 @@ def show_samples(
             (request.condition.prompt, video) for request, (_, video) in zip(requests, videos, strict=True)
         ]
         if not config.prompts:
-            clips = [(_real(clip, z, autoencoder)) for clip, z in zip(clips, real, strict=True)]
+            clips = [_real(clip, z, autoencoder) for clip, z in zip(clips, real, strict=True)]
             rows = [row for pair in zip(rows, clips, strict=True) for row in pair]
         contact_sheet([video for _, video in rows], [caption for caption, _ in rows], sheet)
 

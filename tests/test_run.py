@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests import tiny
 from vae.training.checkpoints import checkpoints, load_checkpoint, save_checkpoint
-from vae.training.log import DRAWN, Log, draw_curve, live_line, read_log
+from vae.training.log import DRAWN, Log, draw_curve, live_line, opening, read_log
 from vae.training.session import Session
 
 
@@ -128,6 +128,9 @@ def test_a_row_says_memory_and_time_and_the_last_step_always_has_one(tmp_path, c
     assert (
         "begins: 5 steps, 9 weights trained on the drawn world, on cpu in 1 process\n"
         in capsys.readouterr().err
+    )
+    assert opening(torch.nn.Linear(2, 3), [], [], torch.device("cpu"), 4, 2, 5).endswith(
+        "on cpu in 4 processes"
     )
     rows = list(read_log(tmp_path / "run" / "log.jsonl"))
     assert [row["step"] for row in rows] == [1, 3, 5]

@@ -37,6 +37,8 @@ from tests.tiny import (
     transformer_run,
     write_config,
 )
+from vae.cache.clips import open_cached
+from vae.cache.index import load_cache
 from vae.compression import Compression
 from vae.data.clips import Clip, batches, open_data
 from vae.interface import Statistics
@@ -240,7 +242,9 @@ def test_it_learns_one_clip_by_heart(autoencoder, tmp_path):
     )
     train(config)
     losses = [row for row in rows(config.out) if "loss" in row]
-    assert 1.5 < losses[0]["loss"] < 2.5
+    data, _ = open_cached(load_cache(cache), config.data, 0, 1, load_autoencoder(autoencoder), False)
+    mean = data[0].posterior[0]
+    assert losses[0]["loss"] == pytest.approx(1 + mean.square().mean().item(), rel=0.15)
     assert losses[-1]["smoothed"] < 0.5 * losses[0]["loss"]
 
 
@@ -313,12 +317,16 @@ def test_clips_of_one_shape_are_encoded_together_and_each_as_it_would_be_alone(a
     assert sorted(calls) == [(1, 3, 1, 32, 32), (1, 3, 1, 32, 32), (1, 3, 5, 16, 48), (2, 3, 5, 32, 32)]
 
 
-def test_the_first_loss_is_near_two_and_says_so(whole):
+def test_the_first_loss_is_one_and_the_latents_variance_and_says_so(whole, autoencoder):
     latents = [torch.randn(4, 2, 16, 16)]
     assert check_first_loss(2.02, latents).endswith(": good")
     assert "WARNING" in check_first_loss(1.2, latents) and "target" in check_first_loss(1.2, latents)
     assert "latent statistics" in check_first_loss(10.0, [3 * latents[0]])
-    assert rows(whole["online"])[0]["loss"] == pytest.approx(2, abs=0.5)
+    config = transformer_run("", autoencoder)
+    data, _ = open_data(config.data, config.train.seed, 1, Compression())
+    clips = [data[draw] for draw in range(config.train.batch)]
+    variance = torch.cat([z.flatten() for z in load_autoencoder(autoencoder).latents(clips)]).square().mean()
+    assert rows(whole["online"])[0]["loss"] == pytest.approx(1 + variance.item(), rel=0.15)
 
 
 def test_validation_has_one_noise_for_ever_and_is_the_same_on_any_number_of_processes(autoencoder):
@@ -361,6 +369,10 @@ def test_each_picture_has_its_clip_s_shape_and_its_own_seed(
     dit.train.show_samples(random_denoiser(config), model, config, held_out, session(tmp_path), 1)
     ((videos, captions),) = sheets
     wanted = [sizes[0]] * 3 if prompts else sizes
+    if not prompts:  # below each is the clip itself
+        assert captions[1::2] == ["the clip itself"] * 4
+        assert all(torch.equal(video, clip.video) for video, clip in zip(videos[1::2], held_out, strict=True))
+        videos, captions = videos[::2], captions[::2]
     assert captions == list(prompts or [f"clip {k}" for k in range(4)])
     assert [tuple(video.shape[1:]) for video in videos] == wanted
     by_prompt = {request.condition.prompt: request.seed for request in asked}
