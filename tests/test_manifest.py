@@ -18,7 +18,7 @@ from dit import cli
 from tests.tiny import autoencoder_run, seconds_of
 from vae.compression import Compression
 from vae.data.clips import VideoFiles, batches, clip_of, files_hash, open_data
-from vae.data.manifest import find_files, load_manifest
+from vae.data.manifest import find_files, load_manifest, save_manifest
 from vae.data.video import Probe, decoder, ffmpeg, probe, to_video
 from vae.data.write import to_frames, write_video
 from vae.training.log import live_line
@@ -180,15 +180,17 @@ def test_a_name_that_is_not_utf_8_is_named_and_left_out_before_it_is_decoded(tmp
 def test_half_a_character_in_a_caption_does_not_end_an_index(tmp_path, capsys):
     for name in ("a.png", "b.png"):
         still(tmp_path / name)
-    rows = [
-        {"path": "a.png", "caption": "a cat \ud83d runs"},
-        {"path": "b.png", "caption": "a dog \U0001f600"},
-    ]
-    (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    rows = [("a.png", "a cat \ud83d runs"), ("b.png", "a dog \U0001f600")]
+    lines = [json.dumps({"path": name, "caption": caption}) for name, caption in rows]
+    (tmp_path / "c.jsonl").write_text("\n".join(lines))
     assert run(tmp_path) == 0
+    assert "c.jsonl: 1 of 2 rows are left out: line 1" in capsys.readouterr().err
+    entries = load_manifest(tmp_path)
+    assert [entry.captions for entry in entries] == [(), ("a dog \U0001f600",)]
+    file = tmp_path / "manifest.parquet"  # annotations of data sets come another way
+    save_manifest(file, [replace(entries[0], captions=(rows[0][1],)), entries[1]])
     assert "half a character in the captions of" in capsys.readouterr().err
-    captions = [entry.captions for entry in load_manifest(tmp_path)]
-    assert captions == [("a cat \ufffd runs",), ("a dog \U0001f600",)]
+    assert load_manifest(file)[0].captions == ("a cat \ufffd runs",)
 
 
 def test_a_manifest_says_which_files_came_after_it(folder, tmp_path, capsys):

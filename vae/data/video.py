@@ -14,8 +14,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from vae.data.damage import damage_in_container, damage_in_log
 from vae.data.images import IMAGES, ON_WHITE, UnreadableVideo, image_frames, read_image
-from vae.data.write import complaint, damage, decoder, ffmpeg
+from vae.data.write import complaint, decoder, ffmpeg
 
 VIDEOS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"}
 # decord's seeks are wrong in some H.265 files, and it opens no AV1; of others we have no proof.
@@ -91,12 +92,8 @@ def probe_once(path: Path, size: int, changed: int) -> Probe:
         raise UnreadableVideo(f"{path} is empty")
     if path.suffix.lower() in IMAGES:
         return _probe_image(path, size)
-    with open(path, "rb") as file:
-        head = file.read(8)
-    if head[:4] == b"RIFF" and int.from_bytes(head[4:], "little") + 7 > size:  # an AVI; ffmpeg makes do
-        raise UnreadableVideo(
-            f"{path} is cut: it says that it has {int.from_bytes(head[4:], 'little')} bytes"
-        )
+    if wrong := damage_in_container(path):
+        raise UnreadableVideo(f"{path} cannot be read: {wrong}")
     # Interlaced frames name themselves: the first of a file say nothing of the rest.
     rows, log = _decode(path, ["-vf", "select='if(interlace_type,print(1),1)'"])
     header, streams, number, line = _describe(path, log)
@@ -161,7 +158,7 @@ def _decode(path: Path, filters: list[str], *how: str) -> tuple[list[list[str]],
     log = done.stderr.decode(errors="replace")
     if "matches no streams" in log:
         raise UnreadableVideo(f"{path} holds no video stream")
-    if wrong := damage(log) or (done.returncode and complaint(log)):
+    if wrong := damage_in_log(log) or (done.returncode and complaint(log)):
         raise UnreadableVideo(f"{path} cannot be read: {wrong}")
     return [row.split(",") for row in done.stdout.decode().splitlines() if row and row[0] != "#"], log
 
