@@ -72,7 +72,7 @@ def test_a_long_log_s_curve_is_the_same_picture_from_fewer_points(tmp_path, monk
     for most in (DRAWN, 10**9):
         monkeypatch.setattr("vae.training.log.DRAWN", most)
         draw_curve(file, {"loss": "the loss"}, tmp_path / "curve.png")
-        with Image.open(tmp_path / "curve.png") as picture:
+        with Image.open(tmp_path / "curve.png", formats=["PNG"]) as picture:
             pictures.append(numpy.asarray(picture.convert("L"), dtype=float))
     assert numpy.abs(pictures[0] - pictures[1]).mean() < 0.5  # of 255
     assert numpy.quantile(numpy.abs(pictures[0] - pictures[1]), 0.99) < 20
