@@ -1,5 +1,6 @@
 """Proves that a score's clips are drawn evenly, by names and seed alone, and what gives none is named."""
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +10,11 @@ import torch
 from PIL import Image
 
 from configs.protocol import load_protocol
-from eval.clips import choose_clips, find_sources, read_clip
+from eval.clips import choose_clips, find_sources, frame_count, order_frames, read_clip
 from eval.fvd import FvdSettings, fvd
 from tests.test_fvd import Means, folders, quick, settings, video  # noqa: F401
 from vae.data.manifest import Entry, save_manifest
-from vae.data.video import probe, read_frames, to_video
+from vae.data.video import UnreadableVideo, probe, read_frames, to_video
 from vae.data.write import write_video
 
 GOOGLE = load_protocol("fvd-google", "fvd")
@@ -52,6 +53,83 @@ def test_a_folder_of_frames_is_the_video_and_a_manifest_is_the_folder(folders, q
     save_manifest(tmp_path / "indexed" / "manifest.parquet", entries)
     for where in (tmp_path / "indexed", tmp_path / "indexed" / "manifest.parquet"):
         assert fvd(settings((where, folders[1]), cache=False))["value"] == base["value"]
+
+
+ORDERED = {  # names in the order that they have in time
+    "numbers": [f"{k}.png" for k in range(12)],
+    "sizes": [f"frame_{k}_32x32.png" for k in range(12)],
+    "versions": [f"{k}_v2.jpg" for k in range(12)],
+    "seconds": [f"{k / 10:.5f}.png" for k in range(25)],
+    "tenths": [f"{k / 10:.1f}.png" for k in range(25)],
+    "clock": [f"00-{k // 60:02d}-{k % 60:02d}.{500 * (k % 2):03d}.png" for k in range(0, 120, 7)],
+    "milliseconds": [f"t{int(k * 33.4)}.png" for k in range(40)],
+    "every fifth": [f"{k:04d}.png" for k in range(0, 60, 5)],
+    "shot": [f"shot2.{k:04d}.webp" for k in range(95, 105)],
+    "parts": [f"part{k // 5}-{k % 5}.png" for k in range(60)],
+    "one": ["cover.png"],
+}
+REFUSED = {  # names -> what is said of them
+    "gap": (
+        [f"{k}.png" for k in (0, 1, 2, 3, 46)],
+        r"from 3\.png to 46\.png numbers step by 43, elsewhere by 1",
+    ),
+    "gap in seconds": ([f"{k / 10:.2f}.png" for k in (0, 1, 2, 5, 6)], "frames are missing"),
+    "a closer one": ([f"{k}.png" for k in (0, 2, 4, 5, 6, 8, 10)], "frames are missing"),
+    "zeros": (["1.png", "0001.png", "2.png"], "have one number"),
+    "formats": (["1.png", "2.png", "2.jpg"], "have one number"),
+    "copies": (["1.png", "2.png", "2 (1).png"], "are named in two ways"),
+    "views": (["left_1.png", "left_2.png", "right_3.png"], "are named in two ways"),
+    "decimals": ([f"{k}.png" for k in ("0.5", "0.25", "0.75")], "have not one length"),
+    "words": (["start.png", "middle.png", "end.png"], "are named in two ways"),
+}
+
+
+@pytest.mark.parametrize("kind", ORDERED)
+def test_frames_are_in_the_natural_order_of_their_whole_names(kind):
+    frames = [Path("v") / name for name in ORDERED[kind]]
+    assert order_frames(sorted(frames, key=lambda path: path.name[::-1])) == frames
+    assert sorted(frames) == frames or kind in ("numbers", "sizes", "versions", "milliseconds", "parts")
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_frames_whose_order_is_not_sure_or_that_are_missing_are_passed_over(tmp_path, kind):
+    names, words = REFUSED[kind]
+    for folder, files in (("odd", names), ("whole", [f"{k}.png" for k in range(5)])):
+        (tmp_path / folder).mkdir()
+        for file in files:
+            Image.new("RGB", (8, 8)).save(tmp_path / folder / file)
+    clips, passed = choose_clips(find_sources(tmp_path), replace(GOOGLE, frames=2), 0, 1)
+    assert [clip.source.name for clip in clips] == ["whole"]
+    assert list(passed) == ["odd"] and re.search(rf"odd: .*{words}", passed["odd"])
+    with pytest.raises(UnreadableVideo, match=words):
+        frame_count(next(source for source in find_sources(tmp_path) if source.name == "odd"))
+
+
+def test_pictures_that_are_no_frames_are_left_out_and_said(tmp_path, capsys):
+    moving = [Image.new("RGB", (8, 8), (level, 0, 0)) for level in (0, 90, 180)]
+    (tmp_path / "v").mkdir()
+    for k, image in enumerate(moving):
+        image.save(tmp_path / "v" / f"{k}.png")
+    moving[0].save(tmp_path / "v" / "thumbnail.png")
+    moving[0].save(tmp_path / "v" / "preview.gif", save_all=True, append_images=moving[1:])
+    (source,) = find_sources(tmp_path)
+    assert [picture.name for picture in source.pictures] == ["0.png", "1.png", "2.png"]
+    assert "preview.gif and 1 more pictures are no frame of a video: left out" in capsys.readouterr().err
+    moving[0].save(tmp_path / "a.webp", save_all=True, append_images=moving[1:], lossless=True)
+    (source,) = find_sources(tmp_path)
+    assert source.name == "a", "beside a video, pictures are sheets"
+    assert "4 more pictures are no frame of a video" in capsys.readouterr().err
+    clips, _ = choose_clips([source], replace(GOOGLE, frames=3), 0, 1)
+    assert torch.equal(read_clip(clips[0])[:, 0, 0, 0], torch.tensor([0, 90, 180], dtype=torch.uint8))
+
+
+def test_links_to_folders_are_followed_for_scores_too(folders, tmp_path):  # noqa: F811
+    (tmp_path / "link").symlink_to(folders[0])
+    names = [source.name for source in find_sources(folders[0])]
+    assert [source.name for source in find_sources(tmp_path / "link")] == names
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "real").symlink_to(folders[0])
+    assert [source.name for source in find_sources(tmp_path / "set")] == [f"real/{name}" for name in names]
 
 
 def test_clips_depend_on_names_and_seed_alone(folders, tmp_path):  # noqa: F811

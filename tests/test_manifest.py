@@ -1,6 +1,7 @@
 """A folder becomes a manifest that says what its files hold, and training reads the right frames by it."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from fractions import Fraction
@@ -17,7 +18,7 @@ from dit import cli
 from tests.tiny import autoencoder_run, seconds_of
 from vae.compression import Compression
 from vae.data.clips import VideoFiles, batches, clip_of, files_hash, open_data
-from vae.data.manifest import load_manifest
+from vae.data.manifest import find_files, load_manifest, save_manifest
 from vae.data.video import Probe, decoder, ffmpeg, probe, to_video
 from vae.data.write import to_frames, write_video
 from vae.training.log import live_line
@@ -129,6 +130,105 @@ def test_what_is_wrong_is_said_in_one_sentence(folder, tmp_path, capsys):
     (tmp_path / "text.parquet").write_text("no table")
     with pytest.raises(ValueError, match="is not a manifest"):
         load_manifest(tmp_path / "text.parquet")
+
+
+def still(file: Path, level: int = 90) -> None:
+    """A small grey image."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (16, 12), level).save(file)
+
+
+def test_links_to_folders_are_followed_each_folder_once_and_broken_ones_are_named(tmp_path, capsys):
+    home = tmp_path / "set"
+    still(home / "own" / "a.png")
+    still(tmp_path / "far" / "deep" / "b.png")
+    (home / "another").symlink_to("own")  # comes first, and yet the folder keeps its own name
+    (home / "far").symlink_to(tmp_path / "far")
+    (home / "twice").symlink_to(tmp_path / "far" / "deep")
+    (home / "own" / "up").symlink_to(home)
+    (home / "own" / "self").symlink_to("self")
+    (home / "file.png").symlink_to(tmp_path / "far" / "deep" / "b.png")
+    (home / "gone.png").symlink_to("nowhere.png")
+    assert run(home) == 0
+    said = capsys.readouterr()
+    assert "note: 2 links or folders cannot be followed: gone.png, own/self" in said.err
+    assert "3 images" in said.out
+    paths = {entry.path.relative_to(home).as_posix() for entry in load_manifest(home)}
+    assert paths == {"own/a.png", "far/deep/b.png", "file.png"}, "paths go through the links, not around them"
+    assert capsys.readouterr().err == "", "nothing is new"
+    two = tmp_path / "two"
+    two.mkdir()
+    (two / "first").symlink_to(tmp_path / "far")
+    (two / "second").symlink_to(tmp_path / "far")
+    assert [path.relative_to(two).as_posix() for path in find_files(two)] == ["first/deep/b.png"]
+
+
+def test_a_name_that_is_not_utf_8_is_named_and_left_out_before_it_is_decoded(tmp_path, capsys):
+    still(tmp_path / "good.png")
+    odd = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    try:
+        shutil.copy(os.fsencode(tmp_path / "good.png"), odd)
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    assert run(tmp_path) == 0
+    said = capsys.readouterr()
+    assert r"caf\udce9.png': its name is not UTF-8: rename it" in said.err and "1 bad files" in said.out
+    assert [entry.path.name for entry in load_manifest(tmp_path)] == ["good.png"]
+    assert capsys.readouterr().err == "", "what was left out is not new"
+
+
+def test_half_a_character_in_a_caption_does_not_end_an_index(tmp_path, capsys):
+    for name in ("a.png", "b.png"):
+        still(tmp_path / name)
+    rows = [("a.png", "a cat \ud83d runs"), ("b.png", "a dog \U0001f600")]
+    lines = [json.dumps({"path": name, "caption": caption}) for name, caption in rows]
+    (tmp_path / "c.jsonl").write_text("\n".join(lines))
+    assert run(tmp_path) == 0
+    assert "c.jsonl: 1 of 2 rows are left out: line 1" in capsys.readouterr().err
+    entries = load_manifest(tmp_path)
+    assert [entry.captions for entry in entries] == [(), ("a dog \U0001f600",)]
+    file = tmp_path / "manifest.parquet"  # annotations of data sets come another way
+    save_manifest(file, [replace(entries[0], captions=(rows[0][1],)), entries[1]])
+    assert "half a character in the captions of" in capsys.readouterr().err
+    assert load_manifest(file)[0].captions == ("a cat \ufffd runs",)
+
+
+def test_a_manifest_says_which_files_came_after_it(folder, tmp_path, capsys):
+    run(folder)
+    load_manifest(folder)
+    assert "older" not in capsys.readouterr().err, "the bad files of this folder are known"
+    for name in ("new.png", "deep/newer.png"):
+        still(folder / name)
+    os.utime(folder / "new.png", (0, 0))  # copied with its old time
+    load_manifest(folder)
+    told = capsys.readouterr().err
+    assert "manifest.parquet is older than" in told and "newer.png and 1 more: run `dit data index`" in told
+    run(folder)
+    capsys.readouterr()
+    shutil.move(folder, tmp_path / "moved")
+    assert len(load_manifest(tmp_path / "moved")) == 5 and capsys.readouterr().err == ""
+
+
+def test_one_odd_file_does_not_end_an_index_and_what_was_done_to_pixels_is_counted(tmp_path, capsys):
+    source = ["-v", "error", "-f", "lavfi", "-i", "testsrc2=size=96x64:rate=1/10000:duration=40000"]
+    ffmpeg([*source, "-c:v", "mpeg4", str(tmp_path / "slow.mp4")])
+    ffmpeg([*source, "-vf", "setsar=4/3", "-c:v", "mpeg4", str(tmp_path / "oblong.mp4")])
+    Image.new("RGBA", (8, 8), (255, 0, 0, 9)).save(tmp_path / "clear.png")
+    grey = [Image.new("L", (8, 8), level) for level in (10, 200)]
+    grey[0].save(tmp_path / "moves.webp", save_all=True, append_images=grey[1:], duration=100)
+    (tmp_path / "locked.png").mkdir()
+    (tmp_path / "empty.gif").write_bytes(b"")
+    assert run(tmp_path) == 0
+    said = capsys.readouterr().out
+    assert "3 videos (10 frames" in said and "1 images" in said and "1 bad files left out" in said
+    assert "; 1 on white; 1 square pixels; 1 animations" in said
+    held = {entry.path.name: (entry.treatment, entry.width) for entry in load_manifest(tmp_path)}
+    assert held == {
+        "clear.png": ("on white", 8),
+        "moves.webp": ("", 8),
+        "oblong.mp4": ("square pixels", 128),
+        "slow.mp4": ("", 96),
+    }
 
 
 def test_a_manifest_without_a_column_is_refused(folder):
@@ -289,6 +389,7 @@ def test_a_run_depends_on_what_files_hold_and_not_on_where_they_lie_or_who_reads
         "checksums": flipped,
         "times": b"1234",
         "fps": 3.0,
+        "treatment": "square pixels",
         "height": 8,
         "frames": 9,
     }

@@ -14,8 +14,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from vae.data.damage import damage_in_container, damage_in_log
 from vae.data.images import IMAGES, ON_WHITE, UnreadableVideo, image_frames, read_image
-from vae.data.write import complaint, damage, decoder, ffmpeg
+from vae.data.write import complaint, decoder, ffmpeg
 
 VIDEOS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"}
 # decord's seeks are wrong in some H.265 files, and it opens no AV1; of others we have no proof.
@@ -91,6 +92,8 @@ def probe_once(path: Path, size: int, changed: int) -> Probe:
         raise UnreadableVideo(f"{path} is empty")
     if path.suffix.lower() in IMAGES:
         return _probe_image(path, size)
+    if wrong := damage_in_container(path):
+        raise UnreadableVideo(f"{path} cannot be read: {wrong}")
     # Interlaced frames name themselves: the first of a file say nothing of the rest.
     rows, log = _decode(path, ["-vf", "select='if(interlace_type,print(1),1)'"])
     header, streams, number, line = _describe(path, log)
@@ -103,24 +106,25 @@ def probe_once(path: Path, size: int, changed: int) -> Probe:
         raise UnreadableVideo(f"{path} holds no video frame")
     width, height = int(upright[1]), int(upright[2])
     ticks, checksums = [int(row[2]) for row in rows], [int(row[5], 16) for row in rows]
-    if ticks[-1] - ticks[0] >= 1 << 32:
-        raise UnreadableVideo(
-            f"{path} cannot be read: it lasts longer than {(1 << 32) // TICKS // 3600} hours"
-        )
     clock = re.search(r"Duration: (\d+):(\d+):([\d.]+)(?:, start: ([\d.]+))?", header)
     duration = int(clock[1]) * 3600 + int(clock[2]) * 60 + float(clock[3]) if clock else 0.0
     gap = max((after - before for before, after in pairwise(ticks)), default=0) / TICKS
-    lacking = duration - float(clock[4] or 0) - (ticks[-1] + int(rows[-1][3])) / TICKS if clock else 0.0
-    if lacking > 2 * gap + 0.05 and duration - float(clock[4] or 0) - _end_of_all(path) > 2 * gap + 0.05:
+    promised = duration - float(clock[4] or 0) if clock else 0.0
+    lacking, spare = promised - (ticks[-1] + int(rows[-1][3])) / TICKS, 1.5 * gap + 0.02
+    if lacking > spare and promised - _end_of_all(path) > spare:
         raise UnreadableVideo(f"{path} is cut: {lacking:.2f} s of its {duration:.2f} s are missing")
     fps = _rate(ticks, line, duration)
     if not fps:
         raise UnreadableVideo(f"{path} does not say its frame rate")
+    try:
+        times = _uneven_times(ticks)
+    except OverflowError:
+        raise UnreadableVideo(f"{path} cannot be read: of variable rate, and longer than 119 hours") from None
     seekable = not treatment and codec in SEEKABLE and streams == 1
     seekable = seekable and decord_agrees(path, (height, width), checksums)
     facts = (len(rows), fps, height, width, codec, duration, size, "decord" if seekable else "sequential")
     facts = *facts, number, streams, array("I", checksums).tobytes()
-    return Probe(*facts, decoder=decoder(), times=_uneven_times(ticks, fps), treatment=treatment)
+    return Probe(*facts, decoder=decoder(), times=times, treatment=treatment)
 
 
 def _probe_image(path: Path, size: int) -> Probe:
@@ -136,7 +140,7 @@ def _probe_image(path: Path, size: int) -> Probe:
     ticks = [round(time * TICKS) for time in times[:-1]]
     fps = _rate(ticks, "", times[-1])
     facts = len(checksums), fps, height, width, codec, times[-1], size, "animation", 0, 1
-    told = {"decoder": f"Pillow {_pillow()}", "times": _uneven_times(ticks, fps), "treatment": treatment}
+    told = {"decoder": f"Pillow {_pillow()}", "times": _uneven_times(ticks), "treatment": treatment}
     return Probe(*facts, array("I", checksums).tobytes(), **told)
 
 
@@ -154,7 +158,7 @@ def _decode(path: Path, filters: list[str], *how: str) -> tuple[list[list[str]],
     log = done.stderr.decode(errors="replace")
     if "matches no streams" in log:
         raise UnreadableVideo(f"{path} holds no video stream")
-    if wrong := damage(log) or (done.returncode and complaint(log)):
+    if wrong := damage_in_log(log) or (done.returncode and complaint(log)):
         raise UnreadableVideo(f"{path} cannot be read: {wrong}")
     return [row.split(",") for row in done.stdout.decode().splitlines() if row and row[0] != "#"], log
 
@@ -226,18 +230,18 @@ def _rate(ticks: list[int], line: str, duration: float) -> float:
     if seconds > 0:
         if abs(seconds * fps - last) <= 0.25 + 0.01 * last:
             return _ntsc(fps)
-        fps = last / seconds
-        return _ntsc(round(fps, 2)) if abs(seconds * round(fps, 2) - last) <= 0.01 else fps
+        fps = last / seconds  # or the round number that times in ticks may stand for
+        return _ntsc(round(fps, 2)) if abs(last / max(round(fps, 2), 1e-9) - seconds) < 2 / TICKS else fps
     return _ntsc(fps) or (len(ticks) / duration if duration else 0.0)
 
 
 def _ntsc(fps: float) -> float:
     """The fraction that two printed decimals may stand for."""
     exact = round(fps * 1.001) * 1000 / 1001
-    return exact if fps != round(fps) and abs(fps - exact) < 0.006 else fps
+    return exact if fps > 1 and fps != round(fps) and abs(fps - exact) < 0.006 else fps
 
 
-def _uneven_times(ticks: list[int], fps: float) -> bytes:
+def _uneven_times(ticks: list[int]) -> bytes:
     """The `times` of a Probe: none where every frame lies within a quarter of an interval of a constant rate.
 
     Times that run backwards say nothing.

@@ -58,22 +58,6 @@ def complaint(log: str) -> str:
     return re.sub(r"^(\[[^]]*\] )+", "", line).strip().rstrip(".")
 
 
-# What decoders call an error that is none: sound, which is not read, and frames that refer to others before
-# the start of a file cut from a longer one.
-HARMLESS = re.compile(
-    r"^\[(aac|mp[1-3]|e?ac3|opus|vorbis|flac|alac|dca|wma|amr|pcm)|co located POCs|mmco: unref short failure"
-)
-
-
-def damage(log: str) -> str:
-    """The first line of a log with levels in which a decoder says that it met damage; empty where none."""
-    for line in log.splitlines():
-        wrong = re.match(r"(?:\[[^]]*\] )*\[(error|fatal|panic)\] ", line) or "EOI missing" in line
-        if wrong and not HARMLESS.search(line):
-            return complaint(line)
-    return ""
-
-
 def to_frames(video_CTHW: Tensor) -> Tensor:
     """The inverse of `vae.data.video.to_video`, rounded; what is outside [-1, 1] is clipped."""
     levels = (video_CTHW.float() + 1) * 127.5
