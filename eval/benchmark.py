@@ -11,7 +11,6 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from tqdm import tqdm
 
 from configs.load import Positional, nearest, parse
 from configs.protocol import Protocol, job_protocols
@@ -34,8 +33,9 @@ from vae.data.sheets import contact_sheet
 from vae.data.tables import few
 from vae.data.ucf101 import PROMPTS, words
 from vae.data.video import read_frames, to_video
-from vae.training.files import write_text
+from vae.training.files import write_json
 from vae.training.processes import own_device, processes
+from vae.training.progress import progress
 from vae.training.seeds import uniform
 
 
@@ -284,7 +284,7 @@ def _make_all(samples: list[Sample], maker: Maker, folder: Path, least: int, mod
         dist.barrier()  # all have looked before one writes
     mine = unmade[rank::ranks]
     missing = sum(not is_there for k in mine for is_there in there[k])
-    with tqdm(
+    with progress(
         total=missing, desc="sampling", unit="video", disable=rank > 0 or not missing, smoothing=0.05
     ) as bar:
         for k in mine:
@@ -351,9 +351,11 @@ def _list_videos(samples: list[Sample], folder: Path) -> None:
     if bad:
         raise ValueError(f"{bad} videos cannot be read, as said above: delete them, and run this again")
     save_manifest(folder / NAME, entries)
-    some = [entries[k * len(entries) // min(SHOWN, len(entries))] for k in range(min(SHOWN, len(entries)))]
-    videos = (to_video(read_frames(entry.path, range(entry.frames), entry)) for entry in some)
-    contact_sheet(videos, [entry.captions[0] for entry in some], folder.parent / "contact-sheet.png")
+    count = min(SHOWN, len(entries))
+    some = [k * len(entries) // count for k in range(count)]
+    videos = (to_video(read_frames(e.path, range(e.frames), e)) for e in (entries[k] for k in some))
+    about = [f"{samples[k].prompt} (seed {samples[k].seed}, {samples[k].name}.mp4)" for k in some]
+    contact_sheet(videos, about, folder.parent / "contact-sheet.png")
 
 
 def _write_summary(settings: RunEvalSettings, scores: dict[str, dict], out: Path) -> None:
@@ -365,7 +367,7 @@ def _write_summary(settings: RunEvalSettings, scores: dict[str, dict], out: Path
     }
     about = {"job": settings.job, "model": Path(settings.model).name, "scores": short}
     about |= {"version": __version__}
-    write_text(out / "scores.json", json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+    write_json(out / "scores.json", about)
     files = [name for name in ("scores.json", "fvd.html", "contact-sheet.png") if (out / name).is_file()]
     print(f"{out}: {', '.join(files)}")
 
