@@ -19,7 +19,7 @@ class CompareSettings:
 
 
 NEEDED = {"metric", "value", "protocol", "stamps", "weights"}
-MEASURED = ("psnr", "pooled_psnr", "ssim", "lpips")  # of a reconstruction, in the order of the columns
+MEASURED = {"psnr": 2, "pooled_psnr": 2, "ssim": 4, "lpips": 4}  # columns of a reconstruction; decimals
 
 
 def _read_scores(name: str) -> dict[str, dict]:
@@ -50,7 +50,8 @@ def _identity(score: dict) -> list[dict]:
     """What must be equal where scores compare, part after part."""
     if score["metric"] == "reconstruction":
         videos = hashlib.sha256("\n".join(sorted(one["video"] for one in score["each"])).encode()).hexdigest()
-        return [{"LPIPS": score["lpips"]}, {"videos by name": f"{len(score['each'])} of {videos[:12]}"}]
+        lpips = score["lpips"] if "lpips" in score["scores"] else "left out"
+        return [{"LPIPS": lpips}, {"videos by name": f"{len(score['each'])} of {videos[:12]}"}]
     parts = [score["protocol"], {"weights": score["weights"]}]
     if score["protocol"].get("data") == "any":
         parts.append({"real videos": score.get("real", {}).get("files_sha256", "")[:12]})
@@ -60,8 +61,9 @@ def _identity(score: dict) -> list[dict]:
 def _row(name: str, score: dict) -> tuple[str, ...]:
     """A score in the columns of its metric's table."""
     if score["metric"] == "reconstruction":
-        values = (score["scores"].get(measure) for measure in MEASURED)
-        return (name, *("" if value is None else f"{value:.4f}" for value in values), str(len(score["each"])))
+        values = [(score["scores"].get(measure), digits) for measure, digits in MEASURED.items()]
+        cells = ["" if value is None else f"{value:.{digits}f}" for value, digits in values]
+        return name, *cells, str(len(score["each"]))
     digits, ends = DIGITS.get(score["metric"], 4), score.get("interval")
     spread = f"{ends['low']:.{digits}f} to {ends['high']:.{digits}f}" if ends else ""
     clips = str(score.get("fake", {}).get("clips", ""))
