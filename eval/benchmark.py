@@ -56,7 +56,7 @@ class RunEvalSettings(StampSettings, VideoSettings):
     metrics: tuple[str, ...] = ()
     """What to score, such as `fvd is`; empty is all of the job's."""
     sample_only: bool = False
-    """Make the videos and leave scoring for later, with the same command without this."""
+    """Only make the videos; the same command without this setting scores them."""
     count: Count | None = None
     """Videos to make; none: the protocol's number. Fewer need --allow-small."""
     prompts: Literal["sentences", "names"] | None = None
@@ -68,11 +68,11 @@ class RunEvalSettings(StampSettings, VideoSettings):
     i3d: str = ""
     """File with the weights of I3D; without it, they are looked for as `dit eval weights` says."""
     clip: str = ""
-    """Folder with CLIP ViT-B/32; likewise."""
+    """Folder with CLIP ViT-B/32; without it, it is looked for as I3D is."""
     c3d: str = ""
-    """File with C3D's weights; likewise."""
+    """File with C3D's weights; without it, they are looked for as I3D's are."""
     c3d_mean: str = ""
-    """File with C3D's mean; likewise."""
+    """File with C3D's mean; without it, it is looked for as I3D's weights are."""
     uncertified: bool = False
     """Score with weights of C3D that nothing certifies; the score is stamped."""
     panel: bool = False

@@ -24,7 +24,7 @@ class IndexSettings:
     """Make a manifest of a folder: every video and image is decoded once, what is damaged is left out."""
 
     folder: Positional[str] = ""
-    """Folder of videos, images and captions: each line of `clip.txt` is one, of which every use draws one."""
+    """Folder of videos and images; a clip's captions are the lines of its `.txt` file, or in a table."""
     out: str = ""
     """File to write; empty writes `manifest.parquet` in the folder, where `--data.source FOLDER` finds it."""
     workers: CountOrZero = 0
