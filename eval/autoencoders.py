@@ -55,9 +55,9 @@ class CompareVaeSettings(LpipsSettings, ScoringSettings):
     frames: Count = 17
     """Frames of a clip; the nearest number that all autoencoders take is taken."""
     height: Annotated[int, Ge(SSIM_SIDE)] = 128
-    """Height in pixels, a multiple that all take; clips are scaled to cover height and width, and cut."""
+    """Height in pixels, or the nearest that all take; clips are scaled to cover it and the width, and cut."""
     width: Annotated[int, Ge(SSIM_SIDE)] = 128
-    """Width of the clips in pixels, a multiple that all autoencoders take."""
+    """Width in pixels, or the nearest that all autoencoders take."""
     stride: Count = 1
     """Step between two frames of a clip."""
     seed: Seed = 0

@@ -304,7 +304,8 @@ def test_one_frame_as_png_is_an_image_that_can_be_made_again(folder, tmp_path):
     with Image.open(out) as image:
         assert image.format == "PNG" and image.size == (record["sample"]["width"], record["sample"]["height"])
     assert frames_hash(to_video(read_frames(out, [0]))) == record["frames_sha256"]
-    assert run(["sample", "--again", str(out)]) == 0 and again.read_bytes() == out.read_bytes()
+    assert run(["sample", "--again", str(out), "--model", str(folder)]) == 0
+    assert again.read_bytes() == out.read_bytes()
 
 
 def test_lines_say_how_an_image_was_fitted_and_how_well_it_was_kept(folder, tmp_path, capsys, monkeypatch):
