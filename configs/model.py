@@ -25,7 +25,7 @@ class AutoencoderConfig:
     time_downsample: Annotated[tuple[bool, ...], Len(3, 3)] = (False, True, True)
     """Which of the first three levels also halve the number of frames; two of them do."""
     patch: Count = 1
-    """Side of the square of pixels that is one position of the first level; 2 makes 4x8x8 4x16x16."""
+    """Side of the square of pixels at one position of the first level; 2 turns 4x8x8 into 4x16x16."""
 
 
 # The sizes that autoencoders come in; their compression is 4x8x8, and with a patch of 2 it is 4x16x16.

@@ -64,9 +64,9 @@ class SampleSettings(VideoSettings):
     image: str = ""
     """Image that is the first frame of every video (image-to-video)."""
     again: str = ""
-    """A video that `dit sample` wrote: make it again by its record, in the mp4, or beside a GIF or frames."""
+    """A video that `dit sample` wrote, to make again by the record inside the mp4 or beside other formats."""
     out: str = "samples"
-    """Folder for the videos; or a file for one, ending in .mp4, .gif or .png (a folder of frames)."""
+    """Folder for the videos; or a file: .mp4, .gif, or .png (an image of one frame, a folder of more)."""
     model: str = "builtin"
     """Model folder: a run of `dit train` or one of its step-*, a diffusers Wan pipeline, or `builtin`."""
     seed: Seed = 0

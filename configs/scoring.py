@@ -14,7 +14,7 @@ class StampSettings:
     allow_small: bool = False
     """Score fewer or other videos than the protocol says; the score is stamped."""
     smoke: bool = False
-    """Score with a seeded network in place of certified weights; the score is stamped: it is none."""
+    """Try everything with a seeded network in place of certified weights; its value is stamped: no score."""
     workers: CountOrZero = 2
     """Processes that read videos while the network computes."""
 

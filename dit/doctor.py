@@ -134,19 +134,50 @@ def attention() -> list[tuple[str, str, str]]:
     return rows
 
 
+def sampling() -> str:
+    """Samples one frame of the built-in model in one step."""
+    import torch
+
+    from configs.sampling import SamplerConfig
+    from dit.condition import Condition
+    from dit.generate import Request, generate_videos
+    from dit.load import load_model
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_model("builtin", device, torch.float32)
+    request = Request(Condition("a red circle"), model.autoencoder.latent_shape(1, 64, 64), 0)
+    (video,) = generate_videos(model, [request], SamplerConfig(steps=1))
+    return "ready" if torch.isfinite(video).all() else "fails: the built-in model gives NaN"
+
+
+def scores() -> list[tuple[str, str]]:
+    """Every score that needs a network, and whether its weights are there."""
+    from vae.quality.networks import NETWORKS, find_weights, folders
+
+    rows = {}
+    for name, needed in NETWORKS.items():
+        if needed.purpose == "LPIPS" and "alex" not in name:
+            continue  # another trunk is another choice, which nothing takes by itself
+        try:
+            find_weights(name)
+        except ValueError:
+            missing = f"missing: {name} (set {needed.variable}, or put {needed.files[0]} into {folders()[0]})"
+            rows.setdefault(needed.purpose, []).append(missing)
+        else:
+            rows.setdefault(needed.purpose, [])
+    found = "weights are there, and `dit eval weights` says whether they are the right ones"
+    return [(purpose, "; ".join(missing) or found) for purpose, missing in rows.items()]
+
+
 def features(
     package_rows: list[tuple[str, str, str]], attention_rows: list[tuple[str, str, str]], video: str
 ) -> list[tuple[str, str]]:
-    """What can be done here, or what is missing for it."""
+    """What can be done here, or what is missing for it; `ready` is only what was tried."""
     missing = [name for name, number, remedy in package_rows if number == "-" and "optional" not in remedy]
-    verbs = f"missing: {', '.join(missing)} (pip install -e .)" if missing else "ready"
+    verbs = f"missing: {', '.join(missing)} (pip install -e .)" if missing else "all are installed"
     if package_rows[0][0] == "-":
         verbs = "pip install -e . in the repository: this project is not installed"
-    rows = [("all verbs", verbs)]
-    from vae.load import BUILTIN
-
-    if not any(BUILTIN.glob("transformer*.safetensors")):
-        rows.append(("built-in model", f"missing: {BUILTIN.name}/ has no weights in this installation"))
+    rows = [("packages", verbs), ("sampling", tried(sampling)), *scores()]
     rows.append(("video files", video.split(":")[0] if video.startswith("works") else video))
     fast = [
         name for name, where, verdict in attention_rows if where == "cuda bf16" and verdict.endswith("chosen")

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from tqdm import tqdm
 
 from configs.data import ClipConfig, DataConfig
 from configs.load import Positional, parse
@@ -35,6 +34,7 @@ from vae.data.manifest import NAME, Entry, load_manifest
 from vae.load import autoencoder_hash, load_autoencoder
 from vae.training.folder import locked
 from vae.training.processes import gathered, on_main, own_device, processes
+from vae.training.progress import progress
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def embed(
         return 0
     encoder, dtype = load_pretrained(config).to(own_device()), provenance["dtype"]
     about = provenance["text"] | {"dtype": dtype}
-    with tqdm(total=sum(map(len, groups)), desc="encoding captions", unit="text", disable=quiet) as bar:
+    with progress(total=sum(map(len, groups)), desc="encoding captions", unit="text", disable=quiet) as bar:
         for group in groups:
             rows, ordered = {}, sorted(group, key=len)
             for first in range(0, len(ordered), TEXT_BATCH):

@@ -3,21 +3,20 @@
 import base64
 import hashlib
 import io
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from configs.sampling import SampleSettings
 from dit import __version__
 from dit.generate import Request
 from dit.load import Model
-from vae.data.write import read_metadata, to_frames, write_gif, write_png_frames, write_stream
-from vae.training.files import read_json, write_text
+from vae.data.write import read_metadata, to_frames, write_gif, write_png, write_png_frames, write_stream
+from vae.training.files import read_json, write_json
+from vae.training.progress import progress
 
 LABEL = "AI-generated video"
 FORMATS = (".mp4", ".gif", ".png")
@@ -79,7 +78,7 @@ def write(
 
     def hashed() -> Iterator[Tensor]:
         first = 0
-        for part in tqdm(parts_CTHW, desc=f"writing {file.name}", unit="part", delay=2, leave=False):
+        for part in progress(parts_CTHW, desc=f"writing {file.name}", unit="part", delay=2, leave=False):
             frames = to_frames(part)
             digest.update(frames.numpy())
             picked.append(frames[[place - first for place in shown if 0 <= place - first < len(frames)]])
@@ -87,17 +86,23 @@ def write(
             yield part
         record["frames_sha256"] = digest.hexdigest()
 
-    kind = file.suffix.lower()
-    file = file.with_suffix("") if kind == ".png" else file
-    record_file = sidecar(file)
+    kind, file = file.suffix.lower(), place_of(file, record)
     if kind == ".mp4":
         write_stream(file, hashed(), fps, lambda: record)
     elif kind == ".gif":
         write_gif(file, torch.cat(list(hashed()), dim=1), fps)
     else:
-        write_png_frames(file, torch.cat(list(hashed()), dim=1))
-    write_text(record_file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        (write_png if file.suffix.lower() == ".png" else write_png_frames)(
+            file, torch.cat(list(hashed()), dim=1)
+        )
+    write_json(sidecar(file), record)
     return file, torch.cat(picked)
+
+
+def place_of(file: Path, record: dict) -> Path:
+    """What is written for a file's name: that file, but for .png of several frames a folder of them."""
+    is_folder = file.suffix.lower() == ".png" and record["sample"]["frames"] != 1
+    return file.with_suffix("") if is_folder else file
 
 
 def sidecar(file: Path) -> Path:
@@ -106,8 +111,8 @@ def sidecar(file: Path) -> Path:
 
 
 def read_record(file: Path) -> dict:
-    """The record inside an mp4, or in the sidecar of a GIF or of a folder of frames."""
-    if file.suffix.lower() != ".gif" and not file.is_dir():
+    """The record inside an mp4, or in the sidecar of a GIF, of an image or of a folder of frames."""
+    if file.suffix.lower() not in (".gif", ".png") and not file.is_dir():
         return read_metadata(file)
     if not sidecar(file).is_file():
         raise ValueError(f"{sidecar(file)}: no such file, and it holds the record of {file}")

@@ -6,11 +6,11 @@ import json
 import re
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 
 from torch import Tensor
-from tqdm import tqdm
 
 from configs.load import from_json, parse
 from configs.sampling import SamplerConfig, SampleSettings
@@ -21,11 +21,13 @@ from dit.record import FORMATS, make_records, read_record, sidecar, write
 from dit.requests import Asked, read_asked
 from dit.text import cut_note
 from vae.data.sheets import contact_sheet, evenly
-from vae.data.video import read_frames, resize_and_crop, to_video
+from vae.data.video import how_fitted, read_frames, resize_and_crop, to_video
 from vae.interface import same_shapes
 from vae.model import Autoencoder
+from vae.quality.psnr_ssim import psnr
 from vae.tiles import tile_for
 from vae.training.files import naming
+from vae.training.progress import progress, say
 
 SHEET_FRAMES = 5
 PACKED = ("prompt", "negative", "seed")  # what a record has of each video of its packed call
@@ -82,10 +84,10 @@ def sample(settings: SampleSettings, before: dict | None = None) -> list[Path]:
         for k in range(0, len(group), settings.batch)
     ]
     made = {}
-    with tqdm(total=len(packs) * settings.steps, desc=f"sampling {len(requests)}", unit="step") as progress:
+    with progress(total=len(packs) * settings.steps, desc=f"sampling {len(requests)}", unit="step") as bar:
         for pack in packs:
             together = [requests[k] for k in pack]
-            latents = generate(model.denoiser, together, model.flow, sampler, lambda *_: progress.update())
+            latents = generate(model.denoiser, together, model.flow, sampler, lambda *_: bar.update())
             image, frames, height, width = looks[pack[0]]
             look = {"image": image, "frames": frames, "height": height, "width": width}
             records = make_records(model, replace(settings, **look), together)
@@ -94,11 +96,16 @@ def sample(settings: SampleSettings, before: dict | None = None) -> list[Path]:
                 if before and record.get("place", 0) != before.get("place", 0):
                     continue  # a neighbour of the one that is sampled again
                 video = decode(autoencoder, z, tiles[shapes[k]])
+                video = _compared(video, requests[k].condition.image_THWC, files[k].name)
                 made[k] = write(files[k], video, record, settings.fps, places)
     written, shown = (list(part) for part in zip(*(made[k] for k in sorted(made)), strict=True))
     if count > 1:
         sheet = written[0].parent / "contact-sheet.png"
-        contact_sheet(map(to_video, shown), [prompt for prompt, _ in pairs], sheet, SHEET_FRAMES)
+        captions = [
+            f"{prompt} (seed {seed}, {file.name})"
+            for (prompt, seed), file in zip(pairs, written, strict=True)
+        ]
+        contact_sheet(map(to_video, shown), captions, sheet, SHEET_FRAMES)
         written.append(sheet)
     return written
 
@@ -118,12 +125,23 @@ def _latent_shape(
 def _first_frame(
     autoencoder: Autoencoder, image: str, frames: int, height: int, width: int
 ) -> dict[str, Tensor]:
-    """What an image gives a condition: its pixels, fitted to the size, and their latents."""
+    """What an image gives a condition: its pixels, fitted to the size as a line says, and their latents."""
     if not image:
         return {}
-    image_THWC = resize_and_crop(read_frames(image, [0]), height, width)
+    frame_THWC = read_frames(image, [0])
+    say(f"{image}: {how_fitted(*frame_THWC.shape[1:3], height, width)}")
+    image_THWC = resize_and_crop(frame_THWC, height, width)
     image_BCTHW = to_video(image_THWC)[None].to(autoencoder.latent_mean.device)
     return {"given_CTHW": autoencoder.encode(image_BCTHW)[0].cpu(), "image_THWC": image_THWC}
+
+
+def _compared(parts_CTHW: Iterable[Tensor], image_THWC: Tensor | None, name: str) -> Iterator[Tensor]:
+    """A video's parts as they come; where its first frame was given, a line says how well that was kept."""
+    for number, part in enumerate(parts_CTHW):
+        if image_THWC is not None and not number:
+            kept = psnr(to_video(image_THWC), part[:, :1])
+            say(f"{name}: its first frame has a PSNR of {kept:.1f} dB to the image")
+        yield part
 
 
 def _check_same_model(settings: SampleSettings, record: dict, model: Model) -> None:

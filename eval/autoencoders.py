@@ -55,9 +55,9 @@ class CompareVaeSettings(LpipsSettings, ScoringSettings):
     frames: Count = 17
     """Frames of a clip; the nearest number that all autoencoders take is taken."""
     height: Annotated[int, Ge(SSIM_SIDE)] = 128
-    """Height of the clips in pixels, which are scaled to cover it and cut about the centre; likewise."""
+    """Height in pixels, or the nearest that all take; clips are scaled to cover it and the width, and cut."""
     width: Annotated[int, Ge(SSIM_SIDE)] = 128
-    """Width in pixels; likewise."""
+    """Width in pixels, or the nearest that all autoencoders take."""
     stride: Count = 1
     """Step between two frames of a clip."""
     seed: Seed = 0

@@ -11,7 +11,6 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from tqdm import tqdm
 
 from configs.load import Positional, nearest, parse
 from configs.protocol import Protocol, job_protocols
@@ -34,8 +33,9 @@ from vae.data.sheets import contact_sheet
 from vae.data.tables import few
 from vae.data.ucf101 import PROMPTS, words
 from vae.data.video import read_frames, to_video
-from vae.training.files import write_text
+from vae.training.files import write_json
 from vae.training.processes import own_device, processes
+from vae.training.progress import progress
 from vae.training.seeds import uniform
 
 
@@ -56,7 +56,7 @@ class RunEvalSettings(StampSettings, VideoSettings):
     metrics: tuple[str, ...] = ()
     """What to score, such as `fvd is`; empty is all of the job's."""
     sample_only: bool = False
-    """Make the videos and leave scoring for later, with the same command without this."""
+    """Only make the videos; the same command without this setting scores them."""
     count: Count | None = None
     """Videos to make; none: the protocol's number. Fewer need --allow-small."""
     prompts: Literal["sentences", "names"] | None = None
@@ -68,11 +68,11 @@ class RunEvalSettings(StampSettings, VideoSettings):
     i3d: str = ""
     """File with the weights of I3D; without it, they are looked for as `dit eval weights` says."""
     clip: str = ""
-    """Folder with CLIP ViT-B/32; likewise."""
+    """Folder with CLIP ViT-B/32; without it, it is looked for as I3D is."""
     c3d: str = ""
-    """File with C3D's weights; likewise."""
+    """File with C3D's weights; without it, they are looked for as I3D's are."""
     c3d_mean: str = ""
-    """File with C3D's mean; likewise."""
+    """File with C3D's mean; without it, it is looked for as I3D's weights are."""
     uncertified: bool = False
     """Score with weights of C3D that nothing certifies; the score is stamped."""
     panel: bool = False
@@ -284,7 +284,7 @@ def _make_all(samples: list[Sample], maker: Maker, folder: Path, least: int, mod
         dist.barrier()  # all have looked before one writes
     mine = unmade[rank::ranks]
     missing = sum(not is_there for k in mine for is_there in there[k])
-    with tqdm(
+    with progress(
         total=missing, desc="sampling", unit="video", disable=rank > 0 or not missing, smoothing=0.05
     ) as bar:
         for k in mine:
@@ -351,9 +351,11 @@ def _list_videos(samples: list[Sample], folder: Path) -> None:
     if bad:
         raise ValueError(f"{bad} videos cannot be read, as said above: delete them, and run this again")
     save_manifest(folder / NAME, entries)
-    some = [entries[k * len(entries) // min(SHOWN, len(entries))] for k in range(min(SHOWN, len(entries)))]
-    videos = (to_video(read_frames(entry.path, range(entry.frames), entry)) for entry in some)
-    contact_sheet(videos, [entry.captions[0] for entry in some], folder.parent / "contact-sheet.png")
+    count = min(SHOWN, len(entries))
+    some = [k * len(entries) // count for k in range(count)]
+    videos = (to_video(read_frames(e.path, range(e.frames), e)) for e in (entries[k] for k in some))
+    about = [f"{samples[k].prompt} (seed {samples[k].seed}, {samples[k].name}.mp4)" for k in some]
+    contact_sheet(videos, about, folder.parent / "contact-sheet.png")
 
 
 def _write_summary(settings: RunEvalSettings, scores: dict[str, dict], out: Path) -> None:
@@ -365,7 +367,7 @@ def _write_summary(settings: RunEvalSettings, scores: dict[str, dict], out: Path
     }
     about = {"job": settings.job, "model": Path(settings.model).name, "scores": short}
     about |= {"version": __version__}
-    write_text(out / "scores.json", json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+    write_json(out / "scores.json", about)
     files = [name for name in ("scores.json", "fvd.html", "contact-sheet.png") if (out / name).is_file()]
     print(f"{out}: {', '.join(files)}")
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from configs.protocol import ClipChoice
 from vae.data.images import IMAGES, UnreadableVideo, is_animation, read_image
 from vae.data.manifest import HALF, NAME, find_files, load_manifest
 from vae.data.video import VIDEOS, Probe, probe, read_frames
+from vae.training.progress import progress
 from vae.training.seeds import uniform
 
 SHOWN = 3  # reasons in a line
@@ -197,7 +197,7 @@ def _probed(sources: list[Source], count: int) -> Iterator[tuple[Source, Probe |
             part = sources[first : first + size]
             probes = pool.map(look, part)
             unknown = not all(source.known or source.pictures for source in part)
-            bar = tqdm(probes, "probing", len(part), unit="video", disable=not unknown, leave=False)
+            bar = progress(probes, "probing", len(part), unit="video", disable=not unknown, leave=False)
             yield from zip(part, bar, strict=True)
 
 

@@ -174,9 +174,7 @@ def measure(
 
 def sentence(result: dict) -> str:
     """A score as lines for the terminal."""
-    lines = scoring.opening_lines(
-        result, "CLIPSIM", "similarity", f"{result['fake']['clips']} videos", digits=4
-    )
+    lines = scoring.opening_lines(result, "CLIPSIM", "similarity", f"{result['fake']['clips']} videos")
     return "\n".join(lines + passed_lines(result["fake"]["passed_over"]))
 
 

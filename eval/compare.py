@@ -1,58 +1,106 @@
 """`dit eval compare`: scores of one protocol in a table; those of different ones are never side by side."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from configs.load import Positional, parse
 from configs.protocol import differences
-from eval.scoring import aligned
+from eval.scoring import DIGITS, aligned
 from vae.training.files import read_json
 
 
 @dataclass(frozen=True)
 class CompareSettings:
-    """Scores side by side; those of other protocols are refused."""
+    """Scores side by side, a table for each metric; those of other protocols are refused."""
 
     scores: Positional[tuple[str, ...]] = ()
-    """JSON files that scoring wrote."""
+    """JSON files that scoring wrote, or folders of `dit eval run`."""
 
 
-def _read_score(file: str) -> dict:
-    """A score that scoring wrote; raises ValueError for another file."""
-    path = Path(file)
+NEEDED = {"metric", "value", "protocol", "stamps", "weights"}
+MEASURED = {"psnr": 2, "pooled_psnr": 2, "ssim": 4, "lpips": 4}  # columns of a reconstruction; decimals
+
+
+def _read_scores(name: str) -> dict[str, dict]:
+    """The scores of a file, or of a folder of `dit eval run`, by metric; ValueError where there is none."""
+    path = Path(name)
+    if path.is_dir():
+        path /= "scores.json"
     if not path.is_file():
-        raise ValueError(f"{file}: no such score")
-    score = read_json(path)
-    if not {"metric", "value", "protocol", "stamps", "weights"} <= set(score):
-        near = "; its scores lie beside it" if "scores" in score else ""
         raise ValueError(
-            f"{file} is no score of `dit eval`: it has no metric, value, protocol and weights{near}"
+            f"{path}: no such score" + ("; dit eval run writes it" if path != Path(name) else "")
         )
-    return score
+    score = read_json(path)
+    if "job" in score and isinstance(score.get("scores"), dict):
+        return {
+            metric: _read_scores(str(path.with_name(f"{metric}.json")))[metric] for metric in score["scores"]
+        }
+    if score.get("metric") == "reconstruction" and {"scores", "lpips", "each"} <= set(score):
+        return {"reconstruction": score} | ({"fvd": score["fvd"]} if score.get("fvd") else {})
+    if not set(score) >= NEEDED:
+        raise ValueError(
+            f"{name} is no score of `dit eval` fvd, clipsim, is, reconstruction or run: it has no metric, "
+            "value, protocol and weights"
+        )
+    return {score["metric"]: score}
 
 
-def compare(files: list[str]) -> str:
-    """Scores as a table; raises ValueError, field by field, where their protocols or weights differ."""
-    if not files:
-        raise ValueError("which scores? dit eval compare A.json B.json")
-    scores = [_read_score(file) for file in files]
-    for file, score in zip(files[1:], scores[1:], strict=True):
-        different = differences(scores[0]["protocol"], score["protocol"])
-        different += differences({"weights": scores[0]["weights"]}, {"weights": score["weights"]})
-        if scores[0]["protocol"].get("data") == "any":
-            real = [s.get("real", {}).get("files_sha256", "")[:12] for s in (scores[0], score)]
-            different += differences({"real videos": real[0]}, {"real videos": real[1]})
-        if different:
-            raise ValueError(f"{files[0]} and {file} do not compare: {'; '.join(different)}")
-    rows = [("score", scores[0]["metric"], "95 % interval", "clips", "stamps")]
-    for file, score in zip(files, scores, strict=True):
-        ends = score.get("interval")
-        spread = f"{ends['low']:.2f} to {ends['high']:.2f}" if ends else ""
-        clips = str(score.get("fake", {}).get("clips", ""))
-        rows.append((file, f"{score['value']:.2f}", spread, clips, "; ".join(score["stamps"])))
-    return "\n".join(
-        [f"{scores[0]['protocol']['name']} ({scores[0]['protocol_sha256'][:12]})", *aligned(rows)]
-    )
+def _identity(score: dict) -> list[dict]:
+    """What must be equal where scores compare, part after part."""
+    if score["metric"] == "reconstruction":
+        videos = hashlib.sha256("\n".join(sorted(one["video"] for one in score["each"])).encode()).hexdigest()
+        lpips = score["lpips"] if "lpips" in score["scores"] else "left out"
+        return [{"LPIPS": lpips}, {"videos by name": f"{len(score['each'])} of {videos[:12]}"}]
+    parts = [score["protocol"], {"weights": score["weights"]}]
+    if score["protocol"].get("data") == "any":
+        parts.append({"real videos": score.get("real", {}).get("files_sha256", "")[:12]})
+    return parts
+
+
+def _row(name: str, score: dict) -> tuple[str, ...]:
+    """A score in the columns of its metric's table."""
+    if score["metric"] == "reconstruction":
+        values = [(score["scores"].get(measure), digits) for measure, digits in MEASURED.items()]
+        cells = ["" if value is None else f"{value:.{digits}f}" for value, digits in values]
+        return name, *cells, str(len(score["each"]))
+    digits, ends = DIGITS.get(score["metric"], 4), score.get("interval")
+    spread = f"{ends['low']:.{digits}f} to {ends['high']:.{digits}f}" if ends else ""
+    clips = str(score.get("fake", {}).get("clips", ""))
+    return name, f"{score['value']:.{digits}f}", spread, clips, "; ".join(score["stamps"])
+
+
+def _table(names: list[str], scores: list[dict]) -> list[str]:
+    """The lines of one metric's table; ValueError, the first difference first, where they differ."""
+    for name, score in zip(names[1:], scores[1:], strict=True):
+        pairs = zip(_identity(scores[0]), _identity(score), strict=True)
+        first, *others = [d for one, other in pairs for d in differences(one, other)] or [""]
+        if first:
+            more = f"; and also {'; '.join(others)}" if others else ""
+            raise ValueError(f"{names[0]} and {name} do not compare: {first}{more}")
+    if scores[0]["metric"] == "reconstruction":
+        title, head = "reconstruction", ("score", *(m.replace("_", " ") for m in MEASURED), "videos")
+    else:
+        title = f"{scores[0]['protocol']['name']} ({scores[0]['protocol_sha256'][:12]})"
+        head = ("score", scores[0]["metric"], "95 % interval", "clips", "stamps")
+    return [title, *aligned([head, *map(_row, names, scores)])]
+
+
+def compare(names: list[str]) -> str:
+    """Scores as a table for each metric that all have; ValueError where their protocols or weights differ."""
+    if not names:
+        raise ValueError("which scores? dit eval compare A.json B.json, or folders of dit eval run")
+    scores = [_read_scores(name) for name in names]
+    shared = [metric for metric in scores[0] if all(metric in of_one for of_one in scores)]
+    if not shared:
+        other = next(k for k, of_one in enumerate(scores) if not {*of_one} & {*scores[0]})
+        raise ValueError(
+            f"{names[0]} and {names[other]} do not compare: metric: {' and '.join(scores[0])}, and "
+            f"{' and '.join(scores[other])}"
+        )
+    tables = ["\n".join(_table(names, [of_one[metric] for of_one in scores])) for metric in shared]
+    left = sorted({metric for of_one in scores for metric in of_one} - {*shared})
+    return "\n\n".join([*tables, *([f"left out, as not all have it: {', '.join(left)}"] if left else [])])
 
 
 def main(arguments: list[str]) -> None:

@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from vae.data.video import UnreadableVideo
 from vae.training.processes import gathered, processes
+from vae.training.progress import progress
 
 CPU = torch.device("cpu")
 FORKS = sys.platform == "linux"  # whether worker processes are
@@ -96,7 +96,7 @@ def map_over_processes(
     rank, ranks = processes()
     rows = Rows(read, list(range(rank, count, ranks)))
     computed = map_one_thread_each(compute_row, read_ahead(rows, workers), device)
-    bar = tqdm(computed, what, len(rows), unit="clip", disable=rank > 0, file=sys.stderr)
+    bar = progress(computed, what, len(rows), unit="clip", disable=rank > 0)
     return sorted(gathered(list(bar)), key=lambda row: row[0])
 
 

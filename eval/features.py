@@ -1,7 +1,6 @@
 """Features of many clips: workers decode while the network computes, processes share the batches."""
 
 import hashlib
-import sys
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,13 +9,13 @@ from functools import partial
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from configs.protocol import FeatureProtocol
 from eval.clips import Clip, read_clip
 from eval.cpu import Rows, keep_memory, map_one_thread_each, read_ahead, shared_memory, single_threaded
 from eval.preprocess import prepare
 from vae.training.processes import gathered, processes
+from vae.training.progress import progress
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def extract(
         return rows
 
     rows = []
-    with tqdm(total=len(own), desc=what, unit="clip", disable=rank > 0, file=sys.stderr) as bar:
+    with progress(total=len(own), desc=what, unit="clip", disable=rank > 0) as bar:
         for computed in map_one_thread_each(compute, batches(), device):
             rows += computed
             bar.update(len(computed))

@@ -240,7 +240,7 @@ def _load_features(file: Path, protocol: FvdProtocol, weights: str) -> Side:
 def sentence(result: dict) -> str:
     """A score as lines for the terminal."""
     counts = f"{result['real']['clips']} real, {result['fake']['clips']} generated clips"
-    lines = scoring.opening_lines(result, "FVD", "distance", counts, digits=2)
+    lines = scoring.opening_lines(result, "FVD", "distance", counts)
     if result["infinity"]:
         lines.append(f"with infinitely many clips {result['infinity']['value']:.2f}")
     rates = [list(result[which].get("rates", {})) for which in ("real", "fake")]

@@ -120,7 +120,7 @@ def sentence(result: dict) -> str:
     """A score as lines for the terminal."""
     splits, side = result["protocol"]["splits"], result["fake"]
     note = f" +- {result['deviation']:.4f} over {splits} split{'s' * (splits > 1)}"
-    lines = scoring.opening_lines(result, "IS", "score", f"{side['clips']} videos", digits=4, note=note)
+    lines = scoring.opening_lines(result, "IS", "score", f"{side['clips']} videos", note=note)
     lines += [f"in the splits of {name} {score:.4f}" for name, score in result["other_splits"].items()]
     return "\n".join(lines + passed_lines(side["passed_over"]))
 

@@ -2,14 +2,12 @@
 
 import dataclasses
 import io
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from configs.protocol import FvdProtocol, Protocol
 from configs.scoring import ScoringSettings, StampSettings, inherited
@@ -17,11 +15,13 @@ from dit import __version__
 from eval.clips import Clip, Source, rates_and_sizes
 from vae.data.index import list_hash
 from vae.data.video import decoder
-from vae.training.files import check_writable, write_text
+from vae.training.files import check_writable, write_json
 from vae.training.processes import processes
+from vae.training.progress import progress
 from vae.training.seeds import generator
 
 REASONS = 2  # of what was passed over, in an error
+DIGITS = {"fvd": 2, "clipsim": 4, "is": 4}  # decimals of a metric, wherever it is printed
 SIDES = {"real": "real clips", "fake": "generated clips", "": "videos"}
 
 
@@ -118,7 +118,7 @@ def interval(
     if not resamples:
         return None
     random, values = generator(seed, "bootstrap"), []
-    for _ in tqdm(range(resamples), "bootstrap", leave=False, disable=processes()[0] > 0):
+    for _ in progress(range(resamples), "bootstrap", leave=False, disable=processes()[0] > 0):
         drawn = [side[random.integers(len(side), size=len(side))] for side in sides]
         values.append(statistic(*drawn))
     spread = torch.tensor(values, dtype=torch.float64)
@@ -145,13 +145,12 @@ def result_of(
     }
 
 
-def opening_lines(
-    result: dict, title: str, unnamed: str, counts: str, digits: int, note: str = ""
-) -> list[str]:
+def opening_lines(result: dict, title: str, unnamed: str, counts: str, note: str = "") -> list[str]:
     """The lines that begin every score on a terminal: its stamps, its value and interval, its protocol.
 
     The value of a seeded network is never called by the score's title, but `unnamed`.
     """
+    digits = DIGITS.get(result["metric"], 4)
     stamps = [stamp.upper() if stamp.startswith("NOT ") else stamp for stamp in result["stamps"]]
     value = f"{unnamed if is_seeded(result['stamps']) else title} {result['value']:.{digits}f}{note}"
     if result["interval"]:
@@ -189,5 +188,5 @@ def publish(result: dict, file: str, text: str) -> None:
     if processes()[0] > 0:
         return
     if file:
-        write_text(Path(file), json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+        write_json(Path(file), result)
     print(text)

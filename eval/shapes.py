@@ -1,6 +1,5 @@
 """`dit eval shapes`: how often a model's videos of the drawn world do what was asked, by the exact judge."""
 
-import json
 import math
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
@@ -8,7 +7,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from configs.load import parse, to_json
 from configs.ranges import Count, Seed
@@ -23,7 +21,8 @@ from vae.data.drawn_captions import caption
 from vae.data.drawn_world import Scene, draw, random_scene
 from vae.data.sheets import contact_sheet
 from vae.quality.psnr_ssim import psnr, ssim
-from vae.training.files import write_text
+from vae.training.files import write_json
+from vae.training.progress import progress
 from vae.training.weights import tensors_hash
 
 
@@ -123,7 +122,7 @@ def score(settings: EvalSettings) -> dict:
     result["failures"] = failures
     print(table(result))  # before anything can fail
     if settings.json:
-        write_text(Path(settings.json), json.dumps(result, indent=2) + "\n")
+        write_json(Path(settings.json), result)
     if settings.picture and shown:
         contact_sheet([video for video, _ in shown], [text for _, text in shown], settings.picture)
     return result
@@ -161,12 +160,12 @@ def make_cases(seed: int, count: int, split: str) -> list[Case]:
 
 def run_cases(model: Model, cases: list[Case], sampler: SamplerConfig, batch: int, given: bool, part: str):
     """Makes and judges the video of every case; yields outcome and video."""
-    with tqdm(total=len(cases) * sampler.steps, desc=part, unit="step", smoothing=0.05) as progress:
+    with progress(total=len(cases) * sampler.steps, desc=part, unit="step", smoothing=0.05) as bar:
         for first in range(0, len(cases), batch):
             group = cases[first : first + batch]
             requests = [make_request(model, case, given) for case in group]
             count = len(group)
-            videos = generate_videos(model, requests, sampler, lambda *_, n=count: progress.update(n))
+            videos = generate_videos(model, requests, sampler, lambda *_, n=count: bar.update(n))
             for case, video in zip(group, videos, strict=True):
                 kept = psnr(drawn(model, case.scene)[:, :1], video[:, :1]) if given else None
                 yield Outcome(case, judge(video), kept), video
@@ -211,7 +210,7 @@ def _reconstruction_scores(model: Model, settings: EvalSettings) -> dict:
     """Mean PSNR and SSIM of the autoencoder's reconstructions of drawings it never saw."""
     device = model.autoencoder.latent_mean.device
     qualities = {"psnr": [], "ssim": []}
-    for k in tqdm(range(settings.reconstructions), desc="autoencoder", unit="video"):
+    for k in progress(range(settings.reconstructions), desc="autoencoder", unit="video"):
         video = drawn(model, random_scene(settings.seed, k, "any"))
         other = model.autoencoder.decode(model.autoencoder.encode(video[None].to(device)))[0].cpu()
         qualities["psnr"].append(psnr(video, other))

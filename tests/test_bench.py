@@ -29,6 +29,7 @@ from dit.model import norm_and_rotate
 from dit.pack import make_layout
 from vae.compression import PATCH
 from vae.data.write import write_video
+from vae.quality.networks import NETWORKS
 
 TINY = TransformerConfig(width=48, depth=2, heads=2, mlp_width=80, text_width=20, time_frequencies=32)
 CPU = torch.device("cpu")
@@ -270,7 +271,7 @@ def test_doctor_tells_what_is_there_and_what_is_not(capsys, monkeypatch):
     printed = {" ".join(line) for line in lines}
     assert "accelerate - pip install -e ." in printed
     assert "xformers - optional: pip install -e '.[xformers]'" in printed
-    assert "all verbs missing: accelerate, pyarrow (pip install -e .)" in printed
+    assert "packages missing: accelerate, pyarrow (pip install -e .)" in printed
     assert any(line.startswith("sdpa cpu bf16 works, and is chosen") for line in printed)
     assert any(line.startswith("varlen cpu fp32 no: ") for line in printed)
     assert any(line.startswith("works: an mp4 written and read back") for line in printed)
@@ -286,7 +287,29 @@ def test_doctor_without_the_project_s_own_record_still_tries_the_rest(capsys, mo
     doctor.doctor()
     printed = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "- fails PackageNotFoundError: No package metadata was found for dit-lab" in printed
-    assert "all verbs pip install -e . in the repository: this project is not installed" in printed
+    assert "packages pip install -e . in the repository: this project is not installed" in printed
+
+
+def test_doctor_calls_nothing_ready_that_does_not_work_here(tmp_path, monkeypatch):
+    for name in ("XDG_CACHE_HOME", "HF_HOME", "TORCH_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    for name in NETWORKS.values():
+        monkeypatch.delenv(name.variable, raising=False)
+    rows = dict(doctor.scores())
+    assert list(rows) == ["FVD", "CLIPSIM", "the Inception score", "LPIPS"]
+    assert all(row.startswith("missing: ") for row in rows.values())
+    assert "DIT_C3D" in rows["the Inception score"] and "mean2.npz" in rows["the Inception score"]
+    (tmp_path / "mine.pt").write_bytes(b"")
+    monkeypatch.setenv("DIT_I3D", str(tmp_path / "mine.pt"))
+    assert dict(doctor.scores())["FVD"].startswith("weights are there, and `dit eval weights` says")
+
+    def absent(*_):
+        raise ValueError("no weights in this installation")
+
+    monkeypatch.setattr("dit.load.load_model", absent)
+    told = dict(doctor.features([("torch", "2", "")], [], "works: says a test"))
+    assert told["sampling"] == "fails: ValueError: no weights in this installation"
+    assert "ready" not in " ".join(told.values())
 
 
 def test_doctor_survives_what_it_tries(capsys, monkeypatch):

@@ -26,7 +26,7 @@ from dit.record import write
 from dit.sample import file_names, sample
 from vae import tiles
 from vae.data.sheets import contact_sheet, evenly
-from vae.data.video import read_frames, resize_and_crop, to_video
+from vae.data.video import how_fitted, read_frames, resize_and_crop, to_video
 from vae.data.write import read_metadata, to_frames
 from vae.interface import Statistics
 from vae.load import WEIGHTS as AUTOENCODER
@@ -296,6 +296,46 @@ def test_every_format_shows_the_frames_that_were_made(folder, tmp_path, suffix):
             assert image.n_frames == 5
 
 
+def test_one_frame_as_png_is_an_image_that_can_be_made_again(folder, tmp_path):
+    out, again = tmp_path / "one.png", tmp_path / "one-again.png"
+    settings = SampleSettings(prompts=("a",), frames=1, model=str(folder), out=str(out))
+    assert sample(settings) == [out] and out.is_file()
+    record = json.loads((tmp_path / "one.json").read_text())
+    with Image.open(out) as image:
+        assert image.format == "PNG" and image.size == (record["sample"]["width"], record["sample"]["height"])
+    assert frames_hash(to_video(read_frames(out, [0]))) == record["frames_sha256"]
+    assert run(["sample", "--again", str(out), "--model", str(folder)]) == 0
+    assert again.read_bytes() == out.read_bytes()
+
+
+def test_lines_say_how_an_image_was_fitted_and_how_well_it_was_kept(folder, tmp_path, capsys, monkeypatch):
+    Image.new("RGB", (100, 40), "red").save(tmp_path / "wide.png")
+    words = ["--image", str(tmp_path / "wide.png"), "--out", str(tmp_path / "a.mp4"), "--model", str(folder)]
+
+    red = torch.tensor([1.0, -1.0, -1.0])[:, None, None, None].expand(3, 1, 32, 32)
+    monkeypatch.setattr("dit.sample.decode", lambda *_: iter([0.98 * red, torch.ones(3, 4, 32, 32)]))
+    assert run(["sample", "a", *words]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"{tmp_path}/wide.png: 100x40, scaled to 80x32, cut about its centre to 32x32"
+    assert "a.mp4: its first frame has a PSNR of 40.0 dB to the image" in lines  # 10 log10(4 / 0.02^2)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ((32, 32, 32, 32), "32x32, as it is"),
+        ((64, 64, 32, 32), "64x64, scaled to 32x32"),
+        ((32, 48, 32, 32), "48x32, cut about its centre to 32x32"),
+        ((480, 640, 64, 64), "640x480, scaled to 85x64, cut about its centre to 64x64"),
+        ((16, 16, 32, 48), "16x16, scaled to 48x48, cut about its centre to 48x32"),
+    ],
+)
+def test_how_a_picture_is_fitted_is_what_is_done(sizes, words):
+    have, want = sizes[:2], sizes[2:]
+    assert how_fitted(*sizes) == words
+    assert resize_and_crop(torch.zeros(1, *have, 3, dtype=torch.uint8), *want).shape == (1, *want, 3)
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -311,6 +351,7 @@ def test_every_format_shows_the_frames_that_were_made(folder, tmp_path, suffix):
         (("a", "--image", "missing.png"), "missing.png"),
         (("a", "--prompts-file", "missing.txt"), "missing.txt"),
         (("a", "--out", "a.avi"), ".mp4"),
+        (("a", "--out", "a.jpg"), "--out a.jpg: .jpg is none of .mp4, .gif, .png"),
         (("a", "b", "--out", "a.mp4"), "give a folder"),
         (("--again", "missing.mp4"), "missing.mp4"),
         (("a", "--model", "missing"), "no such model folder"),

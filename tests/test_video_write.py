@@ -164,6 +164,59 @@ def test_gif_and_png_frames_hold_the_video(tmp_path):
             assert np.abs(np.array(gif.convert("RGB")).astype(int) - frame.numpy()).mean() < 12
 
 
+@pytest.fixture(scope="module")
+def square_font(tmp_path_factory) -> str:
+    """A font in which the letters 日, 本 and a are black squares."""
+    from fontTools.fontBuilder import FontBuilder
+    from fontTools.pens.ttGlyphPen import TTGlyphPen
+
+    pen = TTGlyphPen(None)
+    for corner, draw in zip(
+        [(0, 0), (0, 900), (900, 900), (900, 0)], [pen.moveTo, *[pen.lineTo] * 3], strict=True
+    ):
+        draw(corner)
+    pen.closePath()
+    square, builder = pen.glyph(), FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder([".notdef", "square"])
+    builder.setupCharacterMap({ord(letter): "square" for letter in "日本a"})
+    builder.setupGlyf({".notdef": TTGlyphPen(None).glyph(), "square": square})
+    builder.setupHorizontalMetrics({".notdef": (1000, 0), "square": (1000, 0)})
+    builder.setupHorizontalHeader(ascent=900, descent=-100)
+    builder.setupNameTable({"familyName": "Square", "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    file = tmp_path_factory.mktemp("fonts") / "square.ttf"
+    builder.save(file)
+    return str(file)
+
+
+def test_a_caption_is_drawn_in_a_font_that_has_its_letters_or_a_line_says_which_package_does(
+    square_font, tmp_path, monkeypatch, capsys
+):
+    clip, fonts = torch.zeros(3, 1, 64, 64), []
+    monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", lambda: fonts)
+    contact_sheet([clip], ["日本"], tmp_path / "boxes.png")
+    said = capsys.readouterr().err
+    assert "'日本'" in said and "fonts-noto-cjk" in said and said.count("\n") == 1
+    (tmp_path / "broken.ttf").write_bytes(b"no font")
+    fonts += [str(tmp_path / "broken.ttf"), square_font]
+    contact_sheet([clip], ["日本"], tmp_path / "squares.png")
+    assert capsys.readouterr().err == ""
+    above = np.array(Image.open(tmp_path / "squares.png").convert("L"))[:30]
+    assert (above < 60).sum() == pytest.approx(2 * (0.9 * 18) ** 2, rel=0.15)  # two black squares
+    contact_sheet([clip], ["a ü"], tmp_path / "latin.png")  # which matplotlib's own font has
+    assert capsys.readouterr().err == ""
+
+
+def test_a_caption_without_spaces_breaks_where_the_sheet_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", list)
+    heights = []
+    for caption in ("日" * 10, "日" * 100):
+        contact_sheet([torch.zeros(3, 1, 64, 64)], [caption], tmp_path / "sheet.png")
+        heights.append(Image.open(tmp_path / "sheet.png").size)
+    assert heights[0][0] == heights[1][0] and heights[1][1] >= heights[0][1] + 2 * 24
+
+
 def test_a_contact_sheet_shows_every_frame_enlarged_and_the_caption(tmp_path):
     colours = torch.tensor([(200, 10, 20), (10, 200, 20), (10, 20, 200), (200, 200, 20), (200, 20, 200)])
     clip = to_video(colours.byte()[:, None, None].expand(-1, 64, 64, -1))

@@ -52,7 +52,7 @@ def write_folder(folder: Path, settings: dict, tensors: dict[str, Tensor]) -> No
 def write_json(path: Path, values: dict) -> None:
     """Writes a JSON file, and the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, indent=2) + "\n")
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
 def write_wan(folder: Path, autoencoder: Autoencoder) -> None:

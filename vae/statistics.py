@@ -1,7 +1,6 @@
 """Mean and standard deviation of every latent channel: measured on clips, kept beside the weights."""
 
 import hashlib
-import json
 import math
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vae.interface import Statistics, VideoAutoencoder
-from vae.training.files import file_hash, naming, read_json, write_text
+from vae.training.files import file_hash, naming, read_json, write_json
 from vae.training.weights import weights_files
 
 FILE = "latent_statistics.json"
@@ -55,7 +54,7 @@ def _weights_hash(folder: Path) -> str:
 def write_statistics(folder: Path, statistics: Statistics, measured: dict) -> Path:
     """Writes statistics beside their weights, with what they were `measured` on; returns the file."""
     values = {"mean": statistics.mean, "std": statistics.std, "weights": _weights_hash(folder)}
-    write_text(folder / FILE, json.dumps(values | {"version": VERSION} | measured, indent=2) + "\n")
+    write_json(folder / FILE, values | {"version": VERSION} | measured)
     return folder / FILE
 
 

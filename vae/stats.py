@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from configs.data import DataConfig
 from configs.load import Positional, parse, to_json
@@ -26,6 +25,7 @@ from vae.statistics import (
 )
 from vae.training.files import check_writable, read_json
 from vae.training.processes import gathered, own_device, processes
+from vae.training.progress import progress
 from vae.training.weights import read_header, save_weights
 
 
@@ -130,7 +130,7 @@ def _measure(
     """For each clip of this process's share: draw, sums of its latents, and the files skipped for it."""
     draws = range(rank, settings.count, ranks)
     loader = batches(data, ranks, 0, len(draws), rank, ranks, settings.workers)
-    bar = tqdm(zip(draws, loader, strict=True), "measuring", len(draws), unit="clip", disable=rank > 0)
+    bar = progress(zip(draws, loader, strict=True), "measuring", len(draws), unit="clip", disable=rank > 0)
     return [(draw, latent_sums(autoencoder, clip.video), clip.skipped) for draw, (clip,) in bar]
 
 

@@ -32,7 +32,7 @@ class BenchSettings:
     """Time training and sampling, beside diffusers with the same weights and beside padding with a mask."""
 
     config: Positional[str] = ""
-    """Config of a training run, a name or a file; empty is width 384, depth 12, 6 heads, 1,024 tokens."""
+    """Config of a training run, a name or a file; empty is width 384, depth 12, 6 heads, 1024 tokens."""
     batch: Count = 1
     """Clips in a call."""
     text_tokens: Count = 77

@@ -40,7 +40,7 @@ def brightness(settings: BrightnessSettings) -> dict:
         ),
     }
     result = scoring.result_of(protocol, values_N.mean().item(), stamps, "", CPU, parts)
-    lines = scoring.opening_lines(result, "brightness", "brightness", f"{len(clips)} videos", digits=4)
+    lines = scoring.opening_lines(result, "brightness", "brightness", f"{len(clips)} videos")
     scoring.publish(result, settings.json, "\n".join(lines))
     return result
 

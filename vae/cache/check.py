@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from tqdm import tqdm
 
 from configs.load import Positional, parse
 from vae.cache.encoding import clip_key, text_key
 from vae.cache.index import half_written, locations_in, read_index
 from vae.cache.shards import DTYPES, LATENTS, Location, read_locations, shard_files, shard_name
 from vae.compression import Compression
+from vae.training.progress import progress
 from vae.training.weights import Header, tensors_hash
 
 
@@ -39,7 +39,7 @@ def check(settings: CheckSettings) -> None:
     table, about, folder = read_index(settings.cache)
     files, rows, problems = shard_files(folder), {}, []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for names, wrong in tqdm(pool.map(_check_shard, files), "shards", len(files), unit="shard"):
+        for names, wrong in progress(pool.map(_check_shard, files), "shards", len(files), unit="shard"):
             rows |= names
             problems += wrong
     problems += _wrong_in_index(table.to_pylist(), about, rows, folder)

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from configs.data import DataConfig
 from vae import tiles
@@ -20,6 +19,7 @@ from vae.data.manifest import Entry
 from vae.data.video import UnreadableVideo, read_frames, resize_and_crop, to_video
 from vae.interface import VideoAutoencoder
 from vae.training.files import file_hash
+from vae.training.progress import progress
 
 PIXELS = 1 << 28  # bytes of frames that are read at once from a file with many clips
 SHARD_BYTES = 1 << 28  # of a shard's rows, which wait in memory
@@ -81,7 +81,7 @@ def file_hashes(entries: Sequence[Entry], rank: int, ranks: int, workers: int) -
 
     mine = range(rank, len(entries), ranks)
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        return list(tqdm(pool.map(one, mine), "hashing files", len(mine), unit="file", disable=rank > 0))
+        return list(progress(pool.map(one, mine), "hashing files", len(mine), unit="file", disable=rank > 0))
 
 
 def clip_key(what: dict, autoencoder: str, dtype: str) -> str:
@@ -202,7 +202,7 @@ def encode_clips(
         )
     )
     total = sum(len(reading.clips) for reading in readings)
-    with tqdm(total=total, desc="encoding clips", unit="clip", disable=quiet or not total) as bar:
+    with progress(total=total, desc="encoding clips", unit="clip", disable=quiet or not total) as bar:
         for group in groups:
             rows = {}
             try:

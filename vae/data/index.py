@@ -9,8 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from configs.load import Positional, parse
 from configs.ranges import CountOrZero
 from vae.data.captions import find_captions, find_tables
@@ -18,6 +16,7 @@ from vae.data.images import IMAGES
 from vae.data.manifest import HALF, NAME, Entry, passed_over, save_manifest, walk
 from vae.data.tables import few
 from vae.data.video import VIDEOS, Probe, UnreadableVideo, probe
+from vae.training.progress import progress, say
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class IndexSettings:
     """Make a manifest of a folder: every video and image is decoded once, what is damaged is left out."""
 
     folder: Positional[str] = ""
-    """Folder of videos, images and captions: each line of `clip.txt` is one, of which every use draws one."""
+    """Folder of videos and images; a clip's captions are the lines of its `.txt` file, or in a table."""
     out: str = ""
     """File to write; empty writes `manifest.parquet` in the folder, where `--data.source FOLDER` finds it."""
     workers: CountOrZero = 0
@@ -74,15 +73,15 @@ def probe_all(
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         results = pool.map(_try_probe, files)
         for file, result in zip(
-            files, tqdm(results, total=len(files), desc="index", unit="file"), strict=True
+            files, progress(results, total=len(files), desc="index", unit="file"), strict=True
         ):
             if isinstance(result, UnreadableVideo):
                 bad += 1
-                tqdm.write(f"bad: {result}", file=sys.stderr)
+                say(f"bad: {result}")
                 continue
             if result.streams > 1:
                 others = f"{result.streams} video streams; stream {result.stream}, the first, is read"
-                tqdm.write(f"note: {file} has {others}", file=sys.stderr)
+                say(f"note: {file} has {others}")
             entries.append(Entry(**asdict(result), path=file, captions=captions[file]))
     return entries, bad
 

@@ -1,6 +1,7 @@
 """Contact sheets: pictures with a row of frames per video, and captions."""
 
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from vae.data.write import to_frames
 from vae.training.files import write_whole
+from vae.training.progress import say
 
 PAPER = (222, 226, 232)  # behind contact sheets: white, black and grey videos all stand out from it
 
@@ -51,23 +53,54 @@ def contact_sheet(
 
 
 def _caption_font(captions: list[str], size: int = 18):
-    """Pillow's own font, or for captions with more than ASCII the wider one that matplotlib brings."""
+    """Pillow's own font for ASCII, else the first with all letters, of matplotlib's and those installed.
+
+    Where none has all, it is the one with the most, and a line says which package has more.
+    """
     from PIL import ImageFont
 
-    if all(caption.isascii() for caption in captions):
+    letters = sorted({letter for caption in captions for letter in caption if not letter.isspace()})
+    if all(letter.isascii() for letter in letters):
         return ImageFont.load_default(size)
     import matplotlib
+    from matplotlib.font_manager import findSystemFonts
 
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)
+    best, missing = "", letters
+    own = str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf")
+    for file in chain([own], sorted(map(str, findSystemFonts()))):
+        absent = _absent(file, letters)
+        if not best or len(absent) < len(missing):
+            best, missing = file, absent
+        if not missing:
+            break
+    if missing:
+        say(
+            f"no font here shows {''.join(missing[:8])!r} of the captions: boxes stand for them; the package "
+            "fonts-noto-cjk (of Fedora google-noto-sans-cjk-fonts) has Chinese, Japanese and Korean"
+        )
+    return ImageFont.truetype(best, size)
+
+
+def _absent(font_file: str, letters: list[str]) -> list[str]:
+    """The letters that a font has no glyph of: all of them where it cannot be read or drawn at any size."""
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        font = FT2Font(font_file)
+    except (RuntimeError, OSError):
+        return letters
+    return [letter for letter in letters if not font.get_char_index(ord(letter))]
 
 
 def _wrap(text: str, font, width: int) -> list[str]:
-    """A caption in lines of at most `width` pixels; a longer word has a line of its own."""
+    """A caption in lines of at most `width` pixels; a longer word, as all Chinese is, breaks anywhere."""
     lines = [""]
     for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
+        space = " " if lines[-1] else ""
+        for part in [word] if font.getlength(word) <= width else word:
+            if lines[-1] and font.getlength(lines[-1] + space + part) > width:
+                lines.append(part)
+            else:
+                lines[-1] += space + part
+            space = ""
     return lines

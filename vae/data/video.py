@@ -360,13 +360,28 @@ def to_video(frames_THWC: Tensor) -> Tensor:
     return rearrange(frames_THWC, "t h w c -> c t h w").float() / 127.5 - 1
 
 
+def _covering(have_height: int, have_width: int, height: int, width: int) -> tuple[int, int]:
+    """Height and width of a picture that is scaled to just cover another size."""
+    scale = max(height / have_height, width / have_width)
+    return max(height, round(have_height * scale)), max(width, round(have_width * scale))
+
+
+def how_fitted(have_height: int, have_width: int, height: int, width: int) -> str:
+    """What `resize_and_crop` does to a picture, in words, its sizes as width x height."""
+    scaled = _covering(have_height, have_width, height, width)
+    steps = [f"{have_width}x{have_height}"]
+    if scaled != (have_height, have_width):
+        steps.append(f"scaled to {scaled[1]}x{scaled[0]}")
+    if scaled != (height, width):
+        steps.append(f"cut about its centre to {width}x{height}")
+    return ", ".join(steps) if len(steps) > 1 else f"{steps[0]}, as it is"
+
+
 def resize_and_crop(frames_THWC: Tensor, height: int, width: int) -> Tensor:
     """Frames scaled, with antialiasing, to just cover height x width, and cut to it about the centre."""
-    have_height, have_width = frames_THWC.shape[1:3]
-    scale = max(height / have_height, width / have_width)
-    size = max(height, round(have_height * scale)), max(width, round(have_width * scale))
+    size = _covering(*frames_THWC.shape[1:3], height, width)
     frames = rearrange(frames_THWC, "t h w c -> t c h w")
-    if size != (have_height, have_width):
+    if size != frames_THWC.shape[1:3]:
         frames = torch.nn.functional.interpolate(frames, size, mode="bicubic", antialias=True)
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
     return rearrange(frames[:, :, top : top + height, left : left + width], "t c h w -> t h w c").contiguous()

@@ -174,16 +174,19 @@ def write_gif(file: str | Path, video_CTHW: Tensor, fps: float) -> None:
     )
 
 
-def write_png_frames(folder: str | Path, video_CTHW: Tensor) -> None:
-    """Writes every frame as `folder/0000.png` and so on, without loss; a longer video's further ones go."""
+def write_png(file: str | Path, video_CTHW: Tensor) -> None:
+    """Writes a video's first frame as an image, without loss."""
     from PIL import Image
 
+    image = Image.fromarray(to_frames(video_CTHW[:, :1])[0].numpy())
+    write_whole(Path(file), lambda temporary: image.save(temporary, format="PNG"))
+
+
+def write_png_frames(folder: str | Path, video_CTHW: Tensor) -> None:
+    """Writes every frame as `folder/0000.png` and so on, without loss; a longer video's further ones go."""
     frames = to_frames(video_CTHW)
     for old in Path(folder).glob("[0-9][0-9][0-9][0-9]*.png"):
         if old.stem.isdecimal() and int(old.stem) >= len(frames):
             old.unlink()
-    for number, frame in enumerate(frames):
-        image = Image.fromarray(frame.numpy())
-        write_whole(
-            Path(folder) / f"{number:04d}.png", lambda temporary, i=image: i.save(temporary, format="PNG")
-        )
+    for number in range(len(frames)):
+        write_png(Path(folder) / f"{number:04d}.png", video_CTHW[:, number:])

@@ -31,6 +31,11 @@ def write_text(path: Path, text: str) -> None:
     write_whole(path, lambda temporary: temporary.write_text(text))
 
 
+def write_json(path: Path, values: dict) -> None:
+    """Writes a JSON file whole or not at all; the same values give the same bytes, whatever their order."""
+    write_text(path, json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
 def read_json(file: Path) -> dict:
     """The object in a JSON file; raises ValueError naming the file where there is none."""
     try:

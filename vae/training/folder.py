@@ -1,6 +1,5 @@
 """A run's folder: its lock, and its complete settings, which a run goes on with."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -8,7 +7,7 @@ from pathlib import Path
 
 from configs.load import from_json, to_json
 from vae.training.checkpoints import checkpoints
-from vae.training.files import read_json, write_text
+from vae.training.files import read_json, write_json
 
 MAY_CHANGE = {
     "out",
@@ -79,7 +78,7 @@ def open_run(folder: Path, kind: str, config, data: str) -> None:
                 f"bring back what it began with, or give another folder with --out"
             )
     record = {"kind": kind, "settings": to_json(config), "facts": {"data": data}}
-    write_text(file, json.dumps(record, indent=2) + "\n")
+    write_json(file, record)
 
 
 def flat(settings: dict, prefix: str = "") -> dict:

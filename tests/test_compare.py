@@ -1,0 +1,114 @@
+"""Proves that scores stand side by side by metric, in its decimals, and only where they compare."""
+
+import json
+
+import pytest
+
+from eval.compare import compare
+from vae.training.files import write_json
+
+PROTOCOLS = {
+    "fvd": {"name": "fvd-any", "data": "any", "frames": 16},
+    "clipsim": {"name": "msrvtt-2990", "frames": 0},
+}
+
+
+def score(metric: str, value: float, **changes) -> dict:
+    """What scoring writes, as far as it is compared."""
+    ends = {"low": value - 0.125, "high": value + 0.125}
+    sides = {"real": {"files_sha256": "a" * 64}, "fake": {"clips": 4}}
+    about = {"metric": metric, "value": value, "interval": ends, "stamps": [], "weights": "w" * 64}
+    return about | {"protocol": PROTOCOLS[metric], "protocol_sha256": "p" * 64} | sides | changes
+
+
+def reconstruction(psnr: float, **changes) -> dict:
+    scores = {"psnr": psnr, "pooled_psnr": psnr, "ssim": 0.98765}
+    about = {
+        "metric": "reconstruction",
+        "scores": scores,
+        "lpips": {"trunk": "alex", "weights": "left out: /x"},
+    }
+    return about | {"fvd": None, "each": [{"video": "a"}, {"video": "b"}]} | changes
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Writes scores under names; `run` is a folder of `dit eval run`."""
+
+    def write(name: str, **scores) -> str:
+        for metric, values in scores.items():
+            write_json(tmp_path / name / f"{metric}.json", values)
+        write_json(
+            tmp_path / name / "scores.json", {"job": "msrvtt", "scores": {metric: {} for metric in scores}}
+        )
+        return str(tmp_path / name)
+
+    return write
+
+
+def test_a_metric_has_its_decimals(written):
+    run = written("a", fvd=score("fvd", 123.456789), clipsim=score("clipsim", 0.298765))
+    clipsim, fvd = compare([run, run]).split("\n\n")
+    assert fvd.splitlines()[2].split()[1:] == ["123.46", "123.33", "to", "123.58", "4"]
+    assert clipsim.splitlines()[2].split()[1:] == ["0.2988", "0.1738", "to", "0.4238", "4"]
+
+
+def test_folders_and_files_of_a_run_compare_by_the_metrics_that_all_have(written):
+    both = written("both", fvd=score("fvd", 1.0), clipsim=score("clipsim", 0.5))
+    one = written("one", fvd=score("fvd", 2.0))
+    lines = compare([both, one, f"{one}/fvd.json", f"{both}/scores.json"]).splitlines()
+    assert lines[0] == f"fvd-any ({'p' * 12})" and len(lines) == 8
+    assert [line.split()[1] for line in lines[2:6]] == ["1.00", "2.00", "2.00", "1.00"]
+    assert lines[-1] == "left out, as not all have it: clipsim"
+    with pytest.raises(ValueError, match=r"do not compare: metric: fvd, and clipsim$"):
+        compare([one, f"{both}/clipsim.json"])
+
+
+def test_the_first_difference_comes_first(written):
+    one = written("a", fvd=score("fvd", 1.0))
+    other = PROTOCOLS["fvd"] | {"name": "other", "frames": 8}
+    two = written("b", fvd=score("fvd", 1.0, protocol=other, weights="v" * 64))
+    with pytest.raises(ValueError, match=r"b do not compare: frames: 16 and 8; and also name: .*weights: "):
+        compare([one, two])
+    two = written("c", fvd=score("fvd", 1.0, real={"files_sha256": "b" * 64}))
+    with pytest.raises(ValueError, match=r"c do not compare: real videos: 'a+' and 'b+'$"):
+        compare([one, two])
+
+
+def test_reconstructions_compare_where_they_are_of_the_same_videos(tmp_path):
+    files = [str(tmp_path / f"{k}.json") for k in range(4)]
+    between = score("fvd", 7.0)
+    measured = {"psnr": 30.0, "pooled_psnr": 29.0, "ssim": 0.9, "lpips": 0.123456}
+    write_json(tmp_path / "0.json", reconstruction(31.2345, fvd=between))
+    write_json(tmp_path / "1.json", reconstruction(28.0, fvd=between))
+    write_json(tmp_path / "2.json", reconstruction(28.0, each=[{"video": "a"}, {"video": "c"}]))
+    write_json(tmp_path / "3.json", reconstruction(28.0, scores=measured))
+    quality, fvd = compare(files[:2]).split("\n\n")
+    assert quality.splitlines()[2].split()[1:] == ["31.23", "31.23", "0.9877", "2"]
+    assert fvd.splitlines()[2].split()[1] == "7.00"
+    with pytest.raises(ValueError, match=r"videos by name: '2 of .*' and '2 of "):
+        compare([files[0], files[2]])
+    with pytest.raises(ValueError, match=r"LPIPS: 'left out' and {'trunk': 'alex'"):
+        compare([files[0], files[3]])
+    assert compare([files[3]]).splitlines()[2].split()[1:] == ["30.00", "29.00", "0.9000", "0.1235", "2"]
+
+
+def test_what_is_no_score_is_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other.json").write_text('{"value": 3}')
+    for name, message in (
+        ("empty", "empty/scores.json: no such score; dit eval run writes it"),
+        ("missing", "missing: no such score$"),
+        ("other.json", "is no score of `dit eval` fvd,"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            compare([str(tmp_path / name)])
+
+
+def test_equal_values_are_equal_bytes_whatever_their_order(tmp_path):
+    values = {"b": {"y": 1, "x": [{"n": 1, "m": "é"}]}, "a": 0.1}
+    turned = {"a": 0.1, "b": {"x": [{"m": "é", "n": 1}], "y": 1}}
+    for name, of_one in (("one", values), ("two", turned)):
+        write_json(tmp_path / name, of_one)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    assert json.loads((tmp_path / "one").read_text()) == values
