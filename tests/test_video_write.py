@@ -202,7 +202,7 @@ def test_a_caption_is_drawn_in_a_font_that_has_its_letters_or_a_line_says_which_
     fonts += [str(tmp_path / "broken.ttf"), square_font]
     contact_sheet([clip], ["日本"], tmp_path / "squares.png")
     assert capsys.readouterr().err == ""
-    above = np.array(Image.open(tmp_path / "squares.png").convert("L"))[:30]
+    above = np.array(Image.open(tmp_path / "squares.png", formats=["PNG"]).convert("L"))[:30]
     assert (above < 60).sum() == pytest.approx(2 * (0.9 * 18) ** 2, rel=0.15)  # two black squares
     contact_sheet([clip], ["a ü"], tmp_path / "latin.png")  # which matplotlib's own font has
     assert capsys.readouterr().err == ""
@@ -213,7 +213,7 @@ def test_a_caption_without_spaces_breaks_where_the_sheet_ends(tmp_path, monkeypa
     heights = []
     for caption in ("日" * 10, "日" * 100):
         contact_sheet([torch.zeros(3, 1, 64, 64)], [caption], tmp_path / "sheet.png")
-        heights.append(Image.open(tmp_path / "sheet.png").size)
+        heights.append(Image.open(tmp_path / "sheet.png", formats=["PNG"]).size)
     assert heights[0][0] == heights[1][0] and heights[1][1] >= heights[0][1] + 2 * 24
 
 
