@@ -136,8 +136,8 @@ def test_a_pack_is_made_whole_and_what_is_there_kept(folder, calls, tmp_path):  
 def test_an_again_replaces_its_own_alone(folder, tmp_path, capsys):  # noqa: F811
     sample(SampleSettings(prompts=("a cat",), model=str(folder), out=str(tmp_path / "one.mp4")))
     for _ in range(2):  # asked for, it is made each time
-        assert run(["sample", "--again", str(tmp_path / "one.mp4")]) == 0
+        assert run(["sample", "--again", str(tmp_path / "one.mp4"), "--model", str(folder)]) == 0
     other = SampleSettings(prompts=("a dog",), model=str(folder), out=str(tmp_path / "two.mp4"))
     sample(other)
-    line = message(capsys, "--again", tmp_path / "one.mp4", "--out", tmp_path / "two.mp4")
+    line = message(capsys, "--again", tmp_path / "one.mp4", "--model", folder, "--out", tmp_path / "two.mp4")
     assert "two.mp4 was made otherwise: prompt was 'a dog', and is 'a cat'" in line

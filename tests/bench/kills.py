@@ -31,6 +31,7 @@ import PIL.ImageFont  # noqa: F401
 import pyarrow.parquet  # noqa: F401
 import torch
 import tyro  # noqa: F401
+from safetensors.torch import load
 
 import dit.cli
 import dit.encode
@@ -61,8 +62,14 @@ def of_folder(out: Path) -> dict:
     files = (file for file in sorted(out.rglob("*")) if file.is_file())
     names = {file.relative_to(out): file for file in files}
     found = {str(name): file.read_bytes() for name, file in names.items() if name.parts[0] not in older}
+    for name in [name for name in found if name.endswith(".safetensors")]:
+        length = int.from_bytes(found[name][:8], "little")
+        found[f"{name}: header"] = json.loads(found[name][8 : 8 + length])
+        tensors = load(found.pop(name))
+        found |= {f"{name}: {tensor}": value.numpy().tobytes() for tensor, value in tensors.items()}
     if "log.jsonl" in found:
-        found["log.jsonl"] = json.dumps(rows(out))
+        found |= {f"log.jsonl: row {k}": row for k, row in enumerate(rows(out))}
+        del found["log.jsonl"]
     return found
 
 
@@ -173,12 +180,14 @@ def kill(words: list, out: Path, state: Callable, whole: dict, number: int, afte
     if status not in (0, -number if number == signal.SIGKILL else 128 + number):
         wrong.append(f"status {status}")
     wrong += [f"process {number} lives on" for number in orphans()]
-    wrong += [f"left in /tmp: {path.name}" for path in temporary.iterdir() if number != signal.SIGKILL]
+    left = [path.name for path in temporary.iterdir() if not path.name.startswith("torchinductor_")]
+    wrong += [f"left in /tmp: {name}" for name in left if number != signal.SIGKILL]
     again, _ = run(words, said)
     if again:
         return [*wrong, f"status {again} when given again"]
     now = state(out)
-    wrong += [f"other: {name}" for name in now.keys() | whole.keys() if now.get(name) != whole.get(name)]
+    other = sorted(name for name in now.keys() | whole.keys() if now.get(name) != whole.get(name))
+    wrong += [f"{len(other)} other: {', '.join(other[:6])}"] if other else []
     wrong += [f"left over: {path.relative_to(out)}" for path in out.rglob(".*")]
     return wrong + (["a traceback"] if "Traceback" in said.read_text() else [])
 

@@ -1,6 +1,7 @@
 """Signals that end work: what they raise, and the status that a shell then sees."""
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,8 +20,13 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def handled_by(handler: Callable) -> Iterator[None]:
-    """Within it the signals that end work call `handler`; a hang-up that `nohup` ignores stays ignored."""
+    """Within it the signals that end work call `handler`; a hang-up that `nohup` ignores stays ignored.
+
+    Signals are the main thread's; in another this does nothing.
+    """
+    main = threading.current_thread() is threading.main_thread()
     numbers = [n for n in SIGNALS if n == signal.SIGINT or signal.getsignal(n) != signal.SIG_IGN]
+    numbers = numbers if main else []
     before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
