@@ -49,6 +49,8 @@ class VideoSettings(SolverSettings):
     """Width in pixels, a multiple of 16; none: what the model was trained on."""
     fps: Positive | None = None
     """Frames a second of the file; none: what the model was trained on."""
+    overwrite: bool = False
+    """Make anew what is there; otherwise a video of the same record is kept, and any other file refused."""
 
 
 @dataclass(frozen=True)

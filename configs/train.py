@@ -49,6 +49,8 @@ class LoopConfig:
     """Steps between two validations, each with its pictures."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Precision of the computation; the weights are fp32 either way."""
+    from_older: bool = False
+    """Where the newest checkpoint is damaged, put it aside and go on from the one before."""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,14 @@
 """The command `dit`: one table of verbs, each imported when it is called, and one way to report an error."""
 
 import importlib
+import io
 import os
+import signal
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
+
+from vae.training.signals import SIGNALS, raising
 
 VERBS = {  # words -> (module, what it does)
     "sample": ("dit.sample", "PROMPT…   videos from text, or from text and an image"),
@@ -40,6 +45,7 @@ ELSEWHERE = {  # what other projects call a verb
     "eval run": "score evaluate benchmark test",
     "doctor": "env info",
 }
+OUTPUT = "standard output"
 OURS = ("configs", "samplers", "vae", "dit", "eval")  # a module of ours that is missing, no user can mend
 USAGE = """dit: train, sample and score video diffusion transformers
 
@@ -57,7 +63,11 @@ def _usage(verbs: Iterable[str] = ()) -> str:
 
 
 def run(words: list[str]) -> int:
-    """Runs a verb and returns the exit status: 0, 1 after an error told in one line, 2 for wrong usage."""
+    """Runs a verb and returns the exit status: 0, 1 after an error told in one line, 2 for wrong usage.
+
+    Of work that a signal stopped it is 128 and the signal's number, 130, 143 or 129 for Ctrl-C, SIGTERM and
+    SIGHUP: the same command goes on.
+    """
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     if not words or words[0] in ("-h", "--help", "help"):
@@ -92,26 +102,53 @@ def run(words: list[str]) -> int:
 def guarded(module: str, verb: str, arguments: list[str], debug: bool) -> int:
     """Runs a verb's `main`; what the user did wrong becomes one sentence on stderr."""
     try:
-        importlib.import_module(module).main(arguments)
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output, as `head` does, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        if debug or (isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in OURS):
+        with raising():
+            importlib.import_module(module).main(arguments)
+            _flush()
+    except (ValueError, OSError, ModuleNotFoundError, MemoryError, RuntimeError) as error:
+        if isinstance(error, BrokenPipeError) and error.filename in (None, OUTPUT):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            return 1  # whoever read it, as `head` does, has seen enough
+        ours = isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in OURS
+        if debug or ours or (isinstance(error, RuntimeError) and not _of_memory(error)):
             raise
         print(f"dit {verb}: {sentence(error)}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"\ndit {verb}: stopped", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stopped:
+        if said := "; ".join(
+            filter(None, [*(stopped.args or ["stopped"]), *getattr(stopped, "__notes__", [])])
+        ):
+            print(f"\ndit {verb}: {said}", file=sys.stderr)
+        return getattr(stopped, "status", 128 + signal.SIGINT)
     return 0
 
 
+def _flush() -> None:
+    """Has all that was printed out; an error names standard output, which then takes nothing more."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise OSError(error.errno, error.strerror, OUTPUT) from None
+
+
+def _of_memory(error: RuntimeError) -> bool:
+    """Whether PyTorch says that memory is short, its own, a GPU's, or that of processes that read."""
+    signs = ("can't allocate memory", "out of memory", "bad_alloc", "is killed by signal")
+    return any(sign in str(error) for sign in signs)
+
+
 def sentence(error: Exception) -> str:
+    """What an error says, in one line, and what its notes say is kept."""
+    return "; ".join(filter(None, [_said(error), *getattr(error, "__notes__", [])]))
+
+
+def _said(error: Exception) -> str:
     """What an error says, in one line."""
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, MemoryError | RuntimeError):
+        return f"too little memory ({str(error).strip().split(chr(10))[0][:200] or 'of this machine'})"
     if isinstance(error, ModuleNotFoundError):
         return (
             f"this needs the package {error.name}, which is not installed (dit doctor says what is missing)"
@@ -121,12 +158,47 @@ def sentence(error: Exception) -> str:
 
 def run_module(verb: str) -> None:
     """What `python -m` of a verb's module runs."""
-    sys.exit(run([*verb.split(), *sys.argv[1:]]))
+    _exit([*verb.split(), *sys.argv[1:]])
 
 
 def main() -> None:
     """The console script."""
-    sys.exit(run(sys.argv[1:]))
+    _exit(sys.argv[1:])
+
+
+def _exit(words: list[str]) -> None:
+    """Runs a verb as the whole of this process, and ends it."""
+    _open_streams()
+    status = run(words)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)  # nothing is left to do: a signal now ends it without a word
+    sys.exit(status)
+
+
+def _open_streams() -> None:
+    """Gives streams that the shell closed to /dev/null, and lets work go on whose words nobody reads.
+
+    Without it the next file that is opened takes a closed stream's number, and what is printed goes there.
+    """
+    for number in range(3):
+        with suppress(OSError):
+            os.fstat(number)
+            continue
+        os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+    sys.stdin, sys.stdout = sys.stdin or os.fdopen(0), sys.stdout or os.fdopen(1, "w")
+    stderr = io.BufferedWriter(_Heedless(2, "w", closefd=False))
+    sys.stderr = io.TextIOWrapper(stderr, "utf-8", "backslashreplace", line_buffering=True)
+
+
+class _Heedless(io.FileIO):
+    """A stream whose reader may go, as a terminal does at a hang-up: what is then written is dropped."""
+
+    def write(self, data) -> int:
+        """Writes, or does as if."""
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
 
 
 if __name__ == "__main__":

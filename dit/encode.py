@@ -27,11 +27,12 @@ from vae.cache.encoding import (
     missing_clips,
     text_key,
 )
-from vae.cache.index import Cache, CachedFile, half_written, read_index, save_index
+from vae.cache.index import Cache, CachedFile, read_index, save_index
 from vae.cache.shards import DTYPES, LATENTS, TEXTS, find_rows, stale_shards, write_shard
 from vae.data.clips import SHAPES, check_data
 from vae.data.manifest import NAME, Entry, load_manifest
 from vae.load import autoencoder_hash, load_autoencoder
+from vae.training.files import remove_stale
 from vae.training.folder import locked
 from vae.training.processes import gathered, on_main, own_device, processes
 from vae.training.progress import progress
@@ -152,8 +153,7 @@ def check(settings: EncodeSettings) -> None:
 def _open_folder(out: Path, held: ExitStack, settings: EncodeSettings) -> tuple[set[str], set[str]]:
     """The keys of clips and captions that a cache holds; it is locked, and what is damaged is removed."""
     held.enter_context(locked(out))
-    for left in half_written(out):
-        left.unlink()
+    remove_stale(out)
     keys = []
     for kind in (LATENTS, TEXTS):
         rows, damaged = find_rows(out, kind)
@@ -275,8 +275,8 @@ def main(arguments: list[str]) -> None:
     settings = parse(EncodeSettings, arguments, prog="dit vae encode")
     try:
         encode(settings)
-    except KeyboardInterrupt:
-        print("\nwhat is encoded is kept; the same command goes on", file=sys.stderr, end="")
+    except (KeyboardInterrupt, OSError, MemoryError) as stopped:
+        stopped.add_note("what is encoded is kept, the same command goes on")
         raise
 
 

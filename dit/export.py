@@ -1,6 +1,5 @@
 """`dit export MODEL --out FOLDER`: a model as the folder of a Wan pipeline, or our own in half precision."""
 
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -18,7 +17,7 @@ from vae.interface import STATISTICS
 from vae.load import WEIGHTS as AUTOENCODER
 from vae.load import load_autoencoder, same_latents
 from vae.model import Autoencoder
-from vae.training.files import read_json
+from vae.training.files import read_json, whole
 from vae.training.weights import TRANSFORMERS, read_header, save_weights
 
 
@@ -50,14 +49,9 @@ def export(settings: ExportSettings) -> Path:
         model = load_model(settings.model, torch.device("cpu"), torch.float32, settings.text_folder)
         if settings.autoencoder:
             model = replace(model, autoencoder=_same_latents(model.autoencoder, settings.autoencoder))
-    temporary = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        write(temporary, model)
-        temporary.replace(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with whole(out) as place:
+        place.mkdir()
+        write(place, model)
     return out
 
 

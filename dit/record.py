@@ -3,7 +3,8 @@
 import base64
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -20,6 +21,11 @@ from vae.training.progress import progress
 
 LABEL = "AI-generated video"
 FORMATS = (".mp4", ".gif", ".png")
+ELSE = "give another --out, or --overwrite to make it anew"
+UNSURE = {  # of a record, what does not say which video it is
+    *("version", "torch", "frames_sha256", "video"),
+    *("sample.out", "sample.model", "sample.image"),  # where things lay: the record has what they were
+}
 
 
 def make_records(model: Model, settings: SampleSettings, requests: list[Request]) -> list[dict]:
@@ -33,7 +39,7 @@ def make_records(model: Model, settings: SampleSettings, requests: list[Request]
     records = []
     for place, (prompt, negative, seed) in enumerate(pack):
         one = replace(settings, prompts=(prompt,), negative=negative, seed=seed)
-        one = replace(one, prompts_file="", again="", number=1)
+        one = replace(one, prompts_file="", again="", number=1, overwrite=False)
         condition = vars(requests[place].condition)
         unknown = condition.keys() - {"given_CTHW", "image_THWC"}
         assert all(isinstance(condition[name], str | int | float) for name in unknown), "write it below"
@@ -66,43 +72,81 @@ def _png(frame_HWC: Tensor) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def write(
-    file: Path, parts_CTHW: Iterable[Tensor], record: dict, fps: float, shown: Sequence[int] = ()
-) -> tuple[Path, Tensor]:
+def write(file: Path, parts_CTHW: Iterable[Tensor], record: dict, fps: float) -> Path:
     """Writes a video from its parts as they come, in the format of its name, and its record beside it.
 
-    An mp4 is never held whole. Returns the file, or the folder of frames; and the frames at the places
-    `shown`, uint8 T H W C. `frames_sha256` in the record is of the RGB bytes before any codec.
+    An mp4 is never held whole. Returns the file, or the folder of frames. `frames_sha256` in the record is of
+    the RGB bytes before any codec.
     """
-    record, digest, picked = dict(record), hashlib.sha256(), []
+    record, digest = dict(record), hashlib.sha256()
 
     def hashed() -> Iterator[Tensor]:
-        first = 0
         for part in progress(parts_CTHW, desc=f"writing {file.name}", unit="part", delay=2, leave=False):
-            frames = to_frames(part)
-            digest.update(frames.numpy())
-            picked.append(frames[[place - first for place in shown if 0 <= place - first < len(frames)]])
-            first += len(frames)
+            digest.update(to_frames(part).numpy())
             yield part
         record["frames_sha256"] = digest.hexdigest()
 
-    kind, file = file.suffix.lower(), place_of(file, record)
-    if kind == ".mp4":
-        write_stream(file, hashed(), fps, lambda: record)
-    elif kind == ".gif":
-        write_gif(file, torch.cat(list(hashed()), dim=1), fps)
+    kind, place = file.suffix.lower(), place_of(file, record["sample"]["frames"])
+    if kind == ".mp4":  # which has the record inside, and so comes first
+        write_stream(place, hashed(), fps, lambda: record)
+        write_json(sidecar(place), record)
+        return place
+    video = torch.cat(list(hashed()), dim=1)
+    write_json(sidecar(place), record)  # without the video it says that nothing is there yet
+    if kind == ".gif":
+        write_gif(place, video, fps)
     else:
-        (write_png if file.suffix.lower() == ".png" else write_png_frames)(
-            file, torch.cat(list(hashed()), dim=1)
-        )
-    write_json(sidecar(file), record)
-    return file, torch.cat(picked)
+        (write_png if place == file else write_png_frames)(place, video)
+    return place
 
 
-def place_of(file: Path, record: dict) -> Path:
+def place_of(file: Path, frames: int | None) -> Path:
     """What is written for a file's name: that file, but for .png of several frames a folder of them."""
-    is_folder = file.suffix.lower() == ".png" and record["sample"]["frames"] != 1
-    return file.with_suffix("") if is_folder else file
+    return file.with_suffix("") if file.suffix.lower() == ".png" and frames != 1 else file
+
+
+def is_there(file: Path, record: dict) -> bool:
+    """Whether the video of this record is there already; its sidecar is written where a kill lost that.
+
+    Raises ValueError where anything else has its name, or its sidecar's: nothing is overwritten unasked.
+    """
+    place = place_of(file, record["sample"]["frames"])
+    beside = sidecar(place)
+    if place.is_dir() if file == place else place.is_file():
+        raise ValueError(f"{place} is {'a folder' if file == place else 'a file'}: give another name")
+    there = place.is_file() or (place.is_dir() and any(place.iterdir()))
+    if not there and not beside.exists():
+        return False
+    lost = False
+    try:
+        before = read_json(beside)
+    except (ValueError, OSError):
+        lost, what = True, place if there else beside
+        try:
+            before = read_record(place)
+        except ValueError:
+            raise ValueError(f"{what} is there, and no record says that `dit` made it: {ELSE}") from None
+    now = json.loads(json.dumps(record))
+    other = [
+        f"{name} was {was!r:.80}, and is {new!r:.80}"
+        for name, was, new in changed(before, now)
+        if name not in UNSURE
+    ]
+    if other:
+        raise ValueError(f"{place} was made otherwise: {'; '.join(other[:3])}: {ELSE}")
+    if lost:
+        write_json(sidecar(place), {name: value for name, value in before.items() if name != "video"})
+    return there
+
+
+def changed(before: dict, record: dict, within: str = "") -> Iterator[tuple[str, object, object]]:
+    """Names and both values of what differs, those of nested dicts as `sample.steps`; None is none."""
+    for name in dict.fromkeys([*record, *before]):
+        was, now = before.get(name), record.get(name)
+        if isinstance(now, dict) and isinstance(was, dict):
+            yield from changed(was, now, f"{within}{name}.")
+        elif was != now:
+            yield within + name, was, now
 
 
 def sidecar(file: Path) -> Path:

@@ -17,21 +17,22 @@ from configs.sampling import SamplerConfig, SampleSettings
 from dit.condition import Condition
 from dit.generate import Request, decode, generate
 from dit.load import Model, load_resolved
-from dit.record import FORMATS, make_records, read_record, sidecar, write
+from dit.record import FORMATS, is_there, make_records, place_of, read_record, sidecar, write
 from dit.requests import Asked, read_asked
 from dit.text import cut_note
 from vae.data.sheets import contact_sheet, evenly
 from vae.data.video import how_fitted, read_frames, resize_and_crop, to_video
+from vae.data.write import check_frames_folder
 from vae.interface import same_shapes
 from vae.model import Autoencoder
 from vae.quality.psnr_ssim import psnr
 from vae.tiles import tile_for
-from vae.training.files import naming
+from vae.training.files import check_writable, naming, remove_stale
 from vae.training.progress import progress, say
 
 SHEET_FRAMES = 5
 PACKED = ("prompt", "negative", "seed")  # what a record has of each video of its packed call
-WITH_AGAIN = {"again", "out", "model", "text_folder", "precision"}  # the settings that --again leaves open
+WITH_AGAIN = {"again", "out", "model", "text_folder", "overwrite", "precision"}  # that --again leaves open
 
 
 def sample(settings: SampleSettings, before: dict | None = None) -> list[Path]:
@@ -41,14 +42,19 @@ def sample(settings: SampleSettings, before: dict | None = None) -> list[Path]:
     neighbour may change its last bits. Raises ValueError where the model is not the record's.
     """
     # What is asked for, each in a file of its own.
-    asked = read_asked(settings)
+    asked = list(dict.fromkeys(read_asked(settings)))
     count = len(asked)
     if before and "pack" in before:
         with naming(Path(settings.again)):
             pack = [from_json(Asked, dict(zip(PACKED, one, strict=True))) for one in before["pack"]]
         asked = [replace(asked[0], **{name: getattr(one, name) for name in PACKED}) for one in pack]
-    pairs = [(one.prompt, one.seed) for one in asked]
-    files = file_names(settings, pairs, count)
+    files = file_names(settings, asked, count)
+    for file, one in {file.parent: (file, one) for file, one in zip(files, asked, strict=True)}.values():
+        remove_stale(file.parent)  # of a call that was killed
+        place = place_of(file, one.frames or settings.frames)
+        check_writable(sidecar(place))
+        if place != file:
+            check_frames_folder(place)
 
     # Who samples it; what the settings leave open is the model's own.
     model, settings = load_resolved(settings)
@@ -76,38 +82,61 @@ def sample(settings: SampleSettings, before: dict | None = None) -> list[Path]:
         for one, look, shape in zip(asked, looks, shapes, strict=True)
     ]
 
-    # One pack of one size and image after the other: latents, then frames, written as they are decoded.
+    # Packs, each of one size and image.
     sampler = SamplerConfig(settings.steps, settings.solver, settings.guidance, settings.seed)
     packs = [
         group[k : k + settings.batch]
         for group in same_shapes(looks)
         for k in range(0, len(group), settings.batch)
     ]
-    made = {}
-    with progress(total=len(packs) * settings.steps, desc=f"sampling {len(requests)}", unit="step") as bar:
+
+    # What is there with the same record is kept; of a pack that is sampled again, one video is made.
+    def records_of(pack: list[int]) -> list[dict]:
+        image, frames, height, width = looks[pack[0]]
+        look = {"image": image, "frames": frames, "height": height, "width": width}
+        return make_records(model, replace(settings, **look), [requests[k] for k in pack])
+
+    wanted, kept = set(), 0
+    for pack in packs:
+        for k, record in zip(pack, records_of(pack), strict=True):
+            if before and record.get("place", 0) != before.get("place", 0):
+                continue  # a neighbour of the one that is sampled again
+            there = not settings.overwrite and is_there(files[k], record)
+            kept += there
+            if before or not there:
+                wanted.add(k)
+    if kept and not before:
+        print(f"{kept} of {count} videos are there with the same record: kept", file=sys.stderr)
+
+    # One pack after the other: latents, then frames, written as they are decoded.
+    packs = [pack for pack in packs if wanted & set(pack)]
+    title = f"sampling {len(wanted)}"
+    with progress(total=len(packs) * settings.steps, desc=title, unit="step", disable=not packs) as bar:
         for pack in packs:
             together = [requests[k] for k in pack]
             latents = generate(model.denoiser, together, model.flow, sampler, lambda *_: bar.update())
-            image, frames, height, width = looks[pack[0]]
-            look = {"image": image, "frames": frames, "height": height, "width": width}
-            records = make_records(model, replace(settings, **look), together)
-            places = evenly(frames, SHEET_FRAMES) if count > 1 else []
-            for k, record, z in zip(pack, records, latents, strict=True):
-                if before and record.get("place", 0) != before.get("place", 0):
-                    continue  # a neighbour of the one that is sampled again
-                video = decode(autoencoder, z, tiles[shapes[k]])
-                video = _compared(video, requests[k].condition.image_THWC, files[k].name)
-                made[k] = write(files[k], video, record, settings.fps, places)
-    written, shown = (list(part) for part in zip(*(made[k] for k in sorted(made)), strict=True))
-    if count > 1:
-        sheet = written[0].parent / "contact-sheet.png"
+            for k, record, z in zip(pack, records_of(pack), latents, strict=True):
+                if k in wanted:
+                    video = decode(autoencoder, z, tiles[shapes[k]])
+                    video = _compared(video, requests[k].condition.image_THWC, files[k].name)
+                    write(files[k], video, record, settings.fps)
+    if count == 1:
+        return [place_of(files[0], asked[0].frames)]
+    return [*files, _draw_sheet(files, asked, bool(packs))]
+
+
+def _draw_sheet(files: list[Path], asked: list[Asked], again: bool) -> Path:
+    """Draws frames of a call's videos, as their files show them, under a name of these videos alone."""
+    names = "\n".join(file.name for file in files)
+    sheet = files[0].parent / f"contact-sheet-{hashlib.sha256(names.encode()).hexdigest()[:8]}.png"
+    if again or not sheet.is_file():
+        places = (evenly(one.frames, SHEET_FRAMES) for one in asked)
+        videos = (to_video(read_frames(file, at)) for file, at in zip(files, places, strict=True))
         captions = [
-            f"{prompt} (seed {seed}, {file.name})"
-            for (prompt, seed), file in zip(pairs, written, strict=True)
+            f"{one.prompt} (seed {one.seed}, {file.name})" for one, file in zip(asked, files, strict=True)
         ]
-        contact_sheet(map(to_video, shown), captions, sheet, SHEET_FRAMES)
-        written.append(sheet)
-    return written
+        contact_sheet(videos, captions, sheet, SHEET_FRAMES)
+    return sheet
 
 
 def _latent_shape(
@@ -160,28 +189,30 @@ def _check_same_model(settings: SampleSettings, record: dict, model: Model) -> N
                 )
 
 
-def file_names(settings: SampleSettings, pairs: list[tuple[str, int]], count: int) -> list[Path]:
-    """Where the video of each prompt and seed goes; `count` of them are written.
+def file_names(settings: SampleSettings, asked: list[Asked], count: int) -> list[Path]:
+    """Where each video goes; `count` of them are written.
 
-    That is `out` where it is a file, else a name from the prompt's words in that folder; a hash follows where
-    these are none or too many, and all are numbered where two would share a name.
+    That is `out` where it is a file, else a name in that folder from the prompt's words and the seed. A hash
+    follows where the words are not all of the prompt, which has marks, capitals or too many, and of what a
+    request has of its own. No name depends on the others.
     """
     out = Path(settings.out)
     if out.suffix.lower() in FORMATS:
         if count > 1:
             raise ValueError(f"--out {out} is one file, but {count} videos are asked for: give a folder")
-        return [out] * len(pairs)
+        return [out] * len(asked)
     if out.suffix and not out.is_dir():
         raise ValueError(f"--out {out}: {out.suffix} is none of {', '.join(FORMATS)}")
     names = []
-    for prompt, seed in pairs:
-        words = re.sub(r"[\W_]+", "-", prompt.lower()).strip("-")
-        short = words[:60].encode()[:120].decode(errors="ignore")  # names have at most 255 bytes
-        if short != words or not words:
-            words = f"{short or 'untitled'}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}"
-        names.append(f"{words}-{seed}.mp4")
-    if count > 1 and len(set(names)) < len(names):
-        names = [f"{k:03d}-{name}" for k, name in enumerate(names)]
+    for one in asked:
+        words = re.sub(r"[\W_]+", "-", one.prompt.lower()).strip("-")
+        words = words[:60].encode()[:120].decode(errors="ignore")  # names have at most 255 bytes
+        values = {name: getattr(one, name) for name in ("negative", "image", "frames", "height", "width")}
+        own = {name: value for name, value in values.items() if value != getattr(settings, name)}
+        if own or not words or words.replace("-", " ") != one.prompt:
+            about = json.dumps([one.prompt, own])
+            words = f"{words or 'untitled'}-{hashlib.sha256(about.encode()).hexdigest()[:8]}"
+        names.append(f"{words}-{one.seed}.mp4")
     return [out / name for name in names]
 
 
@@ -215,6 +246,7 @@ def _sample_again(settings: SampleSettings) -> list[Path]:
     precision = settings.precision if settings.precision != default.precision else origin.precision
     ours = {"out": out, "model": settings.model, "text_folder": settings.text_folder, "prompts_file": ""}
     again = replace(origin, **ours, image="", again=settings.again, precision=precision)
+    again = replace(again, overwrite=settings.overwrite)
     with tempfile.TemporaryDirectory() as folder:
         if "image_png" in record:
             image = Path(folder) / "first-frame.png"
@@ -232,7 +264,11 @@ def _sample_again(settings: SampleSettings) -> list[Path]:
 def main(arguments: list[str]) -> None:
     """The verb `dit sample`."""
     settings = parse(SampleSettings, arguments, prog="dit sample")
-    files = _sample_again(settings) if settings.again else sample(settings)
+    try:
+        files = _sample_again(settings) if settings.again else sample(settings)
+    except (KeyboardInterrupt, OSError, MemoryError) as stopped:
+        stopped.add_note("videos that are written are kept, the same command goes on")
+        raise
     for file in files:
         print(file)
 

@@ -1,9 +1,8 @@
 """`dit eval run JOB`: a data set's prompts sampled by a model, then scored; the same command goes on."""
 
 import importlib
-import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,7 +22,7 @@ from dit.condition import Condition
 from dit.generate import Request, generate_videos
 from dit.load import load_resolved, model_folder
 from dit.pipelines import generate_with, is_foreign, load_pipeline
-from dit.record import LABEL, make_records, write
+from dit.record import LABEL, is_there, make_records, write
 from dit.text import cut_note
 from eval.scoring import check_outputs
 from vae.data.index import probe_all
@@ -33,7 +32,7 @@ from vae.data.sheets import contact_sheet
 from vae.data.tables import few
 from vae.data.ucf101 import PROMPTS, words
 from vae.data.video import read_frames, to_video
-from vae.training.files import write_json
+from vae.training.files import remove_stale, write_json
 from vae.training.processes import own_device, processes
 from vae.training.progress import progress
 from vae.training.seeds import uniform
@@ -81,7 +80,6 @@ class RunEvalSettings(StampSettings, VideoSettings):
 
 JOBS = ("ucf101-zeroshot", "ucf101-class", "msrvtt", "msrvtt-all-captions")  # protocols name theirs
 SHOWN = 12  # videos in the picture
-UNSURE = {"version", "torch", "frames_sha256"}  # of a record, what does not say which video it is
 
 
 @dataclass(frozen=True)
@@ -135,7 +133,7 @@ def run(settings: RunEvalSettings) -> dict:
         torch.cuda.set_device(device)
     maker = _pipeline_maker(settings) if is_foreign(settings.model) else _own_maker(settings, samples)
     least = max((p.frames - 1) * p.fake_stride + 1 for p in protocols.values())  # frames of every video
-    _make_all(samples, maker, out / "videos", max(1, least), settings.model)
+    _make_all(samples, maker, out / "videos", max(1, least), settings.model, settings.overwrite)
     if dist.is_initialized():
         dist.barrier()
     if rank == 0:
@@ -262,19 +260,23 @@ def _pipeline_maker(settings: RunEvalSettings) -> Maker:
     )
 
 
-def _make_all(samples: list[Sample], maker: Maker, folder: Path, least: int, model: str) -> None:
+def _make_all(
+    samples: list[Sample], maker: Maker, folder: Path, least: int, model: str, overwrite: bool
+) -> None:
     """Makes the videos that are not there; groups are the plan's, whatever is there, on any processes.
 
     Raises ValueError where one in the folder was made otherwise, is too short, or is not finite.
     """
     rank, ranks = processes()
+    for place in {(folder / sample.name).parent for sample in samples}:
+        remove_stale(place)
     groups = [samples[k : k + maker.batch] for k in range(0, len(samples), maker.batch)]
     facts = [maker.records(group) for group in groups]
     there = [
-        [_is_as_planned(folder, *pair) for pair in zip(g, f, strict=True)]
+        [not overwrite and is_there(folder / f"{s.name}.mp4", record) for s, record in zip(g, f, strict=True)]
         for g, f in zip(groups, facts, strict=True)
     ]
-    unmade = [k for k, is_there in enumerate(there) if not all(is_there)]
+    unmade = [k for k, made in enumerate(there) if not all(made)]
     have = sum(map(sum, there))
     if rank == 0:
         kinds = {sample.name.split("/")[0] for sample in samples if "/" in sample.name}
@@ -283,15 +285,15 @@ def _make_all(samples: list[Sample], maker: Maker, folder: Path, least: int, mod
     if dist.is_initialized():
         dist.barrier()  # all have looked before one writes
     mine = unmade[rank::ranks]
-    missing = sum(not is_there for k in mine for is_there in there[k])
+    missing = sum(not made for k in mine for made in there[k])
     with progress(
         total=missing, desc="sampling", unit="video", disable=rank > 0 or not missing, smoothing=0.05
     ) as bar:
         for k in mine:
-            for sample, record, is_there, video in zip(
+            for sample, record, made, video in zip(
                 groups[k], facts[k], there[k], maker.videos(groups[k]), strict=True
             ):
-                if is_there:
+                if made:
                     continue
                 _check_video(sample, video, least, model)
                 write(folder / f"{sample.name}.mp4", [video], record, maker.fps)
@@ -308,40 +310,6 @@ def _check_video(sample: Sample, video_CTHW: Tensor, least: int, model: str) -> 
         )
     if not torch.isfinite(video_CTHW).all():
         raise ValueError(f"{model} gave NaN or infinite values for {sample.prompt!r}, seed {sample.seed}")
-
-
-def changed(before: dict, record: dict, within: str = "") -> Iterator[tuple[str, object, object]]:
-    """Names and both values of what differs, those of nested dicts as `sample.steps`."""
-    for name, now in record.items():
-        was = before.get(name)
-        if isinstance(now, dict) and isinstance(was, dict):
-            yield from changed(was, now, f"{within}{name}.")
-        elif was != now:
-            yield within + name, was, now
-
-
-def _is_as_planned(folder: Path, sample: Sample, record: dict) -> bool:
-    """Whether a video is there; raises ValueError where it was made otherwise."""
-    file = folder / f"{sample.name}.mp4"
-    sidecar = file.with_suffix(".json")
-    if not file.is_file() or not sidecar.is_file():
-        return False
-    try:
-        before = json.loads(sidecar.read_text())
-    except ValueError:
-        return False
-    record = json.loads(json.dumps(record))
-    other = [
-        f"{name} was {was!r}, and is {now!r}"
-        for name, was, now in changed(before, record)
-        if name not in UNSURE
-    ]
-    if other:
-        raise ValueError(
-            f"{file} was made otherwise: {'; '.join(other[:3])}: give another --out, or the settings that "
-            "made it"
-        )
-    return True
 
 
 def _list_videos(samples: list[Sample], folder: Path) -> None:
@@ -374,7 +342,12 @@ def _write_summary(settings: RunEvalSettings, scores: dict[str, dict], out: Path
 
 def main(arguments: list[str]) -> None:
     """The verb `dit eval run`."""
-    run(parse(RunEvalSettings, arguments, prog="dit eval run"))
+    settings = parse(RunEvalSettings, arguments, prog="dit eval run")
+    try:
+        run(settings)
+    except (KeyboardInterrupt, OSError, MemoryError) as stopped:
+        stopped.add_note("videos that are written are kept, the same command goes on")
+        raise
 
 
 if __name__ == "__main__":

@@ -173,8 +173,8 @@ def test_a_kill_loses_the_shard_in_work_alone_and_the_same_command_goes_on(
     config = replace(transformer_run(tmp_path / "run", autoencoder), data=replace(DATA, source=str(out)))
     with pytest.raises(ValueError, match="its encoding did not end: give its `dit vae encode` command again"):
         dit.train.train(config)
-    for name in (".latents-0.safetensors.1.tmp", ".index.parquet.1.tmp", ".mine.tmp"):
-        (out / name).write_text("half")
+    for name in (".latents-0.safetensors.abcdefgh.tmp", ".index.parquet.abcdefgh.tmp", ".mine.tmp"):
+        (out / name).mkdir()
     encode(settings(own_folder, out, autoencoder, shard_clips=3))
     assert len(encoded) == 103 - len(kept) and [file.name for file in out.glob(".*")] == [".mine.tmp"]
     assert kept.items() <= contents(out).items() and len(contents(out)) == 103

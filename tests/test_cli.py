@@ -2,8 +2,10 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 import dit
 from dit.cli import VERBS, run
 from tests.tiny import fresh_accelerator  # noqa: F401
+from vae.training.signals import raising
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "numpy", "tyro", "diffusers", "transformers", "accelerate", "safetensors", "configs", "PIL"}
@@ -140,7 +143,21 @@ def test_errors_of_the_system_and_missing_packages_are_told_too(monkeypatch, cap
     assert capsys.readouterr().err == "dit fails: two lines\n"
     fail_with(KeyboardInterrupt())
     assert run(["fails"]) == 130
-    for ours in (ModuleNotFoundError("No module named 'dit.nothing'", name="dit.nothing"), KeyError("bug")):
+    kept = OSError(28, "No space left on device", "out/a.mp4")
+    kept.add_note("the others are kept")
+    capsys.readouterr()
+    for error, said in {
+        kept: "out/a.mp4: No space left on device; the others are kept",
+        MemoryError(): "too little memory (of this machine)",
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 1 byte\nmore"): (
+            "too little memory (DefaultCPUAllocator: can't allocate memory: you tried 1 byte)"
+        ),
+    }.items():
+        fail_with(error)
+        assert run(["fails"]) == 1
+        assert capsys.readouterr().err == f"dit fails: {said}\n"
+    missing = ModuleNotFoundError("No module named 'dit.nothing'", name="dit.nothing")
+    for ours in (missing, KeyError("bug"), RuntimeError("bug")):
         fail_with(ours)  # our own mistakes keep their traceback
         with pytest.raises(type(ours)):
             run(["fails"])
@@ -154,6 +171,58 @@ def test_a_reader_that_has_seen_enough_is_no_error():
     )
     os.close(writing)
     assert done.stderr == b"" and done.returncode == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_verb_with_its_status_and_clears_up(monkeypatch, capsys, number):
+    module, cleared, before = type(sys)("waits"), [], signal.getsignal(number)
+
+    def main(arguments):
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+        finally:
+            os.kill(os.getpid(), number)  # a launcher's, for the same key: clearing up goes on
+            time.sleep(0.01)
+            cleared.append(True)
+
+    module.main = main
+    monkeypatch.setitem(sys.modules, "waits", module)
+    monkeypatch.setitem(VERBS, "waits", ("waits", ""))
+    assert run(["waits"]) == 128 + number and cleared == [True]
+    assert capsys.readouterr().err == "\ndit waits: stopped\n"
+    assert signal.getsignal(number) is before
+
+
+def test_a_hang_up_that_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with raising():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "2>/dev/full", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_a_file_does_not_take_a_closed_stream_s_place(tmp_path, closed):
+    script = """
+import os, sys, types
+from dit import cli
+def work(arguments):
+    with open(arguments[0], "w") as file:
+        print("words", file=sys.stderr)
+        print("words")
+        os.write(1, b"words of a library")
+        file.write("whole")
+sys.modules["works"] = types.SimpleNamespace(main=work)
+cli.VERBS["works"] = ("works", "")
+cli.main()
+"""
+    command = ["sh", "-c", f'"$0" -c "$1" works "$2" {closed}', sys.executable, script, tmp_path / "file"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True)
+    assert (tmp_path / "file").read_text() == "whole"
+    assert done.returncode == 0 and b"Traceback" not in done.stderr
 
 
 def test_version(capsys):

@@ -87,11 +87,12 @@ def test_a_video_that_is_there_is_not_made_again(model, tmp_path, monkeypatch, c
     plain = eval.benchmark.generate_videos
     monkeypatch.setattr(eval.benchmark, "generate_videos", lambda *a: calls.append(len(a[1])) or plain(*a))
     run(settings(model, tmp_path))
-    assert calls == [2, 1]  # the calls that they are of, whole
+    assert calls == [2]  # the call that it is of, whole; the other's record is in the mp4 too
+    assert json.loads((tmp_path / "videos" / CLASSES[4] / "00004.json").read_text())["seed"] == 4
     assert files_of(tmp_path) == whole
     kept = [name for name in stamps if (tmp_path / "videos" / name).stat().st_mtime_ns == stamps[name]]
-    assert kept == list(whole)[:3]
-    assert "5 videos of 5 classes, 3 are there" in capsys.readouterr().err
+    assert kept == [*list(whole)[:3], list(whole)[4]]
+    assert "5 videos of 5 classes, 4 are there" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"00000\.mp4 was made otherwise: sample\.steps was 2, and is 3; "):
         run(settings(model, tmp_path, steps=3))
     with pytest.raises(ValueError, match=r"00000\.mp4 was made otherwise: seed was 0, and is 1; "):

@@ -23,6 +23,7 @@ from dit.export import FORMATS
 from dit.generate import Request, generate, generate_videos
 from dit.load import AVERAGE, BUILTIN, TRANSFORMER, Denoiser, find_weights, load_model
 from dit.record import write
+from dit.requests import Asked
 from dit.sample import file_names, sample
 from vae import tiles
 from vae.data.sheets import contact_sheet, evenly
@@ -148,23 +149,30 @@ def test_a_suggested_side_is_right_and_near():
     ("prompt", "name"),
     [
         ("a red circle moves left", "a-red-circle-moves-left"),
-        ('A "red"_circle!', "a-red-circle"),
+        ('A "red"_circle!', "a-red-circle-[0-9a-f]{8}"),  # the words are not all of it
+        ("a red circle!", "a-red-circle-[0-9a-f]{8}"),
         ("赤い円", "赤い円"),
-        ("Größe", "größe"),
+        ("größe", "größe"),
         ("!?", "untitled-[0-9a-f]{8}"),
         ("a" * 61, "a{60}-[0-9a-f]{8}"),
         ("𠀀" * 60, "𠀀{30}-[0-9a-f]{8}"),  # four bytes each: a file's name may have 255
     ],
 )
 def test_a_file_is_named_by_its_prompt(prompt, name):
-    (file,) = file_names(SampleSettings(out="videos"), [(prompt, 7)], 1)
+    (file,) = file_names(SampleSettings(out="videos"), [Asked(prompt, seed=7)], 1)
     assert file.parent == Path("videos") and re.fullmatch(f"{name}-7.mp4", file.name)
 
 
 def test_prompts_that_share_their_words_do_not_share_a_file():
-    pairs = [(prompt, 0) for prompt in ("!", "?", "", "a" * 60 + "b", "a" * 60 + "c")]
-    names = [file.name for file in file_names(SampleSettings(), pairs, 5)]
-    assert len(set(names)) == 5 and not any(name.startswith("000") for name in names)
+    prompts = ("!", "?", "", "a" * 60 + "b", "a" * 60 + "c", "a b", "a-b", "A b")
+    asked = [Asked(prompt) for prompt in prompts]
+    asked += [replace(asked[5], **own) for own in ({"height": 64}, {"negative": "c"}, {"image": "c.png"})]
+    names = [file.name for file in file_names(SampleSettings(), asked, len(asked))]
+    assert len(set(names)) == len(asked) and names[5] == "a-b-0.mp4"
+    alone = [file_names(SampleSettings(), [one], 1)[0].name for one in asked]
+    assert names == alone, "a name does not depend on the others of its call"
+    (same,) = file_names(SampleSettings(height=64), [replace(asked[5], height=64)], 1)
+    assert same.name == "a-b-0.mp4", "what the call asks of all is no request's own"
 
 
 def test_a_run_made_longer_gives_its_newest_weights_and_a_checkpoint_its_own(folder, tmp_path, capsys):
@@ -201,7 +209,7 @@ def test_a_contact_sheet_needs_only_the_frames_it_shows(tmp_path):
 
 def test_a_long_video_is_written_in_the_memory_of_a_short_one(tmp_path):
     whole = torch.rand(3, 48, 32, 48) * 2 - 1
-    peaks, wanted = [], [0, 5, 47]
+    peaks = []
     for count in (12, 48):
         file = tmp_path / f"{count}.mp4"
         parts = (whole[:, k : k + 4].clone() for k in range(0, count, 4))
@@ -210,8 +218,6 @@ def test_a_long_video_is_written_in_the_memory_of_a_short_one(tmp_path):
         )
         assert read_metadata(file)["frames_sha256"] == frames_hash(whole[:, :count])
     assert 0 < peaks[1] <= 1.05 * peaks[0]
-    _, shown = write(file, whole.split((1, 4, 43), dim=1), {}, 8.0, wanted)
-    assert torch.equal(shown, to_frames(whole[:, wanted]))
 
 
 def test_an_export_that_fails_leaves_nothing(folder, tmp_path, monkeypatch):
@@ -272,11 +278,11 @@ def test_many_prompts_many_files_and_a_contact_sheet(folder, tmp_path, capsys):
     words = ["--prompts-file", str(tmp_path / "prompts.txt"), "--number", "2", "--batch", "3"]
     assert run(["sample", "a red circle", *words, "--out", str(out), "--model", str(folder)]) == 0
     printed = [Path(line) for line in capsys.readouterr().out.split()]
-    assert len(printed) == 7 and printed[-1].name == "contact-sheet.png"
+    assert len(printed) == 5 and printed[-1].name.startswith("contact-sheet-")
     assert all(file.is_file() for file in printed)
     asked = [(record["prompt"], record["seed"]) for record in map(read_metadata, printed[:-1])]
     circle, square = ("a red circle", "a blue square")
-    assert asked == [(circle, 0), (circle, 1), (circle, 0), (circle, 1), (square, 0), (square, 1)]
+    assert asked == [(circle, 0), (circle, 1), (square, 0), (square, 1)]  # what is asked for twice is one
 
 
 @pytest.mark.parametrize("suffix", ["gif", "png", "GIF", "PNG", "MP4"])

@@ -45,6 +45,7 @@ from vae.interface import Statistics
 from vae.load import load_autoencoder
 from vae.model import Autoencoder
 from vae.training.optimizer import update_average
+from vae.training.signals import Stopped
 from vae.training.weights import TRANSFORMERS, load_weights, read_header, save_weights
 
 
@@ -97,7 +98,8 @@ def test_stopped_by_a_signal_and_resumed_equals_never_stopped(
         update_average(average, model, step, decay)
 
     monkeypatch.setattr(dit.train, "update_average", update_and_signal)
-    train(transformer_run(out, autoencoder, sources[data]))
+    with pytest.raises(Stopped):
+        train(transformer_run(out, autoencoder, sources[data]))
     assert newest_step(out) == 3 and not (out / TRANSFORMER).exists()
     assert "validation" not in str(rows(out))  # what is due at the step is done when the run goes on
     assert "stopped at step 3" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -15,9 +16,11 @@ import vae.train
 import vae.training.checkpoints
 import vae.training.folder
 import vae.training.processes
+import vae.training.session
 from configs.data import DataConfig
 from configs.load import from_json, to_json
 from configs.train import AutoencoderRun, OptimizerConfig
+from dit.cli import sentence
 from tests.tiny import (
     ROOT,
     assert_same_run,
@@ -40,6 +43,7 @@ from vae.data.write import write_video
 from vae.load import load_autoencoder
 from vae.training.optimizer import update_average
 from vae.training.session import Session
+from vae.training.signals import Stopped
 from vae.training.weights import AUTOENCODERS, load_weights, read_header, save_weights
 
 train = vae.train.train
@@ -53,7 +57,7 @@ def whole(tmp_path_factory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_stopped_by_a_signal_and_resumed_equals_never_stopped(whole, tmp_path, monkeypatch, capsys, number):
     out, steps = tmp_path / "run", []
 
@@ -65,7 +69,9 @@ def test_stopped_by_a_signal_and_resumed_equals_never_stopped(whole, tmp_path, m
 
     monkeypatch.setattr(vae.train, "update_average", update_and_signal)
     before = signal.getsignal(number)
-    train(autoencoder_run(out))
+    with pytest.raises(Stopped) as stopped:
+        train(autoencoder_run(out))
+    assert stopped.value.status == 128 + number
     assert signal.getsignal(number) is before
     assert newest_step(out) == 3 and not (out / vae.train.WEIGHTS).exists()
     assert "stopped at step 3" in capsys.readouterr().err
@@ -96,7 +102,7 @@ def test_a_signal_to_the_whole_group_stops_only_the_loop(videos, tmp_path):
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGTERM)
     _, said = process.communicate(timeout=120)
-    assert process.returncode == 0 and "stopped at step" in said, said[-2000:]
+    assert process.returncode == 143 and "stopped at step" in said, said[-2000:]
     assert "skipped" not in said and "Traceback" not in said
     again = replace(run, train=replace(run.train, steps=newest_step(run.out) + 2))
     train(again)
@@ -124,7 +130,8 @@ def test_a_kill_while_saving_leaves_the_last_checkpoint(whole, tmp_path, monkeyp
 
     def die_in_the_second_part_of_step_4(path, *about):
         if "step-00000004" in str(path) and "average" in path.name:
-            path.with_name(f".{path.name}.1.tmp").write_bytes(b"half")
+            path.with_name(".tmpAbCdEf").write_bytes(b"half")  # as safetensors names it
+            shutil.copytree(path.parent.parent, out / ".step-00000004.abcdefgh.tmp")  # a kill removes nothing
             raise Killed
         save(path, *about)
 
@@ -132,12 +139,101 @@ def test_a_kill_while_saving_leaves_the_last_checkpoint(whole, tmp_path, monkeyp
     with pytest.raises(Killed):
         train(autoencoder_run(out))
     monkeypatch.setattr(vae.training.checkpoints, "save_weights", save)
-    assert (out / ".step-00000004.tmp").is_dir() and newest_step(out) == 2
+    assert (out / ".step-00000004.abcdefgh.tmp").is_dir() and newest_step(out) == 2
     with open(out / "log.jsonl", "a") as file:
         file.write('{"step": 5, "lo')  # a line that the kill cut short
     train(autoencoder_run(out))
     assert not list(out.rglob(".*"))
     assert_same_run(out, whole)
+
+
+@pytest.mark.parametrize(
+    ("harm", "what"),
+    [
+        (
+            lambda step: (step / "optimizer.safetensors").unlink(),
+            "step-00000006 has no optimizer.safetensors",
+        ),
+        (lambda step: [file.unlink() for file in step.iterdir()], "step-00000006 has no model.safetensors"),
+        (lambda step: os.truncate(step / "average.safetensors", 1000), "is not a whole safetensors file"),
+        (lambda step: shutil.copy(step.parent / "step-00000004/model.safetensors", step), "is of step 4"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_the_older_one_gone_on_from(whole, tmp_path, capsys, harm, what):
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    (out / vae.train.WEIGHTS).unlink()
+    harm(out / "step-00000006")
+    with pytest.raises(ValueError, match=f"{what}.*; --train.from-older goes on from step-00000004"):
+        train(autoencoder_run(out))
+    train(autoencoder_run(out, from_older=True))
+    assert "step-00000006 is damaged: now damaged-step-00000006, going on from" in capsys.readouterr().err
+    assert (out / "damaged-step-00000006").is_dir()
+    assert_same_run(out, whole)
+
+
+def test_where_no_checkpoint_is_sound_nothing_begins_anew(whole, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    for file in out.glob("step-*/model.safetensors"):
+        file.unlink()
+    with pytest.raises(
+        ValueError, match=r"00006 has no model\.safetensors; no other checkpoint is sound: give"
+    ):
+        train(autoencoder_run(out, steps=8, from_older=True))
+
+
+@pytest.mark.parametrize("text", ["", None, "[]", "{"])
+def test_a_damaged_run_json_is_made_again_from_a_checkpoint(whole, tmp_path, capsys, text):
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    before = json.loads((out / "run.json").read_text())
+    (out / "run.json").unlink()
+    if text is not None:
+        (out / "run.json").write_text(text)
+    with pytest.raises(ValueError, match=r"with kl_weight = 1e-06, not 0\.5"):
+        train(replace(autoencoder_run(out), kl_weight=0.5))
+    with pytest.raises(ValueError, match="holds a run on other data"):
+        open_run(out, autoencoder_run(out), "other")
+    train(autoencoder_run(out))
+    assert "its settings are those of step-00000006" in capsys.readouterr().err
+    after = json.loads((out / "run.json").read_text())
+    assert after["facts"] == before["facts"] and after["kind"] == before["kind"]
+
+
+def test_a_kill_before_the_curve_is_drawn_leaves_it_to_be_drawn(whole, tmp_path, monkeypatch):
+    out, draw_curve = tmp_path / "run", vae.training.session.draw_curve
+
+    class Killed(BaseException):
+        pass
+
+    def die(*about):
+        raise Killed
+
+    monkeypatch.setattr(vae.training.session, "draw_curve", die)
+    with pytest.raises(Killed):
+        train(autoencoder_run(out, save_every=3))
+    monkeypatch.setattr(vae.training.session, "draw_curve", draw_curve)
+    assert newest_step(out) == 3 and not (out / "curve.png").exists()
+    train(autoencoder_run(out, steps=3, save_every=3))
+    assert (out / "curve.png").exists()
+
+
+def test_a_full_disk_says_which_step_is_kept(tmp_path, monkeypatch):
+    save = vae.training.checkpoints.save_weights
+
+    def fail_at_step_4(path, *about):
+        if "step-00000004" in str(path):
+            raise OSError(28, "No space left on device", str(path))
+        save(path, *about)
+
+    monkeypatch.setattr(vae.training.checkpoints, "save_weights", fail_at_step_4)
+    with pytest.raises(OSError) as error:
+        train(autoencoder_run(tmp_path / "run"))
+    assert error.value.filename == str(tmp_path / "run" / "step-00000004")
+    said = sentence(error.value)
+    assert said.startswith(f"{error.value.filename}: No space left on device; nothing half-written is left")
+    assert said.endswith("step-00000002 is kept, the same command goes on from it")
 
 
 def test_two_processes_equal_one(whole, tmp_path):
@@ -211,8 +307,8 @@ def test_a_run_goes_on_with_the_files_it_began_with_or_not_at_all(tmp_path):
 def test_a_run_of_a_transformer_is_not_gone_on_with(tmp_path):
     tensors = {"a": torch.ones(1)}
     checkpoint = tmp_path / "step-00000001" / "model.safetensors"
-    save_weights(checkpoint, tensors, "transformer checkpoint", {}, {"step": 1})
     vae.training.folder.open_run(tmp_path, "transformer", autoencoder_run(tmp_path), "")
+    save_weights(checkpoint, tensors, "transformer checkpoint", {}, {"step": 1})
     (tmp_path / "step-00000002").write_text("a file is no checkpoint")
     assert vae.training.checkpoints.checkpoints(tmp_path) == [tmp_path / "step-00000001"]
     with pytest.raises(ValueError, match="holds a run of kind transformer, not autoencoder: give another"):
@@ -235,18 +331,23 @@ def test_two_runs_do_not_write_one_folder(tmp_path, monkeypatch):
 
 
 def test_only_what_a_run_itself_left_half_written_is_removed(tmp_path):
-    ours = (".run.json.1.tmp", ".step-00000004.tmp/.a.safetensors.1.tmp", ".curve.png.1.tmp")
+    ours = (
+        ".run.json.a_cdefgh.tmp/.lock",
+        ".step-00000004.abcdefg1.tmp/.lock",
+        ".curve.png.abcdefgh.tmp/.lock",
+    )
     others = (
-        ".git/.x.safetensors.1.tmp",
+        ".git/.x.safetensors.abcdefgh.tmp/.lock",
         ".notes.tmp",
-        "other/.run.json.1.tmp",
-        "other/.step-00000001.tmp/x",
+        ".notes.abcdefgh.tmp/x",  # holds no lock, and so is a user's
+        ".notes.abcdefgh.tmp.old/.lock",
+        "other/.run.json.abcdefgh.tmp/.lock",
     )
     for name in ours + others:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     open_run(tmp_path, autoencoder_run(tmp_path))
-    assert [(tmp_path / name).exists() for name in ours + others] == [False] * 3 + [True] * 4
+    assert [(tmp_path / name).exists() for name in ours + others] == [False] * 3 + [True] * 5
 
 
 def test_whatever_the_main_process_raises_reaches_the_others(monkeypatch):

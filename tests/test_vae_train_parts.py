@@ -21,17 +21,18 @@ from vae.compression import Compression
 from vae.data.clips import Clip
 from vae.quality.psnr_ssim import psnr
 from vae.training.optimizer import learning_rate, make_optimizer, update_average
+from vae.training.signals import Noted
 
 
 def test_only_a_later_ctrl_c_interrupts(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    with vae.training.session.StopSignal() as stop:
+    with Noted() as noted:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)  # the terminal's and the launcher's, for one key
         now[0] = 5.0
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.asked
+        assert noted.number == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.1)

@@ -151,9 +151,12 @@ def test_gif_and_png_frames_hold_the_video(tmp_path):
     clip = noise(4)
     write_png_frames(tmp_path / "frames", noise(6))
     (tmp_path / "frames" / "notes.png").touch()
+    with pytest.raises(ValueError, match=r"holds notes\.png: give the frames a folder of their own"):
+        write_png_frames(tmp_path / "frames", clip)
+    (tmp_path / "frames" / "notes.png").unlink()
     write_png_frames(tmp_path / "frames", clip)
-    files = sorted((tmp_path / "frames").glob("0*"))
-    assert (tmp_path / "frames" / "notes.png").exists() and len(files) == 4, "the longer video's are gone"
+    files = sorted((tmp_path / "frames").iterdir())
+    assert len(files) == 4, "the longer video's are gone"
     assert torch.equal(torch.cat([read_frames(file, [0]) for file in files]), to_frames(clip))
     write_gif(tmp_path / "clip.gif", clip, 8)
     with Image.open(tmp_path / "clip.gif", formats=["GIF"]) as gif:

@@ -87,7 +87,8 @@ def launch(module: str, *arguments: str, processes: int = 1) -> subprocess.Compl
 
 def state(out: str | Path) -> dict[str, torch.Tensor]:
     """Every tensor of a run's newest checkpoint, with its step and smoothed loss."""
-    facts, parts = load_checkpoint(Path(out), json.loads((Path(out) / "run.json").read_text())["kind"])
+    kind = json.loads((Path(out) / "run.json").read_text())["kind"]
+    facts, parts = load_checkpoint(checkpoints(Path(out))[-1], kind)
     tensors = {f"{part}/{name}": tensor for part, values in parts.items() for name, tensor in values.items()}
     assert {"model", "average", "optimizer"} <= set(parts)
     numbers = {name: torch.tensor(facts[name], dtype=torch.float64) for name in ("step", "smoothed")}

@@ -17,7 +17,7 @@ from vae.interface import STATISTICS, VideoAutoencoder
 from vae.model import Autoencoder
 from vae.statistics import FILE as MEASURED
 from vae.statistics import read_statistics
-from vae.training.files import file_hash, naming, read_json
+from vae.training.files import file_hash, naming, read_json, whole
 from vae.training.weights import (
     AUTOENCODERS,
     Header,
@@ -77,13 +77,11 @@ def keep_copy(source: str | Path, autoencoder: VideoAutoencoder, out: Path) -> N
         settings = {"model": to_json(autoencoder.config)}
         save_weights(out / WEIGHTS, autoencoder.state_dict(), "autoencoder", settings)
         return
-    temporary = out / ".vae.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    for file in _folder_files(find_autoencoder(source)):
-        shutil.copyfile(file, temporary / file.name)
-    shutil.rmtree(out / "vae", ignore_errors=True)
-    temporary.rename(out / "vae")
+    with whole(out / "vae") as place:
+        place.mkdir()
+        for file in _folder_files(find_autoencoder(source)):
+            shutil.copyfile(file, place / file.name)
+        shutil.rmtree(out / "vae", ignore_errors=True)
 
 
 def load_folder(folder: Path, as_shipped: bool = False) -> VideoAutoencoder:

@@ -71,7 +71,6 @@ def train(config: AutoencoderRun) -> Path:
         # From here on the folder is this run's, its settings are written; a finished one has nothing to do.
         if not run.open(files_hash(data, held_out)):
             return run.weights
-        _check_same_network(run)
         model.to(run.device)
         model.encoder.requires_grad_(config.train_encoder)
         model.quant_conv.requires_grad_(config.train_encoder)
@@ -99,6 +98,7 @@ def train(config: AutoencoderRun) -> Path:
                 discriminator_optimizer, tensors, max(0, run.step - start)
             )
         run.restore(**loads, optimizer=optimizer)
+        _check_same_network(run)
 
         # The log is opened; from here on a signal ends the step at hand, not the process.
         run.begin(model, data, held_out)

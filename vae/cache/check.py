@@ -13,9 +13,10 @@ from torch import Tensor
 
 from configs.load import Positional, parse
 from vae.cache.encoding import clip_key, text_key
-from vae.cache.index import half_written, locations_in, read_index
+from vae.cache.index import locations_in, read_index
 from vae.cache.shards import DTYPES, LATENTS, Location, read_locations, shard_files, shard_name
 from vae.compression import Compression
+from vae.training.files import TEMPORARY
 from vae.training.progress import progress
 from vae.training.weights import Header, tensors_hash
 
@@ -43,7 +44,8 @@ def check(settings: CheckSettings) -> None:
             rows |= names
             problems += wrong
     problems += _wrong_in_index(table.to_pylist(), about, rows, folder)
-    problems += [f"{file} is half-written: delete it" for file in half_written(folder)]
+    left = (path for path in sorted(folder.iterdir()) if TEMPORARY.fullmatch(path.name))
+    problems += [f"{path} is half-written: its `dit vae encode` command removes it" for path in left]
     for line in problems:
         print(f"wrong: {line}", file=sys.stderr)
     unused = sorted({location.shard for location in rows} - set(about["shards"]))

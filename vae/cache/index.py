@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vae.cache.shards import FORMAT, LATENTS, TEXTS, Location, shard_files
+from vae.cache.shards import FORMAT, Location, shard_files
 from vae.data.manifest import relative
 from vae.training.files import write_whole
 
@@ -89,12 +89,6 @@ def save_index(folder: Path, files: list[CachedFile], provenance: dict, empty: L
     schema = pyarrow.schema(list(kinds.items()), metadata={MARK: json.dumps(about)})
     table = pyarrow.Table.from_pylist(rows, schema)
     write_whole(folder / INDEX, lambda temporary: pyarrow.parquet.write_table(table, temporary))
-
-
-def half_written(folder: Path) -> list[Path]:
-    """What a kill left of shards and indices that were being written."""
-    names = (f".{LATENTS}-*.safetensors.*.tmp", f".{TEXTS}-*.safetensors.*.tmp", f".{INDEX}.*.tmp")
-    return sorted(file for name in names for file in folder.glob(name))
 
 
 def _index_file(source: str | Path) -> Path:

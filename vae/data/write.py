@@ -3,6 +3,7 @@
 import json
 import platform
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +16,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from vae.training.files import write_whole
+from vae.training.files import whole, write_whole
 
 
 def ffmpeg(arguments: Sequence[str], data: bytes | None = None) -> subprocess.CompletedProcess:
@@ -94,50 +95,45 @@ def _write_mp4(
     count, (height, width) = 0, first.shape[2:]
     even = [torch.arange(side + side % 2).clamp(max=side - 1) for side in (height, width)]
     size = f"{len(even[1])}x{len(even[0])}"
-    pictures = temporary.with_name(f"{temporary.name}.bare")
+    pictures, tags = temporary.with_name("pictures"), temporary.with_name("record")
     arguments = ["-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", f"{fps:.6f}"]
     arguments += ["-i", "pipe:0", "-c:v", "libx264", "-crf", "16"]
     # The matrix is said in the file: a player that guesses takes another for small and large videos.
     arguments += ["-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"]
     arguments += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
     arguments += ["-color_range", "tv", "-f", "mp4", f"file:{pictures}"]
-    try:
-        with tempfile.TemporaryFile() as log:  # not a pipe, which would fill and stop it while nobody reads
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": log}
-            encoder, complete = subprocess.Popen(command(arguments), start_new_session=True, **pipes), False
-            try:
-                for part in chain([first], parts):
-                    frames = to_frames(part)[:, even[0]][:, :, even[1]]
-                    encoder.stdin.write(frames.numpy().tobytes())
-                    count += len(frames)
+    with tempfile.TemporaryFile() as log:  # not a pipe, which would fill and stop it while nobody reads
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": log}
+        encoder, complete = subprocess.Popen(command(arguments), start_new_session=True, **pipes), False
+        try:
+            for part in chain([first], parts):
+                frames = to_frames(part)[:, even[0]][:, :, even[1]]
+                encoder.stdin.write(frames.numpy().tobytes())
+                count += len(frames)
+            encoder.stdin.close()
+            complete = True
+        except BrokenPipeError:
+            pass  # it has died, and says below why
+        except BaseException:
+            encoder.kill()
+            raise
+        finally:
+            with suppress(BrokenPipeError):
                 encoder.stdin.close()
-                complete = True
-            except BrokenPipeError:
-                pass  # it has died, and says below why
-            except BaseException:
-                encoder.kill()
-                raise
-            finally:
-                with suppress(BrokenPipeError):
-                    encoder.stdin.close()
-                status = encoder.wait()
-            if status or not complete:
-                log.seek(0)
-                raise _failed(file, log.read(), status)
+            status = encoder.wait()
+        if status or not complete:
+            log.seek(0)
+            raise _failed(file, log.read(), status)
 
-        # The record is whole only now; the copy has its index in front, where a browser needs it.
-        video = {"frames": count, "height": height, "width": width, "fps": fps}
-        comment = re.sub(r"([=;#\\\n])", r"\\\1", json.dumps(record() | {"video": video}))
-        with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as tags:
-            tags.write(f";FFMETADATA1\ncomment={comment}\n")
-            tags.flush()
-            arguments = ["-v", "error", "-y", "-i", f"file:{pictures}", "-f", "ffmetadata", "-i", tags.name]
-            arguments += ["-map", "0:v", "-map_metadata", "1", "-c", "copy"]
-            done = ffmpeg([*arguments, "-movflags", "+faststart", "-f", "mp4", f"file:{temporary}"])
-        if done.returncode:
-            raise _failed(file, done.stderr, done.returncode)
-    finally:
-        pictures.unlink(missing_ok=True)
+    # The record is whole only now; the copy has its index in front, where a browser needs it.
+    video = {"frames": count, "height": height, "width": width, "fps": fps}
+    comment = re.sub(r"([=;#\\\n])", r"\\\1", json.dumps(record() | {"video": video}))
+    tags.write_text(f";FFMETADATA1\ncomment={comment}\n", encoding="utf-8")
+    arguments = ["-v", "error", "-y", "-i", f"file:{pictures}", "-f", "ffmetadata", "-i", f"file:{tags}"]
+    arguments += ["-map", "0:v", "-map_metadata", "1", "-c", "copy"]
+    done = ffmpeg([*arguments, "-movflags", "+faststart", "-f", "mp4", f"file:{temporary}"])
+    if done.returncode:
+        raise _failed(file, done.stderr, done.returncode)
 
 
 def _failed(file: Path, log: bytes, status: int) -> ValueError:
@@ -183,10 +179,23 @@ def write_png(file: str | Path, video_CTHW: Tensor) -> None:
 
 
 def write_png_frames(folder: str | Path, video_CTHW: Tensor) -> None:
-    """Writes every frame as `folder/0000.png` and so on, without loss; a longer video's further ones go."""
-    frames = to_frames(video_CTHW)
-    for old in Path(folder).glob("[0-9][0-9][0-9][0-9]*.png"):
-        if old.stem.isdecimal() and int(old.stem) >= len(frames):
-            old.unlink()
-    for number in range(len(frames)):
-        write_png(Path(folder) / f"{number:04d}.png", video_CTHW[:, number:])
+    """Writes every frame as `folder/0000.png` and so on, without loss, all or none; those of before go.
+
+    Raises ValueError as `check_frames_folder` does.
+    """
+    from PIL import Image
+
+    folder = Path(folder)
+    check_frames_folder(folder)
+    with whole(folder) as place:
+        place.mkdir()
+        for number, frame in enumerate(to_frames(video_CTHW)):
+            Image.fromarray(frame.numpy()).save(place / f"{number:04d}.png")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_frames_folder(folder: Path) -> None:
+    """Raises ValueError for a folder that holds anything but frames, which would go with them."""
+    for old in folder.iterdir() if folder.is_dir() else ():
+        if not re.fullmatch(r"\d{4,}\.png", old.name):
+            raise ValueError(f"{folder} holds {old.name}: give the frames a folder of their own")

@@ -2,12 +2,15 @@
 
 import re
 import shutil
+import sys
+from collections.abc import Collection
 from itertools import chain
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from vae.training.files import whole
 from vae.training.weights import check_tensors, load_weights, read_header, save_weights
 
 CHECKPOINTS_KEPT = 2
@@ -18,7 +21,7 @@ def finished_step(folder: Path, weights: Path, steps: int) -> int | None:
     steps_kept = checkpoints(folder)
     if not steps_kept or not weights.is_file():
         return None
-    step = int(steps_kept[-1].name.removeprefix("step-"))
+    step = step_of(steps_kept[-1])
     return step if step >= steps and read_header(weights).facts.get("step") == step else None
 
 
@@ -30,12 +33,10 @@ def save_checkpoint(
     `kind` is that of the weights which the run ends in; `facts` has the `step` and the `smoothed` loss.
     """
     final = folder / f"step-{facts['step']:08d}"
-    temporary = folder / f".{final.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    for part, tensors in parts.items():
-        save_weights(temporary / f"{part}.safetensors", tensors, f"{kind} checkpoint", settings, facts)
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.rename(final)
+    with whole(final) as place:
+        for part, tensors in parts.items():
+            save_weights(place / f"{part}.safetensors", tensors, f"{kind} checkpoint", settings, facts)
+        shutil.rmtree(final, ignore_errors=True)
     for old in checkpoints(folder)[:-CHECKPOINTS_KEPT]:
         shutil.rmtree(old)
 
@@ -45,12 +46,52 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*/") if re.fullmatch(r"step-\d{8}", path.name))
 
 
-def load_checkpoint(folder: Path, kind: str) -> tuple[dict, dict[str, dict[str, Tensor]]] | None:
-    """Facts and parts of a run's newest checkpoint, or None where there is none yet."""
-    steps = checkpoints(folder)
-    if not steps:
+def newest_sound(folder: Path, kind: str, parts: Collection[str], from_older: bool) -> Path | None:
+    """The newest checkpoint of a run, or None where there is none yet.
+
+    Raises ValueError naming what is wrong with it, and what to do: with `from_older`, damaged ones are put
+    aside under other names, and the newest sound one is taken.
+    """
+    wrong = ""
+    for checkpoint in reversed(steps := checkpoints(folder)):
+        try:
+            _check_parts(checkpoint, kind, parts)
+        except ValueError as error:
+            wrong = wrong or str(error)
+        else:
+            break
+    else:
+        if steps:
+            raise ValueError(f"{wrong}; no other checkpoint is sound: give another --out")
         return None
-    files = sorted(steps[-1].glob("*.safetensors"))
+    if wrong and not from_older:
+        raise ValueError(f"{wrong}; --train.from-older goes on from {checkpoint.name}")
+    for damaged in steps[steps.index(checkpoint) + 1 :]:
+        aside = folder / f"damaged-{damaged.name}"
+        shutil.rmtree(aside, ignore_errors=True)
+        damaged.rename(aside)
+        print(f"{damaged} is damaged: now {aside.name}, going on from {checkpoint.name}", file=sys.stderr)
+    return checkpoint
+
+
+def _check_parts(checkpoint: Path, kind: str, parts: Collection[str]) -> None:
+    """Raises ValueError unless a checkpoint has every part, each a whole file of its kind and step."""
+    for part in parts:
+        file = checkpoint / f"{part}.safetensors"
+        if not file.is_file():
+            raise ValueError(f"{checkpoint} has no {file.name}")
+        if (step := read_header(file, f"{kind} checkpoint").facts.get("step")) != step_of(checkpoint):
+            raise ValueError(f"{file} is of step {step}")
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step that a checkpoint's name says."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def load_checkpoint(checkpoint: Path, kind: str) -> tuple[dict, dict[str, dict[str, Tensor]]]:
+    """Facts and parts of a checkpoint."""
+    files = sorted(checkpoint.glob("*.safetensors"))
     loaded = {file.stem: load_weights(file, f"{kind} checkpoint") for file in files}
     facts = next(iter(loaded.values()))[1].facts
     return facts, {part: tensors for part, (tensors, _) in loaded.items()}

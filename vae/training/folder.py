@@ -1,13 +1,15 @@
 """A run's folder: its lock, and its complete settings, which a run goes on with."""
 
-import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 
 from configs.load import from_json, to_json
 from vae.training.checkpoints import checkpoints
-from vae.training.files import read_json, write_json
+from vae.training.files import read_json, remove_stale, write_json
+from vae.training.weights import read_header
 
 MAY_CHANGE = {
     "out",
@@ -16,16 +18,8 @@ MAY_CHANGE = {
     "data.held_out",
     "data.group",
 }  # what data there is, its identity says
-MAY_CHANGE |= {"train.steps", "train.log_every", "train.save_every", "train.show_every"}
+MAY_CHANGE |= {"train.steps", "train.log_every", "train.save_every", "train.show_every", "train.from_older"}
 LOCK_PATIENCE = 10.0  # seconds; processes that read ahead live on for some after a kill, and hold the lock
-HALF_WRITTEN = (  # names that a kill leaves in a run's folder
-    ".step-*.tmp",
-    ".vae.tmp",
-    ".run.json.*.tmp",
-    ".log.jsonl.*.tmp",
-    ".*.png.*.tmp",
-    ".*.safetensors.*.tmp",
-)
 
 
 @contextmanager
@@ -55,11 +49,10 @@ def open_run(folder: Path, kind: str, config, data: str) -> None:
     Until the first checkpoint there is nothing to keep, and the settings are written anew. What a kill left
     half-written is removed; the folder must be locked.
     """
-    for left in [left for pattern in HALF_WRITTEN for left in folder.glob(pattern)]:
-        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    remove_stale(folder)
     file = folder / "run.json"
-    if checkpoints(folder) and file.exists():
-        saved = read_json(file)
+    if checkpoints(folder):
+        saved = _saved(folder, file)
         if not {"kind", "settings", "facts"} <= saved.keys():
             raise ValueError(f"{file} is of an earlier version of this project: give another --out")
         if saved["kind"] != kind:
@@ -72,13 +65,28 @@ def open_run(folder: Path, kind: str, config, data: str) -> None:
                     f"{folder} holds a run with {key} = {before[key]!r}, not {now[key]!r}: "
                     f"give that value, or another folder with --out"
                 )
-        if saved["facts"]["data"] != data:
+        if saved["facts"].get("data") != data:
             raise ValueError(
                 f"{folder} holds a run on other data than {config.data.source} now has: "
                 f"bring back what it began with, or give another folder with --out"
             )
     record = {"kind": kind, "settings": to_json(config), "facts": {"data": data}}
     write_json(file, record)
+
+
+def _saved(folder: Path, file: Path) -> dict:
+    """What a run's `run.json` says; where that is gone or damaged, its newest readable checkpoint."""
+    try:
+        if not file.is_file():
+            raise ValueError(f"{file}: no such file")
+        return read_json(file)
+    except ValueError as error:
+        for part in [part for step in reversed(checkpoints(folder)) for part in step.glob("*.safetensors")]:
+            with suppress(ValueError):
+                header = read_header(part)
+                print(f"{error}: its settings are those of {part.parent.name}", file=sys.stderr)
+                return asdict(header) | {"kind": header.kind.removesuffix(" checkpoint")}
+        raise
 
 
 def flat(settings: dict, prefix: str = "") -> dict:

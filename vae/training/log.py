@@ -7,7 +7,7 @@ import time
 from array import array
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy
@@ -40,8 +40,11 @@ class Log:
     def add(self, row: dict) -> None:
         """Appends one row."""
         self.newest = row
-        with open(self.file, "a") as file:
-            file.write(json.dumps(row) + "\n")
+        try:
+            with open(self.file, "a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:  # a full disk's names no file
+            raise OSError(error.errno, error.strerror, str(self.file)) from None
 
     def show(self, step: int, text: str) -> None:
         """Moves the bar to a step, with a text; without a terminal that is a line now and then."""
@@ -117,12 +120,15 @@ def read_log(file: Path) -> Iterator[dict]:
                 yield row
 
 
-def draw_curve(file: Path, series: dict[str, str], path: Path) -> None:
-    """Draws the curves of a log, one panel for each key that a row has: a dict from key to title."""
+def draw_curve(file: Path, series: dict[str, str], path: Path, newest: dict | None = None) -> None:
+    """Draws the curves of a log, and of the row that it gets next, one panel for each key that a row has.
+
+    `series` is a dict from key to title.
+    """
     from matplotlib.figure import Figure
 
     points = {key: (array("d"), array("d")) for key in series}
-    for row in read_log(file):
+    for row in chain(read_log(file), [newest] if newest else []):
         for key in series.keys() & row.keys():
             for numbers, number in zip(points[key], (row["step"], row[key]), strict=True):
                 numbers.append(number)

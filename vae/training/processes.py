@@ -1,6 +1,9 @@
 """Processes that share work: which one this is, on which device, and what all of them found."""
 
+import ctypes
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -13,6 +16,7 @@ Result = TypeVar("Result")
 # How long a process waits for the others: encoding a shard or a picture takes a while.
 PATIENCE = timedelta(hours=2)
 SHARE = 2**18  # numbers of a layer's input that one more thread is worth
+PR_SET_PDEATHSIG = 1  # of Linux' prctl
 
 
 def on_main(main: bool, work: Callable[[], Result]) -> Result:
@@ -30,8 +34,18 @@ def on_main(main: bool, work: Callable[[], Result]) -> Result:
     return message[1]
 
 
+def end_with_launcher() -> None:
+    """Has the system kill this process when `torchrun` is killed that started it, on Linux.
+
+    It would go on by itself, or sleep for as long as `PATIENCE` where it waits for another.
+    """
+    if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
 def processes() -> tuple[int, int]:
     """Rank and number of the processes that share the work; joins them where a launcher started several."""
+    end_with_launcher()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         dist.init_process_group("gloo", timeout=PATIENCE)  # one may wait for another's whole share
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)

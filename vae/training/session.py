@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from vae.training.checkpoints import (
     checkpoints,
     finished_step,
     load_checkpoint,
+    newest_sound,
     optimizer_tensors,
     restore_optimizer,
     save_checkpoint,
@@ -22,33 +24,11 @@ from vae.training.checkpoints import (
 from vae.training.files import naming
 from vae.training.folder import locked, open_run
 from vae.training.log import Log, draw_curve, live_line, opening, read_log, resources
-from vae.training.processes import PATIENCE, gathered, on_main
+from vae.training.processes import PATIENCE, end_with_launcher, gathered, on_main
+from vae.training.signals import Noted, Stopped
 from vae.training.weights import save_weights
 
 SMOOTHING = 0.98  # of the loss, a step
-
-
-class StopSignal:
-    """Within it, Ctrl-C and SIGTERM are noted, so that the loop can end after the step at hand.
-
-    A launcher may pass on a Ctrl-C that the terminal already sent; only one that comes later interrupts.
-    """
-
-    def __enter__(self) -> "StopSignal":
-        self.asked, self.since = False, 0.0
-        self.before = {s: signal.signal(s, self.note) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def note(self, number: int, frame) -> None:
-        """Handles a signal."""
-        if self.asked and number == signal.SIGINT and time.monotonic() - self.since > 1:
-            raise KeyboardInterrupt
-        if not self.asked:
-            self.asked, self.since = True, time.monotonic()
 
 
 class Session:
@@ -57,7 +37,8 @@ class Session:
     A trainer calls `open`, `restore`, `begin`, and loops over `steps`; there it calls `end_step`, then `save`
     and `log` where they are `due`. `config` has `out` (the folder), `train` (LoopConfig), `data.source`, and
     all that a run is made again from. Steps count from 1; `run.step` is the last that ended, `run.stopping`
-    says that a signal ended the loop. What is marked "every process" waits for all of them.
+    says that a signal ended the loop, and the session then ends in Stopped. What is marked "every process"
+    waits for all of them.
     """
 
     def __init__(self, config, kind: str, weights: str):
@@ -76,6 +57,7 @@ class Session:
     def __enter__(self) -> "Session":
         from accelerate import Accelerator, InitProcessGroupKwargs
 
+        end_with_launcher()
         self.accelerator = Accelerator(
             cpu=not torch.cuda.is_available(),
             mixed_precision="bf16" if self.loop.precision == "bf16" else "no",
@@ -95,8 +77,13 @@ class Session:
             if error is None:
                 self.accelerator.wait_for_everyone()  # none leaves the group while another still works
                 self.accelerator.end_training()
+            elif self.step and isinstance(error, OSError | MemoryError | RuntimeError):
+                kept = checkpoints(self.folder)
+                error.add_note(f"{kept[-1].name} is kept, the same command goes on from it" if kept else "")
         finally:
             self._held.close()
+        if error is None and self.stopping:  # what a shell is to see, and `&&` to stop at
+            raise Stopped(self._signal.number or signal.SIGTERM, "")  # another process had the signal
 
     def open(self, data: str) -> bool:
         """Locks the folder and writes the settings, or checks them; says whether a step is left to do.
@@ -113,6 +100,7 @@ class Session:
             self._held.enter_context(locked(self.folder))
             open_run(self.folder, self.kind, self.config, data)
 
+        self._data = data
         on_main(self.main, write)
         finished = finished_step(self.folder, self.weights, self.loop.steps)
         if finished is not None:
@@ -123,9 +111,10 @@ class Session:
 
     def restore(self, **parts: Callable[[dict[str, Tensor]], object] | torch.optim.Optimizer) -> None:
         """Gives the newest checkpoint's tensors, where there is one, to what loads each part."""
-        if (checkpoint := load_checkpoint(self.folder, self.kind)) is None:
+        newest = partial(newest_sound, self.folder, self.kind, parts, self.loop.from_older)
+        if (checkpoint := on_main(self.main, newest)) is None:
             return
-        facts, tensors = checkpoint
+        facts, tensors = load_checkpoint(checkpoint, self.kind)
         self.step, self.smoothed = facts["step"], facts["smoothed"]
         for name, load in parts.items():
             with naming(self.folder / f"step-{self.step:08d}" / f"{name}.safetensors"):
@@ -136,7 +125,7 @@ class Session:
 
     def begin(self, model: nn.Module, data, held_out) -> None:
         """Opens the log, without the rows of steps after the checkpoint, and says what is about to run."""
-        self._signal = self._signals.enter_context(StopSignal())
+        self._signal = self._signals.enter_context(Noted())
         if self.main:
             self._log = Log(self.folder, self.step, self.loop.steps)
         self.print_once(opening(model, data, held_out, self.device, self.ranks, self.step, self.loop.steps))
@@ -170,7 +159,7 @@ class Session:
         `amount` is what the step took and how many of it, such as `("tokens", 4096)`. Every process.
         """
         self.step = step
-        asked = torch.tensor(float(self._signal.asked), device=self.device)
+        asked = torch.tensor(float(self._signal.number), device=self.device)
         self.stopping = self.accelerator.reduce(asked).item() > 0 and step < self.loop.steps
         value = loss.item()
         before = self.smoothed  # a running average that starts at the first loss
@@ -210,7 +199,7 @@ class Session:
                 name: optimizer_tensors(part) if isinstance(part, torch.optim.Optimizer) else part
                 for name, part in parts.items()
             }
-            facts = self.facts | {"step": step, "smoothed": self.smoothed}
+            facts = self.facts | {"step": step, "smoothed": self.smoothed, "data": self._data}
             save_checkpoint(self.folder, self.kind, tensors, self.settings, facts)
 
     def finish(self, tensors: dict[str, Tensor]) -> None:
@@ -220,8 +209,8 @@ class Session:
     def log(self, row: dict, panels: dict[str, str]) -> None:
         """Appends a row, and draws the curve with a panel for each of the log's keys that it has."""
         if self._log:
-            self._log.add(row)
-            draw_curve(self._log.file, panels, self.folder / "curve.png")
+            draw_curve(self._log.file, panels, self.folder / "curve.png", row)
+            self._log.add(row)  # the row says that this was done, so it comes last
 
     @property
     def newest(self) -> dict:

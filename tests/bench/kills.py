@@ -1,0 +1,245 @@
+"""Kills verbs at random moments, gives the same command again, and compares its end with one left alone.
+
+python -m tests.bench.kills [VERB …] [--kills 100] [--seed 0]
+
+VERBs are train, vae-train, encode, sample and eval-run, on the smallest configurations. Each runs in a fork
+that has everything imported, and is sent SIGKILL, SIGTERM, SIGHUP and SIGINT in turn at a moment drawn evenly
+over the time that the whole takes; then it is given again. Wrong is: another status than the signal's, a
+traceback, an end that is not the undisturbed one's to the bit, a temporary file, a process that lives on.
+"""
+
+import argparse
+import ctypes
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import accelerate  # noqa: F401
+import filelock  # noqa: F401
+import matplotlib.figure  # noqa: F401
+import PIL.ImageFont  # noqa: F401
+import pyarrow.parquet  # noqa: F401
+import torch
+import tyro  # noqa: F401
+from safetensors.torch import load
+
+import dit.cli
+import dit.encode
+import dit.sample
+import dit.train
+import eval.benchmark  # noqa: F401
+import vae.train
+from configs.data import DataConfig
+from tests.tiny import autoencoder_run, rows, transformer_run, write_config
+from vae.cache.index import load_cache
+from vae.cache.shards import read_row
+from vae.data.drawn_world import draw, random_scene
+from vae.data.index import IndexSettings, index
+from vae.data.write import write_video
+from vae.load import WEIGHTS
+from vae.training.checkpoints import checkpoints
+
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+SUBREAPER = (
+    36  # prctl's PR_SET_CHILD_SUBREAPER: what a killed process leaves behind becomes a child of this one
+)
+ORPHANS = 15.0  # seconds that processes that read ahead may live on: they look for their parent every five
+
+
+def of_folder(out: Path) -> dict:
+    """The bytes of every file but older checkpoints', which a stop moves; the log is without its clock."""
+    older = {path.name for path in checkpoints(out)[:-1]}
+    files = (file for file in sorted(out.rglob("*")) if file.is_file())
+    names = {file.relative_to(out): file for file in files}
+    found = {str(name): file.read_bytes() for name, file in names.items() if name.parts[0] not in older}
+    for name in [name for name in found if name.endswith(".safetensors")]:
+        length = int.from_bytes(found[name][:8], "little")
+        found[f"{name}: header"] = json.loads(found[name][8 : 8 + length])
+        tensors = load(found.pop(name))
+        found |= {f"{name}: {tensor}": value.numpy().tobytes() for tensor, value in tensors.items()}
+    if "log.jsonl" in found:
+        found |= {f"log.jsonl: row {k}": row for k, row in enumerate(rows(out))}
+        del found["log.jsonl"]
+    return found
+
+
+def of_cache(out: Path) -> dict:
+    """Every row of a cache by its key: which shard has it depends on where an encoding was stopped."""
+    cache, found = load_cache(out), {}
+    for file in cache.files:
+        for key, place in zip(file.keys, file.clips, strict=True):
+            found[f"{file.path.name} {key}"] = read_row(out, place, torch.float16).numpy().tobytes()
+    return found
+
+
+def prepare(home: Path) -> None:
+    """Makes what the commands work on: an autoencoder, a transformer and videos."""
+    vae.train.train(autoencoder_run(home / "vae", steps=2))
+    dit.train.train(transformer_run(home / "model", home / "vae" / WEIGHTS, steps=2))
+    for k in range(6):
+        write_video(home / "videos" / f"{k}.mp4", draw(random_scene(0, k, "train"), 17, 32, 32), 8, {})
+    index(IndexSettings(str(home / "videos")))
+
+
+def commands(home: Path) -> dict[str, tuple[Callable[[Path], list], Callable[[Path], dict]]]:
+    """By verb, the command that writes a folder, and what of that is compared."""
+    autoencoder, model = home / "vae" / WEIGHTS, home / "model"
+
+    def config(out: Path, run) -> str:
+        return str(write_config(home / f"{out.name}.py", run))
+
+    def train(out: Path) -> list[str]:
+        return ["train", config(out, transformer_run(out, autoencoder))]
+
+    def vae_train(out: Path) -> list[str]:
+        run = autoencoder_run(out)
+        data = DataConfig(source=str(home / "videos"), frames=5, size=32, workers=1)
+        return ["vae", "train", config(out, replace(run, data=data))]
+
+    def encode(out: Path) -> list[str]:
+        words = ["vae", "encode", home / "videos", "--out", out, "--autoencoder", autoencoder]
+        words += ["--shard-clips", 3, "--data.frames", 5, "--data.size", 32]
+        return [*words, "--data.clips-per-file", 4]
+
+    def sample(out: Path) -> list[str]:
+        words = ["sample", "a red circle", "A blue square!", "--number", 2, "--model", model, "--out", out]
+        return [*words, "--steps", 2]
+
+    def eval_run(out: Path) -> list[str]:
+        words = ["eval", "run", "ucf101-zeroshot", "--model", model, "--out", out, "--count", 5, "--steps", 2]
+        return [*words, "--frames", 17, "--batch", 2, "--allow-small", "--sample-only", "--smoke"]
+
+    return {
+        "train": (train, of_folder),
+        "vae-train": (vae_train, of_folder),
+        "encode": (encode, of_cache),
+        "sample": (sample, of_folder),
+        "eval-run": (eval_run, of_folder),
+    }
+
+
+def work(words: list[str], said: Path) -> None:
+    """What the fork does: the command, with its words in a file."""
+    for stream in (1, 2):
+        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+    sys.exit(dit.cli.run(list(map(str, words))))
+
+
+def run(words: list[str], said: Path, number: int = 0, after: float = 0.0) -> tuple[int, float]:
+    """Runs a command, sends it a signal after some seconds, if one is given; its status and seconds."""
+    process, began = (
+        multiprocessing.get_context("fork").Process(target=work, args=(words, said)),
+        time.monotonic(),
+    )
+    process.start()
+    if number:
+        process.join(after)
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, number)
+    process.join(300)
+    if process.is_alive():
+        process.kill()
+        return 999, 300.0
+    return process.exitcode, time.monotonic() - began
+
+
+def orphans() -> list[str]:
+    """The processes that a run left and that do not end by themselves."""
+    end = time.monotonic() + ORPHANS
+    while time.monotonic() < end:
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        if not children:
+            return []
+        time.sleep(0.05)
+    return children
+
+
+def kill(words: list, out: Path, state: Callable, whole: dict, number: int, after: float) -> list[str]:
+    """What was wrong with one kill and the same command given again, in words."""
+    temporary, said, wrong = Path(tempfile.gettempdir()), out.with_suffix(".txt"), []
+    for old in (out, temporary):
+        shutil.rmtree(old, ignore_errors=True)
+    temporary.mkdir()
+    said.unlink(missing_ok=True)
+    status, _ = run(words, said, number, after)
+    if status not in (0, -number if number == signal.SIGKILL else 128 + number):
+        wrong.append(f"status {status}")
+    wrong += [f"process {number} lives on" for number in orphans()]
+    left = [path.name for path in temporary.iterdir() if not path.name.startswith("torchinductor_")]
+    wrong += [f"left in /tmp: {name}" for name in left if number != signal.SIGKILL]
+    if number == signal.SIGKILL:
+        said.unlink()  # processes that read ahead say there that theirs is gone
+    again, _ = run(words, said)
+    if again:
+        return [*wrong, f"status {again} when given again"]
+    now = state(out)
+    other = sorted(name for name in now.keys() | whole.keys() if now.get(name) != whole.get(name))
+    wrong += [f"{len(other)} other: {', '.join(other[:6])}"] if other else []
+    wrong += [f"left over: {path.relative_to(out)}" for path in out.rglob(".*")]
+    return wrong + (["a traceback"] if "Traceback" in said.read_text() else [])
+
+
+def report(name: str, out: Path, words: list, state: Callable, kills: int, seed: int) -> int:
+    """Kills one verb so many times and prints a line; returns how many went wrong."""
+    said = out.with_suffix(".txt")
+    _, first = run(words, said)
+    whole = state(out)
+    shutil.rmtree(out)
+    status, seconds = run(words, said)
+    assert status == 0 and state(out) == whole, f"{name} is not repeatable: {said.read_text()[-3000:]}"
+    seconds, failed, drawn = max(first, seconds), 0, random.Random(f"{name} {seed}")
+    for k in range(kills):
+        number, after = SIGNALS[k % len(SIGNALS)], drawn.uniform(0, seconds)
+        if wrong := kill(words, out, state, whole, number, after):
+            failed += 1
+            what = f"{name}, kill {k}, {signal.Signals(number).name} after {after:.3f} s"
+            print(f"{what}: {'; '.join(wrong[:4])}", flush=True)
+            print(said.read_text()[-2000:], file=sys.stderr)
+    count = f"{kills} kills within {seconds:.1f} s, {failed} went wrong, {len(whole)} things compared"
+    print(f"{name:10} {count}", flush=True)
+    return failed
+
+
+def main() -> None:
+    """Kills and prints a line for each verb."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("verbs", nargs="*")
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        # In a fork: threads that computing starts would be missing in later ones, so this process never does.
+        made = multiprocessing.get_context("fork").Process(target=prepare, args=(home,))
+        made.start()
+        made.join()
+        tempfile.tempdir = str(home / "tmp")
+        (home / "tmp").mkdir()
+        failed = 0
+        for name, (make, state) in commands(home).items():
+            if not given.verbs or name in given.verbs:
+                out = home / "out" / name
+                out.parent.mkdir(exist_ok=True)
+                failed += report(name, out, make(out), state, given.kills, given.seed)
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()
