@@ -40,6 +40,7 @@ ELSEWHERE = {  # what other projects call a verb
     "eval run": "score evaluate benchmark test",
     "doctor": "env info",
 }
+LONGEST_WORD, LONGEST_SENTENCE = 300, 1500  # characters of an error that are shown
 OURS = ("configs", "samplers", "vae", "dit", "eval")  # a module of ours that is missing, no user can mend
 USAGE = """dit: train, sample and score video diffusion transformers
 
@@ -109,14 +110,32 @@ def guarded(module: str, verb: str, arguments: list[str], debug: bool) -> int:
 
 
 def sentence(error: Exception) -> str:
-    """What an error says, in one line."""
+    """What an error says, in one line of which each word and all have an end, as what is foreign may not."""
+    words = [_shortened(word, LONGEST_WORD) for word in printable(_text_of(error)).split()]
+    return _shortened(" ".join(words), LONGEST_SENTENCE)
+
+
+def printable(text: str) -> str:
+    """A text with what steers a terminal, turns its direction or is no UTF-8 as escapes; newlines stay."""
+    return "".join(c if c.isprintable() or c in " \n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def _shortened(text: str, most: int) -> str:
+    """A text, or its beginning and end with how long it is."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most * 2 // 3]}… ({len(text):,} characters) …{text[-most // 4 :]}"
+
+
+def _text_of(error: Exception) -> str:
+    """What an error says."""
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, ModuleNotFoundError):
         return (
             f"this needs the package {error.name}, which is not installed (dit doctor says what is missing)"
         )
-    return " ".join(str(error).split())
+    return str(error)
 
 
 def run_module(verb: str) -> None:

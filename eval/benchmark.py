@@ -34,7 +34,7 @@ from vae.data.sheets import contact_sheet
 from vae.data.tables import few
 from vae.data.ucf101 import PROMPTS, words
 from vae.data.video import read_frames, to_video
-from vae.training.files import write_text
+from vae.training.files import read_json, write_text
 from vae.training.processes import own_device, processes
 from vae.training.seeds import uniform
 
@@ -327,7 +327,7 @@ def _is_as_planned(folder: Path, sample: Sample, record: dict) -> bool:
     if not file.is_file() or not sidecar.is_file():
         return False
     try:
-        before = json.loads(sidecar.read_text())
+        before = read_json(sidecar)
     except ValueError:
         return False
     record = json.loads(json.dumps(record))

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.load import Positional, parse
+from typing_extensions import TypedDict
+
+from configs.load import Positional, from_json, parse
 from configs.protocol import differences
 from eval.scoring import aligned
 from vae.training.files import read_json
@@ -17,6 +19,45 @@ class CompareSettings:
     """JSON files that scoring wrote."""
 
 
+class Ends(TypedDict):
+    """The ends of an interval."""
+
+    low: float
+    high: float
+
+
+class ScoredProtocol(TypedDict):
+    """What is read of a score's protocol, which as a whole is compared."""
+
+    name: str
+
+
+class ScoredSide(TypedDict, total=False):
+    """What is read of a side."""
+
+    clips: int
+    files_sha256: str
+
+
+class NeededInScore(TypedDict):
+    """The parts of every score."""
+
+    metric: str
+    value: float
+    protocol: ScoredProtocol
+    protocol_sha256: str
+    stamps: list[str]
+    weights: str
+
+
+class Score(NeededInScore, total=False):
+    """The parts of a score that are read."""
+
+    interval: Ends | None
+    real: ScoredSide
+    fake: ScoredSide
+
+
 def _read_score(file: str) -> dict:
     """A score that scoring wrote; raises ValueError for another file."""
     path = Path(file)
@@ -28,7 +69,7 @@ def _read_score(file: str) -> dict:
         raise ValueError(
             f"{file} is no score of `dit eval`: it has no metric, value, protocol and weights{near}"
         )
-    return score
+    return from_json(Score, score, file)
 
 
 def compare(files: list[str]) -> str:

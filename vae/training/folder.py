@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from typing_extensions import TypedDict
+
 from configs.load import from_json, to_json
 from vae.training.checkpoints import checkpoints
 from vae.training.files import read_json, write_text
@@ -27,6 +29,20 @@ HALF_WRITTEN = (  # names that a kill leaves in a run's folder
     ".*.png.*.tmp",
     ".*.safetensors.*.tmp",
 )
+
+
+class DataFacts(TypedDict):
+    """The identity of the data that a run is on."""
+
+    data: str
+
+
+class RunFile(TypedDict):
+    """The parts of `run.json`."""
+
+    kind: str
+    settings: dict
+    facts: DataFacts
 
 
 @contextmanager
@@ -59,13 +75,11 @@ def open_run(folder: Path, kind: str, config, data: str) -> None:
     for left in [left for pattern in HALF_WRITTEN for left in folder.glob(pattern)]:
         shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
     file = folder / "run.json"
-    if checkpoints(folder) and file.exists():
-        saved = read_json(file)
-        if not {"kind", "settings", "facts"} <= saved.keys():
-            raise ValueError(f"{file} is of an earlier version of this project: give another --out")
+    if checkpoints(folder):
+        saved = read_json(file, RunFile)
         if saved["kind"] != kind:
             raise ValueError(f"{folder} holds a run of kind {saved['kind']}, not {kind}: give another --out")
-        before = flat(to_json(from_json(type(config), saved["settings"])))
+        before = flat(to_json(from_json(type(config), saved["settings"], file)))
         now = flat(to_json(config))
         for key in now:
             if before[key] != now[key] and key not in MAY_CHANGE:
