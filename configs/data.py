@@ -2,18 +2,18 @@
 
 from dataclasses import dataclass, field
 
-from configs.ranges import Count, CountOrZero, Positive
+from configs.ranges import CountOrZero, Frames, Rate, Side, Workers
 
 
 @dataclass(frozen=True)
 class ClipConfig:
     """Which clips are taken from videos, and how large."""
 
-    frames: Count = 17
+    frames: Frames = 17
     """Maximum frames of a clip, 1 + 4k; a shorter video gives the longest valid clip it has."""
-    size: Count = 64
+    size: Side = 64
     """Side in pixels of the square whose area a clip has; its aspect ratio is kept, to multiples of 16."""
-    fps: Positive = 8.0
+    fps: Rate = 8.0
     """Frames per second of a clip: the file's frames nearest in time, repeated where it has fewer."""
     clips_per_file: CountOrZero = 0
     """Evenly spaced clips taken from each file; 0 starts a clip at any frame. A cache needs at least 1."""
@@ -21,7 +21,7 @@ class ClipConfig:
     """Files not trained on: a share, as 0.05, or a text file with a name a line; empty: a few by the seed."""
     group: str = ""
     """Regular expression of a file's source in its path; of one source all files are held out or none."""
-    workers: CountOrZero = 0
+    workers: Workers = 0
     """Processes that read videos ahead; 0 reads in the training process."""
 
 

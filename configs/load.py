@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from typing_extensions import is_typeddict
 from tyro.conf import Positional as Positional
 
 from configs.words import is_spoken_of, same_meaning, why_none
@@ -34,6 +35,7 @@ RULES = {  # pydantic's error -> what the value must be; of the others pydantic'
     "too_short": "at least {min_length} values",
     "too_long": "at most {max_length} values",
     "dataclass_type": "a set of settings",
+    "dict_type": "a set of values by name",
 }
 
 
@@ -263,7 +265,10 @@ def load_run(kind: type[Settings], name: str) -> Settings:
         raise ValueError(
             f"{file} must set `config` to {kind.__name__}, not {type(config).__name__}; there are {choices}"
         )
-    return _validated(kind, dataclasses.asdict(config), f"{file}: ")
+    try:
+        return _validated(kind, dataclasses.asdict(config), f"{file}: ")
+    except RecursionError:
+        raise ValueError(f"{file}: a setting is nested too deep, or contains itself") from None
 
 
 def _run_file(name: str) -> Path:
@@ -278,7 +283,7 @@ def _read_config(file: Path):
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file does wrong is the answer
+    except (Exception, SystemExit) as error:  # whatever the user's file does wrong is the answer
         raise ValueError(f"{file} is not a config: {type(error).__name__}: {error}") from error
     return getattr(module, "config", None)
 
@@ -288,12 +293,24 @@ def to_json(settings) -> dict:
     return json.loads(json.dumps(dataclasses.asdict(settings)))
 
 
-def from_json(kind: type[Settings], values: dict, where: str = "") -> Settings:
-    """A settings dataclass from JSON values; a missing one takes its default.
+def parse_json(text: str | bytes, where: str | Path):
+    """The values of a JSON text; raises ValueError, which says where it is from, for any other text."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError(f"{where} is no JSON of ours: its brackets are nested too deep") from None
+    except ValueError as error:
+        raise ValueError(f"{where} is not JSON ({error})") from None
 
-    An unknown one, an ill-typed one or one out of its range raises ValueError, which begins with `where`.
+
+def from_json(kind: type[Settings], values, where: str | Path = "") -> Settings:
+    """Values of a JSON file as a settings dataclass, or as a TypedDict: the parts of a file that are read.
+
+    A missing setting takes its default, an unknown one raises ValueError; with a TypedDict a missing part
+    raises it, and others stay as they are. So does an ill-typed one, or one out of its range; `where` is the
+    file, which the error names.
     """
-    return _validated(kind, values, where or f"a saved {kind.__name__}: ")
+    return _validated(kind, values, f"{where}: " if where else f"a saved {kind.__name__}: ")
 
 
 def _validated(kind: type[Settings], values: dict, where: str = "") -> Settings:
@@ -302,17 +319,25 @@ def _validated(kind: type[Settings], values: dict, where: str = "") -> Settings:
 
     try:
         # What is not JSON becomes a string, which a setting of another type then refuses.
-        return _adapter(kind).validate_json(json.dumps([values], default=str, skipkeys=True))[0]
+        text = json.dumps([values], default=str, skipkeys=True)
+    except (RecursionError, ValueError):
+        raise ValueError(f"{where}a value is nested too deep, or contains itself") from None
+    try:
+        return _adapter(kind).validate_json(text)[0]
     except ValidationError as errors:
         error = errors.errors(include_url=False)[0]
-    if error["type"] == "json_invalid":  # of what json writes, only a surrogate in a text
-        raise ValueError(f"{where}a setting of {kind.__name__} is no UTF-8 text")
-    name = re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, error["loc"][1:]))) or kind.__name__
+    if error["type"] == "json_invalid":  # of what json writes, only a surrogate in a text, or its depth
+        what = "is nested too deep" if "recursion" in error["msg"] else "is no UTF-8 text"
+        raise ValueError(f"{where}a setting of {kind.__name__} {what}")
+    name = re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, error["loc"][1:])))
     if error["type"] == "unexpected_keyword_argument":
         known = [name.replace("-", "_") for name in names(kind)]
         raise ValueError(where + _unknown(name, known))
+    if error["type"] == "missing":
+        raise ValueError(f"{where}{name} is missing")
     rule = RULES.get(error["type"], error["msg"].removeprefix("Input should be "))
     rule = rule.format(**_spelled(error.get("ctx", {})))
+    name = name or (kind.__name__ if dataclasses.is_dataclass(kind) else "all of it")
     raise ValueError(f"{where}{name} = {error['input']!r}: it must be {rule}")
 
 
@@ -324,4 +349,5 @@ def _adapter(kind: type):
     """
     from pydantic import TypeAdapter
 
-    return TypeAdapter(tuple[kind], config={"strict": True, "extra": "forbid", "allow_inf_nan": False})
+    extra = "allow" if is_typeddict(kind) else "forbid"
+    return TypeAdapter(tuple[kind], config={"strict": True, "extra": extra, "allow_inf_nan": False})

@@ -5,26 +5,26 @@ from typing import Annotated
 
 from annotated_types import Ge, Len, MultipleOf
 
-from configs.ranges import Count, Positive
+from configs.ranges import Depth, Positive, Width
 
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
     """Shape of the causal autoencoder (the Wan 2.1 family); the defaults are Wan's own."""
 
-    base_width: Count = 96
+    base_width: Width = 96
     """Channels of the encoder's first level."""
-    decoder_base_width: Annotated[int, Ge(2)] = 96
+    decoder_base_width: Annotated[Width, Ge(2)] = 96
     """Channels of the decoder's last level."""
-    latent_channels: Count = 16
+    latent_channels: Width = 16
     """Channels of the latents."""
-    width_multipliers: Annotated[tuple[Count, ...], Len(4, 4)] = (1, 2, 4, 4)
+    width_multipliers: Annotated[tuple[Depth, ...], Len(4, 4)] = (1, 2, 4, 4)
     """Width of each level in units of the base width; each level but the last halves height and width."""
-    residual_blocks: Count = 2
+    residual_blocks: Depth = 2
     """Residual blocks in each encoder level; the decoder has one more."""
     time_downsample: Annotated[tuple[bool, ...], Len(3, 3)] = (False, True, True)
     """Which of the first three levels also halve the number of frames; two of them do."""
-    patch: Count = 1
+    patch: Depth = 1
     """Side of the square of pixels at one position of the first level; 2 turns 4x8x8 into 4x16x16."""
 
 
@@ -40,19 +40,19 @@ WAN = AutoencoderConfig()
 class TransformerConfig:
     """Shape of the transformer (the Wan family); the defaults are Wan 2.1 1.3B's."""
 
-    width: Count = 1536
+    width: Width = 1536
     """Width of the token stream."""
-    depth: Count = 30
+    depth: Depth = 30
     """Number of blocks."""
-    heads: Count = 12
+    heads: Width = 12
     """Attention heads; the width is an even multiple of them, and a head of 64 or 128 is the fastest."""
-    mlp_width: Count = 8960
+    mlp_width: Width = 8960
     """Width of the feed-forward layer."""
-    text_width: Count = 4096
+    text_width: Width = 4096
     """Width of the text encoder's output."""
-    latent_channels: Count = 16
+    latent_channels: Width = 16
     """Channels of the latents."""
-    time_frequencies: Annotated[int, Ge(2), MultipleOf(2)] = 256
+    time_frequencies: Annotated[Width, Ge(2), MultipleOf(2)] = 256
     """Width of the sinusoidal embedding of time."""
     eps: Positive = 1e-6
     """Epsilon of the norms."""
@@ -64,15 +64,15 @@ class TextConfig:
 
     folder: str = ""
     """Folder with a T5 or UMT5 encoder and its tokenizer, as transformers saves them; empty: byte-level."""
-    width: Count = 128
+    width: Width = 128
     """Width of the byte-level encoder."""
-    depth: Count = 2
+    depth: Depth = 2
     """Blocks of the byte-level encoder."""
-    heads: Count = 4
+    heads: Width = 4
     """Attention heads of the byte-level encoder."""
-    mlp_width: Count = 256
+    mlp_width: Width = 256
     """Width of the byte-level encoder's gated feed-forward layer."""
-    max_tokens: Count = 512
+    max_tokens: Width = 512
     """Maximum prompt length in tokens; longer prompts are truncated."""
     padded: bool = False
     """Zero-pad every prompt to `max_tokens` and attend to all of it, as the open Wan weights were trained."""

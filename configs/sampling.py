@@ -4,18 +4,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 from configs.load import Positional
-from configs.ranges import Count, NonNegative, Positive, Seed
+from configs.ranges import Count, Frames, Guidance, Positive, Rate, Seed, Side, Width
 
 
 @dataclass(frozen=True)
 class SamplerConfig:
     """How samples are drawn from a model."""
 
-    steps: Count = 25
+    steps: Width = 25
     """Solver steps."""
     solver: Literal["euler", "heun", "multistep"] = "multistep"
     """ODE solver; heun evaluates the model twice a step."""
-    guidance: NonNegative = 4.0
+    guidance: Guidance = 4.0
     """Classifier-free guidance scale; 1 is none, and half the work."""
     seed: Seed = 0
     """Seed of the noise; sample k of a prompt takes its own."""
@@ -25,9 +25,9 @@ class SamplerConfig:
 class SolverSettings:
     """How a model is to solve for its samples; None is the model's own (`dit.load.load_resolved`)."""
 
-    steps: Count | None = None
+    steps: Width | None = None
     """Solver steps; none: the model's own."""
-    guidance: NonNegative | None = None
+    guidance: Guidance | None = None
     """Classifier-free guidance scale, 1 is none; none: the model's own."""
     solver: Literal["euler", "heun", "multistep"] | None = None
     """ODE solver; none: the model's own."""
@@ -41,13 +41,13 @@ class SolverSettings:
 class VideoSettings(SolverSettings):
     """What one may ask of a model that samples videos; None is the model's own."""
 
-    frames: Count | None = None
+    frames: Frames | None = None
     """Frames, 1 + 4k, and 1 makes an image; none: what the model was trained on."""
-    height: int | None = None
+    height: Side | None = None
     """Height in pixels, a multiple of 16; none: what the model was trained on."""
-    width: int | None = None
+    width: Side | None = None
     """Width in pixels, a multiple of 16; none: what the model was trained on."""
-    fps: Positive | None = None
+    fps: Rate | None = None
     """Frames a second of the file; none: what the model was trained on."""
     overwrite: bool = False
     """Make anew what is there; otherwise a video of the same record is kept, and any other file refused."""

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from configs.ranges import Count, CountOrZero
+from configs.ranges import Count, CountOrZero, Workers
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class StampSettings:
     """Score fewer or other videos than the protocol says; the score is stamped."""
     smoke: bool = False
     """Try everything with a seeded network in place of certified weights; its value is stamped: no score."""
-    workers: CountOrZero = 2
+    workers: Workers = 2
     """Processes that read videos while the network computes."""
 
 

@@ -3,11 +3,24 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from annotated_types import Ge, MultipleOf
+from annotated_types import Ge, Le, MultipleOf
 
 from configs.data import DataConfig
 from configs.model import AutoencoderConfig, TextConfig, TransformerConfig
-from configs.ranges import Count, CountOrZero, Decay, NonNegative, Positive, Seed, Share
+from configs.ranges import (
+    Count,
+    CountOrZero,
+    Decay,
+    Frames,
+    NonNegative,
+    Positive,
+    Seed,
+    Share,
+    Side,
+    Steps,
+    StepsOrZero,
+    Width,
+)
 from configs.sampling import SamplerConfig
 
 
@@ -17,9 +30,9 @@ class OptimizerConfig:
 
     learning_rate: NonNegative = 1e-3
     """Peak learning rate."""
-    warmup_steps: CountOrZero = 100
+    warmup_steps: StepsOrZero = 100
     """Steps over which the learning rate rises from zero."""
-    decay_steps: CountOrZero = 0
+    decay_steps: StepsOrZero = 0
     """Length of a cosine decay to a tenth, counted from step zero; 0 keeps the rate constant."""
     weight_decay: NonNegative = 0.0
     """Decoupled weight decay of every tensor of two or more dimensions; biases and vectors have none."""
@@ -35,17 +48,17 @@ class OptimizerConfig:
 class LoopConfig:
     """What a training run does besides learning: how long, on how much, how often it reports."""
 
-    steps: Count = 1000
+    steps: Steps = 1000
     """Optimizer steps of the whole run."""
     batch: Count = 16
     """Samples in a step, over all processes together."""
     seed: Seed = 0
     """Seed of the weights, the order of the data, the noise and the times."""
-    log_every: Count = 10
+    log_every: Steps = 10
     """Steps between two lines of the log."""
-    save_every: Count = 500
+    save_every: Steps = 500
     """Steps between two checkpoints; the newest two are kept, and so is any copy under another name."""
-    show_every: Count = 500
+    show_every: Steps = 500
     """Steps between two validations, each with its pictures."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Precision of the computation; the weights are fp32 either way."""
@@ -73,13 +86,13 @@ class DiscriminatorConfig:
 
     weight: NonNegative = 0.0
     """Weight of the adversarial loss in the autoencoder's loss; 0 trains without a discriminator."""
-    start: CountOrZero = 0
+    start: StepsOrZero = 0
     """Step from which the discriminator is trained and its loss is used."""
     adaptive: bool = True
     """Multiply the weight by the ratio of both losses' gradients at the last layer, of the step before."""
-    width: Annotated[int, Ge(8), MultipleOf(8)] = 64
+    width: Annotated[Width, Ge(8), MultipleOf(8)] = 64
     """Channels of the discriminator's first layer, a multiple of 8."""
-    depth: Count = 3
+    depth: Annotated[int, Ge(1), Le(14)] = 3
     """Convolutions that halve height and width."""
     learning_rate: NonNegative = 1e-4
     """Peak learning rate; the other settings are those of `optimizer`, with steps counted from `start`."""
@@ -101,9 +114,9 @@ class AutoencoderRun:
     """The loop."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """The optimizer."""
-    crop: Count = 64
+    crop: Side = 64
     """Side in pixels of the random square crop that is trained on; a smaller side of a clip stays whole."""
-    crop_frames: Count = 17
+    crop_frames: Frames = 17
     """Maximum frames of the random crop in time, 1 + 4k; a shorter clip stays whole."""
     image_share: Share = 0.0
     """Share of samples cropped to a single frame, in addition to the images in the data."""
@@ -135,7 +148,7 @@ class FlowConfig:
     """Standard deviation of the logit of t."""
     shift: Positive = 3.0
     """Shift of the times towards noise for a sample of `shift_tokens` tokens."""
-    shift_tokens: CountOrZero = 1024
+    shift_tokens: StepsOrZero = 1024
     """Token count at which the shift is `shift`; it grows with the square root of the count (eq. 23)."""
     prompt_dropout: Share = 0.1
     """Share of samples trained with the empty prompt, for classifier-free guidance."""

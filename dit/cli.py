@@ -46,6 +46,7 @@ ELSEWHERE = {  # what other projects call a verb
     "doctor": "env info",
 }
 OUTPUT = "standard output"
+LONGEST_WORD, LONGEST_SENTENCE = 300, 1500  # characters of an error that are shown
 OURS = ("configs", "samplers", "vae", "dit", "eval")  # a module of ours that is missing, no user can mend
 USAGE = """dit: train, sample and score video diffusion transformers
 
@@ -139,12 +140,29 @@ def _of_memory(error: RuntimeError) -> bool:
 
 
 def sentence(error: Exception) -> str:
-    """What an error says, in one line, and what its notes say is kept."""
-    return "; ".join(filter(None, [_said(error), *getattr(error, "__notes__", [])]))
+    """What an error says and what its notes say is kept, in one line.
+
+    Each word and all have an end, as what is foreign may not.
+    """
+    text = "; ".join(filter(None, [_said(error), *getattr(error, "__notes__", [])]))
+    words = [_shortened(word, LONGEST_WORD) for word in printable(text).split()]
+    return _shortened(" ".join(words), LONGEST_SENTENCE)
+
+
+def printable(text: str) -> str:
+    """A text with what steers a terminal, turns its direction or is no UTF-8 as escapes; newlines stay."""
+    return "".join(c if c.isprintable() or c in " \n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def _shortened(text: str, most: int) -> str:
+    """A text, or its beginning and end with how long it is."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most * 2 // 3]}… ({len(text):,} characters) …{text[-most // 4 :]}"
 
 
 def _said(error: Exception) -> str:
-    """What an error says, in one line."""
+    """What an error says."""
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, MemoryError | RuntimeError):
@@ -153,7 +171,7 @@ def _said(error: Exception) -> str:
         return (
             f"this needs the package {error.name}, which is not installed (dit doctor says what is missing)"
         )
-    return " ".join(str(error).split())
+    return str(error)
 
 
 def run_module(verb: str) -> None:

@@ -7,9 +7,12 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
+from configs.data import DataConfig
 from configs.load import from_json, to_json
 from configs.model import TextConfig, TransformerConfig
+from configs.ranges import Frames, Rate, Side
 from configs.sampling import SamplerConfig, SolverSettings
 from configs.train import FlowConfig
 from dit.attention import BACKENDS, choose_attention
@@ -22,12 +25,30 @@ from vae.load import BUILTIN, load_autoencoder, stored_hash
 from vae.model import Autoencoder
 from vae.training.checkpoints import checkpoints
 from vae.training.files import file_hash, naming, read_json
-from vae.training.weights import TRANSFORMERS, Header, load_strictly, load_weights, read_header, weights_files
+from vae.training.weights import (
+    TRANSFORMERS,
+    Header,
+    check_fit,
+    load_strictly,
+    load_weights,
+    read_header,
+    weights_files,
+)
 
 TRANSFORMER = "transformer.safetensors"
 AVERAGE = "average.safetensors"
 OURS = "dit.json"  # in an exported folder: the defaults of sampling, and how its text was trained
 Settings = TypeVar("Settings", bound=SolverSettings)
+
+
+class Defaults(TypedDict):
+    """The parts of an exported folder's `dit.json`."""
+
+    text: dict
+    flow: dict
+    sampler: dict
+    size: tuple[Frames, Side, Side]
+    fps: Rate
 
 
 class Denoiser(nn.Module):
@@ -159,26 +180,27 @@ def _load_our_model(folder: Path, text_folder: str | None) -> Model:
     file = find_weights(folder)
     tensors, header = load_weights(file, *TRANSFORMERS)
     with naming(file):
-        settings, data = header.settings, header.settings["data"]
+        settings = header.settings
         config, text = (
             from_json(TransformerConfig, settings["model"]),
             from_json(TextConfig, settings["text"]),
         )
         sampler, flow = from_json(SamplerConfig, settings["sampler"]), from_json(FlowConfig, settings["flow"])
-        frames, size, fps = data["frames"], data["size"], data["fps"]
+        data = from_json(DataConfig, settings["data"])
+    check_fit(lambda: Denoiser(config, text, nn.Identity() if text.folder else None), tensors, file)
     denoiser = Denoiser(config, _named_encoder(text, text_folder, header, file))
     denoiser.load_trained_state(tensors, file)
     home = autoencoder_folder(folder)
     autoencoder = load_autoencoder(home)
-    side = round_to(size, autoencoder.compression.token_side)  # clips of files have that area
+    side = round_to(data.size, autoencoder.compression.token_side)  # clips of files have that area
     return Model(
         denoiser=denoiser,
         autoencoder=autoencoder,
         sampler=sampler,
         flow=flow,
         weights="+".join([file_hash(file), stored_hash(home), *_text_hash(denoiser)]),
-        size=(frames, side, side),
-        fps=fps,
+        size=(data.frames, side, side),
+        fps=data.fps,
         settings=settings,
         kind=header.kind,
         facts=header.facts,
@@ -213,20 +235,16 @@ def _load_diffusers_model(folder: Path) -> Model:
     transformer = wan.load_transformer(folder / "transformer")
     shift = wan.scheduler_shift(folder / "scheduler")
     text, sampler = TextConfig(padded=True), SamplerConfig(steps=50, guidance=5.0)
-    flow = FlowConfig(shift=shift, shift_tokens=0)
+    flow = from_json(FlowConfig, {"shift": shift, "shift_tokens": 0}, folder / "scheduler")
     autoencoder = load_autoencoder(folder / "vae", as_shipped=True)
     newer = autoencoder.settings.get("is_residual")  # Wan 2.2 TI2V, whose size is another
     size, fps = ((121, 704, 1280), 24.0) if newer else ((81, 480, 832), 16.0)
     if (folder / OURS).is_file():
-        settings = read_json(folder / OURS)
+        settings = read_json(folder / OURS, Defaults)
         with naming(folder / OURS):
             text = from_json(TextConfig, settings["text"])
             sampler = from_json(SamplerConfig, settings["sampler"])
-            flow, size, fps = (
-                from_json(FlowConfig, settings["flow"]),
-                tuple(settings["size"]),
-                settings["fps"],
-            )
+            flow, size, fps = (from_json(FlowConfig, settings["flow"]), settings["size"], settings["fps"])
     denoiser = Denoiser(replace(transformer.config, depth=0), replace(text, folder=str(folder)))
     denoiser.transformer = transformer
     if autoencoder.channels != transformer.config.latent_channels:

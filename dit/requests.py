@@ -77,7 +77,7 @@ def _of_row(file: Path, row: Row) -> dict:
         raise ValueError(f"{file}, {row.place}, has no prompt")
     if not isinstance(cells["prompt"], list):
         cells["prompt"] = str(cells["prompt"]).strip()
-    one = from_json(Asked, cells, f"{file}, {row.place}: ")
+    one = from_json(Asked, cells, f"{file}, {row.place}")
     if one.image:
         cells["image"] = str(file.parent / one.image)
     return cells

@@ -9,10 +9,14 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Annotated
 
+from annotated_types import Len
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from configs.load import from_json, parse
+from configs.ranges import CountOrZero, Seed
 from configs.sampling import SamplerConfig, SampleSettings
 from dit.condition import Condition
 from dit.generate import Request, decode, generate
@@ -31,6 +35,34 @@ from vae.training.files import check_writable, naming, remove_stale
 from vae.training.progress import progress, say
 
 SHEET_FRAMES = 5
+
+
+class RecordModel(TypedDict):
+    """What a record says of the model, beside its weights."""
+
+    flow: dict
+    text: dict
+
+
+class RecordParts(TypedDict):
+    """The parts of a record that every video has."""
+
+    sample: dict
+    sampler: dict
+    model: RecordModel
+    weights: str
+    frames_sha256: str
+    torch: str
+
+
+class Record(RecordParts, total=False):
+    """The parts of a record by which a video is made again."""
+
+    pack: Annotated[list[tuple[str, str, Seed]], Len(1, 10**6)]  # prompt, negative, seed
+    place: CountOrZero
+    image_png: str
+
+
 PACKED = ("prompt", "negative", "seed")  # what a record has of each video of its packed call
 WITH_AGAIN = {"again", "out", "model", "text_folder", "overwrite", "precision"}  # that --again leaves open
 
@@ -180,7 +212,7 @@ def _check_same_model(settings: SampleSettings, record: dict, model: Model) -> N
             f"{settings.again} was made with other weights than {settings.model}'s: give its model by --model"
         )
     for part in ("flow", "text"):
-        before, now = record["model"].get(part, {}), model.settings[part]
+        before, now = record["model"][part], model.settings[part]
         for name in now:
             if before.get(name) != now[name]:
                 raise ValueError(
@@ -229,12 +261,10 @@ def _sample_again(settings: SampleSettings) -> list[Path]:
                 f"--again samples the same video again, so it takes no {field.name.replace('_', '-')}; "
                 f"only {', '.join(f'--{name}' for name in sorted(WITH_AGAIN - {'again'}))} go with it"
             )
-    record = read_record(video)
-    missing = {"sample", "sampler", "model", "weights", "frames_sha256", "torch"} - set(record)
-    if missing:
-        raise ValueError(f"{video} carries no whole record of `dit sample`: {', '.join(sorted(missing))}")
-    with naming(video):
-        origin = from_json(SampleSettings, record["sample"])
+    record = from_json(Record, read_record(video), f"{video} carries no whole record of `dit sample`")
+    origin = from_json(SampleSettings, record["sample"], f"{video}, sample in its record")
+    if record.get("place", 0) >= len(record.get("pack", [""])):
+        raise ValueError(f"{video} carries a record of place {record['place']}, which its pack has not")
     name = f"{video.name}-again.png" if video.is_dir() else f"{video.stem}-again{video.suffix}"
     out = settings.out if settings.out != default.out else str(video.with_name(name))
     if (
@@ -244,13 +274,20 @@ def _sample_again(settings: SampleSettings) -> list[Path]:
     if origin.image and "image_png" not in record:
         raise ValueError(f"{video} holds no first frame, and its record names one")
     precision = settings.precision if settings.precision != default.precision else origin.precision
-    ours = {"out": out, "model": settings.model, "text_folder": settings.text_folder, "prompts_file": ""}
+    ours = {
+        "number": 1,
+        "out": out,
+        "model": settings.model,
+        "text_folder": settings.text_folder,
+        "prompts_file": "",
+    }
     again = replace(origin, **ours, image="", again=settings.again, precision=precision)
     again = replace(again, overwrite=settings.overwrite)
     with tempfile.TemporaryDirectory() as folder:
         if "image_png" in record:
             image = Path(folder) / "first-frame.png"
-            image.write_bytes(base64.b64decode(record["image_png"]))
+            with naming(video):
+                image.write_bytes(base64.b64decode(record["image_png"]))
             again = replace(again, image=str(image))
         files = sample(again, record)
     if json.loads(sidecar(files[0]).read_text())["frames_sha256"] != record["frames_sha256"]:

@@ -13,7 +13,8 @@ from configs.model import TextConfig
 from dit.byte_t5 import BUCKETS, END, EPS, FARTHEST, PADDING, VOCABULARY, ByteEncoder
 from vae.cache.index import remedy
 from vae.cache.shards import Location, read_row
-from vae.training.files import file_hash, read_json
+from vae.diffusers_folder import read_config
+from vae.training.files import file_hash
 from vae.training.weights import read_model, weights_files
 
 
@@ -135,7 +136,7 @@ def load_pretrained(config: TextConfig) -> PretrainedEncoder:
 
     model_folder = encoder_folder(config)
     kinds = {"t5": T5EncoderModel, "umt5": UMT5EncoderModel}
-    kind = read_json(model_folder / "config.json").get("model_type")
+    kind = str(read_config(model_folder / "config.json").get("model_type"))
     if kind not in kinds:
         raise ValueError(
             f"{model_folder} holds a text encoder of type {kind}; only {' and '.join(kinds)} work"
@@ -155,8 +156,8 @@ def load_pretrained(config: TextConfig) -> PretrainedEncoder:
             local_files_only=True,
             trust_remote_code=False,
         )
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{model_folder} holds no text encoder ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # whatever a foreign folder does wrong is the answer
+        raise ValueError(f"{model_folder} holds no text encoder ({first_line(error)})") from None
     if wrong := sorted(told["missing_keys"]) + sorted(map(str, told["mismatched_keys"])):
         raise ValueError(f"{model_folder} does not fit the text encoder's settings: {wrong[0]} is missing")
     return PretrainedEncoder(config, model.float(), tokenizer)
@@ -170,8 +171,13 @@ def load_tokenizer(config: TextConfig):
     folder = folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{folder} holds no tokenizer ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # whatever a foreign folder does wrong is the answer
+        raise ValueError(f"{folder} holds no tokenizer ({first_line(error)})") from None
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error of transformers says."""
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def cut_note(config: TextConfig, prompts: Iterable[str], what: str = "prompts") -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from configs.load import Positional, parse, to_json
 from configs.protocol import ClipChoice, FvdProtocol, load_protocol
-from configs.ranges import Count, CountOrZero, Positive, Seed
+from configs.ranges import Count, CountOrZero, Frames, Positive, Rate, Seed, Side, Workers
 from configs.scoring import LpipsSettings, ScoringSettings
 from dit import __version__
 from eval.candidates import (
@@ -52,11 +52,11 @@ class CompareVaeSettings(LpipsSettings, ScoringSettings):
     """Videos: a folder of them, a folder of folders of frames, a manifest; or `shapes`, the drawn world."""
     count: Count | None = None
     """Clips, one a video; none: the protocol's number, or all videos, or 32 scenes of the drawn world."""
-    frames: Count = 17
+    frames: Frames = 17
     """Frames of a clip; the nearest number that all autoencoders take is taken."""
-    height: Annotated[int, Ge(SSIM_SIDE)] = 128
+    height: Annotated[Side, Ge(SSIM_SIDE)] = 128
     """Height in pixels, or the nearest that all take; clips are scaled to cover it and the width, and cut."""
-    width: Annotated[int, Ge(SSIM_SIDE)] = 128
+    width: Annotated[Side, Ge(SSIM_SIDE)] = 128
     """Width in pixels, or the nearest that all autoencoders take."""
     stride: Count = 1
     """Step between two frames of a clip."""
@@ -70,11 +70,11 @@ class CompareVaeSettings(LpipsSettings, ScoringSettings):
     """New folder for all originals and reconstructions, as folders of PNG frames."""
     protocol: str = ""
     """Protocol of the FVD of reconstructions, such as ucf101-recon; empty leaves it out."""
-    fps: Positive = 24.0
+    fps: Rate = 24.0
     """Frames in the second of video whose time and memory are measured."""
     repeats: CountOrZero = 3
     """Measurements of time, of which the median counts; 0 leaves time and memory out."""
-    threads: CountOrZero = 1
+    threads: Workers = 1
     """Threads of a CPU that is timed; one is measured in CPU seconds, 0 is all, by the wall clock."""
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from configs.load import parse
 from configs.protocol import load_protocol
-from configs.ranges import Count, CountOrZero
+from configs.ranges import Count, Workers
 from dit.bench.measure import conditions, medians_in_turn, peak_memory, write_figures
 from eval.clips import Clip, choose_clips, find_sources, read_clip
 from eval.cpu import CPU, keep_memory, map_one_thread_each
@@ -33,7 +33,7 @@ class BenchEvalSettings:
     """Clips of the job that is timed."""
     batch: Count = 8
     """Clips in one call of the network on a GPU; a CPU computes each alone."""
-    workers: CountOrZero = 2
+    workers: Workers = 2
     """Processes that read videos while the network computes."""
     repeats: Count = 3
     """Measurements of each side, of which the median counts."""

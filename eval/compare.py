@@ -4,7 +4,9 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.load import Positional, parse
+from typing_extensions import TypedDict
+
+from configs.load import Positional, from_json, parse
 from configs.protocol import differences
 from eval.scoring import DIGITS, aligned
 from vae.training.files import read_json
@@ -18,8 +20,61 @@ class CompareSettings:
     """JSON files that scoring wrote, or folders of `dit eval run`."""
 
 
-NEEDED = {"metric", "value", "protocol", "stamps", "weights"}
 MEASURED = {"psnr": 2, "pooled_psnr": 2, "ssim": 4, "lpips": 4}  # columns of a reconstruction; decimals
+
+
+class Ends(TypedDict):
+    """The ends of an interval."""
+
+    low: float
+    high: float
+
+
+class ScoredProtocol(TypedDict):
+    """What is read of a score's protocol, which as a whole is compared."""
+
+    name: str
+
+
+class ScoredSide(TypedDict, total=False):
+    """What is read of a side."""
+
+    clips: int
+    files_sha256: str
+
+
+class NeededInScore(TypedDict):
+    """The parts of every score."""
+
+    metric: str
+    value: float
+    protocol: ScoredProtocol
+    protocol_sha256: str
+    stamps: list[str]
+    weights: str
+
+
+class Score(NeededInScore, total=False):
+    """The parts of a score that are read."""
+
+    interval: Ends | None
+    real: ScoredSide
+    fake: ScoredSide
+
+
+class Video(TypedDict):
+    """What is read of one video's reconstruction."""
+
+    video: str
+
+
+class Reconstruction(TypedDict):
+    """The parts of a score of reconstructions that are read."""
+
+    metric: str
+    scores: dict[str, float | None]
+    lpips: dict | str | None
+    each: list[Video]
 
 
 def _read_scores(name: str) -> dict[str, dict]:
@@ -37,13 +92,14 @@ def _read_scores(name: str) -> dict[str, dict]:
             metric: _read_scores(str(path.with_name(f"{metric}.json")))[metric] for metric in score["scores"]
         }
     if score.get("metric") == "reconstruction" and {"scores", "lpips", "each"} <= set(score):
-        return {"reconstruction": score} | ({"fvd": score["fvd"]} if score.get("fvd") else {})
-    if not set(score) >= NEEDED:
+        fvd = {"fvd": from_json(Score, score["fvd"], path)} if score.get("fvd") else {}
+        return {"reconstruction": from_json(Reconstruction, score, path)} | fvd
+    if not set(score) >= NeededInScore.__required_keys__:
         raise ValueError(
             f"{name} is no score of `dit eval` fvd, clipsim, is, reconstruction or run: it has no metric, "
             "value, protocol and weights"
         )
-    return {score["metric"]: score}
+    return {score["metric"]: from_json(Score, score, path)}
 
 
 def _identity(score: dict) -> list[dict]:

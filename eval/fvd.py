@@ -8,9 +8,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from typing_extensions import TypedDict
 
-from configs.load import parse
+from configs.load import from_json, parse
 from configs.protocol import FvdProtocol, load_protocol
+from configs.ranges import Count
 from configs.scoring import FeatureSettings, ScoringSettings, inherited
 from eval import panel, report, scoring
 from eval.clips import Clip, Source, choose_clips, find_sources, passed_lines, side_hash
@@ -218,6 +220,28 @@ def _panel_of(settings: FvdSettings, protocol: FvdProtocol, real: Side, weights:
     }
 
 
+class MadeBy(TypedDict):
+    """What made features."""
+
+    protocol: dict
+    weights: str
+
+
+class FeatureSide(TypedDict, total=False):
+    """What saved features say of their side, of which more is shown than read."""
+
+    stamps: list[str]
+    clips: Count
+    passed_over: dict[str, str]
+
+
+class FeatureFacts(TypedDict):
+    """The facts of saved features."""
+
+    names: list[str]
+    side: FeatureSide
+
+
 def _save_features(file: Path, side: Side, protocol: FvdProtocol, weights: str) -> None:
     """Writes features with the protocol and weights that made them."""
     settings = {"protocol": dataclasses.asdict(protocol), "weights": weights}
@@ -228,13 +252,19 @@ def _save_features(file: Path, side: Side, protocol: FvdProtocol, weights: str) 
 def _load_features(file: Path, protocol: FvdProtocol, weights: str) -> Side:
     """Saved features; raises ValueError where another protocol or other weights made them."""
     tensors, header = load_weights(file, "features")
-    about, facts = header.settings, header.facts
+    about = from_json(MadeBy, header.settings, f"{file}, settings in its header")
+    facts = from_json(FeatureFacts, header.facts, f"{file}, facts in its header")
+    values_ND = tensors.get("features", torch.empty(0))
+    if (values_ND.ndim, len(values_ND)) != (2, len(facts["names"])) or not torch.isfinite(values_ND).all():
+        raise ValueError(
+            f"{file} holds no finite features, a row for each of its {len(facts['names'])} names"
+        )
     other = [k for k, v in dataclasses.asdict(protocol).items() if about["protocol"].get(k) != v]
     if other:
         raise ValueError(f"{file} was made under another protocol: {', '.join(other)} differ")
     if about["weights"] != weights:
         raise ValueError(f"{file} was made with other weights")
-    return Side(tensors["features"], tuple(facts["names"]), {"stamps": []} | facts["side"])
+    return Side(values_ND.float(), tuple(facts["names"]), {"stamps": []} | facts["side"])
 
 
 def sentence(result: dict) -> str:

@@ -128,7 +128,7 @@ def test_what_is_wrong_is_said_in_one_sentence(folder, tmp_path, capsys):
     with pytest.raises(ValueError, match="no such manifest"):
         load_manifest(tmp_path / "nowhere.parquet")
     (tmp_path / "text.parquet").write_text("no table")
-    with pytest.raises(ValueError, match="is not a manifest"):
+    with pytest.raises(ValueError, match="is no parquet file"):
         load_manifest(tmp_path / "text.parquet")
 
 

@@ -111,7 +111,7 @@ def test_a_damaged_header_is_named_before_anything_reads_it(tmp_path, settings, 
     file = tmp_path / "w.safetensors"
     header = {"kind": "transformer", "settings": settings, "facts": facts}
     save_file({"a": torch.ones(2)}, file, header)
-    with pytest.raises(ValueError, match=f"^{re.escape(str(file))} has damaged settings or facts"):
+    with pytest.raises(ValueError, match=f"^{re.escape(str(file))}, (settings|facts) in its header"):
         load_weights(file, "transformer")
 
 

@@ -1,6 +1,7 @@
 """diffusers' model folders: `config.json` beside safetensors; and Wan 2.1's autoencoder in one, both ways."""
 
 import json
+import re
 from collections.abc import Mapping, Set
 from pathlib import Path
 
@@ -12,13 +13,14 @@ from configs.model import AutoencoderConfig
 from vae.interface import STATISTICS, Statistics
 from vae.model import Autoencoder
 from vae.training.files import naming, read_json
-from vae.training.weights import load_strictly, read_model
+from vae.training.weights import check_fit, load_strictly, read_model
 
 WAN = "AutoencoderKLWan"
 READ = {"in_channels", "out_channels", "patch_size", "is_residual", "base_dim", "decoder_base_dim", "z_dim"}
 READ |= {"dim_mult", "num_res_blocks", "temperal_downsample", "latents_mean", "latents_std"}
 READ |= {"dropout", "scale_factor_temporal", "scale_factor_spatial"}  # without effect here
 ONLY = {"_class_name": [WAN], "attn_scales": [[]]}
+MOST_BLOCKS, MOST_WIDE = 1000, 2**21  # of a network that a foreign file describes
 
 
 def read_folder(folder: Path) -> tuple[dict, dict[str, Tensor]]:
@@ -26,7 +28,19 @@ def read_folder(folder: Path) -> tuple[dict, dict[str, Tensor]]:
     settings = folder / "config.json"
     if not settings.is_file() or not (tensors := read_model(folder)):
         raise ValueError(f"{folder} is not a diffusers model folder: it needs config.json and *.safetensors")
-    return read_json(settings), tensors
+    return read_config(settings), tensors
+
+
+def read_config(file: Path) -> dict:
+    """The `config.json` of a model; raises ValueError for sizes that no network has, before one is made."""
+    settings = read_json(file)
+    for name, value in settings.items():
+        most = MOST_BLOCKS if re.search("layers|blocks|depth", name) else MOST_WIDE
+        numbers = value if isinstance(value, list) else [value]
+        large = [n for n in numbers if isinstance(n, int | float) and abs(n) > most]
+        if large or len(numbers) > MOST_BLOCKS:
+            raise ValueError(f"{file}: {name} = {value!r}: no network of that size is read")
+    return settings
 
 
 def check_settings(settings: Mapping, read: Set[str], only: Mapping[str, list]) -> None:
@@ -109,7 +123,10 @@ def load_wan(folder: Path) -> Autoencoder:
     """An autoencoder from a diffusers Wan pipeline's `vae` folder; raises ValueError naming it."""
     settings, tensors = read_folder(folder)
     with naming(folder):
-        model = Autoencoder(autoencoder_config(settings))
+        config = autoencoder_config(settings)
+    check_fit(lambda: Autoencoder(config), tensors, folder, absent=STATISTICS)
+    with naming(folder):
+        model = Autoencoder(config)
         model.set_statistics(Statistics(tuple(settings["latents_mean"]), tuple(settings["latents_std"])))
     load_strictly(model, tensors, folder, absent=STATISTICS)
     return model

@@ -21,6 +21,7 @@ from vae.training.files import file_hash, naming, read_json, whole
 from vae.training.weights import (
     AUTOENCODERS,
     Header,
+    check_fit,
     load_strictly,
     load_weights,
     save_weights,
@@ -117,7 +118,9 @@ def _load_ours(path: Path) -> Autoencoder:
     """
     tensors, header = load_weights(path, *AUTOENCODERS)
     with naming(path):
-        autoencoder = Autoencoder(from_json(AutoencoderConfig, header.settings["model"]))
+        config = from_json(AutoencoderConfig, header.settings["model"], path)
+    check_fit(lambda: Autoencoder(config), tensors, path)
+    autoencoder = Autoencoder(config)
     load_strictly(autoencoder, tensors, path)
     check_measured(autoencoder, path, header)
     return autoencoder
@@ -128,7 +131,7 @@ def check_measured(autoencoder: Autoencoder, path: Path, header: Header) -> None
     if header.kind == "autoencoder checkpoint" and not autoencoder.measured:
         raise ValueError(
             f"{path} is of a checkpoint, and its latents' statistics are measured when its run ends: "
-            f"finish that, with --train.steps {header.facts['step']} to end here"
+            f"finish that, with --train.steps {header.facts.get('step')} to end here"
         )
 
 

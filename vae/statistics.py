@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from vae.interface import Statistics, VideoAutoencoder
 from vae.training.files import file_hash, naming, read_json, write_json
@@ -14,6 +15,15 @@ from vae.training.weights import weights_files
 FILE = "latent_statistics.json"
 VERSION = 1  # of that file
 FLAT = 1e-6  # std, in units of the mean or 1, of a channel that varies by rounding alone
+
+
+class Measured(TypedDict):
+    """The parts of that file."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    weights: str
+    version: int
 
 
 def posterior_sums(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -66,21 +76,15 @@ def read_statistics(folder: Path, channels: int) -> Statistics | None:
     file = folder / FILE
     if not file.is_file():
         return None
-    values = read_json(file)
+    values = read_json(file, Measured)
     again = f"measure again: dit vae stats {folder} --data MANIFEST, or remove the file"
-    mean, std = (tuple(_as_list(values.get(key))) for key in ("mean", "std"))
-    if len(mean) != channels or len(std) != channels or values.get("version") != VERSION:
+    mean, std = values["mean"], values["std"]
+    if len(mean) != channels or len(std) != channels or values["version"] != VERSION:
         raise ValueError(f"{file} holds no mean and std of {channels} channels; {again}")
-    if values.get("weights") != _weights_hash(folder):
+    if values["weights"] != _weights_hash(folder):
         raise ValueError(f"{file} was measured of other weights than lie beside it; {again}")
     with naming(file):
         return checked(Statistics(mean, std))
-
-
-def _as_list(values) -> list[float]:
-    """The numbers of a list out of JSON; of anything else none."""
-    good = isinstance(values, list) and all(type(value) in (int, float) for value in values)
-    return [float(value) for value in values] if good else []
 
 
 def checked(statistics: Statistics) -> Statistics:

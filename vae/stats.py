@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from configs.data import DataConfig
 from configs.load import Positional, parse, to_json
-from configs.ranges import Count, CountOrZero, Positive, Seed
+from configs.ranges import Count, Frames, Rate, Seed, Side, Workers
 from vae.compression import Compression
 from vae.data.clips import SHAPES, DrawnWorld, VideoFiles, batches, check_data, files_hash
 from vae.load import BUILTIN, find_autoencoder, load_autoencoder
@@ -39,15 +39,15 @@ class StatsSettings:
     """Manifest of the clips, or a folder that holds one (`dit data index FOLDER`); or `shapes`."""
     count: Count = 64
     """Clips to measure; where the manifest has fewer files, several clips of each."""
-    frames: Count = 17
+    frames: Frames = 17
     """Maximum frames of a clip, a length that the autoencoder takes; a shorter video gives what it has."""
-    size: Count = 256
+    size: Side = 256
     """Side in pixels of the square whose area a clip has."""
-    fps: Positive = 8.0
+    fps: Rate = 8.0
     """Frames per second of a clip."""
     seed: Seed = 0
     """Seed of the order of the files and of which part of each is taken."""
-    workers: CountOrZero = 0
+    workers: Workers = 0
     """Processes that read videos ahead; 0 reads in the measuring process."""
     replace: bool = False
     """Also replace statistics that the autoencoder has already, though models may depend on those."""

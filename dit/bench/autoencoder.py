@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from configs.load import parse
 from configs.model import SMALL, TINY, WAN, AutoencoderConfig
-from configs.ranges import Count
+from configs.ranges import Count, Frames, Side, Threads
 from dit.bench import measure
 from vae import tiles
 from vae.data.manifest import NAME, find_files, load_manifest
@@ -37,9 +37,9 @@ class BenchVaeSettings:
     """Which autoencoders: the built-in one's shape, a third of Wan's width, Wan 2.1's."""
     precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
     """Precisions of weights and computation; tiles are compared in fp32."""
-    frames: Count = 17
+    frames: Frames = 17
     """Frames of the clip beside diffusers, and of each real one; 1 + 4k."""
-    size: Count = 192
+    size: Side = 192
     """Height and width in pixels of the clip beside diffusers."""
     lengths: tuple[Count, ...] = (17, 81, 321)
     """Frames of the videos of 256 x 256 whose memory is compared, each 1 + 4k."""
@@ -53,7 +53,7 @@ class BenchVaeSettings:
     """Maximum side of a tile in latents."""
     repeats: Count = 3
     """Measurements of each side; the median is reported."""
-    threads: Count | None = None
+    threads: Threads | None = None
     """Threads on a CPU; none: all, measured by the wall clock; one is measured in CPU seconds."""
     json: str = ""
     """File for all figures; empty writes none."""

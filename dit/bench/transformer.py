@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from configs.load import Positional, load_run, parse
 from configs.model import TransformerConfig
-from configs.ranges import Count
+from configs.ranges import Count, Threads
 from configs.train import OptimizerConfig, TransformerRun
 from dit.attention import BACKENDS, Lengths, choose_attention
 from dit.bench import measure
@@ -39,7 +39,7 @@ class BenchSettings:
     """Text tokens of a clip."""
     repeats: Count = 7
     """Measurements of each side; the median is reported."""
-    threads: Count = 1
+    threads: Threads = 1
     """Threads on a CPU; one is measured in CPU seconds, which a busy machine does not disturb."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run; `auto` is the GPU where there is one."""

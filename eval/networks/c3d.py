@@ -1,6 +1,7 @@
 """C3D (Tran et al. 2015) fine-tuned on UCF-101, as TGANv2's code runs it for the Inception score."""
 
 import math
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vae.convolution import conv3d
+from vae.training.files import DAMAGE, check_unfolded
 from vae.training.weights import check_finite, check_pointer
 
 CLASSES = 101
@@ -86,11 +88,12 @@ def read_c3d(weights: Path, mean: Path) -> tuple[dict[str, Tensor], Tensor]:
 
 def _read_arrays(file: Path) -> dict[str, Tensor]:
     """The arrays of an .npz file of numbers; raises ValueError for another file."""
+    check_unfolded(file)
     try:
         check_pointer(file)
         with numpy.load(file, allow_pickle=False) as arrays:
             tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, *DAMAGE, MemoryError, zlib.error) as error:
         raise ValueError(f"{file} is no .npz file of numbers: {error}") from None
     check_finite(tensors, file)
     return tensors

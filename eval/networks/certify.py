@@ -11,7 +11,7 @@ from torch import Tensor
 from eval.networks.c3d import read_c3d, seeded_c3d
 from eval.networks.i3d import I3D, SCOPE, seeded_tensors, table
 from vae.quality.networks import find_weights
-from vae.training.files import file_hash
+from vae.training.files import check_unfolded, file_hash
 from vae.training.weights import read_tensors as read_weights
 from vae.training.weights import tensors_hash
 
@@ -24,6 +24,7 @@ def read_tensors(file: Path) -> dict[str, numpy.ndarray]:
     Takes safetensors, PyTorch's files (`weights_only`), TorchScript archives, of which only the bytes
     of storages are read (flat, numbers for names), and the data file of a TensorFlow checkpoint of I3D.
     """
+    check_unfolded(file)
     try:
         if file.stat().st_size == sum(4 * numpy.prod(row["shape"]) for row in table().values()):
             return dict(slices(file))

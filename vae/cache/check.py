@@ -6,17 +6,21 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Len
 from safetensors.torch import load_file
 from torch import Tensor
+from typing_extensions import TypedDict
 
-from configs.load import Positional, parse
+from configs.load import Positional, from_json, parse
+from configs.ranges import Count, Side
 from vae.cache.encoding import clip_key, text_key
-from vae.cache.index import locations_in, read_index
-from vae.cache.shards import DTYPES, LATENTS, Location, read_locations, shard_files, shard_name
+from vae.cache.index import EncoderFacts, locations_in, read_index
+from vae.cache.shards import DTYPES, LATENTS, TEXTS, Location, read_locations, shard_files, shard_name
 from vae.compression import Compression
-from vae.training.files import TEMPORARY
+from vae.training.files import TEMPORARY, naming
 from vae.training.progress import progress
 from vae.training.weights import Header, tensors_hash
 
@@ -29,6 +33,49 @@ class CheckSettings:
     """Folder of the cache."""
 
 
+class Clip(TypedDict):
+    """What a clip is."""
+
+    file: str
+    frames: tuple[int, ...] | int
+    size: tuple[Side, Side]
+
+
+class Caption(TypedDict):
+    """What a caption is."""
+
+    text: str
+
+
+class Latents(TypedDict):
+    """The facts of a shard of clips."""
+
+    rows: dict[str, Clip]
+    sha256: str
+
+
+class Texts(TypedDict):
+    """The facts of a shard of captions."""
+
+    rows: dict[str, Caption]
+    sha256: str
+
+
+class LatentsMade(TypedDict):
+    """What a shard of clips was made with."""
+
+    autoencoder: str
+    dtype: Literal["fp16", "bf16", "fp32"]
+    compression: Annotated[tuple[Count, ...], Len(2, 3)]
+
+
+class TextsMade(EncoderFacts):
+    """What a shard of captions was made with."""
+
+    dtype: Literal["fp16", "bf16", "fp32"]
+
+
+PARTS = {LATENTS: (LatentsMade, Latents), TEXTS: (TextsMade, Texts)}  # of a shard's header
 MEND = "delete it, and give the `dit vae encode` command again"
 AGAIN = "give the `dit vae encode` command again"
 
@@ -37,13 +84,13 @@ def check(settings: CheckSettings) -> None:
     """Names what is wrong with a cache, a line each, then raises ValueError; or says that nothing is."""
     if not settings.cache:
         raise ValueError("give a cache, `dit data check CACHE`")
-    table, about, folder = read_index(settings.cache)
+    in_index, about, folder = read_index(settings.cache)
     files, rows, problems = shard_files(folder), {}, []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for names, wrong in progress(pool.map(_check_shard, files), "shards", len(files), unit="shard"):
             rows |= names
             problems += wrong
-    problems += _wrong_in_index(table.to_pylist(), about, rows, folder)
+    problems += _wrong_in_index(in_index, about, rows, folder)
     left = (path for path in sorted(folder.iterdir()) if TEMPORARY.fullmatch(path.name))
     problems += [f"{path} is half-written: its `dit vae encode` command removes it" for path in left]
     for line in problems:
@@ -63,10 +110,14 @@ def _check_shard(file: Path) -> tuple[dict[Location, tuple[str, str]], list[str]
     """What an index may call each row of a shard, key or caption, by location; and what is wrong there."""
     try:
         locations, header = read_locations(file)
-        tensors = load_file(file)
+        with naming(file):
+            tensors = load_file(file)
+        settings, facts = PARTS[header.kind]
+        header = Header(
+            header.kind, from_json(settings, header.settings, file), from_json(facts, header.facts, file)
+        )
         what, digest = header.facts["rows"], header.facts["sha256"]
-        dtype = DTYPES[header.settings["dtype"]]
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, OSError) as error:
         return {}, [f"{file} cannot be read ({error}): {MEND}"]
     if locations.keys() != what.keys() or file.name != shard_name(header.kind, locations):
         return {}, [f"{file} holds other rows than its name and header say: {MEND}"]
@@ -76,23 +127,27 @@ def _check_shard(file: Path) -> tuple[dict[Location, tuple[str, str]], list[str]
     wrong = [
         f"{file}: row {key[:12]} {fault}: {MEND}"
         for key, tensor in tensors.items()
-        for fault in _faults(key, tensor, what[key], header, dtype)
+        for fault in _faults(key, tensor, what[key], header)
     ]
     return names, wrong
 
 
-def _faults(key: str, row: Tensor, what: dict, header: Header, dtype: torch.dtype) -> Iterator[str]:
+def _faults(key: str, row: Tensor, what: dict, header: Header) -> Iterator[str]:
     """What is wrong with a row, by what its shard's header says that it is."""
     about = header.settings
     if header.kind == LATENTS:
         frames = what["frames"] if isinstance(what["frames"], int) else len(what["frames"])
-        size = Compression(*about["compression"]).latent_size(frames, *what["size"])
+        try:
+            size = Compression(*about["compression"]).latent_size(frames, *what["size"])
+        except ValueError as error:
+            yield f"is of a clip that has no latents ({error})"
+            return
         fits = row.ndim == 5 and len(row) == 2 and tuple(row.shape[2:]) == tuple(size)
         expected = clip_key(what, about["autoencoder"], about["dtype"])
     else:
         fits = row.ndim == 2
         expected = text_key(what["text"], about)
-    if not fits or row.dtype != dtype:
+    if not fits or row.dtype != DTYPES[about["dtype"]]:
         yield f"is {tuple(row.shape)} in {row.dtype}, which it cannot be"
     if key != expected:
         yield "is not what its key says"

@@ -1,16 +1,64 @@
 """The index of a latent cache: its files, and where their clips and captions lie."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
-from vae.cache.shards import FORMAT, Location, shard_files
+from typing_extensions import TypedDict
+
+from configs.load import from_json, parse_json
+from configs.ranges import CountOrZero, Frames, Rate, Side, Width
+from vae.cache.shards import DTYPES, FORMAT, Location, shard_files
 from vae.data.manifest import relative
-from vae.training.files import write_whole
+from vae.data.parquet import check_columns, read_parquet
+from vae.training.files import below, naming, write_whole
 
 INDEX = "index.parquet"
 MARK = b"latent cache"  # in the index's metadata
+
+
+AGAIN = "give its `dit vae encode` command again"
+SHARD = r"[a-z]+-[0-9a-f]{24}\.safetensors"
+
+
+class Sampling(TypedDict):
+    """The settings of the data that say which clips a cache has."""
+
+    frames: Frames
+    size: Side
+    fps: Rate
+    clips_per_file: CountOrZero
+
+
+class EncoderFacts(TypedDict):
+    """What a cache's embeddings depend on."""
+
+    encoder: str
+    files: str
+    max_tokens: Width
+    padded: bool
+
+
+class Provenance(TypedDict):
+    """What a cache was made with."""
+
+    data: Sampling
+    autoencoder: str
+    name: str
+    dtype: Literal["fp16", "bf16", "fp32"]
+    text: EncoderFacts | None
+
+
+class About(TypedDict):
+    """The metadata of an index."""
+
+    format: int
+    provenance: Provenance
+    empty: Location | None
+    shards: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -56,7 +104,6 @@ def save_index(folder: Path, files: list[CachedFile], provenance: dict, empty: L
     locations = [location for file in files for location in (*file.clips, *file.texts)]
     names = sorted({location.shard for location in [*locations, *([empty] if empty else [])]})
     numbers = {name: k for k, name in enumerate(names)}
-    home = folder.resolve()
 
     def columns(prefix: str, given: Sequence[Location]) -> dict:
         return {
@@ -68,7 +115,7 @@ def save_index(folder: Path, files: list[CachedFile], provenance: dict, empty: L
 
     rows = [
         {
-            "path": relative(file.path, home),
+            "path": relative(file.path, folder),
             "sha256": file.sha256,
             "captions": list(file.captions),
             "keys": list(file.keys),
@@ -78,17 +125,24 @@ def save_index(folder: Path, files: list[CachedFile], provenance: dict, empty: L
         | columns("text", file.texts)
         for file in files
     ]
+    about = {"format": FORMAT, "provenance": provenance, "empty": asdict(empty) if empty else None}
+    about["shards"] = {name: (folder / name).stat().st_size for name in names}
+    schema = pyarrow.schema(list(_types().items()), metadata={MARK: json.dumps(about)})
+    table = pyarrow.Table.from_pylist(rows, schema)
+    write_whole(folder / INDEX, lambda temporary: pyarrow.parquet.write_table(table, temporary))
+
+
+def _types() -> dict:
+    """The type of every column."""
+    import pyarrow
+
     text, number = pyarrow.string(), pyarrow.int64()
     kinds = {"path": text, "sha256": text, "reason": text}
     kinds |= {"captions": pyarrow.list_(text), "keys": pyarrow.list_(text)}
     for prefix in ("clip", "text"):
         kinds |= {f"{prefix}_{what}": pyarrow.list_(number) for what in ("shard", "offset")}
         kinds |= {f"{prefix}_{what}": pyarrow.list_(pyarrow.list_(number)) for what in ("shape", "crc32")}
-    about = {"format": FORMAT, "provenance": provenance, "empty": asdict(empty) if empty else None}
-    about["shards"] = {name: (folder / name).stat().st_size for name in names}
-    schema = pyarrow.schema(list(kinds.items()), metadata={MARK: json.dumps(about)})
-    table = pyarrow.Table.from_pylist(rows, schema)
-    write_whole(folder / INDEX, lambda temporary: pyarrow.parquet.write_table(table, temporary))
+    return kinds
 
 
 def _index_file(source: str | Path) -> Path:
@@ -112,12 +166,13 @@ def is_cache(source: str | Path) -> bool:
 
 def load_cache(source: str | Path) -> Cache:
     """A cache by its index; raises ValueError where there is none, or a shard is not there as it was."""
-    table, about, folder = read_index(source)
+    rows, about, folder = read_index(source)
     sizes = about["shards"]
     for name, size in sizes.items():
         if not (folder / name).is_file() or (folder / name).stat().st_size != size:
             raise ValueError(f"{folder / name} is not there as it was: {remedy(folder)}")
     names = list(sizes)
+    empty = about["empty"]
     files = [
         CachedFile(
             captions=tuple(row["captions"]),
@@ -128,47 +183,48 @@ def load_cache(source: str | Path) -> Cache:
             clips=locations_in(row, "clip", names),
             texts=locations_in(row, "text", names),
         )
-        for row in table.to_pylist()
+        for row in rows
     ]
-    empty = about["empty"] and Location(
-        **{name: tuple(v) if isinstance(v, list) else v for name, v in about["empty"].items()}
-    )
+    itemsize = DTYPES[about["provenance"]["dtype"]].itemsize
+    of_files = [location for file in files for location in (*file.clips, *file.texts)]
+    for location in of_files + ([empty] if empty else []):
+        end = location.offset + math.prod(location.shape) * itemsize
+        if location.offset < 0 or min(location.shape, default=0) < 1 or end > sizes.get(location.shard, 0):
+            raise ValueError(f"{folder / INDEX} lists a row outside {location.shard}: {remedy(folder)}")
     return Cache(folder, files, about["provenance"], empty)
 
 
 def locations_in(row: dict, prefix: str, names: Sequence[str]) -> tuple[Location, ...]:
     """Where the clips or the captions of a row of the index lie."""
-    columns = zip(*(row[f"{prefix}_{what}"] for what in ("shard", "offset", "shape", "crc32")), strict=True)
+    parts = [row[f"{prefix}_{what}"] for what in ("shard", "offset", "shape", "crc32")]
+    if len(set(map(len, parts))) > 1 or any(not 0 <= shard < len(names) for shard in parts[0]):
+        raise ValueError(f"the index of {row['path']} lists {prefix}s in no shard: {AGAIN}")
+    columns = zip(*parts, strict=True)
     return tuple(
         Location(names[shard], offset, tuple(shape), tuple(crc32)) for shard, offset, shape, crc32 in columns
     )
 
 
-def read_index(source: str | Path) -> tuple[object, dict, Path]:
-    """The table of an index, what its metadata say, and its folder."""
-    import pyarrow
-    import pyarrow.parquet
-
+def read_index(source: str | Path) -> tuple[list[dict], About, Path]:
+    """The rows of an index, what its metadata say, and its folder; ValueError where it is not as written."""
     file = _index_file(source)
     if not file.is_file():
         if Path(source).is_dir() and shard_files(Path(source)):
-            again = "give its `dit vae encode` command again"
-            raise ValueError(f"{source} has shards and no {INDEX}, its encoding did not end: {again}")
+            raise ValueError(f"{source} has shards and no {INDEX}, its encoding did not end: {AGAIN}")
         raise ValueError(f"{source}: no such cache; make one with `dit vae encode MANIFEST --out CACHE`")
-    try:
-        table = pyarrow.parquet.read_table(file)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{file} is damaged ({error}): give its `dit vae encode` command again") from None
+    table = read_parquet(file, AGAIN)
     if MARK not in (table.schema.metadata or {}):
         raise ValueError(
             f"{file} is no index of a cache; make one with `dit vae encode MANIFEST --out CACHE`"
         )
-    about = json.loads(table.schema.metadata[MARK])
+    about = from_json(About, parse_json(table.schema.metadata[MARK], file), file)
     if about["format"] != FORMAT:
-        raise ValueError(
-            f"{file} is of another version of this code: give its `dit vae encode` command again"
-        )
-    return table, about, file.parent
+        raise ValueError(f"{file} is of another version of this code: {AGAIN}")
+    for name in about["shards"]:
+        below(file.parent, name, SHARD)
+    table = check_columns(table, _types(), file, AGAIN)
+    with naming(file):
+        return table.to_pylist(), about, file.parent
 
 
 def remedy(folder: Path) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from configs.load import parse_json
 from vae.training.files import naming
 from vae.training.weights import Header, read_header, save_weights, tensors_hash
 
@@ -69,7 +70,7 @@ def read_locations(file: Path) -> tuple[dict[str, Location], Header]:
     header = read_header(file, LATENTS, TEXTS)
     with open(file, "rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
-        table = json.loads(opened.read(length))
+        table = parse_json(opened.read(length), file)
     locations = {}
     with naming(file):
         for key in table.keys() - {"__metadata__"}:

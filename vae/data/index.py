@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from configs.load import Positional, parse
-from configs.ranges import CountOrZero
+from configs.ranges import Workers
 from vae.data.captions import find_captions, find_tables
 from vae.data.images import IMAGES
 from vae.data.manifest import HALF, NAME, Entry, passed_over, save_manifest, walk
@@ -27,7 +27,7 @@ class IndexSettings:
     """Folder of videos and images; a clip's captions are the lines of its `.txt` file, or in a table."""
     out: str = ""
     """File to write; empty writes `manifest.parquet` in the folder, where `--data.source FOLDER` finds it."""
-    workers: CountOrZero = 0
+    workers: Workers = 0
     """Files decoded at the same time; 0 takes as many as there are cores."""
 
 

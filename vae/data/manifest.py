@@ -6,15 +6,31 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 
+from configs.load import from_json, parse_json
 from vae.data.images import IMAGES
+from vae.data.parquet import check_columns, check_ranges, read_parquet
 from vae.data.video import VIDEOS, Probe
-from vae.training.files import write_whole
+from vae.training.files import below, naming, write_whole
 
 NAME = "manifest.parquet"
 COLUMNS = ("path", *(field.name for field in fields(Probe)), "captions")
 LEFT_OUT = b"left_out"  # in the file's metadata: what of its folder was left out, so that the rest is new
+ROOT = b"root"  # in the metadata: the folder that paths are from, where it is not the manifest's own
+AGAIN = "make it again with `dit data index FOLDER`"
+READERS = ("decord", "sequential", "image", "animation")
+RANGES = {  # of numbers, from which memory is taken
+    "frames": (1, 10**8),
+    "fps": (0.0, 1e6),
+    "height": (1, 2**16),
+    "width": (1, 2**16),
+    "duration": (0.0, 1e9),
+    "bytes": (0, 2**60),
+    "stream": (0, 10**4),
+    "streams": (0, 10**4),
+}
 HALF = re.compile("[\ud800-\udfff]")  # a surrogate, half of a character, which no file can hold
 
 
@@ -75,9 +91,21 @@ def passed_over(folder: Path, there: list[Path], files: list[Path]) -> list[Path
     return [path for path in there if path not in known]
 
 
+def _types() -> dict:
+    """The type of every column."""
+    import pyarrow
+
+    types = {"captions": pyarrow.list_(pyarrow.string()), "path": pyarrow.string()}
+    of_python = {int: pyarrow.int64(), float: pyarrow.float64(), str: pyarrow.string()}
+    of_python[bytes] = pyarrow.binary()
+    types |= {field.name: of_python[field.type] for field in fields(Probe)}
+    return {name: types[name] for name in COLUMNS}
+
+
 def save_manifest(file: Path, entries: list[Entry], left_out: Sequence[Path] | None = None) -> None:
     """Writes entries as parquet, their paths relative to the manifest's own folder.
 
+    Where some lie outside it, they are relative to the folder that holds all, which the metadata name.
     Where it is of all that its folder holds, the files `left_out` let it tell what is new. Half characters in
     captions become U+FFFD, and it says so.
     """
@@ -88,18 +116,16 @@ def save_manifest(file: Path, entries: list[Entry], left_out: Sequence[Path] | N
     if halves:
         more = f" and {len(halves) - 1} more" if len(halves) > 1 else ""
         print(f"note: half a character in the captions of {halves[0]}{more}: U+FFFD instead", file=sys.stderr)
-    home = file.parent
+    home, about = file.parent, {}
+    if any(relative(entry.path, home).startswith("../") for entry in entries):
+        root = Path(os.path.commonpath([entry.path.parent.resolve() for entry in entries]))
+        home, about = root, {ROOT: os.path.relpath(root, home.resolve())}
     rows = [asdict(e) | {"path": relative(e.path, home)} for e in entries]
     for row in rows:
         row["captions"] = [HALF.sub("\ufffd", caption) for caption in row["captions"]]
-    types = {"captions": pyarrow.list_(pyarrow.string()), "path": pyarrow.string()}
-    of_python = {int: pyarrow.int64(), float: pyarrow.float64(), str: pyarrow.string()}
-    of_python[bytes] = pyarrow.binary()
-    types |= {field.name: of_python[field.type] for field in fields(Probe)}
-    schema = pyarrow.schema([(name, types[name]) for name in COLUMNS])
     if left_out is not None:
-        schema = schema.with_metadata({LEFT_OUT: json.dumps([relative(path, home) for path in left_out])})
-    table = pyarrow.Table.from_pylist(rows, schema)
+        about |= {LEFT_OUT: json.dumps([relative(path, home) for path in left_out])}
+    table = pyarrow.Table.from_pylist(rows, pyarrow.schema(list(_types().items()), metadata=about))
     write_whole(file, lambda temporary: pyarrow.parquet.write_table(table, temporary))
 
 
@@ -111,9 +137,9 @@ def relative(path: Path, home: Path) -> str:
     return Path(os.path.relpath(path.parent.resolve() / path.name, home.resolve())).as_posix()
 
 
-def _new_files(home: Path, left_out: bytes, entries: list[Entry]) -> list[Path]:
+def _new_files(home: Path, left_out: list[str], entries: list[Entry]) -> list[Path]:
     """The videos and images of a folder that are neither in its manifest nor were left out of it."""
-    known = {entry.path for entry in entries} | {home / path for path in json.loads(left_out)}
+    known = {entry.path for entry in entries} | {home / path for path in left_out}
     return [path for path in find_files(home) if path not in known]
 
 
@@ -122,34 +148,50 @@ def load_manifest(source: str | Path) -> list[Entry]:
 
     Raises ValueError where there is none of ours.
     """
-    import pyarrow
-    import pyarrow.parquet
-
     file = Path(source)
     if file.is_dir():
         file = file / NAME
         if not file.is_file():
             raise ValueError(f"{source} holds no {NAME}: make one with `dit data index {source}`")
-    if not file.is_file():
+    if not file.exists():
         raise ValueError(f"{source}: no such manifest or folder of videos")
-    try:
-        table = pyarrow.parquet.read_table(file)
-    except pyarrow.ArrowException as error:
-        raise ValueError(
-            f"{file} is not a manifest: {error}; make one with `dit data index FOLDER`"
-        ) from None
-    missing = [name for name in COLUMNS if name not in table.column_names]
-    if missing:
-        raise ValueError(f"{file} has no column {missing[0]}: make it again with `dit data index FOLDER`")
-    rows = table.select(COLUMNS).to_pylist()
-    if not rows:
-        raise ValueError(f"{file} lists no file")
-    home = file.parent
-    entries = [
-        Entry(**row | {"path": home / row["path"], "captions": tuple(row["captions"])}) for row in rows
-    ]
-    left_out = (table.schema.metadata or {}).get(LEFT_OUT)
-    if left_out and (new := _new_files(home, left_out, entries)):
+    table = check_columns(read_parquet(file, AGAIN), _types(), file, AGAIN)
+    check_ranges(table, RANGES, file)
+    with naming(file):
+        rows, about = table.to_pylist(), table.schema.metadata or {}
+        if not rows:
+            raise ValueError("it lists no file")
+        root = file.parent / about.get(ROOT, b".").decode()
+        entries = [
+            Entry(**row | {"path": below(root, row["path"]), "captions": tuple(row["captions"])})
+            for row in rows
+        ]
+    for entry in entries:
+        _check_entry(entry, file)
+    if ROOT in about:
+        _note_root(file, root)
+    left_out = about.get(LEFT_OUT)
+    if left_out and (
+        new := _new_files(root, from_json(list[str], parse_json(left_out, file), file), entries)
+    ):
         more = f" and {len(new) - 1} more" if len(new) > 1 else ""
         print(f"note: {file} is older than {new[0]}{more}: run `dit data index` again", file=sys.stderr)
     return entries
+
+
+def _check_entry(entry: Entry, file: Path) -> None:
+    """Raises ValueError where a row cannot be of the file that it names."""
+    size, pictures = 4 * entry.frames, entry.reader in ("image", "animation")
+    sizes = {len(entry.checksums), len(entry.times)} <= {0, size} and (pictures or entry.checksums)
+    if not sizes or entry.reader not in READERS:
+        raise ValueError(
+            f"{file}: {entry.path} has checksums, times or a reader that it cannot have: {AGAIN}"
+        )
+    if entry.path.suffix.lower() not in (IMAGES if pictures else VIDEOS):
+        raise ValueError(f"{file} lists {entry.path}, whose name is none of a video or image: {AGAIN}")
+
+
+@lru_cache
+def _note_root(file: Path, root: Path) -> None:
+    """Says once that a manifest lists files outside its folder, which whoever wrote it chose."""
+    print(f"note: {file} lists files in {root}", file=sys.stderr)

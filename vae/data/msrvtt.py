@@ -1,13 +1,15 @@
 """`dit data msrvtt ROOT`: a manifest of MSR-VTT's videos by its official annotation files, with captions."""
 
-import json
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from configs.load import Positional, parse
-from configs.ranges import CountOrZero
+from typing_extensions import TypedDict
+
+from configs.load import Positional, from_json, parse, parse_json
+from configs.ranges import Workers
 from vae.data.index import one_each, probe_all, write_manifest
 from vae.data.manifest import NAME
 from vae.data.tables import few, read_text
@@ -24,8 +26,33 @@ class MsrvttSettings:
     """Which videos."""
     out: str = ""
     """File to write; empty is manifest.parquet in the folder."""
-    workers: CountOrZero = 0
+    workers: Workers = 0
     """Threads that probe files; 0 is one for each core."""
+
+
+NAMED = re.compile(r"[\w-]{1,100}")  # a video, whose name becomes that of a file
+
+
+class Video(TypedDict):
+    """A video of an annotation file."""
+
+    video_id: str
+    split: str
+
+
+class Sentence(TypedDict):
+    """A caption of an annotation file."""
+
+    video_id: str
+    sen_id: int
+    caption: str
+
+
+class Annotations(TypedDict):
+    """The parts of an annotation file."""
+
+    videos: list[Video]
+    sentences: list[Sentence]
 
 
 FILES = {"train": "train_val_videodatainfo.json", "test": "test_videodatainfo.json"}
@@ -46,14 +73,15 @@ def read_annotations(root: Path, split: str) -> dict[str, list[str]]:
         if not files:
             raise ValueError(f"{root} holds no {name}: it is MSR-VTT's annotation file")
         try:
-            values = json.loads(read_text(files[0]))
-            videos = {v["video_id"] for v in values["videos"] if v["split"] in parts}
-            rows = sorted(values["sentences"], key=lambda row: (row["video_id"], row["sen_id"]))
-            rows = [(row["video_id"], " ".join(row["caption"].split())) for row in rows]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{files[0]} is no annotation file of MSR-VTT: {type(error).__name__} {error}"
-            ) from None
+            values = from_json(Annotations, parse_json(read_text(files[0]), files[0]), files[0])
+        except ValueError as error:
+            raise ValueError(f"{error}: it is no annotation file of MSR-VTT") from None
+        for name in (video["video_id"] for video in values["videos"]):
+            if not NAMED.fullmatch(name):
+                raise ValueError(f"{files[0]}: {name!r} is no name of a video of MSR-VTT, such as video7010")
+        videos = {v["video_id"] for v in values["videos"] if v["split"] in parts}
+        rows = sorted(values["sentences"], key=lambda row: (row["video_id"], row["sen_id"]))
+        rows = [(row["video_id"], " ".join(row["caption"].split())) for row in rows]
         captions |= {name: [] for name in videos}
         for video, caption in rows:
             if video in videos:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from configs.load import Positional, parse
-from configs.ranges import CountOrZero
+from configs.ranges import Workers
 from vae.data.index import one_each, probe_all, write_manifest
 from vae.data.manifest import NAME
 from vae.data.tables import few, lines_of, read_text
@@ -28,7 +28,7 @@ class Ucf101Settings:
     """Captions: a sentence of ours for each class, or its bare name."""
     out: str = ""
     """File to write; empty is manifest.parquet in the folder."""
-    workers: CountOrZero = 0
+    workers: Workers = 0
     """Threads that probe files; 0 is one for each core."""
 
 
@@ -37,7 +37,7 @@ PROMPTS = json.loads(Path(__file__).with_name("ucf101_prompts.json").read_text()
 VERSION = 1
 SPLITS = ("all", *(f"{part}{number}" for part in ("train", "test") for number in (1, 2, 3)))
 CLASSES, VIDEOS = 101, 13320
-NAMED = re.compile(r"v_[A-Za-z]+_g\d\d_c\d\d\.avi")
+NAMED = re.compile(r"[A-Za-z]+/v_[A-Za-z]+_g\d\d_c\d\d\.avi")
 
 
 def read_classes(lists: Path) -> list[str]:
@@ -55,7 +55,7 @@ def read_split(lists: Path, split: str) -> list[str]:
         file = lists / f"{part[:-1]}list0{part[-1]}.txt"
         for line in _read_lines(file):
             name = line.split()[0]
-            if name.count("/") != 1 or not NAMED.fullmatch(name.split("/")[1]):
+            if not NAMED.fullmatch(name):
                 raise ValueError(f"{file}: {line!r} is no CLASS/v_CLASS_gXX_cYY.avi")
             names.append(name)
     return sorted(names)

@@ -16,6 +16,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from configs.load import from_json, parse_json
 from vae.training.files import whole, write_whole
 
 
@@ -149,15 +150,12 @@ def read_metadata(file: str | Path) -> dict:
     done = ffmpeg(["-v", "error", "-i", f"file:{file}", "-f", "ffmetadata", "-"])
     text = done.stdout.decode(errors="replace")
     comment = re.search(r"^comment=((?:[^\\\n]|\\.|\\\n)*)$", text, re.MULTILINE)
-    try:
-        record = json.loads(re.sub(r"\\(.|\n)", r"\1", comment[1])) if comment else None
-    except json.JSONDecodeError:
-        record = None
-    if not isinstance(record, dict):
+    if not comment:
         raise ValueError(
             f"{file} carries no record: it was not written by this project, or was encoded again"
         )
-    return record
+    where = f"the record in {file}"
+    return from_json(dict, parse_json(re.sub(r"\\(.|\n)", r"\1", comment[1]), where), where)
 
 
 def write_gif(file: str | Path, video_CTHW: Tensor, fps: float) -> None:

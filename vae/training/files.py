@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, JSON, and their hashes."""
+"""Files that appear whole or not at all, foreign files that are not trusted, JSON, and hashes."""
 
 import errno
 import hashlib
@@ -7,16 +7,26 @@ import os
 import re
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from safetensors import SafetensorError
 
-TEMPORARY = re.compile(
-    r"\.(?P<name>.+)\.\w{8}\.tmp"
-)  # what `tempfile.mkdtemp` makes of our prefix and suffix
+from configs.load import from_json, parse_json
+
+Kind = TypeVar("Kind")
+# What `tempfile.mkdtemp` makes of our prefix and suffix.
+TEMPORARY = re.compile(r"\.(?P<name>.+)\.\w{8}\.tmp")
 LOCK = ".lock"
+MOST_TEXT = 1 << 28  # bytes of a text: all are held in memory, and the longest of use has a tenth of that
+MOST_WEIGHTS = 1 << 31  # bytes of a feature network's weights: CLIP, the largest, has 0.6 GB
+DAMAGE = (  # what reading a file raises whose parts are of other types or ranges than they should be
+    *(ValueError, TypeError, AttributeError, IndexError, ArithmeticError, RuntimeError, NotImplementedError),
+    *(SafetensorError, zipfile.BadZipFile),
+)
 
 
 @contextmanager
@@ -139,15 +149,54 @@ def write_json(path: Path, values: dict) -> None:
     write_text(path, json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def read_json(file: Path) -> dict:
-    """The object in a JSON file; raises ValueError naming the file where there is none."""
+def read_json(file: Path, kind: type[Kind] = dict) -> Kind:
+    """The object in a JSON file, of a dataclass or TypedDict as `from_json` checks it.
+
+    Raises ValueError naming the file, and the field in it, where it holds another or is none.
+    """
+    return from_json(kind, parse_json(read_text(file), file), file)
+
+
+def read_text(file: Path, most: int = MOST_TEXT) -> str:
+    """The text of a file; raises ValueError for one that is no regular file, has no end, or is not UTF-8."""
+    size = check_regular(file).stat().st_size
+    if size > most:
+        raise ValueError(f"{file} has {size:,} bytes, and at most {most:,} are read as text")
     try:
-        values = json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{file} holds {values!r}, which is no set of settings")
-    return values
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 ({error.reason} at byte {error.start})") from None
+
+
+def check_unfolded(file: Path) -> None:
+    """Raises ValueError for an archive that unfolds to more bytes than weights that are read have."""
+    if zipfile.is_zipfile(check_regular(file)):
+        with naming(file), zipfile.ZipFile(file) as archive:
+            size = sum(part.file_size for part in archive.infolist())
+        if size > MOST_WEIGHTS:
+            raise ValueError(f"{file} unfolds to {size:,} bytes, and at most {MOST_WEIGHTS:,} are read")
+
+
+def check_regular(file: Path) -> Path:
+    """The same path; raises ValueError where it is no regular file: a device or a pipe may have no end."""
+    if not file.exists():
+        raise ValueError(f"{file}: no such file")
+    if not file.is_file():
+        raise ValueError(f"{file} is no regular file")
+    return file
+
+
+def below(home: Path, name: str, pattern: str = "") -> Path:
+    """The path of a name that a file in `home` gives.
+
+    It must be relative and not lead out of `home`, and match the pattern, if there is one; else ValueError. A
+    link in `home` that leads elsewhere is its owner's choice and is followed.
+    """
+    parts = PurePosixPath(name).parts
+    leads_out = name.startswith("/") or "\\" in name or "\0" in name or ".." in parts or not parts
+    if leads_out or (pattern and not re.fullmatch(pattern, name)):
+        raise ValueError(f"{home} lists {name!r}, which is no name of a file in it")
+    return home / name
 
 
 @contextmanager
@@ -157,8 +206,10 @@ def naming(path: Path) -> Iterator[None]:
         yield
     except KeyError as error:
         raise ValueError(f"{path}: {error} is missing") from None
-    except (ValueError, TypeError, SafetensorError) as error:
-        raise ValueError(f"{path}: {error}") from None
+    except OSError:
+        raise
+    except DAMAGE as error:
+        raise ValueError(f"{path}: {str(error) or type(error).__name__}") from None
 
 
 def check_writable(file: Path) -> None:

@@ -6,6 +6,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from typing_extensions import TypedDict
+
 from configs.load import from_json, to_json
 from vae.training.checkpoints import checkpoints
 from vae.training.files import read_json, remove_stale, write_json
@@ -20,6 +22,20 @@ MAY_CHANGE = {
 }  # what data there is, its identity says
 MAY_CHANGE |= {"train.steps", "train.log_every", "train.save_every", "train.show_every", "train.from_older"}
 LOCK_PATIENCE = 10.0  # seconds; processes that read ahead live on for some after a kill, and hold the lock
+
+
+class DataFacts(TypedDict):
+    """The identity of the data that a run is on."""
+
+    data: str
+
+
+class RunFile(TypedDict):
+    """The parts of `run.json`."""
+
+    kind: str
+    settings: dict
+    facts: DataFacts
 
 
 @contextmanager
@@ -53,11 +69,9 @@ def open_run(folder: Path, kind: str, config, data: str) -> None:
     file = folder / "run.json"
     if checkpoints(folder):
         saved = _saved(folder, file)
-        if not {"kind", "settings", "facts"} <= saved.keys():
-            raise ValueError(f"{file} is of an earlier version of this project: give another --out")
         if saved["kind"] != kind:
             raise ValueError(f"{folder} holds a run of kind {saved['kind']}, not {kind}: give another --out")
-        before = flat(to_json(from_json(type(config), saved["settings"])))
+        before = flat(to_json(from_json(type(config), saved["settings"], file)))
         now = flat(to_json(config))
         for key in now:
             if before[key] != now[key] and key not in MAY_CHANGE:
@@ -79,7 +93,7 @@ def _saved(folder: Path, file: Path) -> dict:
     try:
         if not file.is_file():
             raise ValueError(f"{file}: no such file")
-        return read_json(file)
+        return read_json(file, RunFile)
     except ValueError as error:
         for part in [part for step in reversed(checkpoints(folder)) for part in step.glob("*.safetensors")]:
             with suppress(ValueError):

@@ -116,8 +116,13 @@ def read_log(file: Path) -> Iterator[dict]:
                 row = json.loads(line) if line.endswith("\n") else None
             except (ValueError, RecursionError):
                 continue
-            if isinstance(row, dict) and isinstance(row.get("step"), int):
+            if isinstance(row, dict) and isinstance(row.get("step"), int) and _is_number(row["step"]):
                 yield row
+
+
+def _is_number(value) -> bool:
+    """Whether a value of a log can be drawn; what a run writes is finite, or NaN where a measure has none."""
+    return type(value) in (int, float) and (value != value or abs(value) < 1e300)
 
 
 def draw_curve(file: Path, series: dict[str, str], path: Path, newest: dict | None = None) -> None:
@@ -129,7 +134,7 @@ def draw_curve(file: Path, series: dict[str, str], path: Path, newest: dict | No
 
     points = {key: (array("d"), array("d")) for key in series}
     for row in chain(read_log(file), [newest] if newest else []):
-        for key in series.keys() & row.keys():
+        for key in (key for key in series.keys() & row.keys() if _is_number(row[key])):
             for numbers, number in zip(points[key], (row["step"], row[key]), strict=True):
                 numbers.append(number)
     shown = {key: _thinned(*map(numpy.asarray, points[key])) for key in series if points[key][0]}

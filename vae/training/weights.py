@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,8 +12,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
-from vae.training.files import read_json, write_whole
+from configs.load import from_json, parse_json
+from configs.ranges import StepsOrZero
+from vae.training.files import check_unfolded, naming, read_json, write_whole
 
 KINDS = {  # of weights files, and the verb that makes each
     "transformer": "dit train",
@@ -27,6 +30,13 @@ KINDS = {  # of weights files, and the verb that makes each
 POINTER = b"version https://git-lfs"
 TRANSFORMERS = ("transformer", "transformer checkpoint")
 AUTOENCODERS = ("autoencoder", "autoencoder checkpoint")
+
+
+class Facts(TypedDict, total=False):
+    """The facts in a header that more than their maker reads."""
+
+    step: StepsOrZero
+    smoothed: float | None
 
 
 @dataclass(frozen=True)
@@ -80,13 +90,11 @@ def read_header(path: Path, *kinds: str) -> Header:
         raise ValueError(
             f"{path} is of kind {kind}, where {kinds[0]} is needed: `{KINDS[kinds[0]]}` makes one"
         )
-    try:
-        settings, facts = json.loads(header["settings"]), json.loads(header["facts"])
-        whole = isinstance(settings, dict) and isinstance(facts.get("step", 0), int)
-    except (ValueError, AttributeError):
-        whole = False
-    if not whole:
-        raise ValueError(f"{path} has damaged settings or facts in its header: make it again")
+    settings, facts = (
+        from_json(kind, parse_json(header[part], where), where)
+        for part, kind in (("settings", dict), ("facts", Facts))
+        for where in [f"{path}, {part} in its header"]
+    )
     return Header(header["kind"], settings, facts)
 
 
@@ -104,6 +112,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     """
     check_pointer(file)
     try:
+        check_unfolded(file)
         whole = file.suffix == ".safetensors"
         tensors = load_file(file) if whole else torch.load(file, "cpu", weights_only=True)
     except Exception as error:  # whatever a foreign file does wrong is the answer
@@ -209,6 +218,20 @@ def load_strictly(
     kept = {name: tensor for name, tensor in own.items() if absent and name.startswith(absent)}
     check_tensors(kept | dict(tensors), own, source)
     module.load_state_dict(kept | {name: tensor.float() for name, tensor in tensors.items()})
+
+
+def check_fit(
+    make: Callable[[], nn.Module],
+    tensors: Mapping[str, Tensor],
+    source: str | Path,
+    absent: tuple[str, ...] = (),
+) -> None:
+    """Raises ValueError as `check_tensors` does, before a module that a file describes takes memory."""
+    with naming(Path(source)), torch.device("meta"):
+        known = make().state_dict()
+    check_tensors(
+        {n: t for n, t in known.items() if absent and n.startswith(absent)} | dict(tensors), known, source
+    )
 
 
 def check_tensors(tensors: Mapping[str, Tensor], known: Mapping[str, Tensor], source: str | Path) -> None:

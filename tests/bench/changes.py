@@ -1,0 +1,359 @@
+"""Changes of sound files for the fuzzer: by structure, of what holds JSON, tables or tensors, or by bytes.
+
+Each edits a file in place and returns what it did.
+"""
+
+import copy
+import json
+import random
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+DEEP = "[" * 100_000 + "]" * 100_000
+FOREIGN = "\x1b[31mred\u202e" + "n" * 5000
+VALUES = [
+    None,
+    True,
+    -1,
+    0,
+    3,
+    10**9,
+    10**20,
+    -(10**20),
+    0.5,
+    1e308,
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+    FOREIGN,
+]
+VALUES += ["../secret", "/dev/zero", "\ud800", [], [None], [[1, [2, [3]]]], {}, {"a": {"b": 1}}, [10**9] * 3]
+
+
+def mutate_bytes(file: Path, draw: random.Random) -> str:
+    """Cuts, flips, zeroes, lengthens or empties a file."""
+    data, how = (
+        bytearray(file.read_bytes()),
+        draw.choice(["cut", "flipped", "zeros", "empty", "longer", "text"]),
+    )
+    if how == "cut":
+        data = data[: draw.randrange(max(1, len(data) * 9 // 10))]
+    elif how == "flipped":
+        for _ in range(draw.choice([1, 8, 200])):
+            data[draw.randrange(min(len(data), draw.choice([64, 4096, len(data)])))] ^= 1 << draw.randrange(8)
+    elif how == "zeros":
+        first = draw.randrange(len(data)) if draw.random() < 0.5 else 0
+        data[first:] = bytes(len(data) - first)
+        how = how if first else "all zeros"
+    elif how == "empty":
+        data = b""
+    elif how == "longer":
+        data += data[: draw.randrange(1, 1 + len(data))]
+    else:
+        data = draw.choice(
+            [b"version https://git-lfs.github.com/spec/v1\n", b"<html>404</html>", b"\xff\xfe\0\0"]
+        )
+    file.write_bytes(data)
+    return how
+
+
+def places(values, path: tuple = ()) -> Iterator[tuple]:
+    """The paths of all values inside a JSON value."""
+    if path:
+        yield path
+    for key, value in (
+        values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    ):
+        yield from places(value, (*path, key))
+
+
+def mutate_json(values, draw: random.Random, needed: dict | None = None):
+    """A JSON value with one part changed, and what was done."""
+    values = copy.deepcopy(values)
+    if not values or draw.random() < 0.05:
+        whole = draw.choice([*VALUES, [values]])
+        return whole, "all = " + repr(whole)[:80]
+    known = list(places(values))
+    if needed and draw.random() < 0.6:
+        known = [path for path in known if ".".join(map(str, path)) in needed] or known
+    path = draw.choice(known)
+    home = values
+    for key in path[:-1]:
+        home = home[key]
+    key, name = path[-1], ".".join(map(str, path))
+    how = draw.choice(["value"] * 6 + ["missing", "renamed", "nested"])
+    if how == "missing":
+        del home[key]
+    elif how == "renamed" and isinstance(home, dict):
+        home[draw.choice([f"{key}x", FOREIGN, ""])] = home.pop(key)
+        return values, f"missing {name}"
+    elif how == "nested":
+        home[key] = [home[key]] if draw.random() < 0.5 else {"a": home[key]}
+        return values, f"{name} = {home[key]!r}"[:200]
+    else:
+        home[key] = draw.choice(VALUES)
+        return values, f"{name} = {home[key]!r}"[:200]
+    return values, f"{how} {name}"
+
+
+def text_of(values, draw: random.Random) -> str:
+    """JSON as a text, sometimes with brackets of 10^5 levels or a number of 10^5 digits in it."""
+    text = json.dumps(values)
+    if draw.random() < 0.04:
+        return text.replace(":", ":" + draw.choice([DEEP, "9" * 100_000]) + ',"z":', 1)
+    return text
+
+
+def json_file(needed: dict) -> Callable[[Path, random.Random], str]:
+    """Changes a JSON file by structure, else its bytes."""
+
+    def change(file: Path, draw: random.Random) -> str:
+        if draw.random() < 0.2:
+            return mutate_bytes(file, draw)
+        values, how = mutate_json(json.loads(file.read_text()), draw, needed)
+        file.write_text(text_of(values, draw), encoding="utf-8", errors="replace")
+        return how
+
+    return change
+
+
+def log_file(file: Path, draw: random.Random) -> str:
+    """Changes a line of a log."""
+    lines = file.read_text().splitlines()
+    if draw.random() < 0.3:
+        return mutate_bytes(file, draw)
+    k = draw.randrange(len(lines))
+    values, how = mutate_json(json.loads(lines[k]), draw)
+    lines[k] = text_of(values, draw)
+    file.write_text("\n".join(lines) + "\n", errors="replace")
+    return how
+
+
+def weights_file(file: Path, draw: random.Random) -> str:
+    """Changes a safetensors file: its header's texts, its tensors, or its bytes."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    how = draw.choice(["bytes", "header", "header", "header", "tensors"])
+    if how == "bytes":
+        return mutate_bytes(file, draw)
+    tensors = {name: tensor.clone() for name, tensor in load_file(file).items()}
+    with safe_open(file, "pt") as opened:
+        header = dict(opened.metadata() or {})
+    if how == "header" and header:
+        part = draw.choice(list(header))
+        if draw.random() < 0.15:
+            header[part] = draw.choice(["", "x", "{", DEEP, "null", "[]", "9" * 100_000, FOREIGN])
+            done = f"header {part} = {header[part][:40]!r}"
+        elif part == "kind":
+            header.pop(part)
+            done = "missing header kind"
+        elif header[part][:1] == "{":
+            values, done = mutate_json(json.loads(header[part]), draw)
+            header[part] = text_of(values, draw)
+            done = f"header {part} {done}"
+        else:
+            header[part], done = FOREIGN, f"header {part} foreign"
+    else:
+        name = draw.choice(list(tensors))
+        tensor, what = (
+            tensors[name],
+            draw.choice(["missing", "renamed", "integers", "transposed", "empty", "wider"]),
+        )
+        del tensors[name]
+        new = {
+            "renamed": {name + "x": tensor},
+            "integers": {name: tensor.to(torch.int64)},
+            "transposed": {name: tensor.transpose(0, -1).contiguous() if tensor.ndim else tensor[None]},
+            "empty": {name: tensor.new_zeros(0)},
+            "wider": {name: torch.cat([tensor, tensor]) if tensor.ndim else tensor[None, None]},
+        }
+        tensors |= new.get(what, {})
+        done = f"tensor {name} {what}"
+    save_file(tensors, file, {key: value.encode(errors="replace").decode() for key, value in header.items()})
+    return done
+
+
+def parquet_file(file: Path, draw: random.Random) -> str:
+    """Changes a parquet file: its metadata, a column, a cell, or its bytes."""
+    import pyarrow
+    import pyarrow.parquet
+
+    how = draw.choice(["bytes", "about", "column", "cell", "cell", "cell"])
+    if how == "bytes":
+        return mutate_bytes(file, draw)
+    table = pyarrow.parquet.read_table(file)
+    about = dict(table.schema.metadata or {})
+    name = draw.choice(table.column_names)
+    k = table.column_names.index(name)
+    if how == "about" and (marks := [key for key in about if about[key][:1] == b"{"]):
+        values, done = mutate_json(json.loads(about[marks[0]]), draw)
+        table = table.replace_schema_metadata(about | {marks[0]: text_of(values, draw)})
+        done = f"metadata {done}"
+    elif how == "column":
+        done = draw.choice(["missing", "renamed", "numbers", "texts", "twice"])
+        if done == "missing":
+            table = table.remove_column(k)
+        elif done == "renamed":
+            table = table.rename_columns([n + "x" if n == name else n for n in table.column_names])
+        elif done == "twice":
+            table = table.append_column(name, table[name])
+        else:
+            value = 7.5 if done == "numbers" else "x"
+            table = table.set_column(k, name, pyarrow.array([value] * len(table)))
+        done = f"column {name} {done}"
+    else:
+        values = table[name].to_pylist()
+        value = draw.choice([None, *CELLS.get(str(table[name].type), [[], [None], [["x"]], [-1], [10**12]])])
+        values[draw.randrange(len(values))] = value
+        try:
+            table = table.set_column(k, name, pyarrow.array(values, table[name].type))
+        except (pyarrow.ArrowException, TypeError, OverflowError, UnicodeEncodeError):
+            table = table.set_column(k, name, pyarrow.nulls(len(table), table[name].type))
+        done = f"cell {name} = {value!r}"[:120]
+    pyarrow.parquet.write_table(table, file)
+    return done
+
+
+CELLS = {
+    "string": ["", "../secret", "/dev/zero", "/etc/passwd", "..", "a/../../b.mp4", FOREIGN, "x\0y"],
+    "int64": [-1, 0, 10**12, 2**62],
+    "double": [-1.0, 0.0, 1e308, float("nan"), float("inf")],
+    "binary": [b"", b"abc", b"\0" * 1000],
+}
+
+
+def record_file(file: Path, draw: random.Random, needed: dict) -> str:
+    """Changes the record in an mp4, else the file's bytes."""
+    from vae.data.write import ffmpeg, read_metadata
+
+    if draw.random() < 0.25:
+        return mutate_bytes(file, draw)
+    values, how = mutate_json(read_metadata(file), draw, needed)
+    comment = re.sub(r"([=;#\\\n])", r"\\\1", text_of(values, draw))
+    tags, new = file.with_name("tags.txt"), file.with_name("new.mp4")
+    tags.write_text(f";FFMETADATA1\ncomment={comment}\n", errors="replace")
+    arguments = ["-v", "error", "-y", "-i", str(file), "-f", "ffmetadata", "-i", str(tags), "-map", "0:v"]
+    ffmpeg([*arguments, "-map_metadata", "1", "-c", "copy", "-f", "mp4", str(new)])
+    new.replace(file)
+    tags.unlink()
+    return how
+
+
+def table_file(file: Path, draw: random.Random) -> str:
+    """Changes a table of captions, a list or a file of prompts by lines and cells, or its bytes."""
+    if draw.random() < 0.4:
+        return mutate_bytes(file, draw)
+    lines = file.read_text().splitlines()
+    k = draw.randrange(len(lines))
+    line, how = lines[k], draw.choice(["quote", "cell", "control", "long", "null", "json"])
+    lines[k] = {
+        "quote": '"' + line,
+        "cell": line + ',more,"and more"',
+        "control": "\x1b[2J\u202e" + line,
+        "long": line + "n" * 300_000,
+        "null": line + "\0",
+        "json": '{"path": null, "caption": [' + "[" * 5000,
+    }[how]
+    file.write_text("\n".join(lines) + "\n")
+    return how
+
+
+CONFIGS = [  # lines that end a config file
+    "a = []; a.append(a)\nimport dataclasses\nconfig = dataclasses.replace(config, prompts=a)",
+    "config = 3",
+    "del config",
+    "import sys; sys.exit(0)",
+    "1 / 0",
+    "raise SystemExit",
+    "config.out = 1",
+    "def f(): f()\nf()",
+    "config = TransformerRun",
+    "import nothing_of_that_name",
+    "(" * 500,
+    "import dataclasses\nconfig = dataclasses.replace(config, model=None)",
+    "x = 9 ** 9 ** 2\nprint(x)",
+]
+
+
+def config_file(file: Path, draw: random.Random) -> str:
+    """Changes a setting of a config file, or replaces what it sets."""
+    text = file.read_text()
+    if draw.random() < 0.3:
+        line = draw.choice(CONFIGS)
+        file.write_text(f"{text}\n{line}\n")
+        return "config " + line[:60]
+    numbers = list(re.finditer(r"=(\d[\d.e-]*|'[^']*'|True|False)", text))
+    spot = draw.choice(numbers)
+    value = repr(draw.choice(VALUES)).replace("nan", "float('nan')").replace("inf", "float('inf')")
+    file.write_text(text[: spot.start(1)] + value + text[spot.end(1) :], errors="replace")
+    return f"config {text[spot.start(1) - 20 : spot.start(1)]}{value}"[:120]
+
+
+WORDS = [
+    "",
+    "-1",
+    "0",
+    "1e308",
+    "nan",
+    "inf",
+    "1e9",
+    "1" + "0" * 20,
+    "x" * 5000,
+    "../secret",
+    "/dev/zero",
+    "/",
+    "\x1b[31m",
+]
+WORDS += ["--", "--nonsense", "-h", "None", "[]", "/dev/full", "/proc/self/mem", "a\0b"]
+LINES = [
+    "sample {} --model run --frames 5 --height 32 --width 32 --steps 1 --guidance 1 --fps 8 --out out",
+    "sample p --model {} --out out",
+    "sample p --model run --out {}",
+    "sample --prompts-file {} --model run --out out",
+    "sample p --model run --image {} --out out",
+    "sample --again {} --model run --out out/x.mp4",
+    "train small --out {}",
+    "train {} --out out",
+    "train {} --print",
+    "vae train tiny_autoencoder --print --crop {}",
+    "train small --print --model.depth {}",
+    "train small --print --data.workers {}",
+    "train small --print --data.fps {}",
+    "train small --print --flow.shift {}",
+    "train small --print --train.batch {}",
+    "train small --print --data.size {}",
+    "vae stats {} --data videos",
+    "vae encode {} --out out",
+    "vae compare vae.safetensors --data {}",
+    "data index {}",
+    "data index videos --out {}",
+    "data ucf101 videos --lists {}",
+    "data msrvtt {}",
+    "data check {}",
+    "eval compare score.json {}",
+    "eval protocols {}",
+    "eval clipsim --videos {} --smoke --allow-small --workers 0",
+    "eval fvd --real {} --fake videos --protocol fvd-videogpt --smoke --allow-small --workers 0",
+    "eval weights --i3d {}",
+    "export {} --out out",
+    "export run --out {}",
+    "export run --out out --format {}",
+    "bench --batch {}",
+    "{} x",
+    "sample p --model run --decode-memory {} --steps 1 --frames 5 --height 32 --width 32 --out out",
+]
+
+
+def command_line(words: list[str], draw: random.Random) -> list[str]:
+    """A command line, one of whose words is odd."""
+    bad = draw.choice(WORDS)
+    if len(words) > 3 and words[0] == "sample" and "--fps" in words:
+        options = [k + 1 for k, word in enumerate(words[:-2]) if word.startswith("--") and k > 3]
+        k = draw.choice(options)
+        return [bad if i == k else "p" if word == "{}" else word for i, word in enumerate(words)]
+    return [bad if word == "{}" else word for word in words]

@@ -1,0 +1,339 @@
+"""A fuzzer of every reader of foreign files: no traceback, no hang, nothing left over, no nonsense taken.
+
+    python -m tests.bench.fuzz --count 3000 --seed 0     # ends with 1 where a count is not 0
+    python -m tests.bench.fuzz --only 1234               # one input again, with its traceback
+
+Each number is an input: a sound small one, of which one part is changed by structure (another type, null,
+nested, huge, missing, renamed, twice) or by bytes (cut, flipped, zeros, empty), and the verb that reads it.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import random
+import re
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from tests.bench.changes import (
+    LINES,
+    command_line,
+    config_file,
+    json_file,
+    log_file,
+    mutate_bytes,
+    parquet_file,
+    record_file,
+    table_file,
+    weights_file,
+)
+
+LIMIT = 60  # seconds for an input
+MEMORY = 24 << 30  # bytes of address space: what allocates without bounds ends in a MemoryError
+HALF_WRITTEN = re.compile(r"\..*\.tmp|.*\.part")
+
+
+@dataclass(frozen=True)
+class Target:
+    """An input: its file below the sound folder, how it is changed, the verb, and what must be refused.
+
+    `needed` are the parts of its JSON without which, or with a value of none of their types, it is refused;
+    `damage` are the changes of its bytes that must be.
+    """
+
+    file: str
+    change: Callable[[Path, random.Random], str]
+    verb: tuple[str, ...]
+    needed: dict[str, tuple[type, ...]]
+    damage: tuple[str, ...] = ()
+
+
+class Hang(BaseException):
+    """An input took longer than the limit."""
+
+
+# What each reader reads, and what of it must be refused.
+
+RUN = {"kind": (str,), "settings": (dict,), "facts": (dict,), "facts.data": (str,)}
+RECORD = {name: (str,) for name in ("weights", "frames_sha256", "torch")}
+RECORD |= {
+    "sample": (dict,),
+    "sampler": (dict,),
+    "model": (dict,),
+    "sample.steps": (int,),
+    "model.flow": (dict,),
+}
+SCORE = {"metric": (str,), "value": (int, float), "protocol": (dict,), "stamps": (list,), "weights": (str,)}
+TRANSFORMER = {
+    f: (int,)
+    for f in ("num_attention_heads", "attention_head_dim", "in_channels", "num_layers", "ffn_dim", "text_dim")
+}
+VAE = {f: (int,) for f in ("base_dim", "z_dim", "num_res_blocks")}
+VAE |= {f: (list,) for f in ("dim_mult", "temperal_downsample", "latents_mean", "latents_std")}
+OURS = {"text": (dict,), "flow": (dict,), "sampler": (dict,), "size": (list,), "fps": (int, float)}
+SAMPLE = (
+    "sample",
+    "p",
+    "--frames",
+    "5",
+    "--height",
+    "32",
+    "--width",
+    "32",
+    "--steps",
+    "1",
+    "--out",
+    "out",
+    "--model",
+)
+PAIRS = ("eval", "reconstruction", "--real", "frames", "--fake", "frames", "--lpips", "none")
+OUT = ("--out", "out/m.parquet")
+INDEX, LONGER = ("data", "index", "videos", *OUT), ("train", "run.py", "--train.steps", "3")
+AGAIN = ("sample", "--model", "run", "--again")
+FVD = ("--workers", "0", "--protocol", "fvd-videogpt", "--smoke", "--allow-small", "--resamples", "0")
+CLIPSIM = ("eval", "clipsim", "--videos", "videos", "--workers", "0", "--smoke", "--allow-small")
+SIDES = ("eval", "fvd", "--real", "real.safetensors", "--fake", "real.safetensors", *FVD)
+CUT = ("cut", "empty", "all zeros", "text")
+RECORDS = partial(record_file, needed=RECORD)
+TARGETS = [
+    Target("run/run.json", json_file(RUN), ("train", "run.py"), RUN, ("empty", "cut", "all zeros", "text")),
+    Target("run/log.jsonl", log_file, LONGER, {}),
+    Target("run/step-00000002/model.safetensors", weights_file, LONGER, {}, CUT),
+    Target("run/step-00000002/optimizer.safetensors", weights_file, LONGER, {}, CUT),
+    Target("run/transformer.safetensors", weights_file, (*SAMPLE, "run"), {}, CUT),
+    Target("run/autoencoder.safetensors", weights_file, (*SAMPLE, "run"), {}, CUT),
+    Target("vae.safetensors", weights_file, ("export", "vae.safetensors", "--out", "out"), {}, CUT),
+    Target("pipe/model_index.json", json_file({}), (*SAMPLE, "pipe"), {}, CUT),
+    Target("pipe/dit.json", json_file(OURS), (*SAMPLE, "pipe"), OURS, CUT),
+    Target("pipe/transformer/config.json", json_file(TRANSFORMER), (*SAMPLE, "pipe"), TRANSFORMER, CUT),
+    Target("pipe/transformer/diffusion_pytorch_model.safetensors", weights_file, (*SAMPLE, "pipe"), {}, CUT),
+    Target("pipe/vae/config.json", json_file(VAE), (*SAMPLE, "pipe"), VAE, CUT),
+    Target("pipe/scheduler/scheduler_config.json", json_file({}), (*SAMPLE, "pipe"), {}, CUT),
+    Target("pipe/text_encoder/config.json", json_file({}), (*SAMPLE, "pipe"), {}, CUT),
+    Target("pipe/tokenizer/tokenizer_config.json", json_file({}), (*SAMPLE, "pipe"), {}),
+    Target("cache/index.parquet", parquet_file, ("train", "cached.py"), {}, CUT),
+    Target("cache/index.parquet", parquet_file, ("data", "check", "cache"), {}, CUT),
+    Target("cache/latents-*.safetensors", weights_file, ("data", "check", "cache"), {}, (*CUT, "flipped")),
+    Target("videos/manifest.parquet", parquet_file, ("train", "files.py"), {}, CUT),
+    Target("videos/manifest.parquet", parquet_file, CLIPSIM, {}, CUT),
+    Target("made.mp4", RECORDS, (*AGAIN, "made.mp4", "--out", "out/x.mp4"), RECORD, CUT),
+    Target("made.json", json_file(RECORD), (*AGAIN, "made.gif", "--out", "out/x.gif"), RECORD, CUT),
+    Target("score.json", json_file(SCORE), ("eval", "compare", "score.json", "other.json"), SCORE, CUT),
+    Target("real.safetensors", weights_file, SIDES, {}, CUT),
+    Target("videos/captions.csv", table_file, INDEX, {}),
+    Target("prompts.txt", table_file, ("sample", "--prompts-file", "prompts.txt", *SAMPLE[2:], "run"), {}),
+    Target("msrvtt/test_videodatainfo.json", json_file({}), ("data", "msrvtt", "msrvtt", *OUT), {}, CUT),
+    Target("lists/trainlist01.txt", table_file, ("data", "ucf101", "ucf", "--lists", "lists", *OUT), {}),
+    Target("videos/a.mp4", mutate_bytes, INDEX, {}),
+    Target("videos/still.png", mutate_bytes, INDEX, {}),
+    Target("first.png", mutate_bytes, (*SAMPLE, "run", "--image", "first.png"), {}, CUT[1:]),
+    Target("frames/one/0001.png", mutate_bytes, PAIRS, {}),
+    Target("run.py", config_file, ("train", "run.py", "--print"), {}),
+]  # fmt: skip
+
+
+def make_sound(folder: Path) -> None:
+    """Makes the sound inputs: two models, videos, a manifest, a cache, a record, scores and features."""
+    from contextlib import chdir
+
+    from configs.load import to_json
+    from tests.tiny import autoencoder_run, transformer_run, write_config
+    from vae.data.write import write_video
+    from vae.model import Autoencoder
+    from vae.training.weights import save_weights
+
+    torch.manual_seed(0)
+    with chdir(folder):
+        config = autoencoder_run(Path("vae")).model
+        autoencoder = Autoencoder(config)
+        save_weights(
+            Path("vae.safetensors"), autoencoder.state_dict(), "autoencoder", {"model": to_json(config)}
+        )
+        Path("videos").mkdir()
+        Path("ucf").mkdir()
+        Path("lists").mkdir()
+        Path("msrvtt").mkdir()
+        Path("frames/one").mkdir(parents=True)
+        for name in ("videos/a", "videos/b", "msrvtt/video7010", "ucf/v_Archery_g01_c01"):
+            end = ".avi" if name.startswith("ucf") else ".mp4"
+            write_video(f"{name}.mp4", torch.rand(3, 17, 32, 32) * 2 - 1, 8.0, {"prompt": "p"})
+            Path(f"{name}.mp4").rename(f"{name}{end}")
+        for file in ("videos/still.png", "first.png", *(f"frames/one/{k:04d}.png" for k in range(3))):
+            Image.new("RGB", (32, 32), (9, 99, 199)).save(file)
+        Path("videos/captions.csv").write_text('path,caption\na.mp4,"a cat, sitting"\nb.mp4,a dog\n')
+        Path("prompts.txt").write_text("a cat\na dog\n")
+        Path("lists/classInd.txt").write_text("1 Archery\n")
+        Path("lists/trainlist01.txt").write_text("Archery/v_Archery_g01_c01.avi 1\n")
+        Path("lists/testlist01.txt").write_text("Archery/v_Archery_g02_c01.avi\n")
+        about = {"video_id": "video7010", "split": "test"}
+        rows = [{"video_id": "video7010", "sen_id": k, "caption": "a cat"} for k in range(20)]
+        Path("msrvtt/test_videodatainfo.json").write_text(json.dumps({"videos": [about], "sentences": rows}))
+        run = transformer_run(Path("run"), "vae.safetensors", steps=2, show_every=100, save_every=2)
+        write_config(Path("run.py"), run)
+        small = (
+            "--data.frames",
+            "5",
+            "--data.size",
+            "32",
+            "--data.clips-per-file",
+            "1",
+            "--data.workers",
+            "0",
+        )
+        write_config(
+            Path("files.py"), transformer_run(Path("out"), "vae.safetensors", "videos", steps=1, batch=1)
+        )
+        write_config(
+            Path("cached.py"), transformer_run(Path("out"), "vae.safetensors", "cache", steps=1, batch=1)
+        )
+        again = (
+            "--model",
+            "run",
+            "--frames",
+            "5",
+            "--height",
+            "32",
+            "--width",
+            "32",
+            "--steps",
+            "1",
+            "--out",
+        )
+        kept = ("--json", "score.json", "--save-real", "real.safetensors")
+        for words in (
+            ("train", "run.py"),
+            ("data", "index", "videos"),
+            ("vae", "encode", "videos", "--out", "cache", "--autoencoder", "vae.safetensors", *small),
+            ("export", "run", "--out", "pipe"),
+            ("sample", "p", *again, "made.mp4"),
+            ("sample", "p", *again, "made.gif"),
+            ("eval", "fvd", "--real", "videos", "--fake", "videos", *FVD, *kept),
+        ):
+            status, text = call(list(words), 600)
+            assert status == 0, f"{' '.join(words)}\n{text}"
+        shutil.copy("score.json", "other.json")
+
+
+def call(words: list[str], limit: int) -> tuple[int, str]:
+    """A verb's exit status and all that it printed; raises what it raises, and Hang."""
+    from accelerate.state import AcceleratorState
+
+    from dit.cli import run
+
+    def stop(*_) -> None:
+        raise Hang
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    printed = io.StringIO()
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(limit)
+    try:
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            try:
+                status = run(words)
+            except SystemExit as exit:
+                status = exit.code or 0
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    return status, printed.getvalue()
+
+
+def try_one(number: int, sound: Path, limit: int = LIMIT) -> tuple[str, str, str]:
+    """What was tried, what is wrong with the answer (nothing where nothing is), and what it was."""
+    draw = random.Random(number)
+    target = draw.choice([*TARGETS, None])
+    with tempfile.TemporaryDirectory(dir=sound.parent) as home, contextlib.chdir(home):
+        shutil.copytree(sound, home, dirs_exist_ok=True)
+        if target is None:
+            words = command_line(draw.choice(LINES).split(" "), draw)
+            how = ""
+        else:
+            file = next(Path().glob(target.file))
+            how, words = target.change(file, draw), list(target.verb)
+        tried = f"{target.file if target else ''} [{how}] dit {' '.join(words)}"
+        before = {path for path in Path().rglob("*") if path.is_file()}
+        try:
+            status, text = call(words, limit)
+        except Hang:
+            return tried, "hang", f"more than {limit} s"
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            return tried, "traceback", "".join(traceback.format_exception(error))
+        files = {path for path in Path().rglob("*") if path.is_file()}
+        left = [path for path in files - before if HALF_WRITTEN.fullmatch(path.name)]
+        if status and words[0] not in ("train", "vae") and "is written, but" not in text:
+            left += [path for path in files - before if path.parts[0] == "out"]
+        if left:
+            return tried, "left over", ", ".join(map(str, left))
+        if not status and target and must_refuse(target, how):
+            return tried, "nonsense accepted", text[-500:]
+        lines = text.splitlines()
+        if status and (not lines or len(lines[-1]) > 2000 or "\x1b[31m" in lines[-1]):
+            return tried, "no sentence", text[-500:]
+        return tried, "", text
+
+
+def must_refuse(target: Target, how: str) -> bool:
+    """Whether a change is one that no reader may take: of a needed part, or damage that cannot be missed."""
+    if how in target.damage:
+        return True
+    missing = re.fullmatch(r"missing (.*)", how)
+    if missing:
+        return missing[1] in target.needed
+    changed = re.fullmatch(r"([\w.]+) = (.*)", how, re.DOTALL)
+    if not changed or changed[1] not in target.needed:
+        return False
+    kinds, text = target.needed[changed[1]], changed[2]
+    kind = {"'": str, "[": list, "{": dict, "T": bool, "N": type(None)}.get(text[0])
+    if kind is None:
+        kind = float if re.search("[.einf]", text) else int
+    return kind not in kinds or text in ("nan", "inf")
+
+
+def main() -> None:
+    """Tries so many inputs from a seed, or one, and prints what is wrong with each."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=3000, help="inputs")
+    parser.add_argument("--seed", type=int, default=0, help="number of the first input")
+    parser.add_argument("--limit", type=int, default=LIMIT, help="seconds for an input")
+    parser.add_argument("--only", type=int, help="one input again, by its number")
+    settings = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    torch.set_num_threads(1)
+    numbers = range(settings.seed, settings.seed + settings.count)
+    numbers = [settings.only] if settings.only is not None else numbers
+    counts, started = Counter(), time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        sound = Path(folder) / "sound"
+        sound.mkdir()
+        make_sound(sound)
+        for done, number in enumerate(numbers, 1):
+            tried, wrong, text = try_one(number, sound, settings.limit)
+            counts[wrong] += 1
+            if wrong or settings.only is not None:
+                print(f"{number}: {wrong or 'good'}: {tried[:300]!r}\n    {text.strip()[-3000:]}", flush=True)
+            if done % 50 == 0:
+                print(f"{done} inputs, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    kinds = ("traceback", "hang", "left over", "nonsense accepted", "no sentence")
+    print(f"{len(numbers)} inputs: " + ", ".join(f"{counts[kind]} {kind}" for kind in kinds))
+    sys.exit(any(counts[kind] for kind in kinds))
+
+
+if __name__ == "__main__":
+    main()
