@@ -177,13 +177,18 @@ def range_in_words(hint) -> str:
         return f"each {inner}" if inner and typing.get_origin(hint) is tuple else inner
     bounds = {}
     for rule in filter(dataclasses.is_dataclass, hint.__metadata__):
-        bounds |= dataclasses.asdict(rule)
+        bounds |= {name: b for name, b in dataclasses.asdict(rule).items() if not _is_far(name, b)}
     words = [
         rule.format(**_spelled(bounds)) for rule in RULES.values() if any(f"{{{b}}}" in rule for b in bounds)
     ]
     if bounds.get("min_length", -1) == bounds.get("max_length"):
         words = [f"{bounds['min_length']} values"]
     return " and ".join(filter(None, [*words, inner]))
+
+
+def _is_far(name: str, bound) -> bool:
+    """Whether a bound is an upper end that is there for files of others, and no person's concern."""
+    return name == "le" and bound > 100
 
 
 def _spelled(bounds: dict) -> dict:

@@ -54,6 +54,7 @@ PARTS = {  # name -> (split of the scenes, whether the first frame is given, wha
     "unseen": ("unseen_triples", False, "text to video, triples never seen in training"),
     "image": ("train", True, "image to video, the first frame given"),
 }
+MEASURES = ("shape", "colour", "kept", "motion", "all", "kept and moved", "psnr", "ssim")
 TARGETS = {
     "prompts": {"shape": 0.95, "colour": 0.97, "motion": 0.95, "all": 0.90},
     "unseen": {"all": 0.75},
@@ -279,10 +280,13 @@ def table(result: dict) -> str:
     truth, scores = result["protocol"], result["scores"]
     sampler = truth["sampler"]
     rows = [("", "came to", "95 % interval", "target", "")]
-    for part, entries in scores.items():
-        title = PARTS[part][2] if part in PARTS else "the autoencoder, reconstructing drawings"
+    titles = {part: title for part, (*_, title) in PARTS.items()}
+    titles["autoencoder"] = "the autoencoder, reconstructing drawings"
+    for part, title in titles.items():
+        if not (entries := scores.get(part)):
+            continue
         rows.append((f"{title} ({next(iter(entries.values()))['of']} videos)", "", "", "", ""))
-        rows += [(f"  {name}", *cells(entry)) for name, entry in entries.items()]
+        rows += [(f"  {name}", *cells(entries[name])) for name in MEASURES if name in entries]
     head = (
         f"{truth['name']}: weights {truth['weights'][:12]}, {sampler['steps']} {sampler['solver']} steps, "
         f"guidance {sampler['guidance']:g}, seed {truth['seed']}, {truth['precision']} on {truth['device']}"

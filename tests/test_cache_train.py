@@ -113,7 +113,10 @@ def test_the_encoder_is_not_loaded_where_its_embeddings_are_kept(
             lambda c: replace(c, data=replace(c.data, clips_per_file=0)),
             "clips_per_file = 0, .* with 3: give --data.clips-per-file 3",
         ),
-        (lambda c: replace(c, autoencoder=c.autoencoder + ".other"), "was made by another autoencoder"),
+        (
+            lambda c: replace(c, autoencoder=c.autoencoder + ".2.safetensors"),
+            "was made by another autoencoder",
+        ),
     ],
 )
 def test_a_run_that_wants_other_clips_than_the_cache_s_is_told_which_setting(
@@ -125,7 +128,7 @@ def test_a_run_that_wants_other_clips_than_the_cache_s_is_told_which_setting(
 ):
     tensors, header = load_weights(autoencoder)
     tensors["latent_mean"].zero_()
-    save_weights(Path(f"{autoencoder}.other"), tensors, "autoencoder", header.settings)
+    save_weights(Path(f"{autoencoder}.2.safetensors"), tensors, "autoencoder", header.settings)
     config = transformer_run(tmp_path / "run", autoencoder)
     with pytest.raises(ValueError, match=words):
         dit.train.train(change(replace(config, data=replace(DATA, source=str(made)))))

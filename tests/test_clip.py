@@ -179,7 +179,7 @@ def test_prompts_are_those_of_the_videos_own_records(tmp_path, capsys):
         file.unlink()
     assert [row["prompt"] for row in clipsim(settings(tmp_path, resamples=0))["each"]] == ["grey"]
     (tmp_path / "frames.v1.json").write_bytes(b'{"prompt": "caf\xe9"}')
-    with pytest.raises(ValueError, match=r"frames\.v1\.json is not JSON"):
+    with pytest.raises(ValueError, match=r"frames\.v1\.json is not UTF-8"):
         clipsim(settings(tmp_path))
 
 

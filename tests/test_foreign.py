@@ -30,9 +30,7 @@ from vae.data.manifest import Entry, load_manifest, relative, save_manifest
 from vae.data.msrvtt import read_annotations
 from vae.diffusers_folder import read_config
 from vae.training import files
-from vae.training.checkpoints import save_checkpoint
 from vae.training.files import below, read_json, read_text
-from vae.training.folder import open_run
 from vae.training.log import draw_curve, read_log
 from vae.training.weights import save_weights
 
@@ -320,17 +318,6 @@ def test_a_config_that_contains_itself_is_one_sentence(tmp_path):
 def test_an_absurd_setting_is_refused_by_its_range(words, capsys):
     assert run(["sample", "p", *words]) == 1
     assert "at most" in capsys.readouterr().err
-
-
-def test_a_run_whose_settings_were_deleted_is_not_taken_for_a_new_one(tmp_path):
-    config = transformer_run(tmp_path, "vae.safetensors")
-    open_run(tmp_path, "transformer", config, "data")
-    save_checkpoint(tmp_path, "transformer", {"model": {"a": torch.ones(2)}}, to_json(config), {"step": 2})
-    open_run(tmp_path, "transformer", config, "data")
-    (tmp_path / "run.json").unlink()
-    with pytest.raises(ValueError, match=r"run\.json: no such file"):
-        open_run(tmp_path, "transformer", config, "data")
-    assert not (tmp_path / "run.json").exists()
 
 
 def test_a_record_names_no_file_that_is_read(tmp_path, monkeypatch):

@@ -243,7 +243,7 @@ def test_only_scores_of_one_protocol_stand_side_by_side(folders, quick, tmp_path
     Path(files[1]).write_text(json.dumps(score))
     with pytest.raises(ValueError, match="do not compare: real videos"):
         compare(files[:2])
-    for text, message in (("{", "is not JSON"), ('{"value": 3}', "is no score"), ("3", "no set of settings")):
+    for text, message in (("{", "is not JSON"), ('{"value": 3}', "is no score"), ("3", "must be a set of")):
         Path(files[0]).write_text(text)
         with pytest.raises(ValueError, match=message):
             compare(files[:1])

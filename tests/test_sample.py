@@ -126,7 +126,7 @@ def test_decoding_in_tiles_gives_the_same_video(folder, tmp_path, monkeypatch, c
         for name in ("whole", "tiled")
     )
     assert len(one) == len(other) == 5 and (one - other).abs().max() <= 1
-    assert run(["sample", "--again", str(tmp_path / "tiled")]) == 0
+    assert run(["sample", "--again", str(tmp_path / "tiled"), "--model", str(folder)]) == 0
     assert run([*words, "--decode-memory", "0.0001"]) == 1
     assert "holds no tile: the smallest takes" in capsys.readouterr().err
     assert run([*words, "--decode-memory=-1"]) == 1
@@ -213,8 +213,9 @@ def test_a_long_video_is_written_in_the_memory_of_a_short_one(tmp_path):
     for count in (12, 48):
         file = tmp_path / f"{count}.mp4"
         parts = (whole[:, k : k + 4].clone() for k in range(0, count, 4))
+        record = {"sample": {"frames": count}}
         peaks.append(
-            peak_allocated(lambda file=file, parts=parts: write(file, parts, {}, 8.0), torch.device("cpu"))
+            peak_allocated(lambda f=file, p=parts, r=record: write(f, p, r, 8.0), torch.device("cpu"))
         )
         assert read_metadata(file)["frames_sha256"] == frames_hash(whole[:, :count])
     assert 0 < peaks[1] <= 1.05 * peaks[0]
@@ -349,7 +350,7 @@ def test_how_a_picture_is_fitted_is_what_is_done(sizes, words):
         (("a", "--frames", "16"), "use 17"),
         (("a", "--frames", "-3"), "at least 1"),
         (("a", "--height", "50"), "height 50 is no positive multiple of 16: use 48"),
-        (("a", "--width", "-16"), "use 16"),
+        (("a", "--width", "-16"), "width = -16: it must be at least 1"),
         (("a", "--steps", "-2"), "at least 1"),
         (("a", "--guidance", "nan"), "guidance = nan: it must be a finite number"),
         (("a", "--fps", "nan"), "fps = nan: it must be a finite number"),

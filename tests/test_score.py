@@ -291,7 +291,7 @@ def test_wilson_covers_the_truth_nineteen_times_in_twenty(truth):
         (["--guidance", "-3"], "guidance = -3.0: it must be at least 0"),
         (["--picture", "failures.jpg"], "give a name that ends in .png"),
         (["--json", "dit"], "dit is a folder: give a file in it"),
-        (["--json", "README.md/score.json"], "README.md: "),
+        (["--json", "README.md/score.json"], "README.md/score.json: Not a directory"),
         (["--cuont", "3"], "unknown setting --cuont; did you mean --count?"),
         (["--model", "no/such/folder"], "no/such/folder: no such model folder"),
     ],

@@ -124,11 +124,13 @@ def test_a_signal_while_a_resumed_run_draws_its_first_picture_ends_it_after_the_
 
     with monkeypatch.context() as first:
         first.setattr(dit.train, "update_average", update_and_signal)
-        train(transformer_run(out, autoencoder, sources["cached"]))
+        with pytest.raises(Stopped):
+            train(transformer_run(out, autoencoder, sources["cached"]))
     assert newest_step(out) == 3 and "validation" not in str(rows(out))
     with monkeypatch.context() as second:
         second.setattr(dit.train, "show_samples", show_and_signal)
-        train(transformer_run(out, autoencoder, sources["cached"]))
+        with pytest.raises(Stopped):
+            train(transformer_run(out, autoencoder, sources["cached"]))
     assert newest_step(out) == 4 and "stopped at step 4" in capsys.readouterr().err
     assert [row["step"] for row in rows(out) if "validation" in row] == [3]
     train(transformer_run(out, autoencoder, sources["cached"]))

@@ -110,7 +110,7 @@ SIDES = ("eval", "fvd", "--real", "real.safetensors", "--fake", "real.safetensor
 CUT = ("cut", "empty", "all zeros", "text")
 RECORDS = partial(record_file, needed=RECORD)
 TARGETS = [
-    Target("run/run.json", json_file(RUN), ("train", "run.py"), RUN, ("empty", "cut", "all zeros", "text")),
+    Target("run/run.json", json_file(RUN), ("train", "run.py"), {}),  # checkpoints have it too
     Target("run/log.jsonl", log_file, LONGER, {}),
     Target("run/step-00000002/model.safetensors", weights_file, LONGER, {}, CUT),
     Target("run/step-00000002/optimizer.safetensors", weights_file, LONGER, {}, CUT),

@@ -122,9 +122,9 @@ def save_manifest(file: Path, entries: list[Entry], left_out: Sequence[Path] | N
         home, about = root, {ROOT: os.path.relpath(root, home.resolve())}
     rows = [asdict(e) | {"path": relative(e.path, home)} for e in entries]
     for row in rows:
-        row["captions"] = [HALF.sub("\ufffd", caption) for caption in row["captions"]]
+        row["captions"] = [_utf8(caption) for caption in row["captions"]]
     if left_out is not None:
-        about |= {LEFT_OUT: json.dumps([relative(path, home) for path in left_out])}
+        about |= {LEFT_OUT: json.dumps([_utf8(relative(path, home)) for path in left_out])}
     table = pyarrow.Table.from_pylist(rows, pyarrow.schema(list(_types().items()), metadata=about))
     write_whole(file, lambda temporary: pyarrow.parquet.write_table(table, temporary))
 
@@ -140,7 +140,12 @@ def relative(path: Path, home: Path) -> str:
 def _new_files(home: Path, left_out: list[str], entries: list[Entry]) -> list[Path]:
     """The videos and images of a folder that are neither in its manifest nor were left out of it."""
     known = {entry.path for entry in entries} | {home / path for path in left_out}
-    return [path for path in find_files(home) if path not in known]
+    return [path for path in find_files(home) if Path(_utf8(str(path))) not in known]
+
+
+def _utf8(text: str) -> str:
+    """A text with U+FFFD for each half character, and for each byte of a name that is not UTF-8."""
+    return HALF.sub("\ufffd", text)
 
 
 def load_manifest(source: str | Path) -> list[Entry]:
