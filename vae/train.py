@@ -130,7 +130,8 @@ def train(config: AutoencoderRun) -> Path:
             for video, noise in group_with_noise(videos, [clip.draw for clip in clips], config):
                 group = video.to(run.device), noise.to(run.device), len(video) / len(videos)
                 terms.update(accumulate_gradients(networks, *group, config, discriminator_active, autocast))
-            terms = {name: run.accelerator.reduce(term, "mean") for name, term in terms.items()}
+            # A process's gradients may lie in memory in another order, and are added there place by place.
+            terms = {name: run.accelerator.reduce(t.contiguous(), "mean") for name, t in terms.items()}
 
             # Their means over processes, at most as large as allowed, at this step's learning rates.
             updates = {"gradient_norm": (optimizer, step, config.optimizer)}
