@@ -37,6 +37,7 @@ HELD_OUT = 32
 VALIDATION_TIMES = (0.125, 0.375, 0.625, 0.875)
 PANELS = {"smoothed": "loss, smoothed", "validation": "validation loss", "gradient_norm": "gradient norm"}
 SHOWN = 6
+COMPUTE = {"bf16": torch.bfloat16, "fp32": torch.float32}
 SCENES_READ = 256
 
 
@@ -49,10 +50,7 @@ def train(config: TransformerRun) -> Path:
         _check_fit(config, autoencoder)
         _check_same_networks(run, config, autoencoder)
         if config.init and not run.started:
-            note = check_text(config.text, model_folder(config.init))
-            _check_known_latents(config, autoencoder)
-            if note:
-                run.print_once(note)
+            _check_init(config, autoencoder, run.print_once)
 
         # Clips of files or of the drawn world, or latents of a cache; some are held out.
         sampled = config.posterior == "sample"
@@ -76,8 +74,7 @@ def train(config: TransformerRun) -> Path:
         autoencoder.to(run.device).eval().requires_grad_(False)
         model.to(run.device)
         model.transformer.checkpointing = config.checkpoint_activations
-        compute = torch.bfloat16 if loop.precision == "bf16" else torch.float32
-        head_width = model.transformer.head_width
+        compute, head_width = COMPUTE[loop.precision], model.transformer.head_width
         model.transformer.attention = BACKENDS[choose_attention(run.device, compute, head_width)]
 
         # What samples and is validated is the average of the weights; a frozen text encoder has none.
@@ -93,9 +90,8 @@ def train(config: TransformerRun) -> Path:
 
         # The log is opened; from here on a signal ends the step at hand, not the process.
         run.begin(model, data, held_out)
-        if run.main:
-            for note in _text_notes(config, data, held_out):
-                run.print_once(note)
+        for note in _text_notes(config, data, held_out) if run.main else ():
+            run.print_once(note)
         network = run.accelerator.prepare(model)
 
         # What every `show_every` steps shows, and the start of a run that a signal kept from showing it.
@@ -134,9 +130,8 @@ def train(config: TransformerRun) -> Path:
             mean_loss = run.accelerator.reduce(loss.detach(), "mean")
             if step == 1 and not config.init:
                 run.print_once(check_first_loss(mean_loss.item(), latents))
-            tokens = len(batch.tokens) * run.ranks
-            rate = optimizer.param_groups[0]["lr"]
-            run.end_step(step, mean_loss, ("tokens", tokens), gradient_norm=norm, learning_rate=rate)
+            terms = {"gradient_norm": norm, "learning_rate": optimizer.param_groups[0]["lr"]}
+            run.end_step(step, mean_loss, ("tokens", len(batch.tokens) * run.ranks), **terms)
             if run.due("save", step):
                 states = {"model": model.trained_state(), "average": average.trained_state()}
                 run.save(step, **states, optimizer=optimizer)
@@ -203,8 +198,11 @@ def _check_same_networks(run: Session, config: TransformerRun, autoencoder: Auto
             )
 
 
-def _check_known_latents(config: TransformerRun, autoencoder: Autoencoder) -> None:
-    """Raises ValueError where `init` is to go on with latents that its transformer never knew."""
+def _check_init(config: TransformerRun, autoencoder: Autoencoder, print_once: Callable) -> None:
+    """Says where `init` is to be trained with other text; raises ValueError where its transformer never knew
+    the autoencoder's latents, unless new ones are allowed."""
+    if note := check_text(config.text, model_folder(config.init)):
+        print_once(note)
     if config.new_latents:
         return
     folder, advice = model_folder(config.init), "--new-latents has it learn others"
