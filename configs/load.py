@@ -255,6 +255,12 @@ def run_names(kind: type) -> list[str]:
 def load_run(kind: type[Settings], name: str) -> Settings:
     """The `config` of a Python file, given by its path or as a name in `configs/runs/`."""
     file = _run_file(name)
+    config = _read_config(file) if file.is_file() and file.stem not in NOT_RUNS else None
+    if isinstance(config, kind):
+        try:
+            return _validated(kind, dataclasses.asdict(config), f"{file}: ")
+        except RecursionError:
+            raise ValueError(f"{file}: a setting is nested too deep, or contains itself") from None
     known = run_names(kind)
     choices = f"{', '.join(known)}, and any Python file"
     if not file.is_file() or file.stem in NOT_RUNS:
@@ -262,18 +268,12 @@ def load_run(kind: type[Settings], name: str) -> Settings:
             raise ValueError(f"{name} is a folder, and no config: a run resumes by the command that began it")
         near = nearest(name, known)
         raise ValueError(f"no config {name}{near}{' There' if near else '; there'} are {choices}")
-    config = _read_config(file)
-    if not isinstance(config, kind):
-        if type(config).__name__ in TRAINED_BY and kind.__name__ in TRAINED_BY:
-            verbs = TRAINED_BY[type(config).__name__], TRAINED_BY[kind.__name__]
-            raise ValueError(f"{name} is a config of {verbs[0]}, not of {verbs[1]}; there are {choices}")
-        raise ValueError(
-            f"{file} must set `config` to {kind.__name__}, not {type(config).__name__}; there are {choices}"
-        )
-    try:
-        return _validated(kind, dataclasses.asdict(config), f"{file}: ")
-    except RecursionError:
-        raise ValueError(f"{file}: a setting is nested too deep, or contains itself") from None
+    if type(config).__name__ in TRAINED_BY and kind.__name__ in TRAINED_BY:
+        verbs = TRAINED_BY[type(config).__name__], TRAINED_BY[kind.__name__]
+        raise ValueError(f"{name} is a config of {verbs[0]}, not of {verbs[1]}; there are {choices}")
+    raise ValueError(
+        f"{file} must set `config` to {kind.__name__}, not {type(config).__name__}; there are {choices}"
+    )
 
 
 def _run_file(name: str) -> Path:

@@ -111,7 +111,9 @@ def guarded(module: str, verb: str, arguments: list[str], debug: bool) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             return 1  # whoever read it, as `head` does, has seen enough
         ours = isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in OURS
-        if debug or ours or (isinstance(error, RuntimeError) and not _of_memory(error)):
+        from vae.training.files import out_of_memory
+
+        if debug or ours or (isinstance(error, RuntimeError) and not out_of_memory(error)):
             raise
         print(f"dit {verb}: {sentence(error)}", file=sys.stderr)
         return 1
@@ -131,12 +133,6 @@ def _flush() -> None:
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         raise OSError(error.errno, error.strerror, OUTPUT) from None
-
-
-def _of_memory(error: RuntimeError) -> bool:
-    """Whether PyTorch says that memory is short, its own, a GPU's, or that of processes that read."""
-    signs = ("can't allocate memory", "out of memory", "bad_alloc", "is killed by signal")
-    return any(sign in str(error) for sign in signs)
 
 
 def sentence(error: Exception) -> str:

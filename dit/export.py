@@ -12,12 +12,12 @@ from dit.load import AVERAGE, OURS, TRANSFORMER, Model, load_model
 from dit.pack import patchify
 from dit.wan import write_pipeline
 from samplers.path import shift_for
-from vae.diffusers_folder import write_json, write_wan
+from vae.diffusers_folder import write_wan
 from vae.interface import STATISTICS
 from vae.load import WEIGHTS as AUTOENCODER
 from vae.load import load_autoencoder, same_latents
 from vae.model import Autoencoder
-from vae.training.files import read_json, whole
+from vae.training.files import read_json, whole, write_json
 from vae.training.weights import TRANSFORMERS, read_header, save_weights
 
 

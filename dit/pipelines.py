@@ -12,7 +12,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from vae.training.files import file_hash, read_json
+from vae.training.files import file_hash, out_of_memory, read_json
 from vae.training.weights import check_finite, weights_files
 
 OURS = "WanPipeline"  # what this project samples itself
@@ -85,6 +85,8 @@ def load_pipeline(folder: str, device: torch.device, dtype: torch.dtype) -> Pipe
                 path, torch_dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False
             )
     except Exception as error:  # whatever a foreign folder does wrong is the answer
+        if out_of_memory(error):
+            raise
         raise ValueError(f"{folder}: diffusers cannot load it: {error}") from None
     for part, module in pipeline.components.items():
         if isinstance(module, torch.nn.Module):

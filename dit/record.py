@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,7 +25,8 @@ FORMATS = (".mp4", ".gif", ".png")
 ELSE = "give another --out, or --overwrite to make it anew"
 UNSURE = {  # of a record, what does not say which video it is
     *("version", "torch", "frames_sha256", "video"),
-    *("sample.out", "sample.model", "sample.image"),  # where things lay: the record has what they were
+    # Where things lay: the record has what they were.
+    *("sample.out", "sample.model", "sample.text_folder", "sample.image"),
 }
 
 
@@ -86,12 +88,13 @@ def write(file: Path, parts_CTHW: Iterable[Tensor], record: dict, fps: float) ->
             yield part
         record["frames_sha256"] = digest.hexdigest()
 
-    kind, place = file.suffix.lower(), place_of(file, record["sample"]["frames"])
+    kind, place = file.suffix.lower(), place_of(file, record["sample"].get("frames"))
     if kind == ".mp4":  # which has the record inside, and so comes first
         write_stream(place, hashed(), fps, lambda: record)
         write_json(sidecar(place), record)
         return place
     video = torch.cat(list(hashed()), dim=1)
+    shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)  # of another record
     write_json(sidecar(place), record)  # without the video it says that nothing is there yet
     if kind == ".gif":
         write_gif(place, video, fps)
@@ -110,33 +113,49 @@ def is_there(file: Path, record: dict) -> bool:
 
     Raises ValueError where anything else has its name, or its sidecar's: nothing is overwritten unasked.
     """
-    place = place_of(file, record["sample"]["frames"])
+    place = place_of(file, record["sample"].get("frames"))
     beside = sidecar(place)
     if place.is_dir() if file == place else place.is_file():
         raise ValueError(f"{place} is {'a folder' if file == place else 'a file'}: give another name")
     there = place.is_file() or (place.is_dir() and any(place.iterdir()))
     if not there and not beside.exists():
         return False
-    lost = False
+
+    # An mp4 has its own record, which the sidecar may have lost, or be behind.
+    within = there and place.suffix.lower() == ".mp4"
     try:
-        before = read_json(beside)
+        before = read_record(place) if within else read_json(beside)
     except (ValueError, OSError):
-        lost, what = True, place if there else beside
-        try:
-            before = read_record(place)
-        except ValueError:
-            raise ValueError(f"{what} is there, and no record says that `dit` made it: {ELSE}") from None
-    now = json.loads(json.dumps(record))
+        what = place if there else beside
+        raise ValueError(f"{what} is there, and no record says that `dit` made it: {ELSE}") from None
+    _check_same(place, before, record)
+    said = {name: value for name, value in before.items() if name != "video"}
+    if within and not _says(beside, said):
+        write_json(beside, said)
+    return there
+
+
+def _check_same(place: Path, before: dict, record: dict) -> None:
+    """Raises ValueError naming what of a record is not as before; a default may be lacking there."""
+    own = {f"sample.{name}": value for name, value in asdict(SampleSettings()).items()}
     other = [
-        f"{name} was {was!r:.80}, and is {new!r:.80}"
-        for name, was, new in changed(before, now)
-        if name not in UNSURE
+        f"{name} was {was!r:.80}, and is {now!r:.80}"
+        for name, was, now in changed(before, json.loads(json.dumps(record)))
+        if name not in UNSURE and not (was is None and name in own and now == own[name])
     ]
     if other:
         raise ValueError(f"{place} was made otherwise: {'; '.join(other[:3])}: {ELSE}")
-    if lost:
-        write_json(sidecar(place), {name: value for name, value in before.items() if name != "video"})
-    return there
+
+
+def _says(beside: Path, record: dict) -> bool:
+    """Whether a sidecar holds this record; raises ValueError for another's file, which is not replaced."""
+    try:
+        said = read_json(beside)
+    except (ValueError, OSError):
+        return False
+    if not {"weights", "sample"} <= said.keys():
+        raise ValueError(f"{beside} is there, and no record says that `dit` made it: {ELSE}")
+    return said == record
 
 
 def changed(before: dict, record: dict, within: str = "") -> Iterator[tuple[str, object, object]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs.load import from_json
-from configs.ranges import Count, Seed
+from configs.ranges import Frames, Seed, Side
 from configs.sampling import SampleSettings
 from vae.data.tables import PROMPTS, TABLES, Row, lines_of, read_table, read_text, texts
 
@@ -25,11 +25,11 @@ class Asked:
     """Its first frame; a path in a file is from that file's folder."""
     seed: Seed = 0
     """Seed of the first video, of as many as are asked for."""
-    frames: Count | None = None
+    frames: Frames | None = None
     """Frames, 1 + 4k."""
-    height: int | None = None
+    height: Side | None = None
     """Height in pixels."""
-    width: int | None = None
+    width: Side | None = None
     """Width in pixels."""
 
 

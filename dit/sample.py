@@ -31,7 +31,7 @@ from vae.interface import same_shapes
 from vae.model import Autoencoder
 from vae.quality.psnr_ssim import psnr
 from vae.tiles import tile_for
-from vae.training.files import check_writable, naming, remove_stale
+from vae.training.files import check_writable, naming, read_json, remove_stale
 from vae.training.progress import progress, say
 
 SHEET_FRAMES = 5
@@ -97,7 +97,8 @@ def sample(settings: SampleSettings, before: dict | None = None) -> list[Path]:
     if settings.guidance == 1 and any(one.negative for one in asked):
         raise ValueError("a negative prompt has no part where --guidance is 1, which is none: give another")
     texts = [text for one in asked for text in (one.prompt, one.negative)]
-    if note := cut_note(model.denoiser.text.config, texts):
+    text = model.denoiser.text
+    if note := cut_note(text.config, texts, tokenizer=getattr(text, "tokenizer", None)):
         print(note, file=sys.stderr)
 
     # Requests: size, seed, and the condition, a prompt and perhaps a negative one and a first frame.
@@ -290,7 +291,7 @@ def _sample_again(settings: SampleSettings) -> list[Path]:
                 image.write_bytes(base64.b64decode(record["image_png"]))
             again = replace(again, image=str(image))
         files = sample(again, record)
-    if json.loads(sidecar(files[0]).read_text())["frames_sha256"] != record["frames_sha256"]:
+    if read_json(sidecar(files[0]))["frames_sha256"] != record["frames_sha256"]:
         raise ValueError(
             f"{files[0]} is written, but its frames differ from those of {video}: it was made with torch "
             f"{record['torch']} and {origin.precision}, or on another processor"

@@ -14,7 +14,7 @@ from dit.byte_t5 import BUCKETS, END, EPS, FARTHEST, PADDING, VOCABULARY, ByteEn
 from vae.cache.index import remedy
 from vae.cache.shards import Location, read_row
 from vae.diffusers_folder import read_config
-from vae.training.files import file_hash
+from vae.training.files import file_hash, out_of_memory
 from vae.training.weights import read_model, weights_files
 
 
@@ -152,11 +152,14 @@ def load_pretrained(config: TextConfig) -> PretrainedEncoder:
             config=settings,
             state_dict=tensors,
             output_loading_info=True,
+            dtype=torch.float32,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
         )
     except Exception as error:  # whatever a foreign folder does wrong is the answer
+        if out_of_memory(error):
+            raise
         raise ValueError(f"{model_folder} holds no text encoder ({first_line(error)})") from None
     if wrong := sorted(told["missing_keys"]) + sorted(map(str, told["mismatched_keys"])):
         raise ValueError(f"{model_folder} does not fit the text encoder's settings: {wrong[0]} is missing")
@@ -172,6 +175,8 @@ def load_tokenizer(config: TextConfig):
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever a foreign folder does wrong is the answer
+        if out_of_memory(error):
+            raise
         raise ValueError(f"{folder} holds no tokenizer ({first_line(error)})") from None
 
 
@@ -180,7 +185,7 @@ def first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def cut_note(config: TextConfig, prompts: Iterable[str], what: str = "prompts") -> str:
+def cut_note(config: TextConfig, prompts: Iterable[str], what: str = "prompts", tokenizer=None) -> str:
     """A line on how many prompts the encoder cuts, as they have more tokens than it takes; or nothing."""
     different, longest = list(dict.fromkeys(prompts)), config.max_tokens
     if not config.folder:
@@ -189,7 +194,8 @@ def cut_note(config: TextConfig, prompts: Iterable[str], what: str = "prompts") 
         # A token has at least a letter; beside them a text has a space in front and an end.
         sure = {p for p in different if p.isascii() and "&" not in p and len(p) + 2 <= longest}
         texts = [clean(p) if config.padded else p for p in different if p not in sure]
-        masks = load_tokenizer(config)(texts, verbose=False)["attention_mask"] if texts else []
+        tokenizer = tokenizer or (load_tokenizer(config) if texts else None)
+        masks = tokenizer(texts, verbose=False)["attention_mask"] if texts else []
         cut = sum(len(mask) > longest for mask in masks)
     if not cut:
         return ""

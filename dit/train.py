@@ -24,14 +24,13 @@ from vae.compression import round_to
 from vae.data.clips import SHAPES, Clip, batches, files_hash, open_data
 from vae.data.sheets import contact_sheet
 from vae.interface import same_shapes
-from vae.load import autoencoder_hash, find_autoencoder, keep_copy, load_autoencoder, same_latents
+from vae.load import autoencoder_hash, keep_copy, load_autoencoder, same_latents
 from vae.model import Autoencoder
-from vae.training.checkpoints import checkpoints
 from vae.training.files import read_json
 from vae.training.optimizer import make_optimizer, set_learning_rate, update_average
 from vae.training.processes import gathered, on_main
 from vae.training.session import Session
-from vae.training.weights import TRANSFORMERS, load_strictly, load_weights, read_header
+from vae.training.weights import TRANSFORMERS, load_strictly, load_weights
 
 HELD_OUT = 32
 VALIDATION_TIMES = (0.125, 0.375, 0.625, 0.875)
@@ -48,7 +47,8 @@ def train(config: TransformerRun) -> Path:
         # The autoencoder: once the run has begun its own copy, with which its folder is a whole model folder.
         autoencoder = load_autoencoder(run.folder if run.started else config.autoencoder)
         _check_fit(config, autoencoder)
-        _check_same_networks(run, config, autoencoder)
+        run.facts["autoencoder_weights"] = autoencoder_hash(autoencoder)
+        run.facts["text_weights"] = encoder_hash(config.text) if config.text.folder else ""
         if config.init and not run.started:
             _check_init(config, autoencoder, run.print_once)
 
@@ -176,26 +176,6 @@ def _text_notes(config: TransformerRun, data, held_out) -> list[str]:
     none = f"note: {bare} of {len(entries)} files have no caption: they are trained on without a prompt"
     cut = cut_note(config.text, [*captions, *config.prompts], "captions and prompts")
     return [none] * bool(bare) + [cut] * bool(cut)
-
-
-def _check_same_networks(run: Session, config: TransformerRun, autoencoder: Autoencoder) -> None:
-    """Keeps the hashes of the frozen networks; raises ValueError where the run began with others."""
-    folder = config.text.folder
-    run.facts["autoencoder_weights"] = autoencoder_hash(autoencoder)
-    run.facts["text_weights"] = encoder_hash(config.text) if folder else ""
-    if not run.started:
-        return
-    before = read_header(checkpoints(run.folder)[-1] / "model.safetensors").facts
-    places = {
-        "autoencoder_weights": find_autoencoder(run.folder),
-        "text_weights": folder or "byte-level text",
-    }
-    for name, place in places.items():
-        if run.facts[name] != before.get(name):
-            raise ValueError(
-                f"{place} is not what the run in {run.folder} began with: bring that back, or give another "
-                f"folder with --out"
-            )
 
 
 def _check_init(config: TransformerRun, autoencoder: Autoencoder, print_once: Callable) -> None:

@@ -13,9 +13,9 @@ from configs.model import TransformerConfig
 from dit.model import Transformer
 from dit.text import write_encoder
 from vae.compression import PATCH
-from vae.diffusers_folder import check_settings, read_folder, write_folder, write_json, write_wan
+from vae.diffusers_folder import check_settings, read_folder, write_folder, write_wan
 from vae.model import Autoencoder
-from vae.training.files import naming, read_json
+from vae.training.files import naming, read_json, write_json
 from vae.training.weights import check_tensors
 
 PIPELINE, TRANSFORMER = "WanPipeline", "WanTransformer3DModel"

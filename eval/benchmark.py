@@ -213,7 +213,8 @@ def _own_maker(settings: RunEvalSettings, samples: list[Sample]) -> Maker:
     asked = inherited(VideoSettings, settings)
     own = {"model": settings.model, "seed": settings.seed, "batch": settings.batch}
     model, whole = load_resolved(SampleSettings(**asked, **own, out=""))
-    note = cut_note(model.denoiser.text.config, [sample.prompt for sample in samples])
+    text, prompts = model.denoiser.text, [sample.prompt for sample in samples]
+    note = cut_note(text.config, prompts, tokenizer=getattr(text, "tokenizer", None))
     if note and processes()[0] == 0:
         print(note, file=sys.stderr)
     shape = model.autoencoder.latent_shape(whole.frames, whole.height, whole.width)

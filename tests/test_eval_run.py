@@ -262,6 +262,7 @@ def test_any_pipeline_of_diffusers_is_sampled(tmp_path, monkeypatch):
     pipeline = write_cogvideox(tmp_path / "cog")
     changes = {"batch": 1, "count": 2, "height": 32, "width": 32, "guidance": 3.0}
     run(settings(tmp_path / "cog", tmp_path, **changes))
+    run(settings(tmp_path / "cog", tmp_path / "its own frames", **changes, frames=None))
     for k in range(2):
         record = json.loads((tmp_path / "videos" / CLASSES[k] / f"{k:05d}.json").read_text())
         made = pipeline(

@@ -84,7 +84,7 @@ def test_another_network_of_the_perceptual_loss_is_refused(network, whole, tmp_p
     kept = network.read_bytes()
     network.write_bytes(other.read_bytes())
     try:
-        with pytest.raises(ValueError, match="whose perceptual loss had another network"):
+        with pytest.raises(ValueError, match="began with other perceptual weights"):
             train(full_run(whole, network, steps=8))
     finally:
         network.write_bytes(kept)

@@ -144,7 +144,7 @@ def test_a_negative_prompt_without_guidance_and_a_size_that_does_not_fit_are_tol
     words = ("--prompts-file", tmp_path / "p.jsonl", "--model", folder)
     assert "the request 'odd one': height 50 is no positive multiple of 16" in message(capsys, *words)
     (tmp_path / "p.jsonl").write_text('{"prompt": "odd one", "height": 0}')
-    assert "height 0 is no positive multiple of 16" in message(capsys, *words)
+    assert "height = 0: it must be at least 1" in message(capsys, *words)
 
 
 def test_prompts_that_are_cut_are_counted_once(folder, tmp_path, capsys):  # noqa: F811

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import dit.record
 from configs.sampling import SampleSettings
 from dit.cli import run
 from dit.sample import sample
@@ -141,3 +142,48 @@ def test_an_again_replaces_its_own_alone(folder, tmp_path, capsys):  # noqa: F81
     sample(other)
     line = message(capsys, "--again", tmp_path / "one.mp4", "--model", folder, "--out", tmp_path / "two.mp4")
     assert "two.mp4 was made otherwise: prompt was 'a dog', and is 'a cat'" in line
+
+
+@pytest.mark.parametrize("kind", ["mp4", "gif"])
+def test_a_kill_while_a_video_is_made_anew_leaves_none_that_is_taken_for_another(
+    folder,  # noqa: F811
+    tmp_path,
+    kind,
+    monkeypatch,
+):
+    words = ["sample", "a cat", "--model", str(folder), "--out", str(tmp_path / f"a.{kind}")]
+    assert run([*words, "--steps", "1"]) == 0
+    whole = dit.record.write_json if kind == "mp4" else dit.record.write_gif
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dit.record, whole.__name__, killed)
+        assert run([*words, "--steps", "2", "--overwrite"]) == 130
+    assert run([*words, "--steps", "1"]) == 1, "what is there is of two steps, or nothing"
+    assert run([*words, "--steps", "2"]) == 0
+    record = json.loads((tmp_path / "a.json").read_text())
+    assert record["sample"]["steps"] == 2
+    assert (
+        run(["sample", "--again", words[-1], "--model", str(folder), "--out", str(tmp_path / "b.mp4")]) == 0
+    )
+
+
+def test_a_file_of_another_beside_a_video_is_not_replaced(folder, tmp_path, capsys):  # noqa: F811
+    words = ["sample", "a cat", "--model", str(folder), "--steps", "1", "--out", str(tmp_path / "a.mp4")]
+    assert run(words) == 0
+    (tmp_path / "a.json").write_text('{"mine": 1}')
+    assert run(words) == 1 and "a.json is there, and no record says" in capsys.readouterr().err
+    assert json.loads((tmp_path / "a.json").read_text()) == {"mine": 1}
+
+
+def test_a_setting_that_came_later_makes_no_other_video(folder, tmp_path):  # noqa: F811
+    words = ["sample", "a cat", "--model", str(folder), "--steps", "1", "--out", str(tmp_path / "a.gif")]
+    assert run(words) == 0
+    record = json.loads((tmp_path / "a.json").read_text())
+    del record["sample"]["decode_memory"], record["sample"]["batch"]
+    (tmp_path / "a.json").write_text(json.dumps(record))
+    assert run(words) == 0
+    (tmp_path / "a.json").write_text(json.dumps(record | {"sample": record["sample"] | {"batch": 2}}))
+    assert run(words) == 1

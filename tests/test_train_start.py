@@ -86,7 +86,7 @@ def test_a_frozen_text_encoder_trains_nothing_of_itself(autoencoder, tmp_path): 
     with pytest.raises(ValueError, match=rf"{other} is not the text encoder that \S+ was trained with"):
         load_model(config.out, cpu, torch.float32, str(other))
     longer = replace(config, train=replace(config.train, steps=3))
-    with pytest.raises(ValueError, match=rf"{other} is not what the run in \S+ began with"):
+    with pytest.raises(ValueError, match=r"holds a run with text\.folder = "):
         train(replace(longer, text=replace(config.text, folder=str(other))))
     model = load_model(config.out, cpu, torch.float32, str(folder))
     kept = model.denoiser.text.model.state_dict()

@@ -12,7 +12,7 @@ from configs.load import from_json
 from configs.model import AutoencoderConfig
 from vae.interface import STATISTICS, Statistics
 from vae.model import Autoencoder
-from vae.training.files import naming, read_json
+from vae.training.files import naming, read_json, write_json
 from vae.training.weights import check_fit, load_strictly, read_model
 
 WAN = "AutoencoderKLWan"
@@ -61,12 +61,6 @@ def write_folder(folder: Path, settings: dict, tensors: dict[str, Tensor]) -> No
     write_json(folder / "config.json", settings)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(tensors, folder / "diffusion_pytorch_model.safetensors", {"format": "pt"})
-
-
-def write_json(path: Path, values: dict) -> None:
-    """Writes a JSON file, and the folders above it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
 def write_wan(folder: Path, autoencoder: Autoencoder) -> None:

@@ -25,7 +25,7 @@ from vae.perceptual import load_perceptual
 from vae.quality.lpips import SMALLEST, Lpips, load_lpips, lpips_of
 from vae.quality.psnr_ssim import psnr, ssim
 from vae.statistics import Statistics, checked, latent_sums, raw_sums, statistics_of
-from vae.training.checkpoints import checkpoints, restore_optimizer
+from vae.training.checkpoints import restore_optimizer
 from vae.training.collapse import Watch
 from vae.training.optimizer import (
     average_gradients,
@@ -37,7 +37,7 @@ from vae.training.optimizer import (
 from vae.training.processes import gathered
 from vae.training.seeds import generator, normal, uniform
 from vae.training.session import Session
-from vae.training.weights import AUTOENCODERS, load_strictly, load_weights, read_header
+from vae.training.weights import AUTOENCODERS, load_strictly, load_weights
 
 HELD_OUT = 16
 SCORES = ("psnr", "ssim", "lpips")
@@ -66,7 +66,7 @@ def train(config: AutoencoderRun) -> Path:
         model = Autoencoder(config.model)
         if not run.started:
             start_from(model, config)
-        perceptual, run.facts["perceptual_network"], note = load_perceptual(config.perceptual)
+        perceptual, run.facts["perceptual_weights"], note = load_perceptual(config.perceptual)
 
         # From here on the folder is this run's, its settings are written; a finished one has nothing to do.
         if not run.open(files_hash(data, held_out)):
@@ -98,7 +98,6 @@ def train(config: AutoencoderRun) -> Path:
                 discriminator_optimizer, tensors, max(0, run.step - start)
             )
         run.restore(**loads, optimizer=optimizer)
-        _check_same_network(run)
 
         # The log is opened; from here on a signal ends the step at hand, not the process.
         run.begin(model, data, held_out)
@@ -175,17 +174,6 @@ def train(config: AutoencoderRun) -> Path:
             run.finish(average.state_dict())
             run.print_once(f"weights: {run.weights}")
     return run.weights
-
-
-def _check_same_network(run: Session) -> None:
-    """Raises ValueError where a run goes on with another perceptual network than it began with."""
-    if run.started:
-        before = read_header(checkpoints(run.folder)[-1] / "model.safetensors").facts
-        if run.facts["perceptual_network"] != before["perceptual_network"]:
-            raise ValueError(
-                f"{run.folder} holds a run whose perceptual loss had another network, or none: bring back "
-                f"the weights that it began with, or give another folder with --out"
-            )
 
 
 def _check_recipe(config: AutoencoderRun) -> None:

@@ -174,14 +174,20 @@ def load_manifest(source: str | Path) -> list[Entry]:
     for entry in entries:
         _check_entry(entry, file)
     if ROOT in about:
-        _note_root(file, root)
+        _note_once(f"note: {file} lists files in {root}")  # outside its folder, as whoever wrote it chose
     left_out = about.get(LEFT_OUT)
-    if left_out and (
-        new := _new_files(root, from_json(list[str], parse_json(left_out, file), file), entries)
-    ):
+    if left_out and os.environ.get("RANK", "0") == "0":  # a large folder takes a while to look through
+        new = _new_files(root, from_json(list[str], parse_json(left_out, file), file), entries)
         more = f" and {len(new) - 1} more" if len(new) > 1 else ""
-        print(f"note: {file} is older than {new[0]}{more}: run `dit data index` again", file=sys.stderr)
+        if new:
+            _note_once(f"note: {file} is older than {new[0]}{more}: run `dit data index` again")
     return entries
+
+
+@lru_cache
+def _note_once(line: str) -> None:
+    """Prints a line, once in a process."""
+    print(line, file=sys.stderr)
 
 
 def _check_entry(entry: Entry, file: Path) -> None:
@@ -194,9 +200,3 @@ def _check_entry(entry: Entry, file: Path) -> None:
         )
     if entry.path.suffix.lower() not in (IMAGES if pictures else VIDEOS):
         raise ValueError(f"{file} lists {entry.path}, whose name is none of a video or image: {AGAIN}")
-
-
-@lru_cache
-def _note_root(file: Path, root: Path) -> None:
-    """Says once that a manifest lists files outside its folder, which whoever wrote it chose."""
-    print(f"note: {file} lists files in {root}", file=sys.stderr)

@@ -16,15 +16,13 @@ from torch import Tensor
 
 from vae.data.damage import damage_in_container, damage_in_log
 from vae.data.images import IMAGES, ON_WHITE, UnreadableVideo, image_frames, read_image
-from vae.data.write import complaint, decoder, ffmpeg
+from vae.data.write import ONLY_VIDEOS, complaint, decoder, ffmpeg
 
 VIDEOS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"}
 # decord's seeks are wrong in some H.265 files, and it opens no AV1; of others we have no proof.
 SEEKABLE = {"h264", "mpeg4", "vp8", "vp9", "mjpeg"}
 SEEKS_TRIED = 12
 TICKS = 10_000  # a second, in which times of frames are kept: four bytes last for 119 hours
-# What a video may be: no list of other files, which ffmpeg would open, on other machines too.
-CONTAINERS = "mov,matroska,avi,mpeg,mpegts,mpegvideo,m4v,h264,hevc,mjpeg,flv,asf,ogg,dv,mxf"
 FILTERS = {  # what is done to pixels, in this order -> how; manifests name it: a new way has a new name
     "deinterlaced": "bwdif=mode=send_frame:deint=interlaced",
     "BT.2020 assumed": "setparams=color_primaries=bt2020:colorspace=bt2020nc",
@@ -72,7 +70,7 @@ class Probe:
 def _first_video(path: Path, codec: str = "", treatment: str = "") -> list[str]:
     """Arguments that decode the first video stream, never a cover picture, up to the first damage."""
     alpha = ["-c:v", WITH_ALPHA[codec]] if ON_WHITE in treatment and codec in WITH_ALPHA else []
-    whole = ["-xerror", "-threads", "1", "-protocol_whitelist", "file", "-format_whitelist", CONTAINERS]
+    whole = ["-xerror", "-threads", "1", *ONLY_VIDEOS]
     return [*whole, *alpha, "-i", f"file:{path}", "-map", "0:V:0", "-fps_mode", "passthrough"]
 
 
@@ -211,7 +209,7 @@ def _filters(treatment: str, select: str = "") -> str:
 def _end_of_all(path: Path) -> float:
     """When the last of all streams ends, in seconds: sound may go on after the last frame."""
     own = ["-map", "0", "-map", "-0:t?", "-copy_unknown", "-c", "copy", "-f", "framecrc", "-"]
-    done = ffmpeg(["-v", "error", "-protocol_whitelist", "file", "-i", f"file:{path}", *own])
+    done = ffmpeg(["-v", "error", *ONLY_VIDEOS, "-i", f"file:{path}", *own])
     text, end = done.stdout.decode(errors="replace"), 0.0
     clocks = {k: int(a) / int(b) for k, a, b in re.findall(r"^#tb (\d+): (\d+)/(\d+)$", text, re.MULTILINE)}
     for k, time, length in re.findall(r"^(\d+), +-?\d+, +(-?\d+), +(\d+),", text, re.MULTILINE):

@@ -19,6 +19,10 @@ from torch import Tensor
 from configs.load import from_json, parse_json
 from vae.training.files import whole, write_whole
 
+# What a video may be: no list of other files, which ffmpeg would open, on other machines too.
+CONTAINERS = "mov,matroska,avi,mpeg,mpegts,mpegvideo,m4v,h264,hevc,mjpeg,flv,asf,ogg,dv,mxf"
+ONLY_VIDEOS = ["-protocol_whitelist", "file", "-format_whitelist", CONTAINERS]
+
 
 def ffmpeg(arguments: Sequence[str], data: bytes | None = None) -> subprocess.CompletedProcess:
     """Runs the ffmpeg that imageio brings; its exit status is the caller's to judge.
@@ -147,7 +151,7 @@ def read_metadata(file: str | Path) -> dict:
     """The record inside an mp4 of ours, read without decoding; raises ValueError where there is none."""
     if not Path(file).is_file():
         raise ValueError(f"{file}: no such file")
-    done = ffmpeg(["-v", "error", "-i", f"file:{file}", "-f", "ffmetadata", "-"])
+    done = ffmpeg(["-v", "error", *ONLY_VIDEOS, "-i", f"file:{file}", "-f", "ffmetadata", "-"])
     text = done.stdout.decode(errors="replace")
     comment = re.search(r"^comment=((?:[^\\\n]|\\.|\\\n)*)$", text, re.MULTILINE)
     if not comment:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vae.training.files import whole
-from vae.training.weights import check_tensors, load_weights, read_header, save_weights
+from vae.training.weights import check_tensors, load_weights, read_header, read_tensors, save_weights
 
 CHECKPOINTS_KEPT = 2
 
@@ -55,7 +55,7 @@ def newest_sound(folder: Path, kind: str, parts: Collection[str], from_older: bo
     wrong = ""
     for checkpoint in reversed(steps := checkpoints(folder)):
         try:
-            _check_parts(checkpoint, kind, parts)
+            _check_parts(checkpoint, kind, parts, from_older)
         except ValueError as error:
             wrong = wrong or str(error)
         else:
@@ -74,14 +74,19 @@ def newest_sound(folder: Path, kind: str, parts: Collection[str], from_older: bo
     return checkpoint
 
 
-def _check_parts(checkpoint: Path, kind: str, parts: Collection[str]) -> None:
-    """Raises ValueError unless a checkpoint has every part, each a whole file of its kind and step."""
+def _check_parts(checkpoint: Path, kind: str, parts: Collection[str], numbers: bool) -> None:
+    """Raises ValueError unless a checkpoint has every part, each a whole file of its kind and step.
+
+    Where `numbers` are looked at, they must be finite.
+    """
     for part in parts:
         file = checkpoint / f"{part}.safetensors"
         if not file.is_file():
             raise ValueError(f"{checkpoint} has no {file.name}")
         if (step := read_header(file, f"{kind} checkpoint").facts.get("step")) != step_of(checkpoint):
             raise ValueError(f"{file} is of step {step}")
+        if numbers:
+            read_tensors(file)
 
 
 def step_of(checkpoint: Path) -> int:

@@ -141,7 +141,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file whole or not at all."""
-    write_whole(path, lambda temporary: temporary.write_text(text))
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: Path, values: dict) -> None:
@@ -231,3 +231,9 @@ def file_hash(path: Path) -> str:
     """SHA-256 of a file's bytes, the name of a set of weights."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory is short: PyTorch's own, a GPU's, or that of processes that read."""
+    signs = ("can't allocate memory", "out of memory", "bad_alloc", "is killed by signal: Killed")
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)

@@ -110,14 +110,23 @@ class Session:
         return finished is None
 
     def restore(self, **parts: Callable[[dict[str, Tensor]], object] | torch.optim.Optimizer) -> None:
-        """Gives the newest checkpoint's tensors, where there is one, to what loads each part."""
+        """Gives the newest checkpoint's tensors, where there is one, to what loads each part.
+
+        Raises ValueError where a fact of the run, such as a frozen network's hash, is not as it was there.
+        """
         newest = partial(newest_sound, self.folder, self.kind, parts, self.loop.from_older)
         if (checkpoint := on_main(self.main, newest)) is None:
             return
         facts, tensors = load_checkpoint(checkpoint, self.kind)
+        for name, value in self.facts.items():
+            if facts.get(name) != value:
+                raise ValueError(
+                    f"{self.folder} began with other {name.replace('_', ' ')}: bring those back, or give "
+                    f"another folder with --out"
+                )
         self.step, self.smoothed = facts["step"], facts["smoothed"]
         for name, load in parts.items():
-            with naming(self.folder / f"step-{self.step:08d}" / f"{name}.safetensors"):
+            with naming(checkpoint / f"{name}.safetensors"):
                 if isinstance(load, torch.optim.Optimizer):
                     restore_optimizer(load, tensors[name], self.step)
                 else:

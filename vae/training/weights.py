@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 
 from configs.load import from_json, parse_json
 from configs.ranges import StepsOrZero
-from vae.training.files import check_unfolded, naming, read_json, write_whole
+from vae.training.files import check_unfolded, naming, out_of_memory, read_json, write_whole
 
 KINDS = {  # of weights files, and the verb that makes each
     "transformer": "dit train",
@@ -116,6 +116,8 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         whole = file.suffix == ".safetensors"
         tensors = load_file(file) if whole else torch.load(file, "cpu", weights_only=True)
     except Exception as error:  # whatever a foreign file does wrong is the answer
+        if out_of_memory(error):
+            raise
         raise ValueError(f"{file} cannot be read as weights: {type(error).__name__}: {error}") from None
     if not isinstance(tensors, dict):
         raise ValueError(f"{file} holds no set of named tensors")
