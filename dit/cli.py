@@ -111,9 +111,8 @@ def guarded(module: str, verb: str, arguments: list[str], debug: bool) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             return 1  # whoever read it, as `head` does, has seen enough
         ours = isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in OURS
-        from vae.training.files import out_of_memory
-
-        if debug or ours or (isinstance(error, RuntimeError) and not out_of_memory(error)):
+        of_memory = importlib.import_module("vae.training.files").out_of_memory
+        if debug or ours or (isinstance(error, RuntimeError) and not of_memory(error)):
             raise
         print(f"dit {verb}: {sentence(error)}", file=sys.stderr)
         return 1

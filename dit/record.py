@@ -16,6 +16,7 @@ from configs.sampling import SampleSettings
 from dit import __version__
 from dit.generate import Request
 from dit.load import Model
+from vae.data.video import UnreadableVideo, probe
 from vae.data.write import read_metadata, to_frames, write_gif, write_png, write_png_frames, write_stream
 from vae.training.files import read_json, write_json
 from vae.training.progress import progress
@@ -132,7 +133,17 @@ def is_there(file: Path, record: dict) -> bool:
     said = {name: value for name, value in before.items() if name != "video"}
     if within and not _says(beside, said):
         write_json(beside, said)
-    return there
+    return there and (within or _is_whole(place, before["sample"].get("frames")))
+
+
+def _is_whole(place: Path, frames: int | None) -> bool:
+    """Whether a GIF, an image or a folder of frames has all that its record says: a kill may have cut it."""
+    if place.is_dir():
+        return len(list(place.glob("*.png"))) == frames
+    try:
+        return probe(place).frames == frames
+    except UnreadableVideo:
+        return False
 
 
 def _check_same(place: Path, before: dict, record: dict) -> None:
@@ -143,8 +154,17 @@ def _check_same(place: Path, before: dict, record: dict) -> None:
         for name, was, now in changed(before, json.loads(json.dumps(record)))
         if name not in UNSURE and not (was is None and name in own and now == own[name])
     ]
+    kinds = [_kind(one.get("sample", {}).get("out")) for one in (before, record)]
+    if kinds[0] != kinds[1]:
+        other.insert(0, f"it is the record of a video in {kinds[0]}, not {kinds[1]}")
     if other:
         raise ValueError(f"{place} was made otherwise: {'; '.join(other[:3])}: {ELSE}")
+
+
+def _kind(out: str | None) -> str:
+    """The format of the video that goes to an output: in a folder it is mp4."""
+    suffix = Path(out or "").suffix.lower()
+    return suffix if suffix in FORMATS else ".mp4"
 
 
 def _says(beside: Path, record: dict) -> bool:

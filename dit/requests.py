@@ -64,10 +64,17 @@ def _read_requests(file: Path) -> list[dict]:
 
 def _of_row(file: Path, row: Row) -> dict:
     """What a row of a table asks for, its cells that are not empty; raises ValueError for a wrong one."""
-    cells = {name: cell for name, cell in row.cells.items() if name and cell not in (None, "")}
+    text = file.suffix.lower() in (".csv", ".tsv")  # where all is text, and nothing is no cell
+    cells = {
+        name: cell
+        for name, cell in row.cells.items()
+        if name and cell not in ((None, "") if text else (None,))
+    }
+    if {"negative", "negative_prompt"} <= cells.keys():
+        raise ValueError(f"{file}, {row.place}, has both negative and negative_prompt: leave one")
     if "negative_prompt" in cells:  # as diffusers calls it
         cells["negative"] = cells.pop("negative_prompt")
-    if file.suffix.lower() in (".csv", ".tsv"):  # where all is text
+    if text:
         cells |= {
             name: int(cells[name])
             for name in NUMBERS & cells.keys()

@@ -143,6 +143,10 @@ def sample(settings: SampleSettings, before: dict | None = None) -> list[Path]:
 
     # One pack after the other: latents, then frames, written as they are decoded.
     packs = [pack for pack in packs if wanted & set(pack)]
+    names = "\n".join(file.name for file in files)
+    sheet = files[0].parent / f"contact-sheet-{hashlib.sha256(names.encode()).hexdigest()[:8]}.png"
+    if packs and count > 1:
+        sheet.unlink(missing_ok=True)  # of other videos of these names
     title = f"sampling {len(wanted)}"
     with progress(total=len(packs) * settings.steps, desc=title, unit="step", disable=not packs) as bar:
         for pack in packs:
@@ -154,15 +158,14 @@ def sample(settings: SampleSettings, before: dict | None = None) -> list[Path]:
                     video = _compared(video, requests[k].condition.image_THWC, files[k].name)
                     write(files[k], video, record, settings.fps)
     if count == 1:
-        return [place_of(files[0], asked[0].frames)]
-    return [*files, _draw_sheet(files, asked, bool(packs))]
+        mine = before.get("place", 0) if before else 0
+        return [place_of(files[mine], asked[mine].frames)]
+    return [*files, _draw_sheet(sheet, files, asked)]
 
 
-def _draw_sheet(files: list[Path], asked: list[Asked], again: bool) -> Path:
-    """Draws frames of a call's videos, as their files show them, under a name of these videos alone."""
-    names = "\n".join(file.name for file in files)
-    sheet = files[0].parent / f"contact-sheet-{hashlib.sha256(names.encode()).hexdigest()[:8]}.png"
-    if again or not sheet.is_file():
+def _draw_sheet(sheet: Path, files: list[Path], asked: list[Asked]) -> Path:
+    """Draws frames of a call's videos, as their files show them, where that is not done."""
+    if not sheet.is_file():
         places = (evenly(one.frames, SHEET_FRAMES) for one in asked)
         videos = (to_video(read_frames(file, at)) for file, at in zip(files, places, strict=True))
         captions = [
@@ -234,7 +237,7 @@ def file_names(settings: SampleSettings, asked: list[Asked], count: int) -> list
         if count > 1:
             raise ValueError(f"--out {out} is one file, but {count} videos are asked for: give a folder")
         return [out] * len(asked)
-    if out.suffix and not out.is_dir():
+    if re.fullmatch(r"\.[a-z]\w*", out.suffix.lower()) and not out.is_dir():
         raise ValueError(f"--out {out}: {out.suffix} is none of {', '.join(FORMATS)}")
     names = []
     for one in asked:

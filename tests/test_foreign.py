@@ -90,8 +90,7 @@ def test_a_text_is_a_regular_utf8_file_with_an_end(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["../secret", "/dev/zero", "..", "", ".", "a/../../b.mp4", "a\\b.mp4", "a\0.mp4", "x" * 300 + "/.."],
+    "name", ["../secret", "/dev/zero", "..", "", ".", "a/../../b.mp4", "a\0.mp4", "x" * 300 + "/.."]
 )
 def test_a_name_leads_out_of_no_folder(tmp_path, name):
     with pytest.raises(ValueError, match="which is no name of a file in it"):

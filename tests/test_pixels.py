@@ -383,3 +383,31 @@ def test_the_filters_of_every_treatment_are_there():
         part.split("=")[0].split("]")[-1] for graph in video.FILTERS.values() for part in graph.split(",")
     }
     assert all(f" {name} " in have for name in names if name.isalpha())
+
+
+def test_a_file_with_a_timecode_is_a_video(tmp_path):
+    file = tmp_path / "timecode.mov"
+    made = ["-f", "lavfi", "-i", "testsrc=s=96x64:r=25:d=1", "-timecode", "01:00:00:00", "-c:v", "libx264"]
+    assert ffmpeg(["-v", "error", *made, f"file:{file}"]).returncode == 0
+    assert probe(file).frames == 25
+
+
+@pytest.mark.parametrize("share", [0.4, 0.6, 0.999])
+def test_a_cut_file_in_fragments_is_damaged(tmp_path, share):
+    file = tmp_path / "fragments.mp4"
+    made = ["-f", "lavfi", "-i", "testsrc=s=96x64:r=25:d=2", "-f", "lavfi", "-i", "sine=d=2", "-g", "10"]
+    made += ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-c:a", "aac"]
+    made += ["-movflags", "frag_keyframe+empty_moov+default_base_moof"]
+    assert ffmpeg(["-v", "error", *made, f"file:{file}"]).returncode == 0
+    assert probe(file).frames == 50
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+    with pytest.raises(UnreadableVideo):
+        probe(cut)
+
+
+def test_a_gif_with_a_newline_at_its_end_is_whole(tmp_path):
+    gif, source = tmp_path / "a.gif", ["-f", "lavfi", "-i", "testsrc=s=96x64:r=25:d=1"]
+    assert ffmpeg(["-v", "error", *source, f"file:{gif}"]).returncode == 0
+    gif.write_bytes(gif.read_bytes() + b"\n")
+    assert probe(gif).frames == 25

@@ -164,3 +164,13 @@ def test_prompts_that_are_cut_are_counted_once(folder, tmp_path, capsys):  # noq
     assert said == ["note: 2 of 3 prompts have more than text.max_tokens = 512: cut there"]
     assert cut_note(TextConfig(max_tokens=4), ["abc", "abc"]) == ""
     assert "1 of 2 captions" in cut_note(TextConfig(max_tokens=4), ["abcd", "é", "abcd"], "captions")
+
+
+def test_a_request_may_ask_for_no_negative_prompt(tmp_path):
+    file = tmp_path / "requests.jsonl"
+    file.write_text('{"prompt": "a", "negative": ""}\n{"prompt": "b"}\n')
+    asked = read_asked(SampleSettings(prompts_file=str(file), negative="dull"))
+    assert [one.negative for one in asked] == ["", "dull"]
+    file.write_text('{"prompt": "a", "negative": "x", "negative_prompt": "y"}')
+    with pytest.raises(ValueError, match="has both negative and negative_prompt"):
+        read_asked(SampleSettings(prompts_file=str(file)))

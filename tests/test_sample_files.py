@@ -187,3 +187,32 @@ def test_a_setting_that_came_later_makes_no_other_video(folder, tmp_path):  # no
     assert run(words) == 0
     (tmp_path / "a.json").write_text(json.dumps(record | {"sample": record["sample"] | {"batch": 2}}))
     assert run(words) == 1
+
+
+def test_what_a_kill_or_a_hand_cut_is_made_again(folder, tmp_path):  # noqa: F811
+    plain = ["sample", "a cat", "--model", str(folder), "--steps", "1", "--out"]
+    for name in ("a.gif", "b.png"):
+        assert run([*plain, str(tmp_path / name)]) == 0
+    gif, frame = tmp_path / "a.gif", tmp_path / "b" / "0001.png"
+    whole = gif.read_bytes(), frame.read_bytes()
+    gif.write_bytes(whole[0][:-40])
+    frame.unlink()
+    for name in ("a.gif", "b.png"):
+        assert run([*plain, str(tmp_path / name)]) == 0
+    assert (gif.read_bytes(), frame.read_bytes()) == whole
+
+
+def test_a_record_is_of_one_format(folder, tmp_path, capsys):  # noqa: F811
+    plain = ["sample", "a cat", "--model", str(folder), "--steps", "1", "--out"]
+    assert run([*plain, str(tmp_path / "x.gif")]) == 0
+    assert run([*plain, str(tmp_path / "x.mp4")]) == 1
+    assert "the record of a video in .gif, not .mp4" in capsys.readouterr().err
+
+
+def test_a_video_of_a_pack_is_made_again_in_another_folder(folder, tmp_path, capsys):  # noqa: F811
+    words = ["sample", "a cat", "a dog", "--batch", "2", "--model", str(folder), "--steps", "1"]
+    assert run([*words, "--out", str(tmp_path / "t")]) == 0
+    again = ["sample", "--again", str(tmp_path / "t" / "a-dog-0.mp4"), "--model", str(folder)]
+    capsys.readouterr()
+    assert run([*again, "--out", str(tmp_path / "other.v1.5")]) == 0, "a dot in a folder's name is no format"
+    assert capsys.readouterr().out.strip() == str(tmp_path / "other.v1.5" / "a-dog-0.mp4")

@@ -12,16 +12,13 @@ from vae.data.write import complaint
 HARMLESS = re.compile(
     r"^\[(aac|mp[1-3]|e?ac3|opus|vorbis|flac|alac|dca|wma|amr|pcm)|co located POCs|mmco: unref short failure"
 )
-SEGMENT, CLUSTER, SUM = (
-    0x18538067,
-    0x1F43B675,
-    b"\xbf\x84",
-)  # of Matroska: all, some frames, four bytes of CRC-32
+# Of Matroska: all, some frames, four bytes of CRC-32.
+SEGMENT, CLUSTER, SUM = 0x18538067, 0x1F43B675, b"\xbf\x84"
 
 
 def damage_in_log(log: str) -> str:
     """The first line of a log with levels in which a decoder says that it met damage; empty where none."""
-    for line in log.splitlines():
+    for line in log.split("\n"):
         wrong = re.match(r"(?:\[[^]]*\] )*\[(error|fatal|panic)\] ", line) or "EOI missing" in line
         if wrong and not HARMLESS.search(line):
             return complaint(line)
@@ -33,8 +30,11 @@ def damage_in_container(path: Path) -> str:
     size = path.stat().st_size
     with open(path, "rb") as file:
         head = file.read(8)
-        if head[:4] == b"RIFF" and (said := int.from_bytes(head[4:], "little")) + 7 > size:
+        said = int.from_bytes(head[4:], "little")
+        if head[:4] == b"RIFF" and size < said + 7 and said + 1 < 1 << 32:  # all ones: written to a pipe
             return f"it is cut: of {said + 8} bytes {size} are there"
+        if head[4:] == b"ftyp" and (end := _end_of_boxes(file, size)) > size:
+            return f"it is cut: of {end} bytes {size} are there"
         file.seek(0)
         while (element := _number(file, 4, False)) is not None and (
             length := _number(file, 8, True)
@@ -51,6 +51,20 @@ def damage_in_container(path: Path) -> str:
                     return f"the checksum of its bytes {start} to {start + length} is wrong"
             file.seek(start if element == SEGMENT else start + length)
     return ""
+
+
+def _end_of_boxes(file: BinaryIO, size: int) -> int:
+    """Where the boxes of an mp4 end, one after the other, or what follows them that is none."""
+    end = 0
+    while end + 8 <= size:
+        file.seek(end)
+        length, kind = int.from_bytes(file.read(4)), file.read(4)
+        if length == 1:
+            length = int.from_bytes(file.read(8))
+        if length < 8 or not kind.isalnum():  # up to the end of the file, or no box
+            break
+        end += length
+    return end
 
 
 def _number(file: BinaryIO, longest: int, bare: bool) -> int | None:

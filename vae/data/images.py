@@ -42,7 +42,7 @@ def image_frames(path: Path, indices: Sequence[int] | None = None) -> Iterator[t
 
     try:
         with Image.open(path, formats=FORMATS) as image:
-            if image.format == "GIF" and not path.read_bytes().rstrip(b"\0").endswith(b";"):
+            if image.format == "GIF" and not path.read_bytes().rstrip(b"\0\r\n ").endswith(b";"):
                 raise ValueError("it is cut: a GIF ends with a semicolon")
             first = int(getattr(image, "default_image", False))  # what shows where no animation can
             count = image.n_frames - first if image.format in ANIMATED and image.is_animated else 1

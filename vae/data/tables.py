@@ -19,6 +19,7 @@ from pathlib import Path
 
 from vae.data.images import IMAGES
 from vae.data.video import VIDEOS
+from vae.training.files import MOST_TEXT, check_regular
 
 SEPARATED, OF_JSON = (".csv", ".tsv"), (".jsonl", ".ndjson", ".json")
 TABLES = SEPARATED + OF_JSON
@@ -65,6 +66,8 @@ def read_text(file: Path) -> str:
 
     Which of the many other encodings it is, its bytes do not tell.
     """
+    if (size := check_regular(file).stat().st_size) > MOST_TEXT:
+        raise ValueError(f"{file} has {size:,} bytes, and at most {MOST_TEXT:,} are read as text")
     data = file.read_bytes()
     encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if data.startswith(mark)), "utf-8")
     try:

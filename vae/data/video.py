@@ -164,7 +164,7 @@ def _decode(path: Path, filters: list[str], *how: str) -> tuple[list[list[str]],
 def _describe(path: Path, log: str) -> tuple[str, int, int, str]:
     """What ffmpeg's log says of a file: its header, how many video streams, the first's number and line."""
     header = re.split(r"^.*Output #0, framehash, to 'pipe:':$", log, maxsplit=1, flags=re.MULTILINE)[0]
-    streams = re.findall(r"^\[info\]   Stream #0:(\d+).*?: Video: (.*)$", header, re.MULTILINE)
+    streams = re.findall(r"^\[info\] +Stream #0:(\d+).*?: Video: (.*)$", header, re.MULTILINE)
     streams = [(int(number), line) for number, line in streams if "(attached pic)" not in line]
     if not streams:
         raise UnreadableVideo(f"{path} holds no video frame")
@@ -173,7 +173,7 @@ def _describe(path: Path, log: str) -> tuple[str, int, int, str]:
 
 def _treatment(path: Path, header: str, line: str, log: str) -> str:
     """What has to be done to the pixels of a video, as names of FILTERS; raises UnreadableVideo."""
-    tags = header[header.index(line) :].split("[info]   Stream #")[0]  # of this stream
+    tags = header[header.index(line) :].split("Stream #")[0]  # of this stream
     if re.search(r"DOVI configuration.* profile: 5,", tags):
         raise UnreadableVideo(f"{path} cannot be read: the colours of Dolby Vision's profile 5 are its own")
     bright = re.search(r"\b([\w-]+)/([\w-]+)/(smpte2084|arib-std-b67)\b", line)

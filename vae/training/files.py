@@ -84,7 +84,7 @@ def _naming_output(path: Path) -> Iterator[None]:
 @contextmanager
 def _temporary(home: Path | None, name: str) -> Iterator[Path]:
     """A new folder in `home` (or the system's folder for these) that is locked, and removed at the end."""
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
     if home:
         home.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ def _temporary(home: Path | None, name: str) -> Iterator[Path]:
     while True:
         folder = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".tmp", dir=home))
         with suppress(Timeout, FileNotFoundError):  # another removed it as stale before it was locked
-            lock = FileLock(folder / LOCK, timeout=0).acquire()
+            lock = acquired(folder / LOCK, 0)
             break
     try:
         with lock:
@@ -102,6 +102,19 @@ def _temporary(home: Path | None, name: str) -> Iterator[Path]:
                 shutil.rmtree(folder, ignore_errors=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # Windows removes no open file, and the lock is one
+
+
+def acquired(file: Path, timeout: float):
+    """A lock that is held, where the file system has none by a file; raises filelock.Timeout."""
+    from filelock import FileLock, SoftFileLock
+
+    try:
+        return FileLock(file, timeout=timeout).acquire()
+    except OSError as error:
+        if isinstance(error, TimeoutError) or error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
+        file.unlink(missing_ok=True)
+        return SoftFileLock(file, timeout=timeout).acquire()
 
 
 def remove_stale(home: Path, name: str = "") -> None:
@@ -193,7 +206,13 @@ def below(home: Path, name: str, pattern: str = "") -> Path:
     link in `home` that leads elsewhere is its owner's choice and is followed.
     """
     parts = PurePosixPath(name).parts
-    leads_out = name.startswith("/") or "\\" in name or "\0" in name or ".." in parts or not parts
+    leads_out = (
+        name.startswith("/")
+        or (os.name == "nt" and "\\" in name)
+        or "\0" in name
+        or ".." in parts
+        or not parts
+    )
     if leads_out or (pattern and not re.fullmatch(pattern, name)):
         raise ValueError(f"{home} lists {name!r}, which is no name of a file in it")
     return home / name

@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from configs.load import from_json, to_json
 from vae.training.checkpoints import checkpoints
-from vae.training.files import read_json, remove_stale, write_json
+from vae.training.files import acquired, read_json, remove_stale, write_json
 from vae.training.weights import read_header
 
 MAY_CHANGE = {
@@ -41,12 +41,12 @@ class RunFile(TypedDict):
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keeps other processes out of a run's folder; raises ValueError where one is in it."""
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / ".lock"
     try:
-        lock = FileLock(file, timeout=LOCK_PATIENCE).acquire()
+        lock = acquired(file, LOCK_PATIENCE)
     except Timeout:
         raise ValueError(f"{folder} is in use by another run: let it end, or give another --out") from None
     with lock:
