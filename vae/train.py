@@ -27,6 +27,7 @@ from vae.quality.psnr_ssim import psnr, ssim
 from vae.statistics import Statistics, checked, latent_sums, raw_sums, statistics_of
 from vae.training.checkpoints import checkpoints, restore_optimizer
 from vae.training.collapse import Watch
+from vae.training.files import naming
 from vae.training.optimizer import (
     average_gradients,
     clip_gradients,
@@ -181,7 +182,7 @@ def _check_same_network(run: Session) -> None:
     """Raises ValueError where a run goes on with another perceptual network than it began with."""
     if run.started:
         before = read_header(checkpoints(run.folder)[-1] / "model.safetensors").facts
-        if run.facts["perceptual_network"] != before["perceptual_network"]:
+        if run.facts["perceptual_network"] != before.get("perceptual_network"):
             raise ValueError(
                 f"{run.folder} holds a run whose perceptual loss had another network, or none: bring back "
                 f"the weights that it began with, or give another folder with --out"
@@ -217,7 +218,8 @@ def start_from(model: Autoencoder, config: AutoencoderRun) -> None:
         raise ValueError(f"init = {error}; make that first, or give another with --init") from None
     if path.is_file():
         tensors, header = load_weights(path, *AUTOENCODERS)
-        theirs = from_json(AutoencoderConfig, header.settings["model"])
+        with naming(path):
+            theirs = from_json(AutoencoderConfig, header.settings["model"])
     elif isinstance(other := load_folder(path), Autoencoder):
         tensors, theirs = other.state_dict(), other.config
     else:
