@@ -23,7 +23,6 @@ from dit.cli import LONGEST_SENTENCE, run, sentence
 from dit.load import load_model
 from dit.train import check_text
 from eval.networks.c3d import read_c3d
-from tests.bench import fuzz
 from tests.tiny import autoencoder_run, fresh_accelerator, transformer_run  # noqa: F401
 from vae.cache.index import CachedFile, load_cache, save_index
 from vae.cache.shards import read_locations, write_shard
@@ -420,10 +419,3 @@ def test_an_error_has_an_end_and_steers_no_terminal():
     assert sentence(ValueError("no file " + "n" * 5000 + ": give another")).endswith(": give another")
     assert sentence(ValueError("a\x1b[2J\tb\nc")) == r"a\x1b[2J\tb c"
     assert sentence(ValueError("grün 猫 😀")) == "grün 猫 😀"
-
-
-def test_a_share_of_the_fuzzers_inputs_is_answered_in_a_sentence(tmp_path):
-    (tmp_path / "sound").mkdir()
-    fuzz.make_sound(tmp_path / "sound")
-    answers = {number: fuzz.try_one(number, tmp_path / "sound") for number in range(40)}
-    assert [(number, *answer) for number, answer in answers.items() if answer[1]] == []
