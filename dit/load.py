@@ -41,10 +41,15 @@ OURS = "dit.json"  # in an exported folder: the defaults of sampling, and how it
 Settings = TypeVar("Settings", bound=SolverSettings)
 
 
-class Defaults(TypedDict):
-    """The parts of an exported folder's `dit.json`."""
+class TextDefaults(TypedDict):
+    """How the text of an exported folder was trained, in its `dit.json`."""
 
     text: dict
+
+
+class Defaults(TextDefaults):
+    """The parts of an exported folder's `dit.json`."""
+
     flow: dict
     sampler: dict
     size: tuple[Frames, Side, Side]

@@ -14,7 +14,16 @@ from configs.train import TransformerRun
 from dit.attention import BACKENDS, choose_attention
 from dit.condition import Condition
 from dit.generate import Request, generate
-from dit.load import OURS, TRANSFORMER, Denoiser, autoencoder_folder, find_weights, is_diffusers, model_folder
+from dit.load import (
+    OURS,
+    TRANSFORMER,
+    Denoiser,
+    TextDefaults,
+    autoencoder_folder,
+    find_weights,
+    is_diffusers,
+    model_folder,
+)
 from dit.loss import Batch, check_first_loss, draw_sample, draw_validation, flow_loss, make_batch
 from dit.text import EmbeddedText, cut_note, encoder_folder, encoder_hash, text_provenance
 from vae.cache.clips import find_cache, open_cached
@@ -208,7 +217,9 @@ def check_text(config: TextConfig, folder: Path) -> str:
     if not (folder / "transformer" / "config.json").is_file():
         return ""
     ours, own = folder / OURS, TextConfig(folder=str(folder))
-    padded = from_json(TextConfig, read_json(ours)["text"]).padded if ours.is_file() else True
+    padded = (
+        from_json(TextConfig, read_json(ours, TextDefaults)["text"], ours).padded if ours.is_file() else True
+    )
     known = (folder / "text_encoder" / "config.json").is_file()
     flag = f"--text.{'' if padded else 'no-'}padded"
     if not config.folder:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing_extensions import TypedDict
 
 from configs.load import Positional, from_json, parse
-from configs.protocol import differences
+from configs.protocol import differences, load_protocols, protocol_names
 from eval.scoring import DIGITS, aligned
 from vae.training.files import read_json
 
@@ -87,16 +87,28 @@ def _read_scores(name: str) -> dict[str, dict]:
             f"{path}: no such score" + ("; dit eval run writes it" if path != Path(name) else "")
         )
     score = read_json(path)
-    if "job" in score and isinstance(score.get("scores"), dict):
-        return {
-            metric: _read_scores(str(path.with_name(f"{metric}.json")))[metric] for metric in score["scores"]
-        }
+    if "job" not in score or not isinstance(score.get("scores"), dict):
+        return _read_score(path, score)
+    known, scores = sorted({metric for name in protocol_names() for metric in load_protocols(name)}), {}
+    for metric in score["scores"]:
+        if metric not in known:
+            raise ValueError(f"{path}: {metric!r} is no metric; there are {', '.join(known)}")
+        file = path.with_name(f"{metric}.json")
+        of_one = _read_score(file, read_json(file))
+        if metric not in of_one:
+            raise ValueError(f"{file} is a score of {' and '.join(of_one)}, not of {metric}")
+        scores[metric] = of_one[metric]
+    return scores
+
+
+def _read_score(path: Path, score: dict) -> dict[str, dict]:
+    """A file's score by its metric, of a reconstruction with that of its FVD; ValueError for another file."""
     if score.get("metric") == "reconstruction" and {"scores", "lpips", "each"} <= set(score):
         fvd = {"fvd": from_json(Score, score["fvd"], path)} if score.get("fvd") else {}
         return {"reconstruction": from_json(Reconstruction, score, path)} | fvd
     if not set(score) >= NeededInScore.__required_keys__:
         raise ValueError(
-            f"{name} is no score of `dit eval` fvd, clipsim, is, reconstruction or run: it has no metric, "
+            f"{path} is no score of `dit eval` fvd, clipsim, is, reconstruction or run: it has no metric, "
             "value, protocol and weights"
         )
     return {score["metric"]: from_json(Score, score, path)}

@@ -105,6 +105,22 @@ def test_what_is_no_score_is_named(tmp_path):
             compare([str(tmp_path / name)])
 
 
+@pytest.mark.parametrize("metric", ["scores", "fvd/../scores", "../secret", "run", ""])
+def test_a_summary_lists_scores_of_known_metrics_alone(tmp_path, metric):
+    write_json(tmp_path / "scores.json", {"job": "msrvtt", "scores": {metric: {}}})
+    with pytest.raises(ValueError, match=r"scores\.json: .* is no metric; there are clipsim, fvd, is$"):
+        compare([str(tmp_path)])
+
+
+def test_a_score_in_a_run_is_of_the_metric_that_its_name_says(written):
+    run = written("a", fvd=score("clipsim", 0.5))
+    with pytest.raises(ValueError, match=r"fvd\.json is a score of clipsim, not of fvd"):
+        compare([run])
+    run = written("b", fvd={"job": "msrvtt", "scores": {"fvd": {}}})
+    with pytest.raises(ValueError, match=r"fvd\.json is no score of"):
+        compare([run])
+
+
 def test_equal_values_are_equal_bytes_whatever_their_order(tmp_path):
     values = {"b": {"y": 1, "x": [{"n": 1, "m": "é"}]}, "a": 0.1}
     turned = {"a": 0.1, "b": {"x": [{"m": "é", "n": 1}], "y": 1}}

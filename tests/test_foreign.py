@@ -5,6 +5,7 @@ import os
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated
 
 import numpy
@@ -20,19 +21,21 @@ from configs.sampling import SamplerConfig, SampleSettings
 from configs.train import FlowConfig, TransformerRun
 from dit.cli import LONGEST_SENTENCE, run, sentence
 from dit.load import load_model
+from dit.train import check_text
 from eval.networks.c3d import read_c3d
-from tests.bench import fuzz
-from tests.tiny import fresh_accelerator, transformer_run  # noqa: F401
+from tests.tiny import autoencoder_run, fresh_accelerator, transformer_run  # noqa: F401
 from vae.cache.index import CachedFile, load_cache, save_index
 from vae.cache.shards import read_locations, write_shard
 from vae.data import parquet
 from vae.data.manifest import Entry, load_manifest, relative, save_manifest
 from vae.data.msrvtt import read_annotations
 from vae.diffusers_folder import read_config
+from vae.model import Autoencoder
+from vae.train import _check_same_network, start_from
 from vae.training import files
 from vae.training.files import below, read_json, read_text
 from vae.training.log import draw_curve, read_log
-from vae.training.weights import save_weights
+from vae.training.weights import read_header, save_weights
 
 
 class Score(TypedDict):
@@ -200,8 +203,14 @@ def cache(tmp_path) -> Path:
         ("clip_shard", [1], "in no shard"),
         ("clip_offset", [-8], "outside latents"),
         ("clip_offset", [10**9], "outside latents"),
-        ("clip_shape", [[10**9, 10**9]], "outside latents"),
+        ("clip_shape", [[2, 4, 1, 10**9, 10**9]], "outside latents"),
         ("clip_shape", [[2, 4, 0, 4, 4]], "outside latents"),
+        ("clip_shape", [[2, 4, 4, 4]], "a clip .*, which it cannot be"),
+        ("clip_shape", [[1, 4, 1, 4, 4]], "a clip .*, which it cannot be"),
+        ("clip_shape", [[]], "a clip .*, which it cannot be"),
+        ("clip_crc32", [[]], "a clip .*, which it cannot be"),
+        ("clip_crc32", [[1]], "a clip .*, which it cannot be"),
+        ("clip_crc32", [[1, 2, 3]], "a clip .*, which it cannot be"),
         ("clip_shape", [], "in no shard"),
         ("clip_shape", None, "without a value"),
     ],
@@ -217,6 +226,12 @@ def test_an_index_that_points_elsewhere_is_refused(cache, column, value, words):
         load_cache(cache)
 
 
+def empty(shape: list[int], crc32: list[int] = ()) -> dict:
+    """Where the empty prompt's embedding lies."""
+    shard = f"texts-{'0' * 24}.safetensors"
+    return {"shard": shard, "offset": 0, "shape": shape, "crc32": list(crc32)}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -228,6 +243,8 @@ def test_an_index_that_points_elsewhere_is_refused(cache, column, value, words):
             "provenance.data.frames = 1000000000",
         ),
         (lambda about: about.update(empty=7), "empty = 7"),
+        (lambda about: about.update(empty=empty([2, 4])), "a caption .*, which it cannot be"),
+        (lambda about: about.update(empty=empty([2], [1])), "a caption .*, which it cannot be"),
         (lambda about: about.update(shards=[1]), r"shards = \[1\]"),
     ],
 )
@@ -260,6 +277,45 @@ def test_a_header_of_a_huge_model_takes_no_memory(tmp_path, shape, words):
     save_weights(file, {"a": torch.ones(2)}, "transformer", settings)
     with pytest.raises(ValueError, match=words):
         load_model(str(tmp_path), torch.device("cpu"), torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"smoothed": 1.0}, "step is missing"),
+        ({"step": 2}, "smoothed is missing"),
+        ({"step": 2, "smoothed": "x"}, "smoothed = 'x'"),
+        ({"step": None, "smoothed": 1.0}, "step = None"),
+        ({}, "is missing"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["transformer checkpoint", "autoencoder checkpoint"])
+def test_a_checkpoint_says_its_step_and_its_loss(tmp_path, kind, facts, words):
+    file = tmp_path / "model.safetensors"
+    save_weights(file, {"a": torch.ones(2)}, kind, {}, facts)
+    with pytest.raises(ValueError, match=f"model.safetensors, facts in its header: .*{words}"):
+        read_header(file)
+    save_weights(file, {"a": torch.ones(2)}, kind.split()[0], {}, {})
+    assert read_header(file).facts == {}
+
+
+def test_a_header_without_its_part_is_no_traceback(tmp_path):
+    config, file = autoencoder_run(tmp_path / "run"), tmp_path / "vae.safetensors"
+    save_weights(file, {"a": torch.ones(2)}, "autoencoder", {})
+    with pytest.raises(ValueError, match=r"vae.safetensors: 'model' is missing"):
+        start_from(Autoencoder(config.model), replace(config, init=str(file)))
+    for folder, text, words in (("a", {}, "text is missing"), ("b", {"text": [1]}, r"text = \[1\]")):
+        (tmp_path / folder / "transformer").mkdir(parents=True)
+        (tmp_path / folder / "transformer/config.json").write_text("{}")
+        (tmp_path / folder / "dit.json").write_text(json.dumps(text))
+        with pytest.raises(ValueError, match=rf"dit\.json: {words}"):
+            check_text(TextConfig(), tmp_path / folder)
+    facts = {"step": 2, "smoothed": 1.0}
+    file = tmp_path / "run/step-00000002/model.safetensors"
+    save_weights(file, {"a": torch.ones(2)}, "autoencoder checkpoint", {}, facts)
+    run = SimpleNamespace(started=True, folder=tmp_path / "run", facts={"perceptual_network": "a"})
+    with pytest.raises(ValueError, match="whose perceptual loss had another network, or none"):
+        _check_same_network(run)
 
 
 def test_sizes_that_no_network_has_are_refused_in_any_config(tmp_path):
@@ -362,10 +418,3 @@ def test_an_error_has_an_end_and_steers_no_terminal():
     assert sentence(ValueError("no file " + "n" * 5000 + ": give another")).endswith(": give another")
     assert sentence(ValueError("a\x1b[2J\tb\nc")) == r"a\x1b[2J\tb c"
     assert sentence(ValueError("grün 猫 😀")) == "grün 猫 😀"
-
-
-def test_a_share_of_the_fuzzers_inputs_is_answered_in_a_sentence(tmp_path):
-    (tmp_path / "sound").mkdir()
-    fuzz.make_sound(tmp_path / "sound")
-    answers = {number: fuzz.try_one(number, tmp_path / "sound") for number in range(40)}
-    assert [(number, *answer) for number, answer in answers.items() if answer[1]] == []

@@ -27,6 +27,7 @@ from vae.quality.psnr_ssim import psnr, ssim
 from vae.statistics import Statistics, checked, latent_sums, raw_sums, statistics_of
 from vae.training.checkpoints import restore_optimizer
 from vae.training.collapse import Watch
+from vae.training.files import naming
 from vae.training.optimizer import (
     average_gradients,
     clip_gradients,
@@ -205,7 +206,8 @@ def start_from(model: Autoencoder, config: AutoencoderRun) -> None:
         raise ValueError(f"init = {error}; make that first, or give another with --init") from None
     if path.is_file():
         tensors, header = load_weights(path, *AUTOENCODERS)
-        theirs = from_json(AutoencoderConfig, header.settings["model"])
+        with naming(path):
+            theirs = from_json(AutoencoderConfig, header.settings["model"])
     elif isinstance(other := load_folder(path), Autoencoder):
         tensors, theirs = other.state_dict(), other.config
     else:

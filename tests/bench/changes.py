@@ -1,14 +1,15 @@
 """Changes of sound files for the fuzzer: by structure, of what holds JSON, tables or tensors, or by bytes.
 
-Each edits a file in place and returns what it did.
+Each edits a file in place and returns what it did: the part, what was done to it, and its new value if any.
 """
 
 import copy
 import json
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -34,7 +35,20 @@ VALUES = [
 VALUES += ["../secret", "/dev/zero", "\ud800", [], [None], [[1, [2, [3]]]], {}, {"a": {"b": 1}}, [10**9] * 3]
 
 
-def mutate_bytes(file: Path, draw: random.Random) -> str:
+class Change(NamedTuple):
+    """What was done to a part: a dotted path in JSON, `tensor NAME`, `column NAME`, `cell NAME`, `bytes`."""
+
+    part: str
+    what: str
+    value: object = None
+
+
+def bytes_file(file: Path, draw: random.Random, needed: dict) -> Change:
+    """Changes a file's bytes."""
+    return mutate_bytes(file, draw)
+
+
+def mutate_bytes(file: Path, draw: random.Random) -> Change:
     """Cuts, flips, zeroes, lengthens or empties a file."""
     data, how = (
         bytearray(file.read_bytes()),
@@ -58,7 +72,7 @@ def mutate_bytes(file: Path, draw: random.Random) -> str:
             [b"version https://git-lfs.github.com/spec/v1\n", b"<html>404</html>", b"\xff\xfe\0\0"]
         )
     file.write_bytes(data)
-    return how
+    return Change("bytes", how)
 
 
 def places(values, path: tuple = ()) -> Iterator[tuple]:
@@ -71,69 +85,65 @@ def places(values, path: tuple = ()) -> Iterator[tuple]:
         yield from places(value, (*path, key))
 
 
-def mutate_json(values, draw: random.Random, needed: dict | None = None):
-    """A JSON value with one part changed, and what was done."""
+def mutate_json(
+    values, draw: random.Random, needed: dict | None = None, root: str = "all"
+) -> tuple[str, Change]:
+    """A JSON text with one part changed, and what was done; `root` begins the names of what is not a file.
+
+    Sometimes its first part has brackets of 10^5 levels, or is a number of 10^5 digits.
+    """
     values = copy.deepcopy(values)
     if not values or draw.random() < 0.05:
         whole = draw.choice([*VALUES, [values]])
-        return whole, "all = " + repr(whole)[:80]
+        return json.dumps(whole), Change(root, "value", whole)
+    if draw.random() < 0.04:
+        odd = draw.choice([DEEP, "9" * 100_000])
+        return json.dumps(values).replace(":", ":" + odd + ',"z":', 1), Change(root, "no JSON")
+
+    def name_of(path: tuple) -> str:
+        return ".".join(map(str, path if root == "all" else (root, *path)))
+
     known = list(places(values))
     if needed and draw.random() < 0.6:
-        known = [path for path in known if ".".join(map(str, path)) in needed] or known
+        known = [path for path in known if name_of(path) in needed] or known
     path = draw.choice(known)
     home = values
     for key in path[:-1]:
         home = home[key]
-    key, name = path[-1], ".".join(map(str, path))
+    key, done = path[-1], Change(name_of(path), "missing")
     how = draw.choice(["value"] * 6 + ["missing", "renamed", "nested"])
     if how == "missing":
         del home[key]
     elif how == "renamed" and isinstance(home, dict):
         home[draw.choice([f"{key}x", FOREIGN, ""])] = home.pop(key)
-        return values, f"missing {name}"
-    elif how == "nested":
-        home[key] = [home[key]] if draw.random() < 0.5 else {"a": home[key]}
-        return values, f"{name} = {home[key]!r}"[:200]
     else:
-        home[key] = draw.choice(VALUES)
-        return values, f"{name} = {home[key]!r}"[:200]
-    return values, f"{how} {name}"
+        nested = [home[key]] if draw.random() < 0.5 else {"a": home[key]}
+        home[key] = nested if how == "nested" else draw.choice(VALUES)
+        done = done._replace(what="value", value=home[key])
+    return json.dumps(values), done
 
 
-def text_of(values, draw: random.Random) -> str:
-    """JSON as a text, sometimes with brackets of 10^5 levels or a number of 10^5 digits in it."""
-    text = json.dumps(values)
-    if draw.random() < 0.04:
-        return text.replace(":", ":" + draw.choice([DEEP, "9" * 100_000]) + ',"z":', 1)
-    return text
-
-
-def json_file(needed: dict) -> Callable[[Path, random.Random], str]:
+def json_file(file: Path, draw: random.Random, needed: dict) -> Change:
     """Changes a JSON file by structure, else its bytes."""
-
-    def change(file: Path, draw: random.Random) -> str:
-        if draw.random() < 0.2:
-            return mutate_bytes(file, draw)
-        values, how = mutate_json(json.loads(file.read_text()), draw, needed)
-        file.write_text(text_of(values, draw), encoding="utf-8", errors="replace")
-        return how
-
+    if draw.random() < 0.2:
+        return mutate_bytes(file, draw)
+    text, change = mutate_json(json.loads(file.read_text()), draw, needed)
+    file.write_text(text, encoding="utf-8", errors="replace")
     return change
 
 
-def log_file(file: Path, draw: random.Random) -> str:
+def log_file(file: Path, draw: random.Random, needed: dict) -> Change:
     """Changes a line of a log."""
     lines = file.read_text().splitlines()
     if draw.random() < 0.3:
         return mutate_bytes(file, draw)
     k = draw.randrange(len(lines))
-    values, how = mutate_json(json.loads(lines[k]), draw)
-    lines[k] = text_of(values, draw)
+    lines[k], change = mutate_json(json.loads(lines[k]), draw, needed)
     file.write_text("\n".join(lines) + "\n", errors="replace")
-    return how
+    return change
 
 
-def weights_file(file: Path, draw: random.Random) -> str:
+def weights_file(file: Path, draw: random.Random, needed: dict) -> Change:
     """Changes a safetensors file: its header's texts, its tensors, or its bytes."""
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
@@ -148,16 +158,11 @@ def weights_file(file: Path, draw: random.Random) -> str:
         part = draw.choice(list(header))
         if draw.random() < 0.15:
             header[part] = draw.choice(["", "x", "{", DEEP, "null", "[]", "9" * 100_000, FOREIGN])
-            done = f"header {part} = {header[part][:40]!r}"
-        elif part == "kind":
-            header.pop(part)
-            done = "missing header kind"
-        elif header[part][:1] == "{":
-            values, done = mutate_json(json.loads(header[part]), draw)
-            header[part] = text_of(values, draw)
-            done = f"header {part} {done}"
+            done = Change(part, "no JSON", header[part][:40])
+        elif draw.random() < 0.1 or header[part][:1] != "{":
+            done = Change(part, "missing", header.pop(part))
         else:
-            header[part], done = FOREIGN, f"header {part} foreign"
+            header[part], done = mutate_json(json.loads(header[part]), draw, needed, part)
     else:
         name = draw.choice(list(tensors))
         tensor, what = (
@@ -173,12 +178,14 @@ def weights_file(file: Path, draw: random.Random) -> str:
             "wider": {name: torch.cat([tensor, tensor]) if tensor.ndim else tensor[None, None]},
         }
         tensors |= new.get(what, {})
-        done = f"tensor {name} {what}"
+        if name in tensors and what != "integers" and tensors[name].shape == tensor.shape:
+            what = "of its own shape"
+        done = Change(f"tensor {name}", what)
     save_file(tensors, file, {key: value.encode(errors="replace").decode() for key, value in header.items()})
     return done
 
 
-def parquet_file(file: Path, draw: random.Random) -> str:
+def parquet_file(file: Path, draw: random.Random, needed: dict) -> Change:
     """Changes a parquet file: its metadata, a column, a cell, or its bytes."""
     import pyarrow
     import pyarrow.parquet
@@ -191,60 +198,70 @@ def parquet_file(file: Path, draw: random.Random) -> str:
     name = draw.choice(table.column_names)
     k = table.column_names.index(name)
     if how == "about" and (marks := [key for key in about if about[key][:1] == b"{"]):
-        values, done = mutate_json(json.loads(about[marks[0]]), draw)
-        table = table.replace_schema_metadata(about | {marks[0]: text_of(values, draw)})
-        done = f"metadata {done}"
+        text, done = mutate_json(json.loads(about[marks[0]]), draw, needed, "metadata")
+        table = table.replace_schema_metadata(about | {marks[0]: text})
     elif how == "column":
-        done = draw.choice(["missing", "renamed", "numbers", "texts", "twice"])
-        if done == "missing":
+        what = draw.choice(["missing", "renamed", "numbers", "texts", "twice"])
+        if what == "missing":
             table = table.remove_column(k)
-        elif done == "renamed":
+        elif what == "renamed":
             table = table.rename_columns([n + "x" if n == name else n for n in table.column_names])
-        elif done == "twice":
+        elif what == "twice":
             table = table.append_column(name, table[name])
         else:
-            value = 7.5 if done == "numbers" else "x"
-            table = table.set_column(k, name, pyarrow.array([value] * len(table)))
-        done = f"column {name} {done}"
+            values = pyarrow.array([7.5 if what == "numbers" else "x"] * len(table))
+            what = what if values.type == table[name].type else "of another type"
+            table = table.set_column(k, name, values)
+        done = Change(f"column {name}", what)
     else:
         values = table[name].to_pylist()
         value = draw.choice([None, *CELLS.get(str(table[name].type), [[], [None], [["x"]], [-1], [10**12]])])
         values[draw.randrange(len(values))] = value
+        what = "null" if value in (None, [None]) else "outside" if value in OUTSIDE else "value"
         try:
             table = table.set_column(k, name, pyarrow.array(values, table[name].type))
         except (pyarrow.ArrowException, TypeError, OverflowError, UnicodeEncodeError):
-            table = table.set_column(k, name, pyarrow.nulls(len(table), table[name].type))
-        done = f"cell {name} = {value!r}"[:120]
+            table, what = table.set_column(k, name, pyarrow.nulls(len(table), table[name].type)), "null"
+        done = Change(f"cell {name}", what, value)
     pyarrow.parquet.write_table(table, file)
     return done
 
 
+OUTSIDE = [
+    "",
+    "../secret",
+    "/dev/zero",
+    "/etc/passwd",
+    "..",
+    "a/../../b.mp4",
+    "x\0y",
+]  # no name of a file in it
 CELLS = {
-    "string": ["", "../secret", "/dev/zero", "/etc/passwd", "..", "a/../../b.mp4", FOREIGN, "x\0y"],
+    "string": [*OUTSIDE, FOREIGN],
     "int64": [-1, 0, 10**12, 2**62],
     "double": [-1.0, 0.0, 1e308, float("nan"), float("inf")],
     "binary": [b"", b"abc", b"\0" * 1000],
 }
 
 
-def record_file(file: Path, draw: random.Random, needed: dict) -> str:
+def record_file(file: Path, draw: random.Random, needed: dict) -> Change:
     """Changes the record in an mp4, else the file's bytes."""
     from vae.data.write import ffmpeg, read_metadata
 
     if draw.random() < 0.25:
         return mutate_bytes(file, draw)
-    values, how = mutate_json(read_metadata(file), draw, needed)
-    comment = re.sub(r"([=;#\\\n])", r"\\\1", text_of(values, draw))
+    text, change = mutate_json(read_metadata(file), draw, needed)
+    comment = re.sub(r"([=;#\\\n])", r"\\\1", text)
     tags, new = file.with_name("tags.txt"), file.with_name("new.mp4")
     tags.write_text(f";FFMETADATA1\ncomment={comment}\n", errors="replace")
     arguments = ["-v", "error", "-y", "-i", str(file), "-f", "ffmetadata", "-i", str(tags), "-map", "0:v"]
     ffmpeg([*arguments, "-map_metadata", "1", "-c", "copy", "-f", "mp4", str(new)])
     new.replace(file)
     tags.unlink()
-    return how
+    return change
 
 
-def table_file(file: Path, draw: random.Random) -> str:
+def table_file(file: Path, draw: random.Random, needed: dict) -> Change:
     """Changes a table of captions, a list or a file of prompts by lines and cells, or its bytes."""
     if draw.random() < 0.4:
         return mutate_bytes(file, draw)
@@ -260,7 +277,7 @@ def table_file(file: Path, draw: random.Random) -> str:
         "json": '{"path": null, "caption": [' + "[" * 5000,
     }[how]
     file.write_text("\n".join(lines) + "\n")
-    return how
+    return Change("line", how)
 
 
 CONFIGS = [  # lines that end a config file
@@ -280,18 +297,18 @@ CONFIGS = [  # lines that end a config file
 ]
 
 
-def config_file(file: Path, draw: random.Random) -> str:
+def config_file(file: Path, draw: random.Random, needed: dict) -> Change:
     """Changes a setting of a config file, or replaces what it sets."""
     text = file.read_text()
     if draw.random() < 0.3:
         line = draw.choice(CONFIGS)
         file.write_text(f"{text}\n{line}\n")
-        return "config " + line[:60]
+        return Change("line", line)
     numbers = list(re.finditer(r"=(\d[\d.e-]*|'[^']*'|True|False)", text))
     spot = draw.choice(numbers)
     value = repr(draw.choice(VALUES)).replace("nan", "float('nan')").replace("inf", "float('inf')")
     file.write_text(text[: spot.start(1)] + value + text[spot.end(1) :], errors="replace")
-    return f"config {text[spot.start(1) - 20 : spot.start(1)]}{value}"[:120]
+    return Change(text[spot.start(1) - 20 : spot.start(1)], "value", value)
 
 
 WORDS = [

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import io
 import json
+import math
 import random
 import re
 import resource
@@ -23,7 +24,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
@@ -31,11 +32,12 @@ from PIL import Image
 
 from tests.bench.changes import (
     LINES,
+    Change,
+    bytes_file,
     command_line,
     config_file,
     json_file,
     log_file,
-    mutate_bytes,
     parquet_file,
     record_file,
     table_file,
@@ -51,15 +53,14 @@ HALF_WRITTEN = re.compile(r"\..*\.tmp|.*\.part")
 class Target:
     """An input: its file below the sound folder, how it is changed, the verb, and what must be refused.
 
-    `needed` are the parts of its JSON without which, or with a value of none of their types, it is refused;
-    `damage` are the changes of its bytes that must be.
+    `needed` has for patterns of a change's part the types that its value may have, where other values, and
+    none, must be refused; or a set of the changes of it that must be. The first pattern that fits counts.
     """
 
     file: str
-    change: Callable[[Path, random.Random], str]
+    change: Callable[[Path, random.Random, dict], Change]
     verb: tuple[str, ...]
-    needed: dict[str, tuple[type, ...]]
-    damage: tuple[str, ...] = ()
+    needed: dict[str, tuple[type, ...] | frozenset[str]]
 
 
 class Hang(BaseException):
@@ -68,9 +69,12 @@ class Hang(BaseException):
 
 # What each reader reads, and what of it must be refused.
 
-RUN = {"kind": (str,), "settings": (dict,), "facts": (dict,), "facts.data": (str,)}
+CUT = {"bytes": frozenset({"cut", "empty", "all zeros", "text"})}
+MEDIA = {"bytes": CUT["bytes"] - {"cut"}}  # what is read of it may lie before the cut
+NOTHING = ()  # no other value is taken, whatever its type
 RECORD = {name: (str,) for name in ("weights", "frames_sha256", "torch")}
-RECORD |= {
+RECORD |= CUT | {
+    "all": NOTHING,
     "sample": (dict,),
     "sampler": (dict,),
     "model": (dict,),
@@ -78,13 +82,38 @@ RECORD |= {
     "model.flow": (dict,),
 }
 SCORE = {"metric": (str,), "value": (int, float), "protocol": (dict,), "stamps": (list,), "weights": (str,)}
+SCORE |= CUT | {"all": NOTHING}
 TRANSFORMER = {
     f: (int,)
     for f in ("num_attention_heads", "attention_head_dim", "in_channels", "num_layers", "ffn_dim", "text_dim")
 }
+TRANSFORMER |= CUT | {"all": NOTHING}
 VAE = {f: (int,) for f in ("base_dim", "z_dim", "num_res_blocks")}
 VAE |= {f: (list,) for f in ("dim_mult", "temperal_downsample", "latents_mean", "latents_std")}
+VAE |= CUT | {"all": NOTHING}
 OURS = {"text": (dict,), "flow": (dict,), "sampler": (dict,), "size": (list,), "fps": (int, float)}
+OURS |= CUT | {"all": NOTHING}
+SHAPES = {"tensor *": frozenset({"missing", "renamed", "transposed", "empty", "wider"})}
+TENSORS = CUT | {"tensor *": SHAPES["tensor *"] | {"integers"}}
+HEADER = {"kind": NOTHING, "settings": (dict,), "facts": (dict,)}
+WEIGHTS = TENSORS | HEADER | {"settings.model": (dict,)}
+MODEL = WEIGHTS | {f"settings.{part}": (dict,) for part in ("text", "sampler", "flow", "data")}
+STATE = TENSORS | HEADER | {"facts.step": (int,), "facts.smoothed": (int, float, type(None))}
+FEATURES = CUT | SHAPES | HEADER | {"settings.protocol": (dict,), "settings.weights": (str,)}
+FEATURES |= {"facts.names": (list,), "facts.side": (dict,)}
+ROWS = TENSORS | HEADER | {"settings.autoencoder": (str,), "settings.dtype": (str,), "facts.rows": (dict,)}
+ROWS |= {"bytes": CUT["bytes"] | {"flipped"}, "settings.compression": (list,), "facts.sha256": (str,)}
+ROWS |= {"facts.crc32": (dict,)}
+TABLE = CUT | {"column *": frozenset({"missing", "renamed", "of another type", "twice"})}
+MANIFEST = TABLE | {"cell path": frozenset({"null", "outside"}), "cell reader": NOTHING}
+MANIFEST |= {f"cell {name}": NOTHING for name in ("frames", "fps", "height", "width", "checksums")}
+MANIFEST |= {"cell *": frozenset({"null"})}
+INDEXED = TABLE | {f"cell {part}_{what}": NOTHING for part in ("clip",) for what in ("shard", "offset")}
+INDEXED |= {"cell clip_shape": NOTHING, "cell clip_crc32": NOTHING, "cell *": frozenset({"null"})}
+INDEXED |= {"metadata": (), "metadata.format": NOTHING, "metadata.shards": (dict,)}
+INDEXED |= {"metadata.provenance": (dict,), "metadata.provenance.data": (dict,)}
+INDEXED |= {f"metadata.provenance.{name}": (str,) for name in ("autoencoder", "name", "dtype")}
+INDEXED |= {f"metadata.provenance.data.{name}": (int,) for name in ("frames", "size", "clips_per_file")}
 SAMPLE = (
     "sample",
     "p",
@@ -107,41 +136,40 @@ AGAIN = ("sample", "--model", "run", "--again")
 FVD = ("--workers", "0", "--protocol", "fvd-videogpt", "--smoke", "--allow-small", "--resamples", "0")
 CLIPSIM = ("eval", "clipsim", "--videos", "videos", "--workers", "0", "--smoke", "--allow-small")
 SIDES = ("eval", "fvd", "--real", "real.safetensors", "--fake", "real.safetensors", *FVD)
-CUT = ("cut", "empty", "all zeros", "text")
-RECORDS = partial(record_file, needed=RECORD)
 TARGETS = [
-    Target("run/run.json", json_file(RUN), ("train", "run.py"), {}),  # checkpoints have it too
+    Target("run/run.json", json_file, ("train", "run.py"), {}),  # checkpoints have it too
     Target("run/log.jsonl", log_file, LONGER, {}),
-    Target("run/step-00000002/model.safetensors", weights_file, LONGER, {}, CUT),
-    Target("run/step-00000002/optimizer.safetensors", weights_file, LONGER, {}, CUT),
-    Target("run/transformer.safetensors", weights_file, (*SAMPLE, "run"), {}, CUT),
-    Target("run/autoencoder.safetensors", weights_file, (*SAMPLE, "run"), {}, CUT),
-    Target("vae.safetensors", weights_file, ("export", "vae.safetensors", "--out", "out"), {}, CUT),
-    Target("pipe/model_index.json", json_file({}), (*SAMPLE, "pipe"), {}, CUT),
-    Target("pipe/dit.json", json_file(OURS), (*SAMPLE, "pipe"), OURS, CUT),
-    Target("pipe/transformer/config.json", json_file(TRANSFORMER), (*SAMPLE, "pipe"), TRANSFORMER, CUT),
-    Target("pipe/transformer/diffusion_pytorch_model.safetensors", weights_file, (*SAMPLE, "pipe"), {}, CUT),
-    Target("pipe/vae/config.json", json_file(VAE), (*SAMPLE, "pipe"), VAE, CUT),
-    Target("pipe/scheduler/scheduler_config.json", json_file({}), (*SAMPLE, "pipe"), {}, CUT),
-    Target("pipe/text_encoder/config.json", json_file({}), (*SAMPLE, "pipe"), {}, CUT),
-    Target("pipe/tokenizer/tokenizer_config.json", json_file({}), (*SAMPLE, "pipe"), {}),
-    Target("cache/index.parquet", parquet_file, ("train", "cached.py"), {}, CUT),
-    Target("cache/index.parquet", parquet_file, ("data", "check", "cache"), {}, CUT),
-    Target("cache/latents-*.safetensors", weights_file, ("data", "check", "cache"), {}, (*CUT, "flipped")),
-    Target("videos/manifest.parquet", parquet_file, ("train", "files.py"), {}, CUT),
-    Target("videos/manifest.parquet", parquet_file, CLIPSIM, {}, CUT),
-    Target("made.mp4", RECORDS, (*AGAIN, "made.mp4", "--out", "out/x.mp4"), RECORD, CUT),
-    Target("made.json", json_file(RECORD), (*AGAIN, "made.gif", "--out", "out/x.gif"), RECORD, CUT),
-    Target("score.json", json_file(SCORE), ("eval", "compare", "score.json", "other.json"), SCORE, CUT),
-    Target("real.safetensors", weights_file, SIDES, {}, CUT),
+    Target("run/step-00000002/model.safetensors", weights_file, LONGER, STATE),
+    Target("run/step-00000002/optimizer.safetensors", weights_file, LONGER, STATE),
+    Target("run/transformer.safetensors", weights_file, (*SAMPLE, "run"), MODEL),
+    Target("run/autoencoder.safetensors", weights_file, (*SAMPLE, "run"), WEIGHTS),
+    Target("vae.safetensors", weights_file, ("export", "vae.safetensors", "--out", "out"), WEIGHTS),
+    Target("pipe/model_index.json", json_file, (*SAMPLE, "pipe"), CUT),
+    Target("pipe/dit.json", json_file, (*SAMPLE, "pipe"), OURS),
+    Target("pipe/transformer/config.json", json_file, (*SAMPLE, "pipe"), TRANSFORMER),
+    Target("pipe/transformer/diffusion_pytorch_model.safetensors", weights_file, (*SAMPLE, "pipe"), TENSORS),
+    Target("pipe/vae/diffusion_pytorch_model.safetensors", weights_file, (*SAMPLE, "pipe"), TENSORS),
+    Target("pipe/vae/config.json", json_file, (*SAMPLE, "pipe"), VAE),
+    Target("pipe/scheduler/scheduler_config.json", json_file, (*SAMPLE, "pipe"), CUT),
+    Target("pipe/text_encoder/config.json", json_file, (*SAMPLE, "pipe"), CUT),
+    Target("pipe/tokenizer/tokenizer_config.json", json_file, (*SAMPLE, "pipe"), {}),
+    Target("cache/index.parquet", parquet_file, ("train", "cached.py"), INDEXED),
+    Target("cache/index.parquet", parquet_file, ("data", "check", "cache"), INDEXED),
+    Target("cache/latents-*.safetensors", weights_file, ("data", "check", "cache"), ROWS),
+    Target("videos/manifest.parquet", parquet_file, ("train", "files.py"), MANIFEST),
+    Target("videos/manifest.parquet", parquet_file, CLIPSIM, MANIFEST),
+    Target("video.mp4", record_file, (*AGAIN, "video.mp4", "--out", "out/x.mp4"), RECORD | MEDIA),
+    Target("made.json", json_file, (*AGAIN, "made.gif", "--out", "out/x.gif"), RECORD),
+    Target("score.json", json_file, ("eval", "compare", "score.json", "other.json"), SCORE),
+    Target("real.safetensors", weights_file, SIDES, FEATURES),
     Target("videos/captions.csv", table_file, INDEX, {}),
     Target("prompts.txt", table_file, ("sample", "--prompts-file", "prompts.txt", *SAMPLE[2:], "run"), {}),
-    Target("msrvtt/test_videodatainfo.json", json_file({}), ("data", "msrvtt", "msrvtt", *OUT), {}, CUT),
+    Target("msrvtt/test_videodatainfo.json", json_file, ("data", "msrvtt", "msrvtt", *OUT), CUT),
     Target("lists/trainlist01.txt", table_file, ("data", "ucf101", "ucf", "--lists", "lists", *OUT), {}),
-    Target("videos/a.mp4", mutate_bytes, INDEX, {}),
-    Target("videos/still.png", mutate_bytes, INDEX, {}),
-    Target("first.png", mutate_bytes, (*SAMPLE, "run", "--image", "first.png"), {}, CUT[1:]),
-    Target("frames/one/0001.png", mutate_bytes, PAIRS, {}),
+    Target("videos/a.mp4", bytes_file, INDEX, {}),
+    Target("videos/still.png", bytes_file, INDEX, {}),
+    Target("first.png", bytes_file, (*SAMPLE, "run", "--image", "first.png"), MEDIA),
+    Target("frames/one/0001.png", bytes_file, PAIRS, {}),
     Target("run.py", config_file, ("train", "run.py", "--print"), {}),
 ]  # fmt: skip
 
@@ -219,7 +247,7 @@ def make_sound(folder: Path) -> None:
             ("data", "index", "videos"),
             ("vae", "encode", "videos", "--out", "cache", "--autoencoder", "vae.safetensors", *small),
             ("export", "run", "--out", "pipe"),
-            ("sample", "p", *again, "made.mp4"),
+            ("sample", "p", *again, "video.mp4"),
             ("sample", "p", *again, "made.gif"),
             ("eval", "fvd", "--real", "videos", "--fake", "videos", *FVD, *kept),
         ):
@@ -261,10 +289,11 @@ def try_one(number: int, sound: Path, limit: int = LIMIT) -> tuple[str, str, str
         shutil.copytree(sound, home, dirs_exist_ok=True)
         if target is None:
             words = command_line(draw.choice(LINES).split(" "), draw)
-            how = ""
+            change = Change("command line", "")
         else:
             file = next(Path().glob(target.file))
-            how, words = target.change(file, draw), list(target.verb)
+            change, words = target.change(file, draw, target.needed), list(target.verb)
+        how = f"{change.part} {change.what} {change.value!r}"[:200]
         tried = f"{target.file if target else ''} [{how}] dit {' '.join(words)}"
         before = {path for path in Path().rglob("*") if path.is_file()}
         try:
@@ -281,7 +310,7 @@ def try_one(number: int, sound: Path, limit: int = LIMIT) -> tuple[str, str, str
             left += [path for path in files - before if path.parts[0] == "out"]
         if left:
             return tried, "left over", ", ".join(map(str, left))
-        if not status and target and must_refuse(target, how):
+        if not status and target and must_refuse(target.needed, change):
             return tried, "nonsense accepted", text[-500:]
         lines = text.splitlines()
         if status and (not lines or len(lines[-1]) > 2000 or "\x1b[31m" in lines[-1]):
@@ -289,21 +318,15 @@ def try_one(number: int, sound: Path, limit: int = LIMIT) -> tuple[str, str, str
         return tried, "", text
 
 
-def must_refuse(target: Target, how: str) -> bool:
-    """Whether a change is one that no reader may take: of a needed part, or damage that cannot be missed."""
-    if how in target.damage:
-        return True
-    missing = re.fullmatch(r"missing (.*)", how)
-    if missing:
-        return missing[1] in target.needed
-    changed = re.fullmatch(r"([\w.]+) = (.*)", how, re.DOTALL)
-    if not changed or changed[1] not in target.needed:
+def must_refuse(needed: dict, change: Change) -> bool:
+    """Whether a change is one that no reader may take, by what a target needs."""
+    rule = next((needed[pattern] for pattern in needed if fnmatchcase(change.part, pattern)), None)
+    if rule is None:
         return False
-    kinds, text = target.needed[changed[1]], changed[2]
-    kind = {"'": str, "[": list, "{": dict, "T": bool, "N": type(None)}.get(text[0])
-    if kind is None:
-        kind = float if re.search("[.einf]", text) else int
-    return kind not in kinds or text in ("nan", "inf")
+    if isinstance(rule, frozenset):
+        return change.what in rule
+    finite = not isinstance(change.value, float) or math.isfinite(change.value)
+    return change.what != "value" or type(change.value) not in rule or not finite
 
 
 def main() -> None:

@@ -186,8 +186,16 @@ def load_cache(source: str | Path) -> Cache:
         for row in rows
     ]
     itemsize = DTYPES[about["provenance"]["dtype"]].itemsize
-    of_files = [location for file in files for location in (*file.clips, *file.texts)]
-    for location in of_files + ([empty] if empty else []):
+    clips = [location for file in files for location in file.clips]
+    texts = [location for file in files for location in file.texts] + ([empty] if empty else [])
+    for what, location in [*(("clip", clip) for clip in clips), *(("caption", text) for text in texts)]:
+        shape, parts = location.shape, len(location.crc32)
+        of_clip = len(shape) == 5 and shape[0] == parts == 2  # mean and log-variance
+        if not (of_clip if what == "clip" else (len(shape), parts) == (2, 1)):
+            raise ValueError(
+                f"{folder / INDEX} lists a {what} of shape {shape} with {parts} checksums, which "
+                f"it cannot be: {remedy(folder)}"
+            )
         end = location.offset + math.prod(location.shape) * itemsize
         if location.offset < 0 or min(location.shape, default=0) < 1 or end > sizes.get(location.shard, 0):
             raise ValueError(f"{folder / INDEX} lists a row outside {location.shard}: {remedy(folder)}")

@@ -108,8 +108,8 @@ def read_row(folder: Path, location: Location, dtype: torch.dtype, first: int | 
         file.seek(location.offset)
         if (count := file.readinto(buffer)) != len(buffer):
             raise ValueError(f"{folder / location.shard} ends {len(buffer) - count} bytes too early")
-    size = len(buffer) // len(checksums)
-    for k, checksum in enumerate(checksums):
-        if zlib.crc32(memoryview(buffer)[k * size : (k + 1) * size]) != checksum:
+    size = math.prod(shape[1:] if location.shard.startswith(LATENTS) else shape) * dtype.itemsize
+    for checksum, first_byte in zip(checksums, range(0, len(buffer), size), strict=True):
+        if zlib.crc32(memoryview(buffer)[first_byte : first_byte + size]) != checksum:
             raise ValueError(f"{folder / location.shard} has changed since it was written")
     return torch.frombuffer(buffer, dtype=dtype).view(shape).float()

@@ -39,6 +39,13 @@ class Facts(TypedDict, total=False):
     smoothed: float | None
 
 
+class CheckpointFacts(TypedDict):
+    """The facts without which no run goes on from a checkpoint."""
+
+    step: StepsOrZero
+    smoothed: float | None
+
+
 @dataclass(frozen=True)
 class Header:
     """What a weights file says of itself: its kind, the settings that made it, and facts of its making."""
@@ -90,9 +97,10 @@ def read_header(path: Path, *kinds: str) -> Header:
         raise ValueError(
             f"{path} is of kind {kind}, where {kinds[0]} is needed: `{KINDS[kinds[0]]}` makes one"
         )
+    of_kind = CheckpointFacts if header["kind"].endswith(" checkpoint") else Facts
     settings, facts = (
         from_json(kind, parse_json(header[part], where), where)
-        for part, kind in (("settings", dict), ("facts", Facts))
+        for part, kind in (("settings", dict), ("facts", of_kind))
         for where in [f"{path}, {part} in its header"]
     )
     return Header(header["kind"], settings, facts)
