@@ -236,3 +236,9 @@ def test_a_contact_sheet_shows_every_frame_enlarged_and_the_caption(tmp_path):
         places.append(columns.min())
     assert places == sorted(places), "frames run from left to right"
     assert (sheet.sum(-1) < 100).sum() > 200 > (silent.sum(-1) < 100).sum() == 0
+
+
+def test_a_caption_without_end_takes_no_more_than_a_few_lines(tmp_path):
+    contact_sheet([noise(2)], ["n" * 300_000 + " (seed 0)"], tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png", formats=["PNG"]) as sheet:
+        assert sheet.height < 1000

@@ -38,7 +38,7 @@ def contact_sheet(
         filter = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
         rows.append([Image.fromarray(f.numpy()).resize(size, filter) for f in to_frames(video[:, places])])
     width = max(320, *(len(row) * (row[0].width + gap) + gap for row in rows))
-    texts = [_wrap(caption, font, width - 2 * gap) for caption in captions]
+    texts = [_wrap(_shortened(caption), font, width - 2 * gap) for caption in captions]
     line = 24
     heights = [len(text) * line + row[0].height + 3 * gap for text, row in zip(texts, rows, strict=True)]
     sheet = Image.new("RGB", (width, sum(heights) + gap), PAPER)
@@ -90,6 +90,11 @@ def _absent(font_file: str, letters: list[str]) -> list[str]:
     except (RuntimeError, OSError):
         return letters
     return [letter for letter in letters if not font.get_char_index(ord(letter))]
+
+
+def _shortened(caption: str) -> str:
+    """A caption, or its beginning and end, where seed and file stand, of one that would fill the sheet."""
+    return caption if len(caption) <= 600 else f"{caption[:400]} … {caption[-150:]}"
 
 
 def _wrap(text: str, font, width: int) -> list[str]:
