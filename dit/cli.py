@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from contextlib import suppress
 
-from vae.training.signals import SIGNALS, raising
+from vae.training.signals import SIGNALS, Noted, Stopped, raising
 
 VERBS = {  # words -> (module, what it does)
     "sample": ("dit.sample", "PROMPT…   videos from text, or from text and an image"),
@@ -103,8 +103,12 @@ def run(words: list[str]) -> int:
 def guarded(module: str, verb: str, arguments: list[str], debug: bool) -> int:
     """Runs a verb's `main`; what the user did wrong becomes one sentence on stderr."""
     try:
+        with Noted() as signals:  # one that is raised within the imports of others may be lost there
+            main = importlib.import_module(module).main
+        if signals.number:
+            raise Stopped(signals.number)
         with raising():
-            importlib.import_module(module).main(arguments)
+            main(arguments)
             _flush()
     except (ValueError, OSError, ModuleNotFoundError, MemoryError, RuntimeError) as error:
         if isinstance(error, BrokenPipeError) and error.filename in (None, OUTPUT):

@@ -24,8 +24,9 @@ from dit.load import Model, load_resolved
 from dit.record import FORMATS, is_there, make_records, place_of, read_record, sidecar, write
 from dit.requests import Asked, read_asked
 from dit.text import cut_note
+from vae.data.images import IMAGES
 from vae.data.sheets import contact_sheet, evenly
-from vae.data.video import how_fitted, read_frames, resize_and_crop, to_video
+from vae.data.video import VIDEOS, how_fitted, read_frames, resize_and_crop, to_video
 from vae.data.write import check_frames_folder
 from vae.interface import same_shapes
 from vae.model import Autoencoder
@@ -237,7 +238,7 @@ def file_names(settings: SampleSettings, asked: list[Asked], count: int) -> list
         if count > 1:
             raise ValueError(f"--out {out} is one file, but {count} videos are asked for: give a folder")
         return [out] * len(asked)
-    if re.fullmatch(r"\.[a-z]\w*", out.suffix.lower()) and not out.is_dir():
+    if out.suffix.lower() in VIDEOS | IMAGES and not out.is_dir():
         raise ValueError(f"--out {out}: {out.suffix} is none of {', '.join(FORMATS)}")
     names = []
     for one in asked:

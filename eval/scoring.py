@@ -15,7 +15,7 @@ from dit import __version__
 from eval.clips import Clip, Source, rates_and_sizes
 from vae.data.index import list_hash
 from vae.data.video import decoder
-from vae.training.files import check_writable, write_json
+from vae.training.files import check_replaceable, check_writable, write_json
 from vae.training.processes import processes
 from vae.training.progress import progress
 from vae.training.seeds import generator
@@ -180,6 +180,7 @@ def check_outputs(*files: str) -> None:
     """Raises ValueError for a file that cannot be written, of those that are asked for."""
     if processes()[0] == 0:
         for file in filter(None, files):
+            check_replaceable(Path(file))
             check_writable(Path(file))
 
 

@@ -424,3 +424,19 @@ def test_real_clips_make_a_manifest(real_clips, tmp_path, capsys):
         "torchcodec_discard_first_keyframe.mp4": (25, 64, 64, 25.0),
         "two_streams.mp4": (325, 180, 320, 25.0),
     }
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "c.csv", "table.parquet", "new.txt"])
+def test_a_manifest_replaces_nothing_else(folder, capsys, name):
+    import pyarrow
+    import pyarrow.parquet
+
+    out = folder / name
+    if name == "table.parquet":
+        pyarrow.parquet.write_table(pyarrow.table({"a": [1]}), out)
+    elif name != "new.txt" and not out.exists():
+        out.write_text("path,caption\nlong.mp4,a cat\n")
+    before = out.read_bytes() if out.exists() else None
+    assert run(folder, "--out", str(out)) == 1
+    assert "give another name" in (said := capsys.readouterr().err) or "ends in .parquet" in said
+    assert (out.read_bytes() if out.exists() else None) == before

@@ -18,7 +18,7 @@ from configs.train import TransformerRun
 from dit.cli import run
 from dit.generate import generate
 from dit.load import BUILTIN, TRANSFORMER, Denoiser, Model, load_model
-from eval.scoring import aligned
+from eval.scoring import aligned, check_outputs
 from eval.shapes import Case, EvalSettings, cells, make_cases, make_request, run_cases, score, table, wilson
 from vae.data.clips import DrawnWorld
 from vae.data.drawn_world import BACKGROUNDS, COLOURS, HELD_OUT, SHAPES, Scene, draw, random_scene
@@ -350,3 +350,13 @@ def test_columns_line_up_by_what_a_terminal_shows():
     assert aligned(rows, right=True)[1:] == ["  interval       1       22", "模型           333        4"]
     (line,) = aligned([("x" * 500, "y")])
     assert line == "x" * 500 + "  y"
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "table.json", "page.html"])
+def test_a_score_replaces_nothing_else(tmp_path, name):
+    file = tmp_path / name
+    file.write_text('{"mine": 1}')
+    with pytest.raises(ValueError, match=f"{name} is there, and is not of the kind"):
+        check_outputs(str(file))
+    (tmp_path / "score.json").write_text('{"metric": "fvd"}')
+    check_outputs(str(tmp_path / "score.json"), str(tmp_path / "new.json"), "")

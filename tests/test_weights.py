@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import struct
 
@@ -118,7 +119,7 @@ def test_a_damaged_header_is_named_before_anything_reads_it(tmp_path, settings, 
 def test_a_file_of_another_kind_is_refused_with_the_verb_that_makes_the_right_one(tmp_path):
     file = tmp_path / "w.safetensors"
     for kind in KINDS:
-        save_weights(file, tensors(), kind, SETTINGS)
+        save_weights(file, tensors(), kind, SETTINGS, {"step": 1, "smoothed": 0.5})
         assert load_weights(file, kind)[1].kind == read_header(file, "features", kind).kind == kind
         for wanted in KINDS.keys() - {kind}:
             message = f"{file} is of kind {kind}, where {wanted} is needed: `{KINDS[wanted]}` makes one"
@@ -155,3 +156,20 @@ def test_hashes_follow_the_content_alone(tmp_path):
     assert tensors_hash(tensors() | {"a": tensors()["a"] + 1e-6}) != tensors_hash(tensors())
     renamed = {("e" if name == "a" else name): tensor for name, tensor in tensors().items()}
     assert tensors_hash(renamed) != tensors_hash(tensors())
+
+
+def test_equal_weights_are_equal_bytes(tmp_path):
+    for name in ("a.safetensors", "b.safetensors", "c.safetensors", "d.safetensors"):
+        tensors = {"x": torch.ones(3), "y\u00fc": torch.zeros(2, 2)}
+        save_weights(tmp_path / name, tensors, "transformer", {"out": "\u732b"}, {"step": 1})
+    assert len({file.read_bytes() for file in tmp_path.iterdir()}) == 1
+    tensors, header = load_weights(tmp_path / "a.safetensors", "transformer")
+    assert torch.equal(tensors["x"], torch.ones(3)) and header.settings == {"out": "\u732b"}
+    assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o666 & ~umask()
+
+
+def umask() -> int:
+    """The process's own."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,5 +1,6 @@
 """What every autoencoder is, ours and others: videos to latents of zero mean and unit variance, and back."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ class VideoAutoencoder(nn.Module, ABC):
         """Takes the mean and standard deviation of each latent channel; ValueError for another number."""
         if not len(statistics.mean) == len(statistics.std) == self.channels:
             raise ValueError(f"latents_mean and latents_std must have {self.channels} numbers each")
+        if not all(map(math.isfinite, statistics.mean)) or not all(0 < s < math.inf for s in statistics.std):
+            raise ValueError("latents_mean must be finite, and latents_std finite and above 0")
         for buffer, values in ((self.latent_mean, statistics.mean), (self.latent_std, statistics.std)):
             buffer.copy_(torch.tensor(values).view_as(buffer))
 

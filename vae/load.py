@@ -55,7 +55,10 @@ def find_autoencoder(source: str | Path) -> Path:
     for folder in (path / "vae", path):  # a pipeline's, a run's, or the autoencoder's own
         if (folder / "config.json").is_file():
             return folder
-    raise ValueError(f"{source}: no autoencoder there; it is a weights file, or a folder with {WEIGHTS}")
+    raise ValueError(
+        f"{source}: no autoencoder there; it is a weights file, or a folder with {WEIGHTS}: "
+        f"`dit vae train` makes one, and `builtin` is one that is here"
+    )
 
 
 def stored_hash(source: str | Path) -> str:

@@ -13,7 +13,7 @@ from configs.load import Positional, parse
 from configs.ranges import Workers
 from vae.data.captions import find_captions, find_tables
 from vae.data.images import IMAGES
-from vae.data.manifest import HALF, NAME, Entry, passed_over, save_manifest, walk
+from vae.data.manifest import HALF, NAME, Entry, check_output, passed_over, save_manifest, walk
 from vae.data.tables import few
 from vae.data.video import VIDEOS, Probe, UnreadableVideo, probe
 from vae.training.progress import progress, say
@@ -40,6 +40,7 @@ def index(settings: IndexSettings) -> Path:
     if not settings.folder or not folder.is_dir():
         raise ValueError(f"{settings.folder or 'no folder given'}: give a folder, `dit data index FOLDER`")
     out = Path(settings.out) if settings.out else folder / NAME
+    check_output(out)
     there, broken = walk(folder)
     if broken:
         names = few([str(path.relative_to(folder)) for path in broken])
@@ -93,6 +94,7 @@ def write_manifest(entries: list[Entry], bad: int, out: Path, about: str, names:
     """
     if not entries:
         raise ValueError(f"none of the {bad} videos can be read")
+    check_output(out)
     save_manifest(out, entries)
     print(summary(entries, bad, out))
     print(f"{about} {list_hash(names)[:12]}: {len(entries)} of {len(names)} videos")

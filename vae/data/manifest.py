@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -100,6 +101,20 @@ def _types() -> dict:
     of_python[bytes] = pyarrow.binary()
     types |= {field.name: of_python[field.type] for field in fields(Probe)}
     return {name: types[name] for name in COLUMNS}
+
+
+def check_output(file: Path) -> None:
+    """Raises ValueError for a name that is no manifest's, or one under which there is another file."""
+    import pyarrow.parquet
+
+    if file.suffix.lower() != ".parquet":
+        raise ValueError(f"{file}: give a manifest a name that ends in .parquet")
+    if file.is_file():
+        columns = []
+        with suppress(pyarrow.ArrowException, OSError):
+            columns = pyarrow.parquet.read_schema(file).names
+        if not {"path", "checksums"} <= set(columns):
+            raise ValueError(f"{file} is there, and is no manifest: give another name with --out")
 
 
 def save_manifest(file: Path, entries: list[Entry], left_out: Sequence[Path] | None = None) -> None:

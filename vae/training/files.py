@@ -45,7 +45,11 @@ def whole(path: Path) -> Iterator[Path]:
             with open(place, "rb") as file, open(path, "ab") as device:
                 shutil.copyfileobj(file, device)
             return
+        (folder / ".mode").touch()
+        mode = (folder / ".mode").stat().st_mode
         for each in [*place.rglob("*"), place]:
+            if each.is_file():
+                each.chmod(mode)  # safetensors would let nobody else read its files
             _sync(each)
         os.replace(place, target)
         _sync(target.parent)
@@ -147,9 +151,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Calls `write` on an empty file that then becomes `path`, whole or not at all."""
     with whole(path) as place:
         place.touch()
-        mode = place.stat().st_mode
         write(place)
-        place.chmod(mode)  # safetensors would let nobody else read the file
 
 
 def write_text(path: Path, text: str) -> None:
@@ -229,6 +231,21 @@ def naming(path: Path) -> Iterator[None]:
         raise
     except DAMAGE as error:
         raise ValueError(f"{path}: {str(error) or type(error).__name__}") from None
+
+
+def check_replaceable(file: Path) -> None:
+    """Raises ValueError for a file that is there and is none that scoring writes under such a name."""
+    begins = {".json": b"{", ".png": b"\x89PNG", ".html": b"<!", ".safetensors": b""}
+    if not file.is_file() or not file.stat().st_size:
+        return
+    first = begins.get(file.suffix.lower())
+    with open(file, "rb") as opened:
+        ours = first is not None and opened.read(len(first)) == first
+    if ours and first == b"{":
+        with suppress(ValueError):
+            ours = bool({"metric", "protocol", "job"} & read_json(file).keys())
+    if not ours:
+        raise ValueError(f"{file} is there, and is not of the kind that is to be written: give another name")
 
 
 def check_writable(file: Path) -> None:

@@ -66,7 +66,23 @@ def save_weights(
         name: json.dumps(part or {}, sort_keys=True)
         for name, part in {"settings": settings, "facts": facts}.items()
     }
-    write_whole(path, lambda temporary: save_file(plain, temporary, metadata=header))
+
+    def write(file: Path) -> None:
+        save_file(plain, file, metadata=header)
+        _sort_header(file)
+
+    write_whole(path, write)
+
+
+def _sort_header(file: Path) -> None:
+    """Gives a safetensors file's header its keys in order, so that equal content is equal bytes."""
+    with open(file, "r+b") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        values = json.loads(opened.read(length))
+        text = json.dumps(values, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(text) <= length:  # as it is but for the order
+            opened.seek(8)
+            opened.write(text.ljust(length))
 
 
 def load_weights(path: Path, *kinds: str) -> tuple[dict[str, Tensor], Header]:
