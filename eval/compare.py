@@ -75,6 +75,7 @@ class Reconstruction(TypedDict):
     scores: dict[str, float | None]
     lpips: dict | str | None
     each: list[Video]
+    fvd: dict | None
 
 
 def _read_scores(name: str) -> dict[str, dict]:
@@ -89,29 +90,40 @@ def _read_scores(name: str) -> dict[str, dict]:
     score = read_json(path)
     if "job" not in score or not isinstance(score.get("scores"), dict):
         return _read_score(path, score)
-    known, scores = sorted({metric for name in protocol_names() for metric in load_protocols(name)}), {}
-    for metric in score["scores"]:
-        if metric not in known:
-            raise ValueError(f"{path}: {metric!r} is no metric; there are {', '.join(known)}")
-        file = path.with_name(f"{metric}.json")
-        of_one = _read_score(file, read_json(file))
-        if metric not in of_one:
-            raise ValueError(f"{file} is a score of {' and '.join(of_one)}, not of {metric}")
-        scores[metric] = of_one[metric]
-    return scores
+    files = {metric: path.with_name(f"{_known(metric, path)}.json") for metric in score["scores"]}
+    return {metric: _read_score(file, read_json(file), metric)[metric] for metric, file in files.items()}
 
 
-def _read_score(path: Path, score: dict) -> dict[str, dict]:
-    """A file's score by its metric, of a reconstruction with that of its FVD; ValueError for another file."""
-    if score.get("metric") == "reconstruction" and {"scores", "lpips", "each"} <= set(score):
-        fvd = {"fvd": from_json(Score, score["fvd"], path)} if score.get("fvd") else {}
-        return {"reconstruction": from_json(Reconstruction, score, path)} | fvd
+def _known(metric: str, path: Path) -> str:
+    """The metric that a file names; raises ValueError where no protocol has it."""
+    known = sorted({metric for name in protocol_names() for metric in load_protocols(name)})
+    if metric not in known:
+        raise ValueError(f"{path}: {metric!r} is no metric; there are {', '.join(known)}")
+    return metric
+
+
+def _read_score(path: Path, score: dict, wanted: str = "") -> dict[str, dict]:
+    """A file's score by its metric, of a reconstruction with that of its FVD.
+
+    Raises ValueError for another file, or where the score is not of the metric that is wanted.
+    """
+    if (
+        not wanted
+        and score.get("metric") == "reconstruction"
+        and {"scores", "lpips", "each", "fvd"} <= set(score)
+    ):
+        score = from_json(Reconstruction, score, path)
+        return {"reconstruction": score} | (_read_score(path, score["fvd"], "fvd") if score["fvd"] else {})
     if not set(score) >= NeededInScore.__required_keys__:
         raise ValueError(
             f"{path} is no score of `dit eval` fvd, clipsim, is, reconstruction or run: it has no metric, "
             "value, protocol and weights"
         )
-    return {score["metric"]: from_json(Score, score, path)}
+    score = from_json(Score, score, path)
+    metric = _known(score["metric"], path)
+    if wanted not in ("", metric):
+        raise ValueError(f"{path} is a score of {metric}, not of {wanted}")
+    return {metric: score}
 
 
 def _identity(score: dict) -> list[dict]:

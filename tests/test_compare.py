@@ -121,6 +121,19 @@ def test_a_score_in_a_run_is_of_the_metric_that_its_name_says(written):
         compare([run])
 
 
+def test_no_score_passes_for_one_of_another_kind(tmp_path):
+    for name, values in {
+        "a": score("fvd", 1.0) | {"metric": "reconstruction"},
+        "b": score("fvd", 1.0) | {"metric": "x" * 99},
+        "c": reconstruction(30.0, fvd=score("fvd", 1.0) | {"metric": "reconstruction"}),
+        "d": reconstruction(30.0, fvd=score("clipsim", 1.0)),
+        "e": reconstruction(30.0, fvd=[1]),
+    }.items():
+        write_json(tmp_path / f"{name}.json", values)
+        with pytest.raises(ValueError, match=rf"{name}\.json"):
+            compare([str(tmp_path / f"{name}.json")])
+
+
 def test_equal_values_are_equal_bytes_whatever_their_order(tmp_path):
     values = {"b": {"y": 1, "x": [{"n": 1, "m": "é"}]}, "a": 0.1}
     turned = {"a": 0.1, "b": {"x": [{"m": "é", "n": 1}], "y": 1}}
