@@ -5,7 +5,6 @@ import os
 import zipfile
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Annotated
 
 import numpy
@@ -31,7 +30,7 @@ from vae.data.manifest import Entry, load_manifest, relative, save_manifest
 from vae.data.msrvtt import read_annotations
 from vae.diffusers_folder import read_config
 from vae.model import Autoencoder
-from vae.train import _check_same_network, start_from
+from vae.train import start_from
 from vae.training import files
 from vae.training.files import below, read_json, read_text
 from vae.training.log import draw_curve, read_log
@@ -310,12 +309,6 @@ def test_a_header_without_its_part_is_no_traceback(tmp_path):
         (tmp_path / folder / "dit.json").write_text(json.dumps(text))
         with pytest.raises(ValueError, match=rf"dit\.json: {words}"):
             check_text(TextConfig(), tmp_path / folder)
-    facts = {"step": 2, "smoothed": 1.0}
-    file = tmp_path / "run/step-00000002/model.safetensors"
-    save_weights(file, {"a": torch.ones(2)}, "autoencoder checkpoint", {}, facts)
-    run = SimpleNamespace(started=True, folder=tmp_path / "run", facts={"perceptual_network": "a"})
-    with pytest.raises(ValueError, match="whose perceptual loss had another network, or none"):
-        _check_same_network(run)
 
 
 def test_sizes_that_no_network_has_are_refused_in_any_config(tmp_path):
