@@ -170,6 +170,7 @@ def test_the_identity_is_perfect_and_its_difference_black(tiny, known, tmp_path)
             assert (apart[column] == numpy.minimum(255, 8 * abs(fake - real))).all() and apart[column].any()
 
 
+@pytest.mark.long
 def test_order_workers_and_processes_do_not_move_a_value(videos, tiny, tmp_path, capfd):
     half = tiny.with_name("half")
     changes = {"data": str(videos), "count": None, "json": str(tmp_path / "one.json")}

@@ -274,6 +274,7 @@ def test_smaller_formats_are_as_exact_as_they_say(folder, autoencoder, made, tmp
             assert not torch.equal(whole, rounded)
 
 
+@pytest.mark.long
 def test_two_processes_write_what_one_writes(folder, autoencoder, made, text_folder, tmp_path):
     arguments = [str(folder), "--out", str(tmp_path / "two"), "--dtype", "fp32", *words(autoencoder)]
     arguments += ["--text.folder", str(text_folder), "--text.max-tokens", "32", "--shard-clips", "3"]

@@ -116,6 +116,7 @@ def test_a_video_that_is_there_is_not_made_again(model, tmp_path, monkeypatch, c
     )
 
 
+@pytest.mark.long
 def test_any_number_of_processes_makes_the_same_videos(model, tmp_path):
     run(settings(model, tmp_path / "one", metrics=()))
     words = ["ucf101-zeroshot", "--model", model, "--out", tmp_path / "two", "--count", 5, "--steps", 2]

@@ -44,6 +44,7 @@ def test_the_fuzzer_knows_what_must_be_refused(needed, change, refused):
     assert fuzz.must_refuse(needed, change) is refused
 
 
+@pytest.mark.long
 def test_a_share_of_the_fuzzers_inputs_is_answered_in_a_sentence(tmp_path, monkeypatch):
     sound = tmp_path / "sound"
     sound.mkdir()

@@ -109,6 +109,7 @@ def launched(words: list, processes: int, variables: dict[str, str]) -> list[tup
     return ended
 
 
+@pytest.mark.long
 def test_one_two_and_three_processes_give_the_same_bits(folders, quick, tmp_path):
     (tmp_path / "several.py").write_text(SEVERAL)
     scores = [fvd(settings(folders, cache=False, batch=2))]
@@ -124,6 +125,7 @@ def test_one_two_and_three_processes_give_the_same_bits(folders, quick, tmp_path
     assert scores[0] == scores[1] == scores[2]
 
 
+@pytest.mark.long
 def test_threads_processes_and_batches_do_not_move_i3d(folders, tmp_path):
     """A launcher gives each of its processes one thread, which rounds other sums than several do."""
     real, fake = (side / "class1" for side in folders)

@@ -139,6 +139,7 @@ def test_a_channel_that_does_not_vary_is_named_and_not_written(tmp_path: Path):
     assert not (tmp_path / FILE).exists()
 
 
+@pytest.mark.long
 def test_two_processes_measure_what_one_does_on_files_too(tmp_path: Path, real_clips: Path, capsys):
     (tmp_path / "clips").mkdir()
     for name in ("cogvideo_horse.mp4", "cogvideo_kitten.mp4"):

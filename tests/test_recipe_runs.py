@@ -70,6 +70,7 @@ def test_a_run_with_everything_goes_on_to_the_bit(network, whole, tmp_path):
     assert "discriminator" not in first and "perceptual" in first
 
 
+@pytest.mark.long
 def test_two_processes_with_everything_equal_one(network, whole, tmp_path):
     out = tmp_path / "run"
     done = launch("vae.train", write_config(tmp_path / "two.py", full_run(out, network)), processes=2)

@@ -179,6 +179,7 @@ def test_killed_and_resumed_equals_never_stopped(autoencoder, sources, tmp_path)
     assert_same_run(config.out, tmp_path / "other")
 
 
+@pytest.mark.long
 def test_two_processes_equal_one(whole, autoencoder, sources, tmp_path):
     out = tmp_path / "run"
     config = write_config(tmp_path / "two.py", transformer_run(out, autoencoder, sources["cached"]))

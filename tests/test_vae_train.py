@@ -236,6 +236,7 @@ def test_a_full_disk_says_which_step_is_kept(tmp_path, monkeypatch):
     assert said.endswith("step-00000002 is kept, the same command goes on from it")
 
 
+@pytest.mark.long
 def test_two_processes_equal_one(whole, tmp_path):
     out = tmp_path / "run"
     config = write_config(tmp_path / "two.py", autoencoder_run(out))
