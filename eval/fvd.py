@@ -23,7 +23,7 @@ from vae.data.video import decoder
 from vae.quality.networks import folders
 from vae.training.files import write_text
 from vae.training.processes import own_device, processes
-from vae.training.weights import load_weights, save_weights
+from vae.training.weights import load_weights, read_header, save_weights
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,8 @@ def fvd(settings: FvdSettings) -> dict:
     if settings.panel and settings.real.endswith(".safetensors"):
         raise ValueError("--panel needs the real videos: give --real their folder, not saved features")
     scoring.check_outputs(settings.json, settings.report, settings.save_real)
+    if settings.save_real and Path(settings.save_real).is_file():
+        read_header(Path(settings.save_real), "features")  # nothing else is replaced
     network, weights = load_i3d(protocol.eps, settings.weights, settings.smoke)
     network.to(own_device()).to(memory_format=torch.channels_last_3d)
     real = _load_side(settings, protocol, "real", weights, network)

@@ -25,6 +25,7 @@ from tests.tiny import environment
 from vae.data.index import list_hash
 from vae.data.ucf101 import read_split
 from vae.data.write import write_video
+from vae.training.weights import save_weights
 
 
 def video(seed: int, frames: int = 16) -> torch.Tensor:
@@ -354,3 +355,12 @@ def test_without_weights_there_is_no_score(folders, monkeypatch, tmp_path, capsy
     words = ["--real", str(folders[0]), "--fake", str(folders[1]), "--protocol", "fvd-google"]
     assert run(["eval", "fvd", *words]) == 1
     assert "FVD needs the weights of i3d, and there are none" in capsys.readouterr().err
+
+
+def test_saved_features_replace_no_other_weights(folders, quick, tmp_path):
+    other = tmp_path / "model.safetensors"
+    save_weights(other, {"a": torch.ones(1)}, "autoencoder", {})
+    before = other.read_bytes()
+    with pytest.raises(ValueError, match="is of kind autoencoder, where features is needed"):
+        fvd(settings(folders, save_real=str(other)))
+    assert other.read_bytes() == before
