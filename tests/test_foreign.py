@@ -142,15 +142,15 @@ def test_a_link_in_a_folder_is_its_owners_choice(tmp_path):
     [
         ("path", "../secret.mp4", "no name of a file"),
         ("path", "/dev/zero", "no name of a file"),
-        ("checksums", b"", "checksums, times or a reader"),
+        ("checksums", b"", "checksums, times, a rate or a reader"),
         ("path", "passwd", "none of a video or image"),
         ("path", None, "path has a cell without a value"),
         ("captions", [None], "captions has a cell without"),
         ("frames", 10**12, "frames = 1000000000000: it must be between"),
-        ("frames", 3, "checksums, times or a reader"),
+        ("frames", 3, "checksums, times, a rate or a reader"),
         ("height", -1, "height = -1"),
         ("fps", float("nan"), "fps = nan"),
-        ("reader", "exec", "checksums, times or a reader"),
+        ("reader", "exec", "checksums, times, a rate or a reader"),
     ],
 )
 def test_a_cell_of_a_manifest_is_refused_by_its_column(tmp_path, column, value, words):

@@ -209,9 +209,9 @@ def _check_entry(entry: Entry, file: Path) -> None:
     """Raises ValueError where a row cannot be of the file that it names."""
     size, pictures = 4 * entry.frames, entry.reader in ("image", "animation")
     sizes = {len(entry.checksums), len(entry.times)} <= {0, size} and (pictures or entry.checksums)
-    if not sizes or entry.reader not in READERS:
+    if not sizes or entry.reader not in READERS or (entry.reader != "image" and not entry.fps > 0):
         raise ValueError(
-            f"{file}: {entry.path} has checksums, times or a reader that it cannot have: {AGAIN}"
+            f"{file}: {entry.path} has checksums, times, a rate or a reader that it cannot have: {AGAIN}"
         )
     if entry.path.suffix.lower() not in (IMAGES if pictures else VIDEOS):
         raise ValueError(f"{file} lists {entry.path}, whose name is none of a video or image: {AGAIN}")
