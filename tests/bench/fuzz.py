@@ -114,21 +114,8 @@ INDEXED |= {"metadata": (), "metadata.format": NOTHING, "metadata.shards": (dict
 INDEXED |= {"metadata.provenance": (dict,), "metadata.provenance.data": (dict,)}
 INDEXED |= {f"metadata.provenance.{name}": (str,) for name in ("autoencoder", "name", "dtype")}
 INDEXED |= {f"metadata.provenance.data.{name}": (int,) for name in ("frames", "size", "clips_per_file")}
-SAMPLE = (
-    "sample",
-    "p",
-    "--frames",
-    "5",
-    "--height",
-    "32",
-    "--width",
-    "32",
-    "--steps",
-    "1",
-    "--out",
-    "out",
-    "--model",
-)
+SIZE = ["--frames", "5", "--height", "32", "--width", "32", "--steps", "1", "--out"]
+SAMPLE = ("sample", "p", *SIZE, "out", "--model")
 PAIRS = ("eval", "reconstruction", "--real", "frames", "--fake", "frames", "--lpips", "none")
 OUT = ("--out", "out/m.parquet")
 INDEX, LONGER = ("data", "index", "videos", *OUT), ("train", "run.py", "--train.steps", "3")
@@ -228,19 +215,7 @@ def make_sound(folder: Path) -> None:
         write_config(
             Path("cached.py"), transformer_run(Path("out"), "vae.safetensors", "cache", steps=1, batch=1)
         )
-        again = (
-            "--model",
-            "run",
-            "--frames",
-            "5",
-            "--height",
-            "32",
-            "--width",
-            "32",
-            "--steps",
-            "1",
-            "--out",
-        )
+        again = ("--model", "run", *SIZE)
         kept = ("--json", "score.json", "--save-real", "real.safetensors")
         for words in (
             ("train", "run.py"),

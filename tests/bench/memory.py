@@ -1,13 +1,14 @@
 """Whether memory grows with what a process does: reads clips, trains, samples videos, loads models.
 
-python -m tests.bench.memory [clips] [steps] [samples] [models]
+python -m tests.bench.memory [clips] [steps] [samples] [models] [curves]
 
 Each in a process of its own, which prints its resident memory in MiB at some counts: 20,000 clips of three
 short files, 10,000 steps of a tiny autoencoder on drawn clips with a row of the log for each, 500 videos of
-the built-in model, and that model loaded 100 times.
+the built-in model, that model loaded 100 times, and the curve of a log of 5,000 rows drawn 200 times.
 """
 
 import gc
+import json
 import subprocess
 import sys
 import tempfile
@@ -97,7 +98,21 @@ def models() -> None:
     repeat(100, lambda _: load_model("builtin", torch.device("cpu"), torch.float32))
 
 
-WORK = {work.__name__: work for work in (clips, steps, samples, models)}
+def curves() -> None:
+    """The curve of a log, drawn anew."""
+    from vae.training.log import draw_curve
+
+    with tempfile.TemporaryDirectory() as folder:
+        log, series = (
+            Path(folder) / "log.jsonl",
+            {"smoothed": "loss", "psnr": "PSNR", "gradient_norm": "gradient"},
+        )
+        row = {name: 0.1 for name in series}
+        log.write_text("".join(json.dumps({"step": step} | row) + "\n" for step in range(5_000)))
+        repeat(200, lambda _: draw_curve(log, series, Path(folder) / "curve.png"))
+
+
+WORK = {work.__name__: work for work in (clips, steps, samples, models, curves)}
 
 
 def main(names: list[str]) -> None:
