@@ -358,28 +358,26 @@ def to_video(frames_THWC: Tensor) -> Tensor:
     return rearrange(frames_THWC, "t h w c -> c t h w").float() / 127.5 - 1
 
 
-def _covering(have_height: int, have_width: int, height: int, width: int) -> tuple[int, int]:
-    """Height and width of a picture that is scaled to just cover another size."""
-    scale = max(height / have_height, width / have_width)
-    return max(height, round(have_height * scale)), max(width, round(have_width * scale))
-
-
 def how_fitted(have_height: int, have_width: int, height: int, width: int) -> str:
     """What `resize_and_crop` does to a picture, in words, its sizes as width x height."""
-    scaled = _covering(have_height, have_width, height, width)
+    if height * have_width > width * have_height:  # its height is what is short
+        scaled = max(width, round(have_width * (height / have_height))), height
+    else:
+        scaled = width, max(height, round(have_height * (width / have_width)))
     steps = [f"{have_width}x{have_height}"]
-    if scaled != (have_height, have_width):
-        steps.append(f"scaled to {scaled[1]}x{scaled[0]}")
-    if scaled != (height, width):
+    if scaled != (have_width, have_height):
+        steps.append(f"scaled to {scaled[0]}x{scaled[1]}")
+    if scaled != (width, height):
         steps.append(f"cut about its centre to {width}x{height}")
     return ", ".join(steps) if len(steps) > 1 else f"{steps[0]}, as it is"
 
 
 def resize_and_crop(frames_THWC: Tensor, height: int, width: int) -> Tensor:
     """Frames scaled, with antialiasing, to just cover height x width, and cut to it about the centre."""
-    size = _covering(*frames_THWC.shape[1:3], height, width)
     frames = rearrange(frames_THWC, "t h w c -> t c h w")
-    if size != frames_THWC.shape[1:3]:
+    scale = max(height / frames.shape[2], width / frames.shape[3])
+    size = max(height, round(frames.shape[2] * scale)), max(width, round(frames.shape[3] * scale))
+    if size != frames.shape[2:]:
         frames = torch.nn.functional.interpolate(frames, size, mode="bicubic", antialias=True)
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
     return rearrange(frames[:, :, top : top + height, left : left + width], "t c h w -> t h w c").contiguous()
