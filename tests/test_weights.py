@@ -173,3 +173,23 @@ def umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def test_weights_of_ours_whose_bytes_have_changed_are_damaged(tmp_path):
+    file = tmp_path / "model.safetensors"
+    save_weights(file, tensors() | {"none": torch.ones(0, 2)}, "transformer", {})
+    load_weights(file, "transformer")
+    content = file.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    flipped = content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
+    for damaged in (content[:start] + bytes(len(content) - start), flipped):
+        file.write_bytes(damaged)
+        with pytest.raises(ValueError, match="is damaged"):
+            load_weights(file, "transformer")
+
+
+def test_a_checksum_does_not_depend_on_the_order_or_layout_of_tensors(tmp_path):
+    x, y = torch.randn(3, 4), torch.randn(2)
+    save_weights(tmp_path / "1", {"x": x, "y": y}, "transformer", {})
+    save_weights(tmp_path / "2", {"y": y, "x": x.T.contiguous().T}, "transformer", {})
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()

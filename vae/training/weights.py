@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import re
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ KINDS = {  # of weights files, and the verb that makes each
     "texts": "dit vae encode",
     "features": "dit eval fvd",
 }
+CHECKSUM = "tensors_crc32"  # in the header of our own files
 POINTER = b"version https://git-lfs"
 TRANSFORMERS = ("transformer", "transformer checkpoint")
 AUTOENCODERS = ("autoencoder", "autoencoder checkpoint")
@@ -58,10 +60,10 @@ class Header:
 def save_weights(
     path: Path, tensors: Mapping[str, Tensor], kind: str, settings: dict, facts: dict | None = None
 ) -> None:
-    """Saves tensors with kind, settings and facts in the header."""
+    """Saves tensors with kind, settings and facts in the header, and a checksum that every reader proves."""
     assert kind in KINDS, kind
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = {"kind": kind}
+    header = {"kind": kind, CHECKSUM: _checksum(plain)}
     header |= {
         name: json.dumps(part or {}, sort_keys=True)
         for name, part in {"settings": settings, "facts": facts}.items()
@@ -139,6 +141,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         check_unfolded(file)
         whole = file.suffix == ".safetensors"
         tensors = load_file(file) if whole else torch.load(file, "cpu", weights_only=True)
+        stated = _stated_checksum(file) if whole else None
     except Exception as error:  # whatever a foreign file does wrong is the answer
         if out_of_memory(error):
             raise
@@ -146,7 +149,25 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     if not isinstance(tensors, dict):
         raise ValueError(f"{file} holds no set of named tensors")
     check_finite(tensors, file)
+    if stated not in (None, _checksum(tensors)):
+        raise ValueError(
+            f"{file} is damaged: its tensors are not those that were written; restore or remake it"
+        )
     return tensors
+
+
+def _stated_checksum(file: Path) -> str | None:
+    """What the header of a safetensors file says of its tensors' bytes; nothing in those of others."""
+    with safe_open(file, framework="pt") as opened:
+        return (opened.metadata() or {}).get(CHECKSUM)
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    """CRC-32 of the values of named tensors, by the names' order."""
+    crc = 0
+    for name in sorted(tensors):
+        crc = zlib.crc32(tensors[name].contiguous().view(-1).view(torch.uint8).numpy(), crc)
+    return f"{crc:08x}"
 
 
 def check_finite(tensors: Mapping[str, Tensor], source: str | Path) -> None:
