@@ -85,11 +85,9 @@ class FeatureProtocol(Preprocessing, ClipChoice, Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FvdProtocol(FeatureProtocol):
-    """The Frechet distance of two sides' logits of I3D, averaged over time, in fp32 without TF32."""
+class DistanceProtocol(FeatureProtocol):
+    """A distance of two sides' features, in fp32 without TF32."""
 
-    metric: str = "fvd"
-    """What is computed."""
     data: str = "any"
     """Data set of the real videos; `any` leaves it to the user, and the files' hash says which they were."""
     split: str = ""
@@ -104,13 +102,21 @@ class FvdProtocol(FeatureProtocol):
     """Feature network; its weights are certified."""
     eps: float = 1e-3
     """The network's batch norm adds this to the variance."""
-    ddof: Literal[0, 1] = 1
-    """The covariance divides by the number of clips less this."""
 
     @property
     def least(self) -> int:
-        """A covariance needs two clips."""
+        """A spread needs two clips."""
         return 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class FvdProtocol(DistanceProtocol):
+    """The Frechet distance of two sides' logits of I3D, averaged over time."""
+
+    metric: str = "fvd"
+    """What is computed."""
+    ddof: Literal[0, 1] = 1
+    """The covariance divides by the number of clips less this."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,6 +40,22 @@ class FeatureSettings(ScoringSettings):
 
 
 @dataclass(frozen=True)
+class DistanceSettings(FeatureSettings):
+    """What a distance of two sides' features may be asked."""
+
+    real: str = ""
+    """Real videos: a folder of them, a folder of folders of frames, a manifest, or saved features."""
+    fake: str = ""
+    """Generated videos: the same."""
+    protocol: str = ""
+    """Name of the protocol; `dit eval protocols` lists them."""
+    save_real: str = ""
+    """File for the real side's features (.safetensors), which another run may take as --real."""
+    cache: bool = True
+    """Keep the real side's features in the user's cache, under the hashes of protocol, files and weights."""
+
+
+@dataclass(frozen=True)
 class LpipsSettings:
     """Whose LPIPS is measured, by which weights."""
 

@@ -12,9 +12,10 @@ from configs.protocol import FvdProtocol
 from eval.clips import Source, choose_clips
 from eval.cpu import CannotScore, single_threaded
 from eval.features import checksum, rgb_hash
-from eval.fvd import FvdSettings, Side, score_sides, side_stamps
+from eval.fvd import FvdSettings, score_sides
 from eval.networks.certify import load_i3d
 from eval.preprocess import prepare
+from eval.sides import Side, side_stamps
 from vae.data.video import decoder
 from vae.quality.networks import find_weights
 from vae.training.processes import own_device, processes

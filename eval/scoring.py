@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from configs.protocol import FvdProtocol, Protocol
+from configs.protocol import DistanceProtocol, Protocol
 from configs.scoring import ScoringSettings, StampSettings, inherited
 from dit import __version__
 from eval.clips import Clip, Source, rates_and_sizes
@@ -76,7 +76,7 @@ def stamp_too_few(
 
 
 def stamp_other_list(
-    settings: StampSettings, protocol: FvdProtocol, where: str, sources: list[Source]
+    settings: StampSettings, protocol: DistanceProtocol, where: str, sources: list[Source]
 ) -> list[str]:
     """The stamp of real videos that are not the protocol's list; ValueError unless that is allowed."""
     if protocol.list_sha256 in ("", list_hash([Path(source.name).name for source in sources])):

@@ -14,6 +14,7 @@ import torch
 
 import eval.frechet
 import eval.fvd
+import eval.sides
 from configs.protocol import differences, load_protocol, load_protocols, protocol_names
 from dit.cli import run
 from eval.compare import compare
@@ -192,8 +193,8 @@ def test_the_real_side_is_kept_under_what_made_it(folders, quick, tmp_path, monk
     real = tmp_path / "real"
     shutil.copytree(folders[0], real)
     count = []
-    whole = eval.fvd.extract
-    monkeypatch.setattr(eval.fvd, "extract", lambda *a: count.append(a[-1]) or whole(*a))
+    whole = eval.sides.extract
+    monkeypatch.setattr(eval.sides, "extract", lambda *a: count.append(a[-1]) or whole(*a))
     first = fvd(settings((real, folders[1])))
     assert count == ["real", "fake"]
     again = fvd(settings((real, folders[1])))

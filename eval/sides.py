@@ -1,0 +1,165 @@
+"""The two sides of a distance: their clips chosen, their features loaded, kept and saved, their stamps."""
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from typing_extensions import TypedDict
+
+from configs.load import from_json
+from configs.protocol import DistanceProtocol
+from configs.ranges import Count
+from configs.scoring import DistanceSettings
+from eval import scoring
+from eval.clips import Clip, Source, choose_clips, find_sources, side_hash
+from eval.features import extract
+from vae.data.video import decoder
+from vae.quality.networks import folders
+from vae.training.processes import processes
+from vae.training.weights import load_weights, read_header, save_weights
+
+
+class MadeBy(TypedDict):
+    """What made features."""
+
+    protocol: dict
+    weights: str
+
+
+class FeatureSide(TypedDict, total=False):
+    """What saved features say of their side, of which more is shown than read."""
+
+    stamps: list[str]
+    clips: Count
+    passed_over: dict[str, str]
+
+
+class FeatureFacts(TypedDict):
+    """The facts of saved features."""
+
+    names: list[str]
+    side: FeatureSide
+
+
+def check_save_real(settings: DistanceSettings) -> None:
+    """Raises ValueError where the real side's features cannot be saved as they are asked to be."""
+    if not settings.save_real:
+        return
+    if not settings.save_real.endswith(".safetensors"):
+        raise ValueError(f"--save-real {settings.save_real}: give a name that ends in .safetensors")
+    scoring.check_outputs(settings.save_real)
+    if Path(settings.save_real).is_file():
+        read_header(Path(settings.save_real), "features")  # nothing else is replaced
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side's features, and what there is to say of them."""
+
+    values_ND: Tensor
+    names: tuple[str, ...]
+    facts: dict
+
+
+def load_side(
+    settings: DistanceSettings, protocol: DistanceProtocol, which: str, weights: str, network
+) -> Side:
+    """The features of one side: saved, kept in the cache, or computed; ValueError for too few, or others."""
+    where = getattr(settings, which)
+    if not where:
+        raise ValueError(f"no --{which}: a folder of videos, a manifest, or saved features")
+    if where.endswith(".safetensors"):
+        saved = _load_features(Path(where), protocol, weights)
+        if saved.facts["stamps"] and not settings.allow_small:
+            raise ValueError(f"{where}: {saved.facts['stamps'][0]}; with --allow-small the score is stamped")
+        return saved
+    sources, clips, passed = choose_side(settings, protocol, which)
+    side_stamps(settings, protocol, which, sources, len(clips), passed)
+    side = cached_features(settings, protocol, clips, which, which == "real", weights, network)
+    passed |= side.facts["passed_over"]
+    stamps = side_stamps(settings, protocol, which, sources, len(side.names), passed)
+    about = {"where": Path(where).name, "videos": len(sources)}
+    return dataclasses.replace(side, facts=about | side.facts | {"passed_over": passed, "stamps": stamps})
+
+
+def choose_side(
+    settings: DistanceSettings, protocol: DistanceProtocol, which: str
+) -> tuple[list[Source], list[Clip], dict[str, str]]:
+    """One side's videos, its clips, and what was passed over with the reason."""
+    sources = find_sources(getattr(settings, which))
+    stride = protocol.real_stride if which == "real" else protocol.fake_stride
+    return sources, *choose_clips(sources, protocol, getattr(protocol, which), stride)
+
+
+def check_real(settings: DistanceSettings, protocol: DistanceProtocol) -> None:
+    """Raises ValueError for real videos that are not as the protocol says."""
+    if not settings.real:
+        raise ValueError(f"no --real: {protocol.metric.upper()} needs the real videos")
+    sources, clips, passed = choose_side(settings, protocol, "real")
+    side_stamps(settings, protocol, "real", sources, len(clips), passed)
+
+
+def side_stamps(
+    settings: DistanceSettings,
+    protocol: DistanceProtocol,
+    which: str,
+    sources: list[Source],
+    count: int,
+    passed: dict[str, str],
+) -> list[str]:
+    """The stamps of a side that is not as the protocol says; ValueError unless that is allowed."""
+    where = getattr(settings, which)
+    other = scoring.stamp_other_list(settings, protocol, where, sources) if which == "real" else []
+    return other + scoring.stamp_too_few(settings, protocol, where, count, passed, which)
+
+
+def cached_features(
+    settings: DistanceSettings,
+    protocol: DistanceProtocol,
+    clips: list[Clip],
+    what: str,
+    keep: bool,
+    weights: str,
+    network,
+) -> Side:
+    """Features of clips, from the cache where they are there; its name says what they depend on."""
+    files = side_hash(clips)
+    key = hashlib.sha256(f"{protocol.hash()} {files} {weights} {decoder()}".encode()).hexdigest()
+    cached = folders()[0] / "features" / f"{key}.safetensors" if settings.cache and keep else None
+    if cached and cached.is_file():
+        return _load_features(cached, protocol, weights)
+    features = extract(clips, protocol, network, settings.batch, settings.workers, what)
+    kept = [clip for clip in clips if clip.source.name not in features.passed]
+    facts = scoring.clip_facts(kept, files, features.rgb, features.passed)
+    side = Side(features.values_ND, features.names, facts)
+    if cached and not features.passed and processes()[0] == 0:
+        save_features(cached, side, protocol, weights)
+    return side
+
+
+def save_features(file: Path, side: Side, protocol: DistanceProtocol, weights: str) -> None:
+    """Writes features with the protocol and weights that made them."""
+    settings = {"protocol": dataclasses.asdict(protocol), "weights": weights}
+    facts = {"names": side.names, "side": side.facts}
+    save_weights(file, {"features": side.values_ND}, "features", settings, facts)
+
+
+def _load_features(file: Path, protocol: DistanceProtocol, weights: str) -> Side:
+    """Saved features; raises ValueError where another protocol or other weights made them."""
+    tensors, header = load_weights(file, "features")
+    about = from_json(MadeBy, header.settings, f"{file}, settings in its header")
+    facts = from_json(FeatureFacts, header.facts, f"{file}, facts in its header")
+    values_ND = tensors.get("features", torch.empty(0))
+    if (values_ND.ndim, len(values_ND)) != (2, len(facts["names"])) or not torch.isfinite(values_ND).all():
+        raise ValueError(
+            f"{file} holds no finite features, a row for each of its {len(facts['names'])} names"
+        )
+    other = [k for k, v in dataclasses.asdict(protocol).items() if about["protocol"].get(k) != v]
+    if other:
+        raise ValueError(f"{file} was made under another protocol: {', '.join(other)} differ")
+    if about["weights"] != weights:
+        raise ValueError(f"{file} was made with other weights")
+    return Side(values_ND.float(), tuple(facts["names"]), {"stamps": []} | facts["side"])
