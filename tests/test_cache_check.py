@@ -16,7 +16,7 @@ from vae.cache.index import load_cache
 from vae.cache.shards import shard_files, write_shard
 from vae.data.clips import batches
 from vae.load import load_autoencoder
-from vae.training.weights import load_weights
+from vae.training.weights import load_weights, save_weights
 
 
 @pytest.fixture
@@ -60,9 +60,17 @@ def not_finite(file: Path) -> None:
     write_shard(file.parent, "latents", rows, {name: header.settings[name] for name in told})
 
 
+def odd_checksums(file: Path) -> None:
+    """Writes a shard again whose header gives a row's checksum as an object."""
+    tensors, header = load_weights(file)
+    facts = header.facts | {"crc32": {key: [1, {"a": 1}] for key in tensors}}
+    save_weights(file, tensors, header.kind, header.settings, facts)
+
+
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
+        (odd_checksums, "facts in its header: crc32"),
         (damage, "has changed since it was written: delete it, and give the `dit vae encode` command again"),
         (cut, "cannot be read"),
         (swap, "holds other rows than its name and header say"),

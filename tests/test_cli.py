@@ -194,6 +194,18 @@ def test_a_signal_ends_a_verb_with_its_status_and_clears_up(monkeypatch, capsys,
     assert signal.getsignal(number) is before
 
 
+def test_a_signal_that_python_drops_comes_again(capsys):
+    class Closed:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+
+    with pytest.raises(KeyboardInterrupt) as stopped, raising():
+        Closed()
+        time.sleep(5)
+    assert stopped.value.status == 143 and capsys.readouterr().err == ""
+
+
 def test_a_hang_up_that_nohup_ignores_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

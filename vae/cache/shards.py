@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from typing_extensions import TypedDict
 
-from configs.load import parse_json
+from configs.load import from_json, parse_json
 from vae.training.files import naming
 from vae.training.weights import Header, read_header, save_weights, tensors_hash
 
@@ -28,6 +29,12 @@ class Location:
     offset: int
     shape: tuple[int, ...]
     crc32: tuple[int, ...]
+
+
+class Checksums(TypedDict):
+    """The fact of a shard's header that every reader takes."""
+
+    crc32: dict[str, list[int]]
 
 
 def key_of(**content) -> str:
@@ -71,11 +78,11 @@ def read_locations(file: Path) -> tuple[dict[str, Location], Header]:
     with open(file, "rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         table = parse_json(opened.read(length), file)
-    locations = {}
+    locations, checksums = {}, from_json(Checksums, header.facts, f"{file}, facts in its header")["crc32"]
     with naming(file):
         for key in table.keys() - {"__metadata__"}:
             offset, shape = 8 + length + table[key]["data_offsets"][0], tuple(table[key]["shape"])
-            locations[key] = Location(file.name, offset, shape, tuple(header.facts["crc32"][key]))
+            locations[key] = Location(file.name, offset, shape, tuple(checksums[key]))
     return locations, header
 
 

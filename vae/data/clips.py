@@ -328,7 +328,10 @@ def batches(
 def ignore_terminal_signals(worker: int) -> None:
     """Takes a reading process out of the group that a Ctrl-C or SIGTERM is sent to: the loop decides.
 
-    To ignore the signals instead would hang the end of a run that failed, which sends SIGTERM and waits.
+    To ignore the signals instead would hang the end of a run that failed, which sends SIGTERM and waits. A
+    loop that ends while a clip is handed over is no error of the process.
     """
     if hasattr(os, "setsid"):  # not on Windows
         os.setsid()
+    report = sys.excepthook
+    sys.excepthook = lambda kind, *about: issubclass(kind, ConnectionError) or report(kind, *about)

@@ -1,6 +1,8 @@
 """Signals that end work: what they raise, and the status that a shell then sees."""
 
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -37,8 +39,12 @@ def handled_by(handler: Callable) -> Iterator[None]:
 
 @contextmanager
 def raising() -> Iterator[None]:
-    """Within it the signals that end work raise Stopped, once for those that come together."""
+    """Within it the signals that end work raise Stopped, once for those that come together.
+
+    Where Python drops what is raised, as in a finalizer or after a fork, the signal comes again.
+    """
     since = -ONE_KEY
+    report, again_soon = sys.unraisablehook, threading.Timer(0, int)
 
     def stop(number: int, frame) -> None:
         nonlocal since
@@ -46,8 +52,22 @@ def raising() -> Iterator[None]:
         if not again:
             raise Stopped(number)
 
-    with handled_by(stop):
-        yield
+    def drop(dropped) -> None:
+        nonlocal since, again_soon
+        if not isinstance(dropped.exc_value, Stopped):
+            return report(dropped)
+        since = -ONE_KEY
+        number = dropped.exc_value.status - 128
+        again_soon = threading.Timer(0.01, lambda: os.kill(os.getpid(), number))
+        again_soon.start()
+
+    sys.unraisablehook = drop
+    try:
+        with handled_by(stop):
+            yield
+    finally:
+        again_soon.cancel()
+        sys.unraisablehook = report
 
 
 class Noted:
