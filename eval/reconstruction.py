@@ -15,7 +15,7 @@ from eval.fvd import fvd, fvd_of
 from eval.scoring import check_outputs, publish
 from vae.data.video import decoder, to_video
 from vae.quality.lpips import SMALLEST, Lpips, load_lpips, lpips_of
-from vae.quality.psnr_ssim import SSIM_SIDE, pooled_psnr, psnr, ssim
+from vae.quality.psnr_ssim import SSIM_SIDE, grey, pooled_psnr, psnr, ssim
 from vae.training.processes import own_device
 
 
@@ -35,6 +35,8 @@ MEASURES = {  # name -> what it is, as the score says
     "psnr": "dB, mean over frames of each frame's, at most 100",
     "pooled_psnr": "dB, of the squared error of all frames together",
     "ssim": "Gaussian 11x11 of sigma 1.5, valid crop, population covariance, mean over channels",
+    "ssim_grey": "the same of the luma (BT.601, in whole bytes)",
+    "ssim_uniform": "scikit-image's default: box of 7x7, sample covariance, mean over channels",
     "lpips": "version 0.1, mean over frames",
 }
 
@@ -94,7 +96,9 @@ def reconstruction(settings: ReconstructionSettings) -> dict:
         lpips.to(device)
 
     def compute(index: int, pair: tuple[Tensor, Tensor]) -> dict[str, float]:
-        return qualities(*pair, lpips, device)
+        greys = [grey(video) for video in pair]
+        others = {"ssim_grey": ssim(*greys), "ssim_uniform": ssim(*pair, uniform=True)}
+        return qualities(*pair, lpips, device) | others
 
     read = partial(_read_pair, pairs)
     rows = map_over_processes(compute, read, len(pairs), settings.workers, device, "videos")
@@ -122,7 +126,7 @@ def reconstruction(settings: ReconstructionSettings) -> dict:
 def table(result: dict) -> str:
     """The scores as lines, each with what it is."""
     lines = [
-        f"{name.replace('_', ' '):12}{value:9.4f}  {MEASURES[name]}"
+        f"{name.replace('_', ' '):14}{value:9.4f}  {MEASURES[name]}"
         for name, value in result["scores"].items()
     ]
     lines.append(f"{result['videos']} videos, means over them")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.conftest import REFERENCE
-from vae.quality.psnr_ssim import pooled_psnr, psnr, ssim
+from vae.quality.psnr_ssim import grey, pooled_psnr, psnr, ssim
 
 NAMES = {"psnr": "skimage_psnr_framemean", "ssim": "skimage_ssim_wang(gauss1.5,popcov)"}
 
@@ -36,6 +36,12 @@ def test_equal_scikit_image(noise):
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "channel_axis": -1}
     expected = np.mean([structural_similarity(*pair, data_range=1, **options) for pair in pairs])
     assert 0 < expected < 1 and abs(ssim(original, other) - expected) < 1e-6
+    uniform = np.mean([structural_similarity(*pair, data_range=1, channel_axis=-1) for pair in pairs])
+    assert abs(ssim(original, other, uniform=True) - uniform) < 1e-6 < abs(uniform - expected)
+    bytes_of = [[np.rint(np.rint(255 * image) @ [0.299, 0.587, 0.114]) for image in pair] for pair in pairs]
+    options["channel_axis"] = None
+    expected = np.mean([structural_similarity(*pair, data_range=255, **options) for pair in bytes_of])
+    assert abs(ssim(grey(original), grey(other)) - expected) < 1e-6
 
 
 def test_closed_forms():
@@ -86,3 +92,5 @@ def test_real_frames_give_the_stored_values(name, first_window):
     assert abs(psnr(original, other) - stored[NAMES["psnr"]]) < 1e-6
     assert abs(pooled_psnr(original, other) - stored["psnr_global_mse"]) < 1e-6
     assert abs(ssim(original, other) - stored[NAMES["ssim"]]) < 1e-6
+    assert abs(ssim(original, other, uniform=True) - stored["skimage_ssim_default_win7"]) < 1e-6
+    assert abs(ssim(grey(original), grey(other)) - stored["skimage_ssim_wang_grayY"]) < 1e-6

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from tests.test_fvd import folders, quick  # noqa: F401
 from vae.data.video import probe, read_frames, to_video
 from vae.data.write import write_video
 from vae.quality.lpips import Lpips
-from vae.quality.psnr_ssim import pooled_psnr, psnr, ssim
+from vae.quality.psnr_ssim import grey, pooled_psnr, psnr, ssim
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,10 @@ def test_scores_are_means_over_videos_of_what_each_measure_says(sides, tmp_path,
     file = tmp_path / "scores.json"
     result = reconstruction(settings(sides, json=str(file), workers=2))
     pairs = [[video_of(side / f"{k}.mp4") for side in sides] for k in range(3)]
-    for name, measure in {"psnr": psnr, "pooled_psnr": pooled_psnr, "ssim": ssim}.items():
+    measures = {"psnr": psnr, "pooled_psnr": pooled_psnr, "ssim": ssim}
+    measures["ssim_grey"] = lambda original, other: ssim(grey(original), grey(other))
+    measures["ssim_uniform"] = partial(ssim, uniform=True)
+    for name, measure in measures.items():
         alone = [measure(*pair) for pair in pairs]
         assert [row[name] for row in result["each"]] == pytest.approx(alone, rel=1e-12)
         assert result["scores"][name] == pytest.approx(sum(alone) / 3, rel=1e-12)
