@@ -5,7 +5,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Len, MultipleOf
 
-from configs.ranges import Depth, Positive, Width
+from configs.ranges import Channels, Depth, Heads, Positive, Tokens, Width
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class AutoencoderConfig:
     """Channels of the encoder's first level."""
     decoder_base_width: Annotated[Width, Ge(2)] = 96
     """Channels of the decoder's last level."""
-    latent_channels: Width = 16
+    latent_channels: Channels = 16
     """Channels of the latents."""
     width_multipliers: Annotated[tuple[Depth, ...], Len(4, 4)] = (1, 2, 4, 4)
     """Width of each level in units of the base width; each level but the last halves height and width."""
@@ -44,13 +44,13 @@ class TransformerConfig:
     """Width of the token stream."""
     depth: Depth = 30
     """Number of blocks."""
-    heads: Width = 12
+    heads: Heads = 12
     """Attention heads; the width is an even multiple of them, and a head of 64 or 128 is the fastest."""
     mlp_width: Width = 8960
     """Width of the feed-forward layer."""
     text_width: Width = 4096
     """Width of the text encoder's output."""
-    latent_channels: Width = 16
+    latent_channels: Channels = 16
     """Channels of the latents."""
     time_frequencies: Annotated[Width, Ge(2), MultipleOf(2)] = 256
     """Width of the sinusoidal embedding of time."""
@@ -68,11 +68,11 @@ class TextConfig:
     """Width of the byte-level encoder."""
     depth: Depth = 2
     """Blocks of the byte-level encoder."""
-    heads: Width = 4
+    heads: Heads = 4
     """Attention heads of the byte-level encoder."""
     mlp_width: Width = 256
     """Width of the byte-level encoder's gated feed-forward layer."""
-    max_tokens: Width = 512
+    max_tokens: Tokens = 512
     """Maximum prompt length in tokens; longer prompts are truncated."""
     padded: bool = False
     """Zero-pad every prompt to `max_tokens` and attend to all of it, as the open Wan weights were trained."""

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from configs.load import Positional
-from configs.ranges import Count, Frames, Guidance, Positive, Rate, Seed, Side, Width
+from configs.ranges import Count, Frames, Guidance, Positive, Rate, SamplerSteps, Seed, Side
 
 
 @dataclass(frozen=True)
 class SamplerConfig:
     """How samples are drawn from a model."""
 
-    steps: Width = 25
+    steps: SamplerSteps = 25
     """Solver steps."""
     solver: Literal["euler", "heun", "multistep"] = "multistep"
     """ODE solver; heun evaluates the model twice a step."""
@@ -25,7 +25,7 @@ class SamplerConfig:
 class SolverSettings:
     """How a model is to solve for its samples; None is the model's own (`dit.load.load_resolved`)."""
 
-    steps: Width | None = None
+    steps: SamplerSteps | None = None
     """Solver steps; none: the model's own."""
     guidance: Guidance | None = None
     """Classifier-free guidance scale, 1 is none; none: the model's own."""
