@@ -149,7 +149,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     if not isinstance(tensors, dict):
         raise ValueError(f"{file} holds no set of named tensors")
     check_finite(tensors, file)
-    if stated not in (None, _checksum(tensors)):
+    if stated is not None and stated != _checksum(tensors):
         raise ValueError(
             f"{file} is damaged: its tensors are not those that were written; restore or remake it"
         )
