@@ -52,7 +52,12 @@ class DistanceSettings(FeatureSettings):
     save_real: str = ""
     """File for the real side's features (.safetensors), which another run may take as --real."""
     cache: bool = True
-    """Keep the real side's features in the user's cache, under the hashes of protocol, files and weights."""
+    """Keep both sides' features in the user's cache, under the hashes of all that made them."""
+    encoder_sha256: str = ""
+    """What the network of transformers in --weights is, as `dit eval weights --encoder` says; it becomes part
+    of the protocol, and certifies the network."""
+    uncertified: bool = False
+    """Score with a network of transformers whose hash nothing names; the score is stamped."""
 
 
 @dataclass(frozen=True)
