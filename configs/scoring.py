@@ -54,10 +54,9 @@ class DistanceSettings(FeatureSettings):
     cache: bool = True
     """Keep both sides' features in the user's cache, under the hashes of all that made them."""
     encoder_sha256: str = ""
-    """What the network of transformers in --weights is, as `dit eval weights --encoder` says; it becomes part
-    of the protocol, and certifies the network."""
+    """SHA-256 of the model of transformers in --weights, which certifies it and joins the protocol."""
     uncertified: bool = False
-    """Score with a network of transformers whose hash nothing names; the score is stamped."""
+    """Score with a model of transformers whose SHA-256 nothing names; the score is stamped."""
 
 
 @dataclass(frozen=True)
