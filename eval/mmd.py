@@ -20,6 +20,9 @@ from vae.training.processes import own_device
 class MmdSettings(DistanceSettings):
     """Score generated videos against real ones by a kernel's mean discrepancy, under a named protocol."""
 
+    protocol: str = "kvd-tats"
+    """Name of the protocol; `dit eval protocols` lists them."""
+
 
 def mmd(settings: MmdSettings) -> dict:
     """The score with all that it depends on; written as JSON where that is asked for.
