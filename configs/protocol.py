@@ -62,8 +62,8 @@ class Preprocessing:
     """Side of the square frames that are made of a video before the network's own resize; 0 makes none."""
     stored_order: Literal["resize-crop", "crop-resize"] = "resize-crop"
     """Whether such a frame's shorter side is resized and the middle cut out, or the other way round."""
-    stored_kernel: Literal["bilinear", "lanczos"] = "lanczos"
-    """Kernel of that resize, antialiased: bilinear as PyTorch's, lanczos as Pillow's."""
+    stored_kernel: Literal["bilinear", "bicubic", "lanczos"] = "lanczos"
+    """Kernel of that resize, antialiased: bilinear as PyTorch's, bicubic and lanczos as Pillow's."""
     stored_longer: Literal["floor", "ceil"] = "floor"
     """What becomes of a fraction of a pixel in the longer side."""
     stored_rounding: Literal["round", "floor"] = "round"
@@ -98,25 +98,62 @@ class DistanceProtocol(FeatureProtocol):
     """Clips of the real side; 0 takes one of every video."""
     real_stride: int = 1
     """Step between two frames of a real clip."""
-    network: Literal["i3d"] = "i3d"
-    """Feature network; its weights are certified."""
+    network: Literal["i3d", "videomae", "vjepa2", "clip-vision"] = "i3d"
+    """Feature network: I3D, whose weights are certified tensor by tensor, or a model of transformers."""
+    network_sha256: str = ""
+    """What certifies a model of transformers: the SHA-256 of its weights' files and of its configuration, as
+    `dit eval weights --encoder FOLDER` says them; empty leaves it uncertified."""
+    pixels: Literal["symmetric", "unit", "imagenet", "clip"] = "symmetric"
+    """What the network's colours are: from -1 to 1, from 0 to 1, or those less the mean and by the deviation
+    of ImageNet's or CLIP's pictures."""
+    pooling: Literal["mean", "mean-norm", "attentive"] = "mean"
+    """How a clip's outputs become its features: their mean over places and times, that mean normalized by the
+    classifier's layer norm, or the attention of the classifier's pooler."""
     eps: float = 1e-3
-    """The network's batch norm adds this to the variance."""
+    """I3D's batch norm adds this to the variance."""
 
     @property
     def least(self) -> int:
         """A spread needs two clips."""
         return 2
 
+    def making(self) -> dict:
+        """The fields that make features of a clip's frames: protocols that share them share features."""
+        names = {field.name for field in dataclasses.fields(Preprocessing)}
+        names |= {"network", "network_sha256", "pixels", "pooling", "eps"}
+        return {name: value for name, value in dataclasses.asdict(self).items() if name in names}
+
 
 @dataclass(frozen=True, kw_only=True)
 class FvdProtocol(DistanceProtocol):
-    """The Frechet distance of two sides' logits of I3D, averaged over time."""
+    """The Frechet distance of two sides' features."""
 
     metric: str = "fvd"
     """What is computed."""
     ddof: Literal[0, 1] = 1
     """The covariance divides by the number of clips less this."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelProtocol(DistanceProtocol):
+    """The square of the maximum mean discrepancy of two sides' features by a kernel (Gretton et al. 2012)."""
+
+    metric: str = "mmd"
+    """What is computed."""
+    title: str
+    """What papers call it."""
+    mmd_kernel: Literal["polynomial", "gaussian"] = "polynomial"
+    """(x y / D + offset)^degree of features of D numbers, or exp(-|x - y|^2 / (2 sigma^2))."""
+    degree: int = 3
+    """Power of the polynomial kernel."""
+    offset: float = 1.0
+    """What that kernel adds before the power is taken."""
+    sigma: float = 10.0
+    """Width of the Gaussian kernel."""
+    unbiased: bool = True
+    """Whether a clip beside itself is left out, so that equal distributions have 0 on average."""
+    scale: float = 1.0
+    """The score is the discrepancy times this."""
 
 
 @dataclass(frozen=True, kw_only=True)

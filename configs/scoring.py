@@ -52,7 +52,11 @@ class DistanceSettings(FeatureSettings):
     save_real: str = ""
     """File for the real side's features (.safetensors), which another run may take as --real."""
     cache: bool = True
-    """Keep the real side's features in the user's cache, under the hashes of protocol, files and weights."""
+    """Keep both sides' features in the user's cache, under the hashes of all that made them."""
+    encoder_sha256: str = ""
+    """SHA-256 of the model of transformers in --weights, which certifies it and joins the protocol."""
+    uncertified: bool = False
+    """Score with a model of transformers whose SHA-256 nothing names; the score is stamped."""
 
 
 @dataclass(frozen=True)

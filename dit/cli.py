@@ -24,6 +24,7 @@ VERBS = {  # words -> (module, what it does)
     "data check": ("vae.cache.check", "CACHE   verify every shard of a latent cache"),
     "eval shapes": ("eval.shapes", "score a model on the drawn world with the exact judge"),
     "eval fvd": ("eval.fvd", "--real PATH --fake PATH --protocol NAME   Frechet video distance"),
+    "eval mmd": ("eval.mmd", "--real PATH --fake PATH --protocol NAME   kernel distances: KVD, JEDi, CMMD"),
     "eval clipsim": ("eval.clipsim", "--videos FOLDER --prompts FILE   how well videos show their prompts"),
     "eval is": ("eval.inception", "--videos FOLDER   Inception score of videos of UCF-101's classes"),
     "eval reconstruction": ("eval.reconstruction", "--real PATH --fake PATH   PSNR, SSIM and LPIPS of pairs"),

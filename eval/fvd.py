@@ -8,20 +8,22 @@ import torch
 from torch import Tensor
 
 from configs.load import parse
-from configs.protocol import FvdProtocol, load_protocol
+from configs.protocol import FvdProtocol
 from configs.scoring import DistanceSettings, ScoringSettings, inherited
 from eval import panel, report, scoring
 from eval.clips import Clip, choose_clips, passed_lines
 from eval.frechet import at_infinity, checked_distance, quickest_distance
-from eval.networks.certify import SMOKE, load_i3d
+from eval.networks.certify import SMOKE
+from eval.networks.load import load_network
 from eval.sides import (
     Side,
     cached_features,
     check_real,
     check_save_real,
     choose_side,
+    distance_protocol,
     load_side,
-    save_features,
+    save_real,
 )
 from vae.training.files import write_text
 from vae.training.processes import own_device, processes
@@ -45,24 +47,23 @@ def fvd(settings: FvdSettings) -> dict:
 
     Raises ValueError for what makes no score: no weights, too few clips, features of another protocol.
     """
-    protocol = load_protocol(settings.protocol, "fvd")
+    protocol = distance_protocol(settings, "fvd")
     if settings.panel and settings.real.endswith(".safetensors"):
         raise ValueError("--panel needs the real videos: give --real their folder, not saved features")
     scoring.check_outputs(settings.json, settings.report)
     check_save_real(settings)
-    network, weights = load_i3d(protocol.eps, settings.weights, settings.smoke)
-    network.to(own_device()).to(memory_format=torch.channels_last_3d)
+    network, weights, uncertified = load_network(protocol, settings)
+    network.to(own_device())
     real = load_side(settings, protocol, "real", weights, network)
     if settings.panel and len(real.names) < 4:
         raise ValueError(f"--panel needs at least 4 real clips, not {len(real.names)}")
     fake = load_side(settings, protocol, "fake", weights, network)
     panels = _panel_of(settings, protocol, real, weights, network) if settings.panel else None
     result = score_sides(settings, protocol, real, fake, weights, next(network.buffers()).device, panels)
-    if processes()[0] == 0:
-        if settings.save_real:
-            save_features(Path(settings.save_real), real, protocol, weights)
-        if settings.report:
-            write_text(Path(settings.report), report.page(result, sheets(settings, protocol, result)))
+    result["stamps"] = uncertified + result["stamps"]
+    save_real(settings, real, protocol, weights)
+    if settings.report and processes()[0] == 0:
+        write_text(Path(settings.report), report.page(result, sheets(settings, protocol, result)))
     scoring.publish(result, settings.json, sentence(result))
     return result
 
@@ -125,7 +126,7 @@ def _panel_of(settings: FvdSettings, protocol: FvdProtocol, real: Side, weights:
     others, _ = choose_clips(rest, protocol, len(real.names), protocol.real_stride)
 
     def features(of: list[Clip], what: str) -> Tensor:
-        return cached_features(settings, protocol, of, what, True, weights, network).values_ND
+        return cached_features(settings, protocol, of, what, weights, network).values_ND
 
     far = features(others, "other real clips") if len(others) == len(real.names) else None
     kept = [clip for clip in clips if clip.source.name in names]
@@ -171,9 +172,9 @@ def own_in_run(run, videos: str) -> dict:
 
 def _check_in_run(settings: FvdSettings) -> None:
     """Raises ValueError for real videos that are not as the protocol says, and for other weights."""
-    protocol = load_protocol(settings.protocol, "fvd")
+    protocol = distance_protocol(settings, "fvd")
     check_real(settings, protocol)
-    load_i3d(protocol.eps, settings.weights, settings.smoke)
+    load_network(protocol, settings)
 
 
 METRIC = scoring.Metric(FvdSettings, own_in_run, _check_in_run, fvd)

@@ -2,6 +2,7 @@
 
 import io
 import math
+from functools import partial
 
 import numpy
 import torch
@@ -81,19 +82,23 @@ def _bilinear_bytes(frames_TCHW: Tensor, size: tuple[int, int], rounding: str) -
     return (frames.round() if rounding == "round" else frames).clamp(0, 255).byte()
 
 
-def _lanczos_bytes(frames_TCHW: Tensor, size: tuple[int, int], rounding: str) -> Tensor:
-    """Pillow's Lanczos, which rounds to bytes."""
+def _pillow_bytes(frames_TCHW: Tensor, size: tuple[int, int], rounding: str, kernel: str) -> Tensor:
+    """A resize by Pillow, which is antialiased and rounds to bytes."""
     from PIL import Image
 
     assert rounding == "round", "Pillow rounds"
     resized = []
     for frame in rearrange(frames_TCHW, "t c h w -> t h w c").contiguous().numpy():
-        image = Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.LANCZOS)
+        image = Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling[kernel])
         resized.append(torch.from_numpy(numpy.array(image)))
     return rearrange(torch.stack(resized), "t h w c -> t c h w")
 
 
-STORED_RESIZES = {"bilinear": _bilinear_bytes, "lanczos": _lanczos_bytes}
+STORED_RESIZES = {
+    "bilinear": _bilinear_bytes,
+    "bicubic": partial(_pillow_bytes, kernel="BICUBIC"),
+    "lanczos": partial(_pillow_bytes, kernel="LANCZOS"),
+}
 
 
 def as_jpeg(frames_THWC: Tensor, quality: int) -> Tensor:

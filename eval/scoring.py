@@ -21,7 +21,7 @@ from vae.training.progress import progress
 from vae.training.seeds import generator
 
 REASONS = 2  # of what was passed over, in an error
-DIGITS = {"fvd": 2, "clipsim": 4, "is": 4}  # decimals of a metric, wherever it is printed
+DIGITS = {"fvd": 2, "mmd": 3, "clipsim": 4, "is": 4}  # decimals of a metric, wherever it is printed
 SIDES = {"real": "real clips", "fake": "generated clips", "": "videos"}
 
 

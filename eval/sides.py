@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from configs.load import from_json
-from configs.protocol import DistanceProtocol
+from configs.protocol import DistanceProtocol, load_protocol
 from configs.ranges import Count
 from configs.scoring import DistanceSettings
 from eval import scoring
@@ -44,6 +44,19 @@ class FeatureFacts(TypedDict):
     side: FeatureSide
 
 
+def distance_protocol(settings: DistanceSettings, metric: str) -> DistanceProtocol:
+    """The protocol that settings name, with the hash of the network where they name one.
+
+    Raises ValueError for another metric's, and for a hash of a network that is not transformers'.
+    """
+    protocol = load_protocol(settings.protocol, metric)
+    if not settings.encoder_sha256:
+        return protocol
+    if protocol.network == "i3d":
+        raise ValueError(f"--encoder-sha256: the network of {protocol.name} is I3D, whose tensors are known")
+    return dataclasses.replace(protocol, network_sha256=settings.encoder_sha256)
+
+
 def check_save_real(settings: DistanceSettings) -> None:
     """Raises ValueError where the real side's features cannot be saved as they are asked to be."""
     if not settings.save_real:
@@ -72,13 +85,15 @@ def load_side(
     if not where:
         raise ValueError(f"no --{which}: a folder of videos, a manifest, or saved features")
     if where.endswith(".safetensors"):
-        saved = _load_features(Path(where), protocol, weights)
+        names = {field.name for field in dataclasses.fields(DistanceProtocol)} - {"name", "metric"}
+        chosen = {name: getattr(protocol, name) for name in names}
+        saved = _load_features(Path(where), chosen, weights)
         if saved.facts["stamps"] and not settings.allow_small:
             raise ValueError(f"{where}: {saved.facts['stamps'][0]}; with --allow-small the score is stamped")
         return saved
     sources, clips, passed = choose_side(settings, protocol, which)
     side_stamps(settings, protocol, which, sources, len(clips), passed)
-    side = cached_features(settings, protocol, clips, which, which == "real", weights, network)
+    side = cached_features(settings, protocol, clips, which, weights, network)
     passed |= side.facts["passed_over"]
     stamps = side_stamps(settings, protocol, which, sources, len(side.names), passed)
     about = {"where": Path(where).name, "videos": len(sources)}
@@ -121,34 +136,42 @@ def cached_features(
     protocol: DistanceProtocol,
     clips: list[Clip],
     what: str,
-    keep: bool,
     weights: str,
     network,
 ) -> Side:
-    """Features of clips, from the cache where they are there; its name says what they depend on."""
+    """Features of clips, from the cache where they are there; its name says what they depend on.
+
+    That is what makes features alone, so that distances which differ in their arithmetic share them.
+    """
     files = side_hash(clips)
-    key = hashlib.sha256(f"{protocol.hash()} {files} {weights} {decoder()}".encode()).hexdigest()
-    cached = folders()[0] / "features" / f"{key}.safetensors" if settings.cache and keep else None
+    key = hashlib.sha256(f"{protocol.making()} {files} {weights} {decoder()}".encode()).hexdigest()
+    cached = folders()[0] / "features" / f"{key}.safetensors" if settings.cache else None
     if cached and cached.is_file():
-        return _load_features(cached, protocol, weights)
+        return _load_features(cached, protocol.making(), weights)
     features = extract(clips, protocol, network, settings.batch, settings.workers, what)
     kept = [clip for clip in clips if clip.source.name not in features.passed]
     facts = scoring.clip_facts(kept, files, features.rgb, features.passed)
     side = Side(features.values_ND, features.names, facts)
     if cached and not features.passed and processes()[0] == 0:
-        save_features(cached, side, protocol, weights)
+        _save_features(cached, side, protocol, weights)
     return side
 
 
-def save_features(file: Path, side: Side, protocol: DistanceProtocol, weights: str) -> None:
+def save_real(settings: DistanceSettings, real: Side, protocol: DistanceProtocol, weights: str) -> None:
+    """Writes the real side's features where that is asked for; the first process alone does."""
+    if settings.save_real and processes()[0] == 0:
+        _save_features(Path(settings.save_real), real, protocol, weights)
+
+
+def _save_features(file: Path, side: Side, protocol: DistanceProtocol, weights: str) -> None:
     """Writes features with the protocol and weights that made them."""
     settings = {"protocol": dataclasses.asdict(protocol), "weights": weights}
     facts = {"names": side.names, "side": side.facts}
     save_weights(file, {"features": side.values_ND}, "features", settings, facts)
 
 
-def _load_features(file: Path, protocol: DistanceProtocol, weights: str) -> Side:
-    """Saved features; raises ValueError where another protocol or other weights made them."""
+def _load_features(file: Path, wanted: dict, weights: str) -> Side:
+    """Saved features; raises ValueError where a protocol of other fields or other weights made them."""
     tensors, header = load_weights(file, "features")
     about = from_json(MadeBy, header.settings, f"{file}, settings in its header")
     facts = from_json(FeatureFacts, header.facts, f"{file}, facts in its header")
@@ -157,7 +180,7 @@ def _load_features(file: Path, protocol: DistanceProtocol, weights: str) -> Side
         raise ValueError(
             f"{file} holds no finite features, a row for each of its {len(facts['names'])} names"
         )
-    other = [k for k, v in dataclasses.asdict(protocol).items() if about["protocol"].get(k) != v]
+    other = [name for name, value in sorted(wanted.items()) if about["protocol"].get(name) != value]
     if other:
         raise ValueError(f"{file} was made under another protocol: {', '.join(other)} differ")
     if about["weights"] != weights:

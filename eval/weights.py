@@ -1,9 +1,11 @@
 """`dit eval weights`: whether the networks that scores need are there, and are the right ones."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from configs.load import parse
 from eval.networks.certify import certify_c3d, certify_clip, certify_i3d
+from eval.networks.encoder import KINDS, certify_encoder, encoder_hash
 from vae.quality.networks import NETWORKS, certify_hash, find_weights, folders
 
 
@@ -17,9 +19,12 @@ class WeightsSettings:
     """Folder with CLIP ViT-B/32, in place of the usual ones."""
     c3d: str = ""
     """File with C3D's weights, in place of the usual ones."""
+    encoder: str = ""
+    """Folder with a model of transformers, whose SHA-256 is said for --encoder-sha256."""
 
 
 CERTIFY = {"i3d": certify_i3d, "clip": certify_clip, "c3d": certify_c3d, "c3d-mean": certify_c3d}
+CERTIFY |= dict.fromkeys(KINDS, certify_encoder)
 
 
 def report(settings: WeightsSettings) -> str:
@@ -42,6 +47,8 @@ def report(settings: WeightsSettings) -> str:
             lines.append(f"  certified: {right}")
         except ValueError as error:
             lines.append(f"  NOT certified: {error}")
+    if settings.encoder:
+        lines += [f"{settings.encoder}:", f"  {encoder_hash(Path(settings.encoder))}"]
     return "\n".join(lines)
 
 

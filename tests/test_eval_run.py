@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 import configs.protocols
 import eval.benchmark
 import eval.fvd
+import eval.networks.load
 import vae.quality.networks
 from dit.cli import VERBS
 from dit.cli import run as run_command
@@ -132,7 +133,7 @@ def test_only_the_plan_s_videos_are_scored(model, real, tmp_path, monkeypatch, c
     """The job's score is that of the verb of its metric; what else lies in the folder is not scored."""
     from tests.test_fvd import SMOKE, Means
 
-    monkeypatch.setattr(eval.fvd, "load_i3d", lambda eps, given, smoke: (Means(), SMOKE))
+    monkeypatch.setattr(eval.networks.load, "load_i3d", lambda eps, given, smoke: (Means(), SMOKE))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     out = tmp_path / "out"
     run(settings(model, out))

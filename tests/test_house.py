@@ -51,7 +51,7 @@ DOORS = {  # dependency -> the only files that may import it
         "dit/pipelines.py",
         "vae/diffusers_models.py",
     },
-    "transformers": {"dit/text.py", "eval/networks/clip.py"},
+    "transformers": {"dit/text.py", "eval/networks/clip.py", "eval/networks/encoder.py"},
     "accelerate": {"vae/training/session.py"},
     "tyro": {"configs/load.py"},
     "jinja2": {"eval/report.py"},

@@ -54,6 +54,7 @@ def test_every_protocol_gives_the_network_s_clip_and_no_two_the_same():
     alike = (  # they differ in the videos alone
         {"fvd-stylegan-v-2048", "fvd-stylegan-v-2048-uniform"},
         {"ucf101-zeroshot-10k", "msrvtt-2990", "msrvtt-all-captions"},
+        {"fvd-cdfvd", "fvd-videomae"},  # and in the network
     )
     for one in made:
         for other in made:

@@ -48,6 +48,13 @@ NETWORKS = {
         "mean2.npz of TGANv2's release v1.0 (github.com/pfnet-research/tgan2)",
     ),
 }
+for name, title in (("videomae", "VideoMAE"), ("vjepa2", "V-JEPA 2"), ("clip-vision", "CLIP's frames")):
+    NETWORKS[name] = Network(
+        f"distances on {title}",
+        f"DIT_{name.upper().replace('-', '_')}",
+        (name,),
+        f"a folder as transformers writes it, with config.json and model.safetensors, of {title}",
+    )
 LPIPS = {  # trunk -> torchvision's file, which is named after its SHA-256, and that of the heads
     "alex": ("alexnet-owt-7be5be79.pth", "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0"),
     "vgg": ("vgg16-397923af.pth", "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868"),

@@ -1,0 +1,131 @@
+"""Proves kernel distances: reference values, the definition, no bias, blocks, resamples, shared features."""
+
+import json
+from dataclasses import replace
+
+import numpy
+import pytest
+import torch
+
+import eval.kernel
+import eval.mmd
+import eval.sides
+from configs.protocol import FvdProtocol, KernelProtocol, load_protocol
+from dit.cli import run
+from eval.fvd import fvd
+from eval.kernel import discrepancies, discrepancy
+from eval.mmd import MmdSettings, mmd
+from eval.scoring import interval
+from tests.conftest import REFERENCE
+from tests.test_fvd import folders, quick, settings  # noqa: F401
+
+KVD, JEDI, CMMD = (load_protocol(name, "mmd") for name in ("kvd-tats", "jedi-vjepa2", "cmmd-clip-frames"))
+PLAIN = replace(JEDI, scale=1.0)
+
+
+def by_definition(real: torch.Tensor, fake: torch.Tensor, protocol: KernelProtocol) -> float:
+    """The discrepancy pair by pair, in Python's own numbers."""
+
+    def kernel(x: list[float], y: list[float]) -> float:
+        if protocol.mmd_kernel == "gaussian":
+            return numpy.exp(-sum((a - b) ** 2 for a, b in zip(x, y, strict=True)) / 2 / protocol.sigma**2)
+        return (sum(a * b for a, b in zip(x, y, strict=True)) / len(x) + protocol.offset) ** protocol.degree
+
+    def mean(one: list, other: list, same: bool) -> float:
+        values = [
+            kernel(x, y)
+            for k, x in enumerate(one)
+            for m, y in enumerate(other)
+            if not (same and protocol.unbiased and k == m)
+        ]
+        return sum(values) / len(values)
+
+    x, y = real.tolist(), fake.tolist()
+    return protocol.scale * (mean(x, x, True) + mean(y, y, True) - 2 * mean(x, y, False))
+
+
+def random_pair(seed: int, counts: tuple[int, int] = (9, 7)) -> tuple[torch.Tensor, torch.Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    one, other = (torch.randn(count, 5, generator=random, dtype=torch.float64) for count in counts)
+    return one, other + 0.5
+
+
+def test_values_of_the_reference():
+    stored = json.loads((REFERENCE / "kernel_distances.json").read_text())
+    x = torch.arange(1.0, 10).reshape(3, 3)
+    y = torch.tensor([[7.0, 6, 5], [4, 3, 2], [1, 1, 8], [0, 2, 5]])
+    cubic = replace(PLAIN, degree=3, offset=1.0)
+    assert discrepancy(x, y, cubic) == pytest.approx(stored["jedi_selftest_poly3_coef1"], rel=1e-12)
+    assert discrepancy(x, y, PLAIN) == pytest.approx(stored["jedi_selftest_poly2_coef0"], rel=1e-12)
+    features = numpy.load(REFERENCE / "i3d_seeded_features.npz")
+    sides = [torch.from_numpy(features[f"{side}|squash|eps1e-3"]) for side in ("A", "A_blur")]
+    assert discrepancy(*sides, JEDI) == pytest.approx(stored["jedi_poly2_x100(A,A_blur)"], rel=1e-9)
+    assert discrepancy(*sides, KVD) == pytest.approx(stored["tats_kvd_f64(A,A_blur)"], rel=1e-9)
+    assert discrepancy(*sides, KVD) == pytest.approx(stored["tats_kvd_f32(A,A_blur)"], rel=1e-5)
+    assert discrepancy(*sides, CMMD) == pytest.approx(stored["cmmd_on_i3d_feats(A,A_blur)"], rel=1e-9)
+
+
+@pytest.mark.parametrize("protocol", [KVD, JEDI, CMMD, replace(CMMD, unbiased=True)], ids=lambda p: p.name)
+def test_it_is_the_definition_in_any_blocks(protocol, monkeypatch):
+    pair = random_pair(0)
+    expected = by_definition(*pair, protocol)
+    for block in (1, 4, 512):
+        monkeypatch.setattr(eval.kernel, "BLOCK", block)
+        assert discrepancy(*pair, protocol) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_unbiased_one_is_nought_on_average_where_the_biased_one_is_not():
+    values = {True: [], False: []}
+    for seed in range(60):
+        random = torch.Generator().manual_seed(seed)
+        pair = [torch.randn(12, 5, generator=random, dtype=torch.float64) for _ in range(2)]
+        for unbiased in values:
+            values[unbiased].append(discrepancy(*pair, replace(KVD, unbiased=unbiased)))
+    means = {u: numpy.mean(v) / (numpy.std(v) / len(v) ** 0.5) for u, v in values.items()}  # in its errors
+    assert abs(means[True]) < 3 and means[False] > 10
+
+
+@pytest.mark.parametrize("protocol", [KVD, JEDI], ids=lambda p: p.name)
+def test_resamples_are_those_of_the_clips_themselves(protocol):
+    pair = random_pair(1)
+    value = discrepancy(*pair, protocol)
+    least = -torch.inf if protocol.unbiased else 0.0
+    slow = interval(lambda *drawn: discrepancy(*drawn, protocol), pair, 25, 0, value, least)
+    fast = eval.mmd._interval(*pair, replace(protocol, seed=0), 25, value)
+    assert fast == {end: pytest.approx(slow[end], rel=1e-9) for end in slow}
+    assert eval.mmd._interval(*pair, protocol, 0, value) is None
+
+
+def test_one_clip_has_no_unbiased_distance():
+    one = torch.ones(1, 3)
+    with pytest.raises(ValueError, match="1 clips have no KVD: it takes two of each side"):
+        discrepancies(one, one, KVD, *(torch.ones(1, 1),) * 2)
+    assert discrepancy(one, one, JEDI) == pytest.approx(0)
+
+
+def asked(folders, **changes) -> MmdSettings:  # noqa: F811
+    real, fake = map(str, folders)
+    plain = MmdSettings(real=real, fake=fake, protocol="kvd-tats", smoke=True, allow_small=True)
+    return replace(plain, **{"workers": 0, "resamples": 20} | changes)
+
+
+def test_distances_that_share_a_network_share_its_features(folders, quick, tmp_path, monkeypatch, capsys):  # noqa: F811
+    read, whole = [], eval.sides.extract
+    monkeypatch.setattr(eval.sides, "extract", lambda *a: read.append(a[-1]) or whole(*a))
+    first = mmd(asked(folders, json=str(tmp_path / "kvd.json")))
+    assert read == ["real", "fake"] and json.loads((tmp_path / "kvd.json").read_text()) == first
+    said = capsys.readouterr().out
+    assert said.startswith("NOT KVD: SEEDED NETWORK\nsmall: 5 of 2048 real clips") and "\ndistance " in said
+    assert fvd(settings(folders, protocol="fvd-google"))["value"] > 0
+    assert read[2:] == ["real", "fake"]  # another resize, another eps
+    saved = (tmp_path / "real.safetensors", folders[1])
+    same = FvdProtocol(name="fvd", real=2048, fake=2048, eps=1e-5)
+    with monkeypatch.context() as patch:
+        patch.setattr(eval.sides, "load_protocol", lambda *_: same)
+        beside = fvd(settings(folders, save_real=str(saved[0])))
+    assert read[4:] == [] and beside["real"]["rgb_sha256"] == first["real"]["rgb_sha256"]
+    assert mmd(asked(saved))["value"] == first["value"]
+    capsys.readouterr()
+    words = [f"--{side}={where}" for side, where in zip(("real", "fake"), saved, strict=True)]
+    assert run(["eval", "mmd", *words, "--protocol", "kvd-tats", "--smoke"]) == 1
+    assert "small: 5 of 2048 real clips; with --allow-small" in capsys.readouterr().err
