@@ -45,7 +45,7 @@ class ClipChoice:
     videos: Literal["first", "random"] = "random"
     """Which videos, where there are more than clips: the first by name, or a seeded choice."""
     start: Literal["first", "random", "middle"] = "random"
-    """Where in its video a clip starts; random is a function of seed and name."""
+    """Where in its video a clip starts; random is a function of the seed and of what the video is."""
     seed: int = 0
     """Seed of videos and starts."""
     frames: int = 16

@@ -27,6 +27,8 @@ class ScoringSettings(StampSettings):
     """File for the score with its protocol and all that it depends on, as JSON."""
     weights: str = ""
     """Weights of the feature network; without it, they are looked for as `dit eval weights` says."""
+    copies_of: str = ""
+    """Videos of the same names that the generated ones are copies of: clips are drawn as theirs are."""
     resamples: CountOrZero = 200
     """Bootstrap samples of the confidence interval; 0 makes none."""
 

@@ -24,7 +24,7 @@ from eval.candidates import (
     open_candidates,
     reconstruct,
 )
-from eval.clips import Clip, Source, choose_clips, find_sources, rates_and_sizes, read_clip, side_hash
+from eval.clips import Clip, Source, choose_clips, open_sources, rates_and_sizes, read_clip, side_hash
 from eval.cpu import CannotScore, map_over_processes, single_threaded
 from eval.fvd import fvd_of
 from eval.networks.certify import check_one
@@ -147,7 +147,10 @@ def compare(settings: CompareVaeSettings) -> dict:
                 ),
                 "latents": latent_statistics(candidate.model, [part.moments_3C for part in each]),
                 "cost": None,
-                "each": [{"video": name} | part.values for name, part in zip(names, each, strict=True)],
+                "each": sorted(
+                    ({"video": name} | part.values for name, part in zip(names, each, strict=True)),
+                    key=lambda row: row["video"],
+                ),
             }
         )
     result = {
@@ -214,14 +217,15 @@ def rule(common: Compression, settings: CompareVaeSettings, frames: int, height:
 def _choose(
     settings: CompareVaeSettings, protocol: FvdProtocol | None, frames: int, height: int, width: int
 ) -> Choice:
-    """The clips, one a video at a place that its name and the seed say, or scenes of the drawn world."""
+    """The clips, one a video at a place that its content and the seed say, or scenes of the drawn world."""
     count = settings.count or (protocol.real if protocol else 0)
     facts = {"data": settings.data, "frames": frames, "height": height, "width": width}
     if settings.data == SHAPES:
-        sources = [Source(f"scene-{k:05d}", Path(SHAPES)) for k in range(count or SCENES)]
+        names = [f"scene-{k:05d}" for k in range(count or SCENES)]
+        sources = [Source(name, Path(SHAPES), key=name) for name in names]
         read = partial(_read_scene, settings.seed, frames, height, width)
-        return Choice(sources, [source.name for source in sources], read, {}, facts)
-    sources = find_sources(settings.data)
+        return Choice(sources, names, read, {}, facts)
+    sources = open_sources(settings.data, protocol)
     choice = ClipChoice(seed=settings.seed, frames=frames)
     clips, passed = choose_clips(sources, choice, count, settings.stride)
     if not clips:

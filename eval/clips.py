@@ -1,4 +1,4 @@
-"""The clips that a protocol scores: which videos of a folder and which frames, as names and seeds say."""
+"""The clips that a protocol scores: which videos and which frames, as contents and seeds say."""
 
 import hashlib
 import os
@@ -14,9 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from configs.protocol import ClipChoice
+from configs.protocol import ClipChoice, Protocol
+from eval.contents import content_hashes
 from vae.data.images import IMAGES, UnreadableVideo, is_animation, read_image
+from vae.data.index import list_hash
 from vae.data.manifest import HALF, NAME, find_files, load_manifest
+from vae.data.tables import few
 from vae.data.video import VIDEOS, Probe, probe, read_frames
 from vae.training.progress import progress
 from vae.training.seeds import uniform
@@ -28,7 +31,8 @@ SHOWN = 3  # reasons in a line
 class Source:
     """A video of one side: its name within the folder, without ending, and its file or its frames' files.
 
-    `wrong` says why frames form no video, where they do not.
+    The name is for people; what is drawn of a video follows its `key`, see `with_keys`. `wrong` says why
+    frames form no video, where they do not.
     """
 
     name: str
@@ -36,6 +40,12 @@ class Source:
     pictures: tuple[Path, ...] = ()
     known: Probe | None = None
     wrong: str = ""
+    key: str = ""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Its file, or its frames' files in their order."""
+        return self.pictures or (self.path,)
 
 
 @dataclass(frozen=True)
@@ -49,8 +59,9 @@ class Clip:
 def find_sources(where: str | Path) -> list[Source]:
     """The videos of a manifest, of a folder, or of a folder whose folders hold frames, sorted by name.
 
-    Frames are in the order of their names, see `order_frames`; pictures that are none are said. Raises
-    ValueError where there is no video, or where two have one name.
+    Names are within the folder, those of a manifest within the folder that holds all its videos. Frames are
+    in the order of their names, see `order_frames`; pictures that are none are said. Raises ValueError where
+    there is no video, or where two have one name.
     """
     path = Path(where)
     if not path.exists():
@@ -58,12 +69,11 @@ def find_sources(where: str | Path) -> list[Source]:
     if path.suffix.lower() in VIDEOS | IMAGES and path.is_file():
         raise ValueError(f"{where} is one file: give its folder")
     if path.is_file() or (path / NAME).is_file():
-        entries, home = load_manifest(path), (path if path.is_dir() else path.parent)
-        sources = [
-            Source(relative(e.path.with_suffix(""), home), e.path, (), e)
-            for e in entries
-            if e.reader != "image"
-        ]
+        entries = [entry for entry in load_manifest(path) if entry.reader != "image"]
+        homes = {os.path.abspath(entry.path.parent) for entry in entries}
+        home = Path(os.path.commonpath(homes)) if homes else path
+        names = [relative(Path(os.path.abspath(entry.path)).with_suffix(""), home) for entry in entries]
+        sources = [Source(name, e.path, (), e) for name, e in zip(names, entries, strict=True)]
     else:
         files = find_files(path)
         animations = {f for f in files if f.suffix.lower() in IMAGES and is_animation(f)}
@@ -94,6 +104,61 @@ def find_sources(where: str | Path) -> list[Source]:
         if one.name == other.name:
             raise ValueError(f"{one.path} and {other.path} have one name: which is {one.name}?")
     return sources
+
+
+def open_sources(where: str | Path, protocol: Protocol | None, copies_of: str = "") -> list[Source]:
+    """`find_sources` with the keys of videos that are named by the protocol's official list: their stems.
+
+    Copies have the keys of the videos of their names that they are copies of; one that has none there keeps
+    its own, and a line says so.
+    """
+    sources, official = find_sources(where), getattr(protocol, "list_sha256", "")
+    stems = [Path(source.name).name for source in sources]
+    if official and list_hash(stems) == official:
+        sources = [replace(source, key=stem) for source, stem in zip(sources, stems, strict=True)]
+    if not copies_of:
+        return sources
+    originals = partners(sources, with_keys(open_sources(copies_of, protocol)))
+    if without := [source.name for source in sources if source.name not in originals]:
+        print(f"note: {copies_of} holds no original of {few(without)}", file=sys.stderr)
+    return [replace(source, key=originals.get(source.name, source).key) for source in sources]
+
+
+def partners(sources: list[Source], others: list[Source]) -> dict[str, Source]:
+    """By a video's name the other side's of that name, or the only one there whose name it ends in, or that
+    ends in it: one side may be given by a folder further up."""
+    exact, by_stem = {other.name: other for other in others}, {}
+    names = {source.name for source in sources}
+    for other in others:
+        if other.name not in names:
+            by_stem.setdefault(other.name.split("/")[-1], []).append(other)
+    found = {}
+    for source in sources:
+        near = [exact[source.name]] if source.name in exact else []
+        for other in [] if near else by_stem.get(source.name.split("/")[-1], []):
+            long, short = sorted((source.name, other.name), key=len, reverse=True)
+            near += [other] * long.endswith(f"/{short}")
+        if len(near) == 1:
+            found[source.name] = near[0]
+    return found
+
+
+def with_keys(sources: list[Source]) -> list[Source]:
+    """Videos with the keys by which they are drawn and ordered; one that has none gets its content's hash.
+
+    Of several of one content the second is numbered, and so on: they are drawn apart, and whichever has
+    which number, the same frames are scored.
+    """
+    missing = [source for source in sources if not source.key]
+    hashes = iter(content_hashes([source.files for source in missing]))
+    keyed, seen = [], Counter()
+    for source in sources:
+        if not source.key:
+            key = next(hashes)
+            seen[key] += 1
+            source = replace(source, key=key if seen[key] == 1 else f"{key} {seen[key]}")
+        keyed.append(source)
+    return keyed
 
 
 def relative(file: Path, root: Path) -> str:
@@ -147,18 +212,17 @@ def order_frames(pictures: list[Path]) -> list[Path]:
 def choose_clips(
     sources: list[Source], choice: ClipChoice, count: int, stride: int
 ) -> tuple[list[Clip], dict[str, str]]:
-    """At most `count` clips (0: all), one a video, sorted by name; and what was passed over, with the reason.
+    """At most `count` clips (0: all), one a video, sorted by key; and what was passed over, with the reason.
 
     Videos are taken by name or by their draw until there are enough; one too short or unreadable is passed
-    over and the next is taken.
+    over and the next is taken. Neither names nor folders move a draw, nor the order.
     """
-    clips, passed = [], {}
+    chosen, passed = [], {}
     if choice.videos == "random":
-        sources = sorted(
-            sources, key=lambda source: (uniform("video", choice.seed, source.name), source.name)
-        )
+        sources = with_keys(sources)
+        sources.sort(key=lambda source: (uniform("video", choice.seed, source.key), source.key))
     for source, known in _probed(sources, count):
-        if count and len(clips) == count:
+        if count and len(chosen) == count:
             break
         if isinstance(known, UnreadableVideo):
             passed[source.name] = str(known)
@@ -169,14 +233,22 @@ def choose_clips(
         if have < span:
             passed[source.name] = f"{source.path} has {have} frames, and a clip takes {span}"
             continue
-        starts = have - span + 1
-        first = {
-            "first": 0,
-            "middle": (starts - 1) // 2,
-            "random": int(uniform("start", choice.seed, source.name) * starts),
-        }[choice.start]
-        clips.append(Clip(source, tuple(range(first, first + span, stride))))
-    return sorted(clips, key=lambda clip: clip.source.name), passed
+        chosen.append(source)
+    clips = [Clip(source, _place(source, choice, stride)) for source in with_keys(chosen)]
+    return sorted(clips, key=lambda clip: clip.source.key), passed
+
+
+def _place(source: Source, choice: ClipChoice, stride: int) -> tuple[int, ...]:
+    """The frames of a video's clip; it has enough of them."""
+    have = frame_count(source)
+    span = ((choice.frames or have) - 1) * stride + 1
+    starts = have - span + 1
+    first = {
+        "first": 0,
+        "middle": (starts - 1) // 2,
+        "random": int(uniform("start", choice.seed, source.key) * starts),
+    }[choice.start]
+    return tuple(range(first, first + span, stride))
 
 
 def _probed(sources: list[Source], count: int) -> Iterator[tuple[Source, Probe | UnreadableVideo | None]]:
@@ -237,12 +309,7 @@ def rates_and_sizes(clips: list[Clip]) -> dict[str, dict[str, int]]:
 
 
 def side_hash(clips: list[Clip]) -> str:
-    """SHA-256 of one side: every clip's name, frames, and the bytes of its files, in the clips' order."""
-    digest = hashlib.sha256()
-    for clip in clips:
-        digest.update(f"{clip.source.name} {clip.frames}\n".encode())
-        pictures = [clip.source.pictures[index] for index in clip.frames] if clip.source.pictures else []
-        for file in pictures or [clip.source.path]:
-            with open(file, "rb") as data:
-                digest.update(hashlib.file_digest(data, "sha256").digest())
-    return digest.hexdigest()
+    """SHA-256 of one side, of every clip's frames and its video's content, in whatever order and place."""
+    hashes = content_hashes([clip.source.files for clip in clips])
+    lines = sorted(f"{content} {clip.frames}\n" for content, clip in zip(hashes, clips, strict=True))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -14,7 +14,7 @@ from configs.protocol import load_protocol
 from configs.ranges import CountOrZero
 from configs.scoring import ScoringSettings
 from eval import scoring
-from eval.clips import Clip, Source, choose_clips, find_sources, passed_lines, side_hash
+from eval.clips import Clip, Source, choose_clips, open_sources, passed_lines, side_hash
 from eval.cpu import map_over_processes
 from eval.features import read_prepared, rgb_hash
 from eval.networks.certify import check_one
@@ -55,7 +55,7 @@ def clipsim(settings: ClipsimSettings) -> dict:
     if not settings.videos:
         raise ValueError("no --videos: a folder of videos, or a manifest")
     scoring.check_outputs(settings.json)
-    sources = find_sources(settings.videos)
+    sources = open_sources(settings.videos, protocol, settings.copies_of)
     clips, passed = choose_clips(sources, protocol, 0, protocol.fake_stride)
     pairs, without = pair(clips, settings)
     passed |= {name: f"{name} has no prompt" for name in without}
@@ -80,7 +80,8 @@ def clipsim(settings: ClipsimSettings) -> dict:
         ),
         "prompts_cut": cut,
         "each": [
-            {"video": clip.source.name, "prompt": prompt, "value": value} for clip, prompt, value, _ in kept
+            {"video": clip.source.name, "prompt": prompt, "value": value}
+            for clip, prompt, value, _ in sorted(kept, key=lambda row: (row[0].source.name, row[1]))
         ],
     }
     stamps = [SMOKE] * settings.smoke + stamps
@@ -136,7 +137,7 @@ def pair(clips: list[Clip], settings: ClipsimSettings) -> tuple[list[tuple[Clip,
             f"{table} has prompts for {len(absent)} videos that are not in {settings.videos}, such as "
             f"{few(absent[:1])}: with --allow-small the others are scored, and the score is stamped"
         )
-    pairs.sort(key=lambda pair: (pair[0].source.name, pair[1]))
+    pairs.sort(key=lambda pair: (pair[0].source.key, pair[1]))
     prompted = {clip.source.name for clip, _ in pairs}
     return pairs, sorted(clip.source.name for clip in clips if clip.source.name not in prompted)
 

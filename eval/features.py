@@ -35,8 +35,8 @@ def checksum(frames_THWC: Tensor) -> int:
 
 
 def rgb_hash(checksums: list[int]) -> str:
-    """SHA-256 of one side's frames, by its clips' checksums in the clips' order."""
-    return hashlib.sha256("".join(f"{value:08x}" for value in checksums).encode()).hexdigest()
+    """SHA-256 of one side's frames, by its clips' checksums in whatever order."""
+    return hashlib.sha256("".join(f"{value:08x}" for value in sorted(checksums)).encode()).hexdigest()
 
 
 def read_prepared(clips: list[Clip], make: Callable[[Tensor], Tensor], index: int) -> tuple[Tensor, int]:

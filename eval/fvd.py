@@ -69,8 +69,8 @@ def fvd(settings: FvdSettings) -> dict:
 
 
 def fvd_of(settings: ScoringSettings, real: str, fake: str, protocol: str) -> FvdSettings:
-    """FVD between two sides as another verb's settings ask for it; the JSON is that verb's."""
-    asked = inherited(ScoringSettings, settings) | {"json": ""}
+    """FVD of reconstructions as another verb's settings ask for it; the JSON is that verb's."""
+    asked = inherited(ScoringSettings, settings) | {"json": "", "copies_of": real}
     return FvdSettings(real=real, fake=fake, protocol=protocol, **asked)
 
 

@@ -11,7 +11,7 @@ from configs.load import parse
 from configs.protocol import InceptionProtocol, load_protocol, load_protocols, protocol_names
 from configs.scoring import FeatureSettings
 from eval import scoring
-from eval.clips import choose_clips, find_sources, passed_lines, side_hash
+from eval.clips import choose_clips, open_sources, passed_lines, side_hash
 from eval.features import extract
 from eval.networks.c3d import C3D
 from eval.networks.certify import load_c3d
@@ -75,7 +75,7 @@ def inception(settings: InceptionSettings) -> dict:
     if not settings.videos:
         raise ValueError("no --videos: a folder of videos, or a manifest")
     scoring.check_outputs(settings.json)
-    sources = find_sources(settings.videos)
+    sources = open_sources(settings.videos, protocol, settings.copies_of)
     clips, passed = choose_clips(sources, protocol, protocol.fake, protocol.fake_stride)
     scoring.stamp_too_few(settings, protocol, settings.videos, len(clips), passed)
     tensors, mean, weights = load_network(settings)

@@ -17,8 +17,8 @@ MOST_SAMPLES = 4096  # rows of distances held at once
 
 
 def shuffle(clip: Clip, seed: int) -> Clip:
-    """The clip with its frames in an order that seed and name decide."""
-    order = shuffled(len(clip.frames), "frames", seed, clip.source.name)
+    """The clip with its frames in an order that seed and content decide."""
+    order = shuffled(len(clip.frames), "frames", seed, clip.source.key)
     return replace(clip, frames=tuple(clip.frames[k] for k in order))
 
 

@@ -1,5 +1,6 @@
 """`dit eval reconstruction`: how near reconstructed videos are to their originals, frame by frame."""
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,7 +10,7 @@ from torch import Tensor
 from configs.load import parse
 from configs.scoring import LpipsSettings, ScoringSettings
 from dit import __version__
-from eval.clips import Clip, Source, find_sources, frame_count, passed_lines, read_clip
+from eval.clips import Clip, Source, find_sources, frame_count, partners, passed_lines, read_clip
 from eval.cpu import CannotScore, map_over_processes
 from eval.fvd import fvd, fvd_of
 from eval.scoring import check_outputs, publish
@@ -55,10 +56,12 @@ def _read_pair(pairs: list[tuple[Source, Source]], index: int) -> tuple[Tensor, 
 
 def _pair_up(real: list[Source], fake: list[Source]) -> tuple[list[tuple[Source, Source]], dict[str, str]]:
     """The pairs of one name, sorted, and the videos of either side that have none, with the reason."""
-    originals, others = ({source.name: source for source in side} for side in (real, fake))
-    passed = {name: "has no reconstruction" for name in originals.keys() - others.keys()}
-    passed |= {name: "has no original" for name in others.keys() - originals.keys()}
-    return [(originals[name], others[name]) for name in sorted(originals.keys() & others.keys())], passed
+    others = partners(real, fake)
+    pairs = [(source, others[source.name]) for source in real if source.name in others]
+    paired = {other.name for _, other in pairs}
+    passed = {source.name: "has no reconstruction" for source in real if source.name not in others}
+    passed |= {source.name: "has no original" for source in fake if source.name not in paired}
+    return pairs, passed
 
 
 def qualities(original: Tensor, other: Tensor, lpips: Lpips | None, device: torch.device) -> dict[str, float]:
@@ -73,7 +76,8 @@ def qualities(original: Tensor, other: Tensor, lpips: Lpips | None, device: torc
 def means(each: list[dict[str, float]]) -> dict[str, float]:
     """The mean over videos of each measure that all of them have."""
     names = [name for name in MEASURES if all(name in values for values in each)]
-    return {name: sum(values[name] for values in each) / len(each) for name in names}
+    # `fsum` is exact, so that the order of the videos, which names give them, moves no bit.
+    return {name: math.fsum(values[name] for values in each) / len(each) for name in names}
 
 
 def reconstruction(settings: ReconstructionSettings) -> dict:

@@ -3,13 +3,12 @@
 import sys
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from configs.protocol import FvdProtocol
-from eval.clips import Source, choose_clips
+from eval.clips import Source, choose_clips, with_keys
 from eval.cpu import CannotScore, single_threaded
 from eval.features import checksum, rgb_hash
 from eval.fvd import FvdSettings, score_sides
@@ -52,7 +51,8 @@ def open_rfvd(
     if protocol is None:
         return None, "left out: --protocol ucf101-recon, or another, adds it"
     spans = {}
-    whole = [Source(name, Path(name), (Path(name),) * frames) for name in names]
+    chosen = with_keys([source for source in sources if source.name in set(names)])
+    whole = [Source(source.name, source.path, (source.path,) * frames, key=source.key) for source in chosen]
     for which, stride in (("real", protocol.real_stride), ("fake", protocol.fake_stride)):
         span = ((protocol.frames or frames) - 1) * stride + 1
         if frames < span:

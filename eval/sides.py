@@ -14,7 +14,7 @@ from configs.protocol import DistanceProtocol, load_protocol
 from configs.ranges import Count
 from configs.scoring import DistanceSettings
 from eval import scoring
-from eval.clips import Clip, Source, choose_clips, find_sources, side_hash
+from eval.clips import Clip, Source, choose_clips, open_sources, side_hash
 from eval.features import extract
 from vae.data.video import decoder
 from vae.quality.networks import folders
@@ -104,7 +104,8 @@ def choose_side(
     settings: DistanceSettings, protocol: DistanceProtocol, which: str
 ) -> tuple[list[Source], list[Clip], dict[str, str]]:
     """One side's videos, its clips, and what was passed over with the reason."""
-    sources = find_sources(getattr(settings, which))
+    copies_of = settings.copies_of if which == "fake" else ""
+    sources = open_sources(getattr(settings, which), protocol, copies_of)
     stride = protocol.real_stride if which == "real" else protocol.fake_stride
     return sources, *choose_clips(sources, protocol, getattr(protocol, which), stride)
 

@@ -14,6 +14,7 @@ from torch import nn
 
 import eval.autoencoders
 import eval.candidates
+import eval.clips
 import eval.reconstruction
 import eval.rfvd
 import vae.quality.networks
@@ -107,6 +108,11 @@ def settings(*autoencoders: str | Path, **changes) -> CompareVaeSettings:
     return CompareVaeSettings(autoencoders=tuple(map(str, autoencoders)), **plain | changes)
 
 
+def stem(files: tuple[Path, ...]) -> str:
+    """A key for a video's file, and for the frames that are saved of it, which are other bytes."""
+    return files[0].stem if len(files) == 1 else files[0].parent.name
+
+
 def by_name(result: dict) -> dict[str, dict]:
     return {entry["name"]: entry for entry in result["autoencoders"]}
 
@@ -119,6 +125,7 @@ def test_scores_are_those_of_the_saved_frames(videos, tiny, known, quick, monkey
     for module in (eval.autoencoders, eval.reconstruction):
         monkeypatch.setattr(module, "load_lpips", lambda *given: (lpips, "random"))
     kept = tmp_path / "frames"
+    monkeypatch.setattr(eval.clips, "content_hashes", lambda videos: list(map(stem, videos)))
     seeded = {"protocol": "fvd-google", "smoke": True, "allow_small": True, "resamples": 20}
     changes = {"data": str(videos), "count": None, "frames": 21, "lpips": "alex", "save": str(kept)}
     result = compare(settings("identity", tiny, **changes, **seeded))
@@ -126,7 +133,8 @@ def test_scores_are_those_of_the_saved_frames(videos, tiny, known, quick, monkey
     for name, entry in by_name(result).items():
         sides = {"real": str(kept / "original"), "fake": str(kept / name)}
         alone = reconstruction(ReconstructionSettings(**sides, workers=0))
-        assert entry["scores"] == alone["scores"] and entry["each"] == alone["each"]
+        assert entry["scores"].items() <= alone["scores"].items()
+        assert all(a.items() <= b.items() for a, b in zip(entry["each"], alone["each"], strict=True))
         assert set(entry["scores"]) == {"psnr", "pooled_psnr", "ssim", "lpips"}
         score = fvd(FvdSettings(**sides, **seeded, workers=0, cache=False))
         for same in ("value", "interval", "nearest", "classes", "protocol_sha256", "weights"):

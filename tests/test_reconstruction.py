@@ -65,7 +65,7 @@ def test_fvd_between_the_sides_is_that_of_its_own_verb(folders, quick, tmp_path,
     words += ["--real", str(folders[0]), "--fake", str(folders[1])]
     assert run(["eval", "reconstruction", *words, "--lpips", "none", "--json", str(file)]) == 0
     between = json.loads(file.read_text())["fvd"]
-    assert run(["eval", "fvd", *words, "--json", str(file)]) == 0
+    assert run(["eval", "fvd", *words, "--copies-of", str(folders[0]), "--json", str(file)]) == 0
     alone = json.loads(file.read_text())
     assert between["value"] == alone["value"] > 0 and between["stamps"] == alone["stamps"] != []
     told = capsys.readouterr().out

@@ -2,7 +2,7 @@
 
 The loader resizes the shorter side to 256 with antialiasing, cuts out the middle and cuts fractions of bytes
 off; the network's batch norm has an eps of 1e-5, which moves features by 1 % and FVD by 2 %. Every real
-video counts. Known to differ: starts come from the seed and the name; fewer than 2,048 generated videos are
+video counts. Known to differ: starts come from the seed and the video; fewer than 2,048 generated videos are
 refused, there they are used twice.
 """
 

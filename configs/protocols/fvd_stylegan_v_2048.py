@@ -1,7 +1,7 @@
 """FVD as StyleGAN-V's `fvd2048_16f` computes it (Skorokhodov et al. 2022), its choice of videos included.
 
 The real set is the first 2,048 videos by name: of UCF-101, 16 of 101 classes. Frames are stored as JPEG of
-quality 75 at 256 pixels (Lanczos, then a crop). Known to differ: starts come from the seed and the name,
+quality 75 at 256 pixels (Lanczos, then a crop). Known to differ: starts come from the seed and the video,
 there from Python's unseeded generator in loader workers; the resize inside its TorchScript file is believed
 to be a bilinear squash.
 """

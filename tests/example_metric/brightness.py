@@ -8,7 +8,7 @@ from configs.load import parse
 from configs.protocol import load_protocol
 from configs.scoring import ScoringSettings
 from eval import scoring
-from eval.clips import choose_clips, find_sources, read_clip, side_hash
+from eval.clips import choose_clips, open_sources, read_clip, side_hash
 from eval.cpu import CPU
 from eval.features import checksum, rgb_hash
 
@@ -27,7 +27,8 @@ def brightness(settings: BrightnessSettings) -> dict:
     """The mean over videos of their clips' brightness."""
     protocol = load_protocol(settings.protocol, "brightness")
     scoring.check_outputs(settings.json)
-    clips, passed = choose_clips(find_sources(settings.videos), protocol, protocol.fake, protocol.fake_stride)
+    sources = open_sources(settings.videos, protocol, settings.copies_of)
+    clips, passed = choose_clips(sources, protocol, protocol.fake, protocol.fake_stride)
     stamps = scoring.stamp_too_few(settings, protocol, settings.videos, len(clips), passed)
     frames = [read_clip(clip) for clip in clips]
     values_N = torch.stack([clip_THWC.double().mean() / 255 for clip_THWC in frames])
