@@ -6,6 +6,7 @@ the left side, d, as Davidson & Beaver (1977).
 """
 
 import math
+import statistics
 from dataclasses import dataclass
 
 import numpy
@@ -112,9 +113,10 @@ def interval(found: Fit, contrast: Tensor) -> tuple[float, float, float]:
 
 def student(freedom: float, level: float = LEVEL) -> float:
     """What Student's distribution has its middle 95 % within: 1.96 for many degrees of freedom."""
+    if freedom > 1000:
+        return statistics.NormalDist().inv_cdf((1 + level) / 2)
     # t = sqrt(n) tan(angle), where the angle's density is cos(angle)^(n - 1).
-    freedom = min(freedom, 10_000.0)
-    angle = torch.linspace(-math.pi / 2, math.pi / 2, 400_001, dtype=torch.float64)
+    angle = torch.linspace(-math.pi / 2, math.pi / 2, 40_001, dtype=torch.float64)
     share = torch.cumsum(angle.cos().clamp(min=0) ** (freedom - 1), 0)
     where = torch.searchsorted(share, share[-1] * (1 + level) / 2).item()
     return math.sqrt(freedom) * math.tan(angle[where].item())
