@@ -29,6 +29,7 @@ VERBS = {  # words -> (module, what it does)
     "eval is": ("eval.inception", "--videos FOLDER   Inception score of videos of UCF-101's classes"),
     "eval reconstruction": ("eval.reconstruction", "--real PATH --fake PATH   PSNR, SSIM and LPIPS of pairs"),
     "eval run": ("eval.benchmark", "JOB --model FOLDER   sample UCF-101's or MSR-VTT's prompts, then score"),
+    "eval arena": ("eval.arena", "A B …   a page on which people judge models' videos; --count VOTES"),
     "eval compare": ("eval.compare", "A.json B.json …   scores of one protocol in a table"),
     "eval protocols": ("eval.protocols", "[NAME]   what a score means"),
     "eval weights": ("eval.weights", "which networks scores need, and whether yours are the right ones"),

@@ -103,7 +103,7 @@ def pair(clips: list[Clip], settings: ClipsimSettings) -> tuple[list[tuple[Clip,
     Raises ValueError where the table names videos that are not there.
     """
     if not settings.prompts:
-        every = [(clip, _own_prompt(clip.source)) for clip in clips]
+        every = [(clip, own_prompt(clip.source)) for clip in clips]
         pairs = [(clip, prompt) for clip, prompt in every if prompt]
         without = [clip.source.name for clip, prompt in every if not prompt]
         if not pairs:
@@ -142,21 +142,24 @@ def pair(clips: list[Clip], settings: ClipsimSettings) -> tuple[list[tuple[Clip,
     return pairs, sorted(clip.source.name for clip in clips if clip.source.name not in prompted)
 
 
-def _own_prompt(source: Source) -> str:
-    """The prompt in the JSON record beside a video or inside it, or the first line of the text beside it."""
-    base = source.path if source.pictures else source.path.with_suffix("")
-    record, text = Path(f"{base}.json"), Path(f"{base}.txt")
-    if record.is_file():
-        values = read_json(record)
-    else:
-        values = {}
-        if source.path.suffix.lower() == ".mp4" and not source.pictures:
-            with suppress(ValueError):  # another's video, whose text may lie beside it
-                values = read_metadata(source.path)
-    if prompts := texts(values.get("prompt")):
+def own_prompt(source: Source) -> str:
+    """The prompt in a video's own record, or the first line of the text beside it, or nothing."""
+    text = Path(f"{source.path if source.pictures else source.path.with_suffix('')}.txt")
+    if prompts := texts(own_record(source).get("prompt")):
         return prompts[0]
     lines = lines_of(read_text(text)) if text.is_file() else []
     return next((" ".join(line.split()) for line in lines if line.strip()), "")
+
+
+def own_record(source: Source) -> dict:
+    """The JSON record beside a video or inside it; empty where there is none."""
+    record = Path(f"{source.path if source.pictures else source.path.with_suffix('')}.json")
+    if record.is_file():
+        return read_json(record)
+    if source.path.suffix.lower() == ".mp4" and not source.pictures:
+        with suppress(ValueError):  # another's video, whose text may lie beside it
+            return read_metadata(source.path)
+    return {}
 
 
 def measure(

@@ -106,7 +106,7 @@ class Page:
         return self.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
 
     def requests(self) -> list[str]:
-        """Addresses that the page asked for since it was opened, but for what lies inside it."""
+        """Addresses that were asked for, but for what lies inside a page."""
         self.evaluate("0")
         sent = [
             e["params"]["request"]["url"] for e in self.events if e["method"] == "Network.requestWillBeSent"

@@ -1,0 +1,394 @@
+"""Proves the page on which people judge: which videos meet, that it is blind, what votes of it count."""
+
+import base64
+import hashlib
+import json
+import re
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from dit.cli import run
+from eval.arena import ArenaSettings, count, make
+from eval.people.page import read_key
+from eval.people.pairs import find_shown, make_pairs, model_names
+from tests.browser import browsing
+from vae.data.write import write_png_frames, write_video
+
+PROMPTS = ["a cat that jumps", "rain </script> & snow", "a red kite", "waves on a shore"]
+SETTINGS = {"reasons": ("motion", "picture"), "swapped": 2, "resamples": 50}
+
+
+def video(seed: int, frames: int = 8, size: tuple[int, int] = (32, 48)) -> torch.Tensor:
+    random = torch.Generator().manual_seed(seed)
+    colours = torch.rand(3, 1, 4, 6, generator=random).expand(3, frames, 4, 6)
+    moving = colours + torch.linspace(-0.2, 0.2, frames)[None, :, None, None]
+    return torch.nn.functional.interpolate(moving, size).clamp(0, 1) * 2 - 1
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> tuple[str, str]:
+    """Two models: mp4 with records inside, and folders of frames with records beside them."""
+    home = tmp_path_factory.mktemp("videos")
+    for k, prompt in enumerate(PROMPTS):
+        record = {
+            "prompt": prompt,
+            "seed": k,
+            "model": {"name": "secretweights"},
+            "sample": {"out": "secretplace"},
+        }
+        write_video(home / "zebra" / f"{k}.mp4", video(k), 8.0, record)
+        write_png_frames(home / "quagga" / str(k), video(k + 100))
+        (home / "quagga" / f"{k}.json").write_text(json.dumps(record))
+    return str(home / "zebra"), str(home / "quagga")
+
+
+@pytest.fixture(scope="module")
+def arena(folders, tmp_path_factory) -> Path:
+    """A page of theirs with its key."""
+    page = tmp_path_factory.mktemp("arena") / "page.html"
+    make(ArenaSettings(models=folders, out=str(page), **SETTINGS))
+    return page
+
+
+def key_of(page: Path):
+    return read_key(page.with_suffix(".key.json"))
+
+
+def vote(page: Path, voter: str, pair: str, choice: str, **changes) -> dict:
+    """A vote on a pair, its first video on the left; or for a model, wherever that is."""
+    key = key_of(page)
+    left, right = key.pairs[pair].videos
+    if choice in key.models:
+        choice = "left" if key.models[key.videos[left].model] == choice else "right"
+    one = {"page": key.page, "voter": voter, "number": 0, "pair": pair, "left": left, "right": right}
+    one |= {"again": False, "choice": choice, "reasons": ["motion"], "text": "", "seconds": 2.5}
+    return one | {"at": "2026-01-01T00:00:00.000Z"} | changes
+
+
+def write_votes(file: Path, votes: list) -> Path:
+    file.write_text("".join((v if isinstance(v, str) else json.dumps(v)) + "\n" for v in votes))
+    return file
+
+
+def counted(page: Path, *files: Path) -> dict:
+    key = str(page.with_suffix(".key.json"))
+    return count(ArenaSettings(count=tuple(map(str, files)), key=key, resamples=50))
+
+
+def test_videos_meet_by_prompt_and_by_seed_where_both_have_one(tmp_path):
+    for name, seeds in {"a": (1, 2, None), "b": (2, None, 7), "c": (3,)}.items():
+        for k, seed in enumerate(seeds):
+            write_png_frames(tmp_path / name / str(k), video(k, 2, (8, 8)))
+            record = {"prompt": "other" if name == "c" else "one"} | ({} if seed is None else {"seed": seed})
+            (tmp_path / name / f"{k}.json").write_text(json.dumps(record))
+    (tmp_path / "b" / "1.json").unlink()
+    (tmp_path / "b" / "1.txt").write_text("one\n")  # without a seed
+    write_png_frames(tmp_path / "b" / "9", video(9, 2, (8, 8)))  # without a prompt
+    found = [find_shown(str(tmp_path / name), k, "") for k, name in enumerate("abc")]
+    assert [without for _, without in found] == [{}, {"9": "no prompt"}, {}]
+    pairs, alone = make_pairs([shown for shown, _ in found], 0, 0)
+    met = {(pair.one.source.name, pair.other.source.name) for pair in pairs}
+    assert met == {("1", "0"), ("2", "1")}  # seeds 2 and 2, then no seed and no seed; 1 and 7 are two seeds
+    assert [sorted(lone) for lone in alone] == [["0"], ["2"], ["0"]]
+    assert alone[2]["0"] == "no other model has a video of its prompt and seed"
+    with pytest.raises(ValueError, match="no two folders have videos of one prompt"):
+        make_pairs([found[0][0], found[2][0]], 0, 0)
+
+
+def test_prompts_come_from_a_table_too_and_are_drawn_whole(folders, tmp_path):
+    table = tmp_path / "prompts.csv"
+    table.write_text("path,caption\n" + "".join(f"{k},same {k % 2}\n" for k in range(4)))
+    found = [find_shown(folder, k, str(table))[0] for k, folder in enumerate(folders)]
+    pairs, _ = make_pairs(found, 0, 0)
+    assert sorted((p.one.prompt, p.one.source.name) for p in pairs) == sorted(
+        (f"same {k % 2}", str(k)) for k in range(4)
+    )
+    three = [found[0], found[1], [s.__class__(2, s.source, s.prompt, s.seed) for s in found[1]]]
+    drawn, _ = make_pairs(three, 7, 0)
+    assert len(drawn) == 6 and Counter((p.one.model, p.other.model) for p in drawn) == {
+        (0, 1): 2,
+        (0, 2): 2,
+        (1, 2): 2,
+    }
+    assert len({tuple(p.one.source.name for p in make_pairs(found, 1, seed)[0]) for seed in range(20)}) > 1
+
+
+def test_models_are_named_by_what_tells_their_folders_apart():
+    assert model_names(("runs/a/videos", "runs/b/videos")) == ["a/videos", "b/videos"]
+    assert model_names(("x/a", "y/b/")) == ["a", "b"]
+    with pytest.raises(ValueError, match="given twice"):
+        model_names(("x/a", "x/../x/a"))
+    with pytest.raises(ValueError, match="which models"):
+        model_names(("a",))
+
+
+def media(page: Path) -> dict[str, bytes]:
+    """The videos in a page by their ids."""
+    found = re.findall(r'<script type="text/plain" id="v-(\w+)">([^<]*)<', page.read_text())
+    return {name: base64.b64decode(text) for name, text in found}
+
+
+def test_a_page_does_not_say_whose_a_video_is(arena, folders, tmp_path):
+    text, videos, key = arena.read_text(), media(arena), key_of(arena)
+    assert videos.keys() == key.videos.keys() and len(videos) == 8
+    everything = [text.encode(), *videos.values()]
+    hidden = ["zebra", "quagga", "secretweights", "secretplace", Path(folders[0]).parent.name, "rgb_sha256"]
+    hidden += [video.rgb_sha256 for video in key.videos.values()]
+    for word in hidden:
+        assert [word for part in everything if word.encode() in part] == [], word
+    assert list(videos) == sorted(videos)  # by ids, which are of a secret
+    assert all(data[4:8] == b"ftyp" for data in videos.values())
+    firsts = Counter(key.videos[pair.videos[0]].model for pair in key.pairs.values())
+    assert firsts == {0: 2, 1: 2}
+    others = []
+    for name in ("one", "two"):
+        make(ArenaSettings(models=folders, out=str(tmp_path / f"{name}.html"), pairs=1, **SETTINGS))
+        others.append(key_of(tmp_path / f"{name}.html"))
+    assert not others[0].videos.keys() & others[1].videos.keys() and others[0].page != others[1].page
+    assert others[0].protocol_sha256 == others[1].protocol_sha256  # the same contents and settings
+    assert others[0].protocol_sha256 != key.protocol_sha256
+
+
+def test_a_page_asks_for_nothing_outside_it_and_runs_its_own_script_alone(arena):
+    text = arena.read_text()
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', text)[1]
+    assert "default-src 'none'" in policy and "unsafe" not in policy and "connect-src" not in policy
+    for tag in ("script", "style"):
+        (body,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        checksum = base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{checksum}'" in policy
+    assert not re.search(r"https?:|//\w+\.|src=|href=|@import|url\(", text)
+    assert json.loads(re.search(r'id="page">(.*?)</script>', text)[1])["pairs"][0]["prompt"] in PROMPTS
+
+
+def test_a_page_is_not_made_over_another_and_says_what_has_no_partner(arena, folders, tmp_path, capsys):
+    words = ["eval", "arena", *folders, "--out", str(arena)]
+    assert (
+        run(words) == 1
+        and "page.html is there, and votes need the key of their page" in capsys.readouterr().err
+    )
+    write_png_frames(tmp_path / "third" / "0", video(0, 8))
+    (tmp_path / "third" / "0.json").write_text(json.dumps({"prompt": PROMPTS[0], "seed": 0}))
+    words = [
+        "eval",
+        "arena",
+        str(tmp_path / "third"),
+        folders[1],
+        "--out",
+        str(tmp_path / "x.html"),
+        "--seconds",
+        "0.5",
+    ]
+    assert run(words) == 0
+    said = capsys.readouterr().out
+    assert (
+        "x.html: 1 pair of 2 models on 1 prompt" in said
+        and "quagga: 3 passed over: 1: no other model" in said
+    )
+    assert {v.frames for v in read_key(tmp_path / "x.key.json").videos.values()} == {4}
+    same = [
+        "eval",
+        "arena",
+        str(tmp_path / "third"),
+        str(tmp_path / "copy"),
+        "--out",
+        str(tmp_path / "y.html"),
+    ]
+    (tmp_path / "copy").symlink_to(tmp_path / "third")
+    assert run(same) == 1 and "given twice" in capsys.readouterr().err
+    (tmp_path / "copy").unlink()
+    write_png_frames(tmp_path / "copy" / "0", video(0, 8))
+    (tmp_path / "copy" / "0.json").write_text(json.dumps({"prompt": PROMPTS[0], "seed": 0}))
+    assert run(same) == 1 and "the same frames as 0 of third" in capsys.readouterr().err
+    assert not (tmp_path / "y.html").exists() and not (tmp_path / "y.key.json").exists()
+
+
+def test_a_planted_winner_is_found_and_all_is_said(arena, tmp_path, capsys):
+    pairs = sorted(key_of(arena).pairs)
+    for voter in range(6):
+        choices = [
+            {0: "bad", 1: "tie", 2: "quagga" if voter > 1 else "zebra"}.get((voter + k) % 6) for k in range(4)
+        ]
+        choices = [choice or "quagga" for choice in choices]
+        votes = [vote(arena, f"v{voter}", pair, choice) for pair, choice in zip(pairs, choices, strict=True)]
+        votes.append(vote(arena, f"v{voter}", pairs[0], choices[0] if voter else "zebra", again=True))
+        write_votes(tmp_path / f"{voter}.jsonl", votes)
+    file = tmp_path / "arena.json"
+    words = ["--count", str(tmp_path), "--key", str(arena.with_suffix(".key.json")), "--json", str(file)]
+    assert run(["eval", "arena", *words]) == 0
+    result, said = json.loads(file.read_text()), capsys.readouterr().out
+    first, second = result["models"]
+    numbers = [first[name] for name in ("model", "won", "lost", "ties", "both_bad")]
+    assert numbers == ["quagga", 14, 2, 4, 4] and (second["won"], second["lost"]) == (2, 14)
+    assert first["win_rate"] == pytest.approx((14 + 4) / 24)
+    assert first["score"] == pytest.approx(-second["score"]) and first["beats_next"]["low"] > 0.5
+    assert result["again"] == {"pairs": 6, "same": 5} and result["seconds"]["median"] == 2.5
+    assert result["agreement"]["pairs"] == 4 and -1 < result["agreement"]["alpha"] < 1
+    assert result["stamps"] == ["small: of 30 votes on each model zebra has 24, quagga has 24"]
+    assert result["reasons"] == {"zebra": {"motion": 2}, "quagga": {"motion": 14}}
+    assert result["protocol_sha256"] == key_of(arena).protocol_sha256 and result["votes"] == 24
+    assert [row["votes"] for row in result["voters"]] == [4] * 6
+    for line in (
+        "24 votes of 6 voters on 4 prompts",
+        "Krippendorff's alpha",
+        "5 of 6 answers the same",
+        "2.5 s a vote",
+    ):
+        assert line in said
+    assert said.index("quagga") < said.index("zebra", said.index("win rate"))
+
+
+def test_a_side_that_is_always_said_is_found(arena, tmp_path):
+    pairs = sorted(key_of(arena).pairs)
+    for voter in range(6):
+        write_votes(tmp_path / f"{voter}.jsonl", [vote(arena, f"v{voter}", pair, "left") for pair in pairs])
+    result = counted(arena, tmp_path)
+    assert result["position"]["low"] > 0.7 and result["position"]["left"] == 24
+    assert abs(result["models"][0]["score"]) < 0.2  # each model was left as often
+    assert [row["left"] for row in result["voters"]] == [1.0] * 6
+
+
+def test_votes_that_are_none_are_named_by_file_and_line_and_counted(arena, tmp_path, capsys):
+    key = key_of(arena)
+    pairs = sorted(key.pairs)
+    good = vote(arena, "v", pairs[0], "left")
+    wrong = {
+        "is not JSON": '{"page": ',
+        "it must be": "[1, 2]",
+        "choice = 'middle'": good | {"choice": "middle"},
+        "voter is missing": {name: value for name, value in good.items() if name != "voter"},
+        "unknown setting model": good | {"model": "zebra"},
+        "seconds = -1": good | {"seconds": -1},
+        "seconds = 'NaN'": good | {"seconds": "NaN"},
+        "a vote on another page": good | {"page": "0" * 64},
+        "no pair 'ff' is in the page": good | {"pair": "ff"},
+        "are not the videos of the pair": good | {"left": good["right"], "right": good["right"]},
+        "'\\x1b[31m' is no reason of the page": good | {"reasons": ["\x1b[31m"]},
+        "the voter has no name": good | {"voter": " "},
+        "a value is nested too deep": "[" * 100_000 + "]" * 100_000,
+    }
+    file = write_votes(tmp_path / "votes.jsonl", [good, *wrong.values(), "", good])
+    other = tmp_path / "binary.jsonl"
+    other.write_bytes(b"\xff\x00\x80")
+    result = counted(arena, file, other)
+    assert result["votes"] == 1
+    passed = result["passed_over"]
+    assert list(passed) == [f"{file}, line {k}" for k in range(2, 2 + len(wrong))] + [str(other)]
+    for number, said in enumerate(wrong, 2):
+        reason = passed[f"{file}, line {number}"]
+        assert f"line {number}" in reason
+        assert said in reason or "nested" in said, (said, reason)
+    assert f"{len(wrong) + 1} passed over" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"no vote on this page: .*line 1"):
+        counted(arena, write_votes(tmp_path / "none.jsonl", ["x"]))
+    with pytest.raises(ValueError, match="no such file or folder of votes"):
+        counted(arena, tmp_path / "absent")
+    assert run(["eval", "arena", "--count", str(file), "--key", str(tmp_path / "k.json")]) == 1
+    assert "no such key" in capsys.readouterr().err
+
+
+def test_of_two_votes_of_one_voter_on_a_pair_the_last_counts(arena, tmp_path):
+    pair = min(key_of(arena).pairs)
+    later = vote(arena, "v", pair, "zebra", at="2026-01-02T00:00:00.000Z")
+    early = vote(arena, "v", pair, "quagga")
+    for order in ((early, later), (later, early)):
+        file = write_votes(tmp_path / "votes.jsonl", [*order, later])
+        result = counted(arena, file)
+        assert result["models"][0]["model"] == "zebra" and result["votes"] == 1
+        assert "a second vote of 'v'" in next(iter(result["passed_over"].values()))
+
+
+def test_a_key_whose_parts_do_not_fit_is_refused(arena, tmp_path):
+    whole = json.loads(arena.with_suffix(".key.json").read_text())
+    first = min(whole["videos"])
+    for part, wrong in {
+        "a model that is not there": whole | {"models": ["zebra"]},
+        "videos that are not there": whole | {"videos": {first: whole["videos"][first]}},
+        "pairs": whole | {"pairs": []},
+        "no pairs": whole | {"pairs": {}},
+        "page is missing": {name: value for name, value in whole.items() if name != "page"},
+    }.items():
+        (tmp_path / "key.json").write_text(json.dumps(wrong))
+        with pytest.raises(ValueError, match=part):
+            read_key(tmp_path / "key.json")
+
+
+def test_a_voter_judges_in_a_browser_by_keyboard_and_loses_nothing(arena, tmp_path):
+    with browsing(tmp_path) as page:
+        for width in (400, 1000):
+            page.open(arena, width)
+            assert page.sideways() == 0
+        page.type("Ada L.")
+        page.press("Enter")
+        page.wait("ready()")
+        assert page.sideways() == 0
+        boxes = page.evaluate("sides.map(s => [at(s).clientWidth, at(s).clientHeight])")
+        assert boxes[0] == boxes[1]
+        assert page.evaluate("document.title") == "Which video is better?"
+        page.wait("left.currentTime > 0.2")
+        assert page.evaluate("Math.abs(left.currentTime - right.currentTime)") < 0.15
+        page.press("Enter")  # nothing is chosen yet
+        for key in ("2", "ArrowLeft", "Enter", "ArrowUp", "ArrowUp"):
+            page.wait("ready()")
+            page.press(key)
+        assert page.evaluate("place") == 2
+        for key in ("Backspace", "ArrowDown", "t"):  # the second vote again
+            page.wait("ready()")
+            page.press(key)
+        page.type("neither moves")
+        page.press("Escape")
+        page.press("Enter")
+        page.open(arena, 400)  # the page is closed and opened again
+        page.type("Ada L.")
+        assert "after 2 of them" in page.evaluate("at('found').textContent")
+        page.press("Enter")
+        page.wait("ready()")
+        assert page.sideways() == 0 and page.evaluate("place") == 2
+        for key in ("ArrowRight", "Enter") * 4:
+            page.wait("ready()")
+            page.press(key)
+        assert page.evaluate("[place, at('end').hidden, at('judge').hidden]") == [6, False, True]
+        shown = page.evaluate("shown.map((one) => [one.pair.id, ...videosOf(one)])")
+        page.press("Enter")  # the focus is on the download
+        file = tmp_path / f"votes-Ada_L_-{key_of(arena).page[:8]}.jsonl"
+        end = time.monotonic() + 30
+        while not file.is_file() and time.monotonic() < end:
+            time.sleep(0.05)
+        assert {*page.requests()} == {arena.as_uri()} and page.complaints() == []
+        check_orders(page)
+    votes = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [one["choice"] for one in votes] == ["left", "bad", "right", "right", "right", "right"]
+    assert [[one["pair"], one["left"], one["right"]] for one in votes] == shown
+    assert [one["again"] for one in votes] == [False] * 4 + [True] * 2
+    assert votes[0]["reasons"] == ["picture"] and votes[1]["text"] == "neither moves"
+    assert all(0 <= one["seconds"] < 60 for one in votes)
+    result = counted(arena, file)
+    assert result["votes"] == 4 and result["passed_over"] == {} and result["again"]["pairs"] == 2
+    key = key_of(arena)
+    winner = key.models[key.videos[votes[0]["left"]].model]
+    assert result["reasons"][winner] == {"picture": 1}
+
+
+def check_orders(page) -> None:
+    """Orders are a function of the voter's name; sides are even for each, places for all."""
+    voters = [f"voter {k}" for k in range(300)]
+    ask = "((names) => names.map((name) => order(name).map((one) => [one.pair.id, one.swapped, one.again])))"
+    orders = page.evaluate(f"{ask}({json.dumps(voters)})")
+    assert orders == page.evaluate(f"{ask}({json.dumps(voters)})")
+    assert len({json.dumps(one) for one in orders}) > 150  # of 384 there are
+    first, swaps = Counter(), Counter()
+    for one in orders:
+        assert len(one) == 6 and sum(swapped for _, swapped, _ in one[:4]) == 2
+        once = {pair: swapped for pair, swapped, _ in one[:4]}
+        assert len(once) == 4 and all(again and once[pair] != swapped for pair, swapped, again in one[4:])
+        first[one[0][0]] += 1
+        swaps.update(pair for pair, swapped in once.items() if swapped)
+    assert all(45 < count < 105 for count in first.values())  # 75 each, within four standard deviations
+    assert all(115 < count < 185 for count in swaps.values())  # 150 each
+    few = page.evaluate(f"((page.each = 3), {ask}({json.dumps(voters)}))")
+    seen = Counter(pair for one in few for pair, _, again in one if not again)
+    assert all(len(one) == 5 for one in few) and all(195 < count < 255 for count in seen.values())  # 225 each
