@@ -108,7 +108,7 @@ def test_what_is_no_score_is_named(tmp_path):
 @pytest.mark.parametrize("metric", ["scores", "fvd/../scores", "../secret", "run", ""])
 def test_a_summary_lists_scores_of_known_metrics_alone(tmp_path, metric):
     write_json(tmp_path / "scores.json", {"job": "msrvtt", "scores": {metric: {}}})
-    with pytest.raises(ValueError, match=r"scores\.json: .* is no metric; there are clipsim, fvd, is$"):
+    with pytest.raises(ValueError, match=r"scores\.json: .* is no metric; there are clipsim, .*fvd, is\b"):
         compare([str(tmp_path)])
 
 
