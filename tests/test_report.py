@@ -303,7 +303,7 @@ def test_every_metric_says_what_it_means_and_goes_to_a_page():
     assert len(metrics) >= 4
     for verb in metrics:
         module, _ = VERBS[verb]
-        meaning = meaning_of(verb.removeprefix("eval "))
+        meaning = meaning_of(verb.removeprefix("eval "), {})
         assert meaning.measures and meaning.blind and meaning.better in ("lower", "higher"), verb
         calls = [
             ast.unparse(node) for node in ast.walk(ast.parse(source_of(module))) if isinstance(node, ast.Call)

@@ -5,7 +5,7 @@ import importlib
 import inspect
 import textwrap
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from configs.load import from_json
 from configs.protocol import load_protocols, protocol_module, protocol_names, published
@@ -106,11 +106,12 @@ class Section:
 def section(score: dict, label: str, command: str, folders: dict[str, str], shelf: Shelf) -> Section:
     """What a page says of a score; ValueError naming `label` for a part of another type than a score's.
 
-    `folders` are those of the sides, by `real` and `fake`, of which clips are shown.
+    `folders` are those of the sides, by `real` and `fake`, of which clips are shown, and by `copies_of` of
+    whose videos the generated ones are copies.
     """
     score = from_json(Parts, score, label)
     metric, about = score.get("metric", ""), score.get("protocol", {})
-    meaning, digits, stamps = meaning_of(metric), DIGITS.get(metric, 4), score.get("stamps", [])
+    meaning, digits, stamps = meaning_of(metric, about), DIGITS.get(metric, 4), score.get("stamps", [])
     value = f"{score['value']:.{digits}f}" if "value" in score else ""
     ends = score.get("interval")
     passed = {which: score.get(which, {}).get("passed_over", {}) for which in ("real", "fake")}
@@ -140,11 +141,12 @@ def section(score: dict, label: str, command: str, folders: dict[str, str], shel
     )
 
 
-def meaning_of(metric: str) -> Meaning:
-    """What a metric's verb says that its number means; of one that says nothing, its name."""
+def meaning_of(metric: str, protocol: dict) -> Meaning:
+    """What a metric's verb says that its number means, by the title of its protocol if that has one."""
     module, _ = VERBS.get(f"eval {metric}", ("", ""))
     found = getattr(importlib.import_module(module), "MEANING", None) if module else None
-    return found or Meaning(called(metric).upper())
+    meaning = found or Meaning(called(metric).upper())
+    return replace(meaning, title=protocol["title"]) if isinstance(protocol.get("title"), str) else meaning
 
 
 def _known(protocol: str) -> bool:
@@ -229,7 +231,7 @@ def _pictures(
     score: Parts, meaning: Meaning, folders: dict[str, str], shelf: Shelf
 ) -> list[tuple[str, list[Row]]]:
     """Groups of clips that play: the nearest and the farthest pairs, the best and the worst, or some."""
-    real, fake = folders.get("real", ""), folders.get("fake", "")
+    real, fake, copies_of = (folders.get(which, "") for which in ("real", "fake", "copies_of"))
     about, groups = score.get("protocol", {}), []
     names, ranked = _ranked(score, meaning)
     if near := score.get("nearest"):
@@ -240,7 +242,7 @@ def _pictures(
                 (
                     f"distance {pair['distance']:.3f}",
                     [
-                        Shown("generated", fake, pair["fake"]),
+                        Shown("generated", fake, pair["fake"], "fake", copies_of),
                         Shown("the nearest real", real, pair["real"], "real"),
                     ],
                 )
@@ -254,13 +256,19 @@ def _pictures(
                 value = f"{row[names[0]]:.{DIGITS.get(names[0], 4)}f}"
                 value = f"{meaning.title if names[0] == 'value' else called(names[0])} {value}"
                 clips = [Shown("original", real, row["video"], "real")] if real else []
-                clips.append(Shown("reconstruction" if real else "generated", fake, row["video"]))
+                label = "reconstruction" if real else "generated"
+                clips.append(Shown(label, fake, row["video"], "fake", copies_of))
                 rows.append((f"{row['prompt']} – {value}" if row.get("prompt") else value, clips))
             groups.append((heading, rows))
     else:
         there = shelf.names(fake)
         some = [there[k * len(there) // CLIPS] for k in range(CLIPS)] if len(there) > CLIPS else there
-        groups.append(("Some of the videos", [("", [Shown("generated", fake, name)]) for name in some]))
+        groups.append(
+            (
+                "Some of the videos",
+                [("", [Shown("generated", fake, name, "fake", copies_of)]) for name in some],
+            )
+        )
     shown = [(heading, rows_of(wanted, about, shelf)) for heading, wanted in groups]
     return [(heading, rows) for heading, rows in shown if rows]
 

@@ -52,11 +52,12 @@ def write_page(
     """Writes the page of scores, each with the settings of its verb, whose folders have the videos."""
     shelf, sections, places = Shelf(), [], []
     for result, settings in zip(results, asked, strict=True):
-        real = getattr(settings, "real", "")
-        folders = {"real": real, "fake": getattr(settings, "fake", "") or getattr(settings, "videos", "")}
+        folders = {which: getattr(settings, which, "") for which in ("real", "fake", "copies_of")}
+        folders["fake"] = folders["fake"] or getattr(settings, "videos", "")
+        places.append(" beside ".join(Path(folders[w]).name for w in ("fake", "real") if folders[w]))
         for score in scores_of(result):
-            sections.append(section(score, "", command_of(settings), folders, shelf))
-            places.append(" beside ".join(Path(place).name for place in (folders["fake"], real) if place))
+            inner = {} if score is result else {"copies_of": folders["real"]}
+            sections.append(section(score, "", command_of(settings), folders | inner, shelf))
     if not title:
         title = f"{sections[0].title}: {places[0]}" if places[0] else sections[0].title
     write_text(file, html(Page(title, about, command, sections, without=shelf.without)))

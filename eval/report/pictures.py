@@ -2,15 +2,15 @@
 
 import base64
 import tempfile
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from configs.load import from_json
-from configs.protocol import ClipChoice
-from eval.clips import Clip, Source, choose_clips, find_sources, read_clip
+from configs.protocol import ClipChoice, Protocol, load_protocols, protocol_names
+from eval.clips import Clip, Source, choose_clips, open_sources, read_clip
 from vae.data.video import UnreadableVideo, to_video
 from vae.data.write import write_video
 
@@ -22,12 +22,16 @@ RATE = 8.0  # frames a second of what is pictures, which have no rate
 
 @dataclass(frozen=True)
 class Shown:
-    """A clip that a page is to show: what is said of it, its folder, its name there, which side it is of."""
+    """A clip that a page is to show: what is said of it, its folder, its name there, which side it is of.
+
+    A clip of a copy is at the place of its original's, in the folder of `copies_of`.
+    """
 
     label: str
     folder: str
     name: str
     side: str = "fake"
+    copies_of: str = ""
 
 
 @dataclass
@@ -36,23 +40,30 @@ class Shelf:
 
     left: int = MOST_BYTES
     without: int = 0
-    folders: dict[str, dict[str, Source]] = field(default_factory=dict)
+    folders: dict[tuple[str, ...], dict[str, Source]] = field(default_factory=dict)
 
     def names(self, folder: str) -> list[str]:
         """The names of a folder's videos, sorted; none of saved features, or of no folder."""
+        return list(self._sources(folder, None, ""))
+
+    def _sources(self, folder: str, protocol: Protocol | None, copies_of: str) -> dict[str, Source]:
+        """A folder's videos by their names, with keys as the protocol's list or their originals give them."""
         if not folder or folder.endswith(".safetensors"):
-            return []
-        if folder not in self.folders:
-            self.folders[folder] = {source.name: source for source in find_sources(folder)}
-        return list(self.folders[folder])
+            return {}
+        key = folder, copies_of, getattr(protocol, "list_sha256", "")
+        if key not in self.folders:
+            opened = open_sources(folder, protocol, copies_of)
+            self.folders[key] = {source.name: source for source in opened}
+        return self.folders[key]
 
     def video(self, shown: Shown, protocol: dict) -> str:
         """A protocol's clip, an mp4 as a `data:` address; empty where there is none, or no room."""
-        if shown.name not in self.names(shown.folder):
+        choice = _choice_of(protocol)
+        source = self._sources(shown.folder, choice, shown.copies_of).get(shown.name)
+        if not source:
             return ""
-        source = self.folders[shown.folder][shown.name]
         try:
-            clip, rate = _clip_of(source, protocol, shown.side)
+            clip, rate = _clip_of(source, choice, protocol.get(f"{shown.side}_stride", choice.fake_stride))
             data = _encoded(_fitted(to_video(read_clip(clip))), rate)
         except UnreadableVideo:
             return ""
@@ -64,12 +75,19 @@ class Shelf:
         return address
 
 
-def _clip_of(source: Source, protocol: dict, side: str) -> tuple[Clip, float]:
+def _choice_of(protocol: dict) -> ClipChoice:
+    """The protocol that a score names, if it has all these fields so, else what they say of clips alone."""
+    name, metric = protocol.get("name"), protocol.get("metric")
+    known = load_protocols(name).get(metric) if name in protocol_names() else None
+    if known and isinstance(known, ClipChoice) and asdict(known) == protocol:
+        return known
+    said = {name: protocol[name] for name in ClipChoice.__dataclass_fields__ if name in protocol}
+    # What has no protocol, as reconstructions have none, is compared frame by frame.
+    return from_json(ClipChoice, said or {"frames": 0, "start": "first"})
+
+
+def _clip_of(source: Source, choice: ClipChoice, stride: int) -> tuple[Clip, float]:
     """The beginning of the clip that a protocol takes of a video, and its rate; raises UnreadableVideo."""
-    names = ClipChoice.__dataclass_fields__
-    whole = {"frames": 0, "start": "first"}  # what has no protocol is compared frame by frame
-    choice = from_json(ClipChoice, {name: protocol[name] for name in names if name in protocol} or whole)
-    stride = protocol.get(f"{side}_stride", choice.fake_stride)
     clips, passed = choose_clips([source], choice, 1, stride)
     if not clips:
         raise UnreadableVideo(passed[source.name])

@@ -102,7 +102,7 @@ def _charts(metric: str, why: str, rows: list[tuple[str, dict]]) -> list[Table]:
             )
             for m in shared
         ]
-    meaning, about = meaning_of(metric), first["protocol"]
+    meaning, about = meaning_of(metric, first["protocol"]), first["protocol"]
     better = f", {meaning.better} is better" if meaning.better else ""
     title = f"{meaning.title}{better}: {about['name']} ({first['protocol_sha256'][:12]})"
     bars = [(name, score["value"], score.get("interval"), "; ".join(score["stamps"])) for name, score in rows]
