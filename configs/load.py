@@ -135,6 +135,32 @@ def parse(kind: type[Settings], arguments: list[str], prog: str, default: Settin
     return _validated(kind, dataclasses.asdict(settings))
 
 
+def words_of(settings) -> list[str]:
+    """The words of a command line that give settings, without those that are their class's defaults.
+
+    It is the inverse of `parse`. Raises ValueError for what no command line says: no value, where the default
+    is one.
+    """
+    kind, words, named = type(settings), [], []
+    hints, default = typing.get_type_hints(kind, include_extras=True), kind()
+    for field in dataclasses.fields(settings):
+        value, flag = getattr(settings, field.name), f"--{field.name.replace('_', '-')}"
+        if value == getattr(default, field.name):
+            continue
+        if value is None:
+            raise ValueError(f"no command line takes {flag} away")
+        values = [str(each) for each in (value if isinstance(value, tuple) else (value,))]
+        if Positional in getattr(hints[field.name], "__metadata__", ()):
+            words += values
+        elif isinstance(value, bool):
+            named.append(flag if value else f"--no-{flag[2:]}")
+        elif isinstance(value, tuple):
+            named += [flag, *values]
+        else:
+            named += [f"{flag}={values[0]}"] if values[0].startswith("-") else [flag, values[0]]
+    return words + named
+
+
 def _described():
     """Tyro's registry in which a setting's documentation ends with its range, and its default if any."""
     import tyro

@@ -25,6 +25,8 @@ class ScoringSettings(StampSettings):
 
     json: str = ""
     """File for the score with its protocol and all that it depends on, as JSON."""
+    report: str = ""
+    """HTML file for a page with what the score means, tables, plots and videos, which opens offline."""
     weights: str = ""
     """Weights of the feature network; without it, they are looked for as `dit eval weights` says."""
     copies_of: str = ""

@@ -31,6 +31,10 @@ VERBS = {  # words -> (module, what it does)
     "eval run": ("eval.benchmark", "JOB --model FOLDER   sample UCF-101's or MSR-VTT's prompts, then score"),
     "eval arena": ("eval.arena", "A B …   a page on which people judge models' videos; --count VOTES"),
     "eval compare": ("eval.compare", "A.json B.json …   scores of one protocol in a table"),
+    "eval report": (
+        "eval.report.several",
+        "A.json B.json … --out PAGE.html   scores side by side, with videos",
+    ),
     "eval protocols": ("eval.protocols", "[NAME]   what a score means"),
     "eval weights": ("eval.weights", "which networks scores need, and whether yours are the right ones"),
     "bench vae": ("dit.bench.autoencoder", "time and memory of encoding and decoding, beside diffusers"),

@@ -24,6 +24,7 @@ from dit.load import load_resolved, model_folder
 from dit.pipelines import generate_with, is_foreign, load_pipeline
 from dit.record import LABEL, is_there, make_records, write
 from dit.text import cut_note
+from eval.report.page import command_of, write_page
 from eval.scoring import check_outputs
 from vae.data.index import probe_all
 from vae.data.manifest import NAME, load_manifest, save_manifest
@@ -80,6 +81,7 @@ class RunEvalSettings(StampSettings, VideoSettings):
 
 JOBS = ("ucf101-zeroshot", "ucf101-class", "msrvtt", "msrvtt-all-captions")  # protocols name theirs
 SHOWN = 12  # videos in the picture
+PAGE = "report.html"  # of all scores, beside the videos
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def run(settings: RunEvalSettings) -> dict:
                 raise ValueError(
                     f"{error}; --metrics leaves a score out, --sample-only all of them"
                 ) from None
-    check_outputs(str(out / "scores.json"))
+    check_outputs(str(out / "scores.json"), str(out / PAGE))
     device = own_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -142,6 +144,8 @@ def run(settings: RunEvalSettings) -> dict:
         dist.barrier()
     scores = {name: metrics[name].score(asked) for name, asked in scoring.items()}
     if scores and rank == 0:
+        title = f"{settings.job}: {Path(settings.model).name}"
+        write_page(out / PAGE, list(scores.values()), list(scoring.values()), title, command_of(settings))
         _write_summary(settings, scores, out)
     return scores
 
@@ -337,7 +341,7 @@ def _write_summary(settings: RunEvalSettings, scores: dict[str, dict], out: Path
     about = {"job": settings.job, "model": Path(settings.model).name, "scores": short}
     about |= {"version": __version__}
     write_json(out / "scores.json", about)
-    files = [name for name in ("scores.json", "fvd.html", "contact-sheet.png") if (out / name).is_file()]
+    files = [name for name in ("scores.json", PAGE, "contact-sheet.png") if (out / name).is_file()]
     print(f"{out}: {', '.join(files)}")
 
 

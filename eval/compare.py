@@ -78,7 +78,7 @@ class Reconstruction(TypedDict):
     fvd: dict | None
 
 
-def _read_scores(name: str) -> dict[str, dict]:
+def read_scores(name: str) -> dict[str, dict]:
     """The scores of a file, or of a folder of `dit eval run`, by metric; ValueError where there is none."""
     path = Path(name)
     if path.is_dir():
@@ -150,12 +150,17 @@ def _row(name: str, score: dict) -> tuple[str, ...]:
     return name, f"{score['value']:.{digits}f}", spread, clips, "; ".join(score["stamps"])
 
 
+def differences_of(one: dict, other: dict) -> list[str]:
+    """Why two scores of a metric do not compare, the first reason first; none where they do."""
+    parts = zip(_identity(one), _identity(other), strict=True)
+    return [difference for pair in parts for difference in differences(*pair)]
+
+
 def _table(names: list[str], scores: list[dict]) -> list[str]:
     """The lines of one metric's table; ValueError, the first difference first, where they differ."""
     for name, score in zip(names[1:], scores[1:], strict=True):
-        pairs = zip(_identity(scores[0]), _identity(score), strict=True)
-        first, *others = [d for one, other in pairs for d in differences(one, other)] or [""]
-        if first:
+        if different := differences_of(scores[0], score):
+            first, *others = different
             more = f"; and also {'; '.join(others)}" if others else ""
             raise ValueError(f"{names[0]} and {name} do not compare: {first}{more}")
     if scores[0]["metric"] == "reconstruction":
@@ -170,7 +175,7 @@ def compare(names: list[str]) -> str:
     """Scores as a table for each metric that all have; ValueError where their protocols or weights differ."""
     if not names:
         raise ValueError("which scores? dit eval compare A.json B.json, or folders of dit eval run")
-    scores = [_read_scores(name) for name in names]
+    scores = [read_scores(name) for name in names]
     shared = [metric for metric in scores[0] if all(metric in of_one for of_one in scores)]
     if not shared:
         other = next(k for k, of_one in enumerate(scores) if not {*of_one} & {*scores[0]})

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -10,11 +9,12 @@ from torch import Tensor
 from configs.load import parse
 from configs.protocol import FvdProtocol
 from configs.scoring import DistanceSettings, ScoringSettings, inherited
-from eval import panel, report, scoring
+from eval import panel, scoring
 from eval.clips import Clip, choose_clips, passed_lines
 from eval.frechet import at_infinity, checked_distance, quickest_distance
 from eval.networks.certify import SMOKE
 from eval.networks.load import load_network
+from eval.report.page import publish
 from eval.sides import (
     Side,
     cached_features,
@@ -25,21 +25,28 @@ from eval.sides import (
     load_side,
     save_real,
 )
-from vae.training.files import write_text
-from vae.training.processes import own_device, processes
+from vae.training.processes import own_device
 
 
 @dataclass(frozen=True)
 class FvdSettings(DistanceSettings):
     """Score generated videos against real ones by the Frechet video distance, under a named protocol."""
 
-    report: str = ""
-    """HTML file for a page with tables, plots and pictures, which opens offline."""
     panel: bool = False
     """Also score the real set against other real clips, and its frames shuffled, reversed and frozen."""
 
 
-SHOWN = 5  # pairs in a report's picture
+MEANING = scoring.Meaning(
+    "FVD",
+    better="lower",
+    measures="How far generated clips lie from real ones as a set: the Frechet distance of two Gaussians, "
+    "fitted to what I3D, a network of actions, makes of the clips of either side. 0 is the same set.",
+    blind="Whether a video shows its prompt, what happens after a clip's frames, and much of what is wrong "
+    "with motion: frozen or shuffled frames may cost less than an eye would say. It falls with the number "
+    "of clips and moves with its protocol: compare it at equal numbers, under one protocol.",
+    interval="of the expected score at these numbers of clips, not of the true distance, by bootstrap over "
+    "the videos of either side",
+)
 
 
 def fvd(settings: FvdSettings) -> dict:
@@ -62,15 +69,13 @@ def fvd(settings: FvdSettings) -> dict:
     result = score_sides(settings, protocol, real, fake, weights, next(network.buffers()).device, panels)
     result["stamps"] = uncertified + result["stamps"]
     save_real(settings, real, protocol, weights)
-    if settings.report and processes()[0] == 0:
-        write_text(Path(settings.report), report.page(result, sheets(settings, protocol, result)))
-    scoring.publish(result, settings.json, sentence(result))
+    publish(result, settings, sentence(result))
     return result
 
 
 def fvd_of(settings: ScoringSettings, real: str, fake: str, protocol: str) -> FvdSettings:
-    """FVD of reconstructions as another verb's settings ask for it; the JSON is that verb's."""
-    asked = inherited(ScoringSettings, settings) | {"json": "", "copies_of": real}
+    """FVD of reconstructions as another verb's settings ask for it; JSON and page are that verb's."""
+    asked = inherited(ScoringSettings, settings) | {"json": "", "report": "", "copies_of": real}
     return FvdSettings(real=real, fake=fake, protocol=protocol, **asked)
 
 
@@ -100,22 +105,6 @@ def score_sides(
         "classes": panel.classes(*sides, protocol.ddof),
     }
     return scoring.result_of(protocol, value, stamps, weights, device, parts)
-
-
-def sheets(settings: FvdSettings, protocol: FvdProtocol, result: dict) -> dict[str, bytes]:
-    """Pictures of the generated clips nearest to a real one and farthest from any; none of saved features."""
-    if settings.real.endswith(".safetensors") or settings.fake.endswith(".safetensors"):
-        return {}
-    clips = {}
-    for which in ("real", "fake"):
-        _, scored_clips, _ = choose_side(settings, protocol, which)
-        clips[which] = {clip.source.name: clip for clip in scored_clips}
-    near = result["nearest"]
-    nearest = near["pairs"][:SHOWN]
-    farthest = [pair for pair in near["farthest"][:SHOWN] if pair not in nearest]
-    titles = {"Nearest to a real clip": nearest, "Farthest from any real clip": farthest}
-    pages = {title: report.pair_sheet(pairs, clips["fake"], clips["real"]) for title, pairs in titles.items()}
-    return {title: picture for title, picture in pages.items() if picture}
 
 
 def _panel_of(settings: FvdSettings, protocol: FvdProtocol, real: Side, weights: str, network) -> dict:
@@ -166,8 +155,7 @@ def sentence(result: dict) -> str:
 
 def own_in_run(run, videos: str) -> dict:
     """What `dit eval run` says of FVD alone."""
-    report = str(Path(videos).parent / "fvd.html")
-    return {"real": run.real, "fake": videos, "weights": run.i3d, "report": report, "panel": run.panel}
+    return {"real": run.real, "fake": videos, "weights": run.i3d, "panel": run.panel}
 
 
 def _check_in_run(settings: FvdSettings) -> None:

@@ -15,6 +15,7 @@ from eval.clips import choose_clips, open_sources, passed_lines, side_hash
 from eval.features import extract
 from eval.networks.c3d import C3D
 from eval.networks.certify import load_c3d
+from eval.report.page import publish
 from vae.training.processes import own_device
 
 
@@ -33,6 +34,15 @@ class InceptionSettings(FeatureSettings):
 
 
 SMOKE = scoring.seeded_stamp("IS")
+MEANING = scoring.Meaning(
+    "IS",
+    better="higher",
+    measures="How surely C3D, a classifier of UCF-101, says what each video shows, and how varied that is "
+    "over all: from 1, where it is never sure or always says the same, to 101, the number of classes.",
+    blind="Real videos, which it is not given; variety within a class, of which one video would do; all that "
+    "no class of UCF-101 is about. It falls with the number of clips in a split.",
+    interval="of the expected score at this number of videos and these splits, by bootstrap over them",
+)
 UNCERTIFIED = "C3D is not certified: no checksum of its weights is published"
 
 
@@ -74,7 +84,7 @@ def inception(settings: InceptionSettings) -> dict:
     protocol = load_protocol(settings.protocol, "is")
     if not settings.videos:
         raise ValueError("no --videos: a folder of videos, or a manifest")
-    scoring.check_outputs(settings.json)
+    scoring.check_outputs(settings.json, settings.report)
     sources = open_sources(settings.videos, protocol, settings.copies_of)
     clips, passed = choose_clips(sources, protocol, protocol.fake, protocol.fake_stride)
     scoring.stamp_too_few(settings, protocol, settings.videos, len(clips), passed)
@@ -100,7 +110,7 @@ def inception(settings: InceptionSettings) -> dict:
     }
     stamps = [SMOKE if settings.smoke else UNCERTIFIED, *small]
     result = scoring.result_of(protocol, value, stamps, weights, next(network.buffers()).device, parts)
-    scoring.publish(result, settings.json, sentence(result))
+    publish(result, settings, sentence(result))
     return result
 
 

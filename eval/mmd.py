@@ -12,6 +12,7 @@ from eval import scoring
 from eval.clips import passed_lines
 from eval.kernel import discrepancies, discrepancy
 from eval.networks.load import load_network
+from eval.report.page import publish
 from eval.sides import check_real, check_save_real, distance_protocol, load_side, save_real
 from vae.training.processes import own_device
 
@@ -24,13 +25,24 @@ class MmdSettings(DistanceSettings):
     """Name of the protocol; `dit eval protocols` lists them."""
 
 
+MEANING = scoring.Meaning(
+    "MMD",
+    better="lower",
+    measures="How far generated clips lie from real ones as a set: the mean discrepancy by a kernel of what "
+    "a network makes of them, which assumes no Gaussian; 0 is the same set.",
+    blind="What its network does not see, and what happens after a clip's frames. An unbiased estimate may "
+    "fall below 0 by chance; values compare under one protocol alone.",
+    interval="of the expected score at these numbers of clips, by bootstrap over the videos of either side",
+)
+
+
 def mmd(settings: MmdSettings) -> dict:
     """The score with all that it depends on; written as JSON where that is asked for.
 
     Raises ValueError for what makes no score: no weights, too few clips, features of another protocol.
     """
     protocol = distance_protocol(settings, "mmd")
-    scoring.check_outputs(settings.json)
+    scoring.check_outputs(settings.json, settings.report)
     check_save_real(settings)
     network, weights, uncertified = load_network(protocol, settings)
     network.to(own_device())
@@ -45,7 +57,7 @@ def mmd(settings: MmdSettings) -> dict:
     stamps = seeded + uncertified + real.facts["stamps"] + fake.facts["stamps"]
     result = scoring.result_of(protocol, value, stamps, weights, next(network.buffers()).device, parts)
     save_real(settings, real, protocol, weights)
-    scoring.publish(result, settings.json, sentence(result))
+    publish(result, settings, sentence(result))
     return result
 
 

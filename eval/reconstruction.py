@@ -13,7 +13,8 @@ from dit import __version__
 from eval.clips import Clip, Source, find_sources, frame_count, partners, passed_lines, read_clip
 from eval.cpu import CannotScore, map_over_processes
 from eval.fvd import fvd, fvd_of
-from eval.scoring import check_outputs, publish
+from eval.report.page import publish
+from eval.scoring import Meaning, check_outputs
 from vae.data.video import decoder, to_video
 from vae.quality.lpips import SMALLEST, Lpips, load_lpips, lpips_of
 from vae.quality.psnr_ssim import SSIM_SIDE, grey, pooled_psnr, psnr, ssim
@@ -32,6 +33,14 @@ class ReconstructionSettings(LpipsSettings, ScoringSettings):
     """Protocol of the FVD between the two sides, such as ucf101-recon; empty leaves FVD out."""
 
 
+MEANING = Meaning(
+    "Reconstruction",
+    better="higher",
+    measures="How near each frame of a reconstruction is to its original: PSNR and SSIM by pixels, higher is "
+    "better; LPIPS by a network of pictures, lower is better; all as means over videos.",
+    blind="Flicker and all else that lies between frames; whether what is lost matters: PSNR and SSIM prefer "
+    "blur to sharp detail that lies a little elsewhere.",
+)
 MEASURES = {  # name -> what it is, as the score says
     "psnr": "dB, mean over frames of each frame's, at most 100",
     "pooled_psnr": "dB, of the squared error of all frames together",
@@ -87,7 +96,7 @@ def reconstruction(settings: ReconstructionSettings) -> dict:
     """
     if not settings.real or not settings.fake:
         raise ValueError("give both --real and --fake: folders of videos, or manifests")
-    check_outputs(settings.json)
+    check_outputs(settings.json, settings.report)
     pairs, passed = _pair_up(find_sources(settings.real), find_sources(settings.fake))
     if not pairs:
         raise ValueError(f"{settings.real} and {settings.fake} have no video of one name")
@@ -123,7 +132,7 @@ def reconstruction(settings: ReconstructionSettings) -> dict:
         "decoder": decoder(),
         "version": __version__,
     }
-    publish(result, settings.json, table(result))
+    publish(result, settings, table(result))
     return result
 
 

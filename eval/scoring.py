@@ -21,8 +21,26 @@ from vae.training.progress import progress
 from vae.training.seeds import generator
 
 REASONS = 2  # of what was passed over, in an error
-DIGITS = {"fvd": 2, "mmd": 3, "clipsim": 4, "is": 4}  # decimals of a metric, wherever it is printed
+DIGITS = {  # decimals of a metric, or of a measure of reconstructions, wherever it is printed
+    **{"fvd": 2, "mmd": 3, "clipsim": 4, "is": 4},
+    **{"psnr": 2, "pooled_psnr": 2},
+}
 SIDES = {"real": "real clips", "fake": "generated clips", "": "videos"}
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a metric's number means, for a person: a verb's file may set MEANING to one.
+
+    `title` is the metric's name in papers, `better` is "lower" or "higher"; `measures` and `blind` say in
+    sentences what it measures and what it does not see, `interval` what its interval is one of.
+    """
+
+    title: str
+    better: str = ""
+    measures: str = ""
+    blind: str = ""
+    interval: str = "of the expected score at this number of videos, by bootstrap over them"
 
 
 @dataclass(frozen=True)

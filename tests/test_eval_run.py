@@ -142,7 +142,7 @@ def test_only_the_plan_s_videos_are_scored(model, real, tmp_path, monkeypatch, c
     assert scores["fvd"]["fake"]["clips"] == 5 and scores["fvd"]["stamps"][0] == SMOKE
     assert set(scores["fvd"]["classes"]) == set()  # one generated video a class is no distance
     kept = json.loads((out / "scores.json").read_text())
-    assert kept["scores"]["fvd"]["value"] == scores["fvd"]["value"] and (out / "fvd.html").is_file()
+    assert kept["scores"]["fvd"]["value"] == scores["fvd"]["value"] and (out / "report.html").is_file()
     (out / "videos" / "manifest.parquet").unlink()
     (out / "videos" / "other.mp4").unlink()
     words = ["--real", str(real), "--fake", str(out / "videos"), "--protocol", "ucf101-zeroshot-10k"]

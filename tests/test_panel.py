@@ -1,8 +1,5 @@
 """Proves what stands beside a score: copies are found, chance is chance, motion is seen where it is."""
 
-import re
-import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -11,9 +8,7 @@ import torch
 from eval.clips import Clip, Source, read_clip
 from eval.frechet import distance_of_features
 from eval.fvd import fvd, sentence
-from eval.networks.certify import SMOKE
 from eval.panel import MOTIONS, classes, floor, nearest
-from eval.report import markdown
 from tests.test_fvd import folders, quick, settings, video  # noqa: F401
 from vae.data.write import write_video
 
@@ -69,50 +64,6 @@ def test_a_changed_clip_has_the_same_frames_in_another_order(tmp_path: Path):
     assert sorted(order) == list(range(16)) and order != list(range(16))
     assert torch.equal(changed["shuffled"], frames[order])
     assert MOTIONS["shuffled"](clip, 0) == MOTIONS["shuffled"](clip, 0) != MOTIONS["shuffled"](clip, 1)
-
-
-class Page(HTMLParser):
-    """What is in a page: its title, how many images, and which tags were left open."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.images, self.title = [], 0, ""
-
-    def handle_starttag(self, tag, attributes):
-        self.images += tag == "img"
-        if tag not in ("img", "meta"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] == "title":
-            self.title += data
-
-
-def test_a_report_opens_offline_and_says_all(folders, quick, tmp_path):  # noqa: F811
-    file, real = tmp_path / "report.html", tmp_path / "real"
-    shutil.copytree(folders[0], real)
-    write_video(real / "<short>.mp4", video(3, 5), 8.0, {})
-    result = fvd(settings((real, folders[1]), panel=True, report=str(file)))
-    text, document = file.read_text(), Page()
-    document.feed(text)
-    assert not document.open and not re.search(r"(?:src|href)=\"(?!data:)", text)
-    assert (
-        document.images == 2
-    )  # the panel, the nearest, which are the farthest too; too few clips for a line
-    facts = (result["protocol_sha256"], result["real"]["rgb_sha256"], SMOKE, "small: 5 of 2048 real clips")
-    assert all(fact in text for fact in facts)
-    assert "&lt;short&gt;" in text and "<short>" not in text
-    assert (
-        'name="viewport"' in text
-        and "<tr><td>" in text
-        and "{" not in re.sub(r"(?s)<style>.*</style>", "", text)
-    )
-    assert "| this |" in text and document.title.startswith(SMOKE)
-    latte = result | {"protocol": result["protocol"] | {"name": "fvd-latte-2048-stride3"}}
-    assert "| Latte, measured again by its authors | 168 | Vchitect/Latte, issue 123 |" in markdown(latte)
 
 
 def test_a_score_with_its_panel(folders, quick):  # noqa: F811

@@ -11,6 +11,7 @@ from eval import scoring
 from eval.clips import choose_clips, open_sources, read_clip, side_hash
 from eval.cpu import CPU
 from eval.features import checksum, rgb_hash
+from eval.report.page import publish
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,15 @@ class BrightnessSettings(ScoringSettings):
     """Name of the protocol."""
 
 
+MEANING = scoring.Meaning(
+    "brightness", measures="How bright videos are: 0 is black, 1 is white.", blind="Everything else."
+)
+
+
 def brightness(settings: BrightnessSettings) -> dict:
     """The mean over videos of their clips' brightness."""
     protocol = load_protocol(settings.protocol, "brightness")
-    scoring.check_outputs(settings.json)
+    scoring.check_outputs(settings.json, settings.report)
     sources = open_sources(settings.videos, protocol, settings.copies_of)
     clips, passed = choose_clips(sources, protocol, protocol.fake, protocol.fake_stride)
     stamps = scoring.stamp_too_few(settings, protocol, settings.videos, len(clips), passed)
@@ -42,7 +48,7 @@ def brightness(settings: BrightnessSettings) -> dict:
     }
     result = scoring.result_of(protocol, values_N.mean().item(), stamps, "", CPU, parts)
     lines = scoring.opening_lines(result, "brightness", "brightness", f"{len(clips)} videos")
-    scoring.publish(result, settings.json, "\n".join(lines))
+    publish(result, settings, "\n".join(lines))
     return result
 
 

@@ -1,0 +1,93 @@
+"""What of a score is drawn on its page: bars beside chance, of classes, and the line to many clips."""
+
+from dataclasses import dataclass
+
+from eval.report.parts import Parts
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar of a chart: its length and an interval's ends, in percent of the widest; `own` is the score."""
+
+    label: str
+    text: str
+    length: float
+    ends: tuple[float, float] | None = None
+    own: bool = False
+    remark: str = ""
+
+
+def _in_percent(value: float, most: float) -> float:
+    """A value as a length of a bar."""
+    return round(100 * min(1.0, max(0.0, value / most)), 2) if most > 0 else 0.0
+
+
+def beside_chance(score: Parts, digits: int) -> list[Bar]:
+    """The score between chance and real clips of changed motion, from the nearest to the farthest."""
+    panel, ends = score.get("panel"), score.get("interval")
+    if not panel or "value" not in score:
+        return []
+    rows = {"real clips beside other real clips: chance": panel["floor"]["value"]}
+    rows |= {f"real clips, their frames {how}": value for how, value in panel["motion"].items()}
+    rows["this score"] = score["value"]
+    most = max([*rows.values(), *([ends["high"]] if ends else [])])
+    bars = []
+    for label, value in sorted(rows.items(), key=lambda row: row[1]):
+        own = label == "this score"
+        spread = (_in_percent(ends["low"], most), _in_percent(ends["high"], most)) if own and ends else None
+        bars.append(Bar(label, f"{value:.{digits}f}", _in_percent(value, most), spread, own))
+    return bars
+
+
+def of_classes(score: Parts, digits: int) -> list[Bar]:
+    """The distance within each class, the farthest first."""
+    rows = sorted(score.get("classes", {}).items(), key=lambda item: (-item[1]["value"], item[0]))
+    most = max((row["value"] for _, row in rows), default=0.0)
+    return [
+        Bar(
+            f"{kind}, {' and '.join(map(str, row['clips']))} clips",
+            f"{row['value']:.{digits}f}",
+            _in_percent(row["value"], most),
+        )
+        for kind, row in rows
+    ]
+
+
+def side_by_side(rows: list[tuple[str, float, dict | None, str]], digits: int) -> list[Bar]:
+    """Scores that compare: label, value, interval and a remark of each, in their order."""
+    most = max(ends["high"] if ends else value for _, value, ends, _ in rows)
+    return [
+        Bar(
+            label,
+            f"{value:.{digits}f}",
+            _in_percent(value, most),
+            (_in_percent(ends["low"], most), _in_percent(ends["high"], most)) if ends else None,
+            True,
+            remark,
+        )
+        for label, value, ends, remark in rows
+    ]
+
+
+def to_infinity(score: Parts, digits: int) -> dict | None:
+    """The line to infinitely many clips, over 1 / clips: places in a box of 100 by 100, from its top left."""
+    found = score.get("infinity")
+    if not found or not found["sizes"] or len(found["sizes"]) != len(found["values"]) or 0 in found["sizes"]:
+        return None
+    inverse = [1 / size for size in found["sizes"]]
+    right = 1.05 * max(inverse)
+    ends = [found["value"], found["value"] + found["slope"] * right]
+    low, high = min([*found["values"], *ends]), max([*found["values"], *ends])
+    room = 0.1 * (high - low) or 1.0
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return round(100 * x / right, 2), round(100 * (high + room - y) / (high - low + 2 * room), 2)
+
+    pairs = sorted(zip(inverse, found["values"], found["sizes"], strict=True))
+    return {
+        "points": [(*place(x, y), f"{y:.{digits}f} of {size} clips") for x, y, size in pairs],
+        "ends": [place(0, ends[0]), place(right, ends[1])],
+        "value": f"{found['value']:.{digits}f}",
+        "most": pairs[0][2],
+        "fewest": pairs[-1][2],
+    }

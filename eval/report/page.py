@@ -1,0 +1,85 @@
+"""Scores as one HTML page that opens offline, and where a score goes: the terminal, its JSON, its page."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+
+from configs.load import words_of
+from dit import __version__
+from dit.cli import VERBS
+from eval import scoring
+from eval.report.charts import Bar
+from eval.report.facts import Row, Section, section
+from eval.report.pictures import Shelf
+from vae.training.files import write_text
+from vae.training.processes import processes
+
+
+@dataclass(frozen=True)
+class Table:
+    """Scores side by side: bars in the order of their files; where they do not compare with others, why."""
+
+    title: str
+    remark: str
+    bars: list[Bar]
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that a page says: its title, what stands in front of the scores, these, and the way to it again."""
+
+    title: str
+    about: str
+    command: str
+    sections: list[Section]
+    tables: list[Table] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    without: int = 0
+
+
+def publish(result: dict, settings, text: str) -> None:
+    """Prints a score and writes it as JSON and as a page, where its settings ask for them, in one process."""
+    scoring.publish(result, settings.json, text)
+    if settings.report and processes()[0] == 0:
+        write_page(Path(settings.report), [result], [settings], "", command_of(settings))
+
+
+def write_page(
+    file: Path, results: Sequence[dict], asked: Sequence, title: str, command: str, about: str = ""
+) -> None:
+    """Writes the page of scores, each with the settings of its verb, whose folders have the videos."""
+    shelf, sections, places = Shelf(), [], []
+    for result, settings in zip(results, asked, strict=True):
+        folders = {which: getattr(settings, which, "") for which in ("real", "fake", "copies_of")}
+        folders["fake"] = folders["fake"] or getattr(settings, "videos", "")
+        places.append(" beside ".join(Path(folders[w]).name for w in ("fake", "real") if folders[w]))
+        for score in scores_of(result):
+            inner = {} if score is result else {"copies_of": folders["real"]}
+            sections.append(section(score, "", command_of(settings), folders | inner, shelf))
+    if not title:
+        title = f"{sections[0].title}: {places[0]}" if places[0] else sections[0].title
+    write_text(file, html(Page(title, about, command, sections, without=shelf.without)))
+
+
+def scores_of(result: dict) -> list[dict]:
+    """A score, and the FVD that a score of reconstructions may hold."""
+    return [result, result["fvd"]] if isinstance(result.get("fvd"), dict) else [result]
+
+
+def command_of(settings) -> str:
+    """The command line that has these settings, as one would type it, of the verb whose file defines them."""
+    verb = next(verb for verb, (module, _) in VERBS.items() if module == type(settings).__module__)
+    return shlex.join(["dit", *verb.split(), *words_of(settings)])
+
+
+def html(page: Page) -> str:
+    """The page, all of it inside: it refers to nothing outside, and runs no code."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = files("eval.report").joinpath("page.html").read_text(encoding="utf-8")
+    return environment.from_string(template).render(page=page, version=__version__)

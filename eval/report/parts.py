@@ -1,0 +1,89 @@
+"""The parts of a score that its page reads, as the types that a foreign file must have."""
+
+from typing_extensions import TypedDict
+
+from configs.ranges import CountOrZero
+
+
+class Ends(TypedDict):
+    """The ends of an interval."""
+
+    low: float
+    high: float
+
+
+class Endless(TypedDict):
+    """A score's limit of many clips: values at several numbers of clips, and a line over one through them."""
+
+    value: float
+    slope: float
+    sizes: list[CountOrZero]
+    values: list[float]
+
+
+class Floor(TypedDict):
+    """What chance alone gives, between how many clips."""
+
+    value: float
+    clips: list[CountOrZero]
+
+
+class Panel(TypedDict):
+    """What stands beside a distance."""
+
+    floor: Floor
+    motion: dict[str, float]
+
+
+class Pair(TypedDict):
+    """A generated clip, and the real one nearest to it."""
+
+    fake: str
+    real: str
+    distance: float
+
+
+class Nearest(TypedDict):
+    """How near generated clips lie to real ones."""
+
+    closer: float
+    same: CountOrZero
+    median: float
+    median_among_real: float
+    pairs: list[Pair]
+    farthest: list[Pair]
+
+
+class OfClass(TypedDict):
+    """The distance within a class, and the clips of either side."""
+
+    value: float
+    clips: list[CountOrZero]
+
+
+class OfSide(TypedDict, total=False):
+    """The facts of a side that are read; the others are shown as they are."""
+
+    where: str
+    passed_over: dict[str, str]
+
+
+class Parts(TypedDict, total=False):
+    """Every part of a score that a page reads, where the score has it, as the types that files must have."""
+
+    metric: str
+    value: float
+    stamps: list[str]
+    protocol: dict
+    protocol_sha256: str
+    interval: Ends | None
+    real: OfSide
+    fake: OfSide
+    infinity: Endless | None
+    panel: Panel | None
+    nearest: Nearest
+    classes: dict[str, OfClass]
+    each: list[dict[str, float | int | str | None]]
+    scores: dict[str, float]
+    measures: dict[str, str]
+    passed_over: dict[str, str]

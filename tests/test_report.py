@@ -1,0 +1,397 @@
+"""Proves that a page says all of its scores, plays their clips, opens offline, and trusts no text in it."""
+
+import ast
+import base64
+import dataclasses
+import re
+import shlex
+import shutil
+import tomllib
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import eval.report.facts
+from configs.load import Positional, parse, words_of
+from configs.protocol import load_protocols, protocol_names, published
+from dit.cli import VERBS, run
+from eval.benchmark import RunEvalSettings
+from eval.clips import choose_clips, find_sources, read_clip
+from eval.clipsim import ClipsimSettings
+from eval.fvd import FvdSettings, fvd
+from eval.inception import InceptionSettings
+from eval.networks.certify import SMOKE
+from eval.reconstruction import ReconstructionSettings
+from eval.report.charts import beside_chance, side_by_side, to_infinity
+from eval.report.facts import explanations, markdown, meaning_of, section
+from eval.report.page import Page, command_of, html
+from eval.report.pictures import MOST_FRAMES, Shelf, Shown
+from eval.report.several import ReportSettings, report
+from tests.browser import browsing
+from tests.conftest import ROOT
+from tests.test_compare import reconstruction, score
+from tests.test_fvd import folders, quick, settings, video  # noqa: F401
+from vae.data.video import read_frames, to_video
+from vae.data.write import write_video
+from vae.quality.psnr_ssim import psnr
+from vae.training.files import write_json
+
+EVIL = "<script>alert('{{ 1234 * 9 }}')</script>&amp;\"'"
+EMPTY = {"meta", "br", "img", "path", "line"}
+
+
+class Document(HTMLParser):
+    """A page taken apart: it must close what it opens, and say no attribute and no id twice."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open, self.tags, self.texts, self.ids, self.links = [], [], [], [], []
+        self.title = ""
+        self.feed(text)
+        self.close()
+        assert not self.open and len({*self.ids}) == len(self.ids)
+
+    def handle_starttag(self, tag, attributes):
+        names = [name for name, _ in attributes]
+        assert len({*names}) == len(names)
+        self.tags.append(tag)
+        self.ids += [value for name, value in attributes if name == "id"]
+        self.links += [value for name, value in attributes if name in ("src", "href", "poster", "action")]
+        if tag not in EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+        self.title += data if self.open[-1:] == ["title"] else ""
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.texts))
+
+
+def checked(text: str) -> Document:
+    """The page, which asks for nothing outside it, runs nothing, and may not."""
+    document = Document(text)
+    assert all(re.match(r"data:video/mp4;base64,[\w+/=]+$|#", link) for link in document.links)
+    assert {link[1:] for link in document.links if link[0] == "#"} <= {*document.ids}
+    assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & {*document.tags}
+    assert not re.search(r"(?i)url\(|@import|javascript:|\son\w+=", re.sub(r"base64,[\w+/=]+", "", text))
+    assert "default-src 'none'" in text and text.startswith("<!doctype html>")
+    return document
+
+
+@pytest.fixture(scope="module")
+def sides(folders, tmp_path_factory) -> tuple[Path, Path]:  # noqa: F811
+    """The folders of two sides, with a real video that is too short, whose name is foreign text."""
+    home = tmp_path_factory.mktemp("sides")
+    for side in folders:
+        shutil.copytree(side, home / side.name)
+    write_video(home / "real" / "<b>short & sweet.mp4", video(3, 5), 8.0, {})
+    return home / "real", home / "fake"
+
+
+@pytest.fixture(scope="module")
+def made(sides, tmp_path_factory) -> tuple[Path, dict]:
+    """A page of FVD with its panel, and its score."""
+    home = tmp_path_factory.mktemp("page")
+    with pytest.MonkeyPatch.context() as patch:
+        quick.__wrapped__(patch, home)
+        patch.setattr(eval.report.facts, "CLIPS", 2)
+        result = fvd(settings(sides, panel=True, report=str(home / "fvd.html")))
+    return home / "fvd.html", result
+
+
+def test_a_page_of_fvd_says_all_of_its_score(made):
+    file, result = made
+    text = file.read_text()
+    document = checked(text)
+    facts = [result["protocol_sha256"], result["real"]["rgb_sha256"], SMOKE, "small: 5 of 2048 real clips"]
+    facts += [f"{result['panel']['motion'][how]:.2f}" for how in ("shuffled", "reversed", "frozen")]
+    facts += [f"{row['value']:.2f}" for row in result["classes"].values()]
+    facts += ["<b>short & sweet.mp4 has 5 frames, and a clip takes 16", "| this |", "class0, 3 and 3 clips"]
+    facts += [f"real {pair['real']}" for pair in result["nearest"]["pairs"][:2]]
+    assert [fact for fact in facts if fact not in document.text] == []
+    assert document.title == f"NOT FVD: fake beside real {result['value']:.2f}" and "<b>short" not in text
+    assert document.tags.count("video") == 8  # two pairs that are near, and two that are far
+    about = load_protocols("fvd-google")["fvd"]
+    said = [*explanations(type(about)).values(), *dataclasses.asdict(about)]
+    assert [each for each in said if each not in document.text] == []
+
+
+def test_the_command_on_a_page_makes_its_bytes_again(made, quick, monkeypatch, tmp_path):
+    file, _ = made
+    before = file.read_bytes()
+    monkeypatch.setattr(eval.report.facts, "CLIPS", 2)
+    [command] = re.findall(r"<pre>(dit eval fvd .*)</pre>", file.read_text())
+    words = shlex.split(html_text(command))
+    assert words[0] == "dit" and run(words[1:]) == 0
+    assert file.read_bytes() == before
+
+
+def html_text(text: str) -> str:
+    """A text of a page as a person reads it."""
+    return Document(f"<p>{text}</p>").texts[0]
+
+
+COMMANDS = [
+    FvdSettings(real="a b/real's", fake="-odd", protocol="fvd-google", panel=True, cache=False, batch=3),
+    ClipsimSettings(videos="x", prompts='p "q".csv', resamples=0, smoke=True),
+    InceptionSettings(videos="x", uncertified=True, report="r.html"),
+    ReconstructionSettings(real="r", fake="f", lpips="none", workers=0),
+    RunEvalSettings(job="msrvtt", metrics=("fvd", "clipsim"), count=3, guidance=1.5, allow_small=True),
+    ReportSettings(scores=("a.json", "b c"), videos=("x", "y z"), out="o.html"),
+]
+
+
+@pytest.mark.parametrize("asked", COMMANDS, ids=lambda asked: type(asked).__name__)
+def test_a_command_line_gives_the_settings_that_it_is_of(asked):
+    words = shlex.split(command_of(asked))
+    verb = next(verb for verb, (module, _) in VERBS.items() if module == type(asked).__module__)
+    assert words[: 1 + len(verb.split())] == ["dit", *verb.split()]
+    assert parse(type(asked), words[1 + len(verb.split()) :], "dit") == asked
+
+
+def test_what_no_command_line_says_is_refused():
+    @dataclasses.dataclass(frozen=True)
+    class Some:
+        number: int | None = 3
+        name: Positional[str] = ""
+
+    assert words_of(Some(name="x")) == ["x"] and words_of(Some()) == []
+    with pytest.raises(ValueError, match="no command line takes --number away"):
+        words_of(Some(number=None))
+
+
+def test_clips_on_a_page_are_those_that_are_scored(sides, tmp_path):
+    about = dataclasses.asdict(load_protocols("fvd-google")["fvd"]) | {"fake_stride": 2, "frames": 7}
+    protocol = replace(load_protocols("fvd-google")["fvd"], fake_stride=2, frames=7)
+    [*clips], _ = choose_clips(find_sources(sides[1]), protocol, 0, 2)
+    assert len({clip.frames[0] for clip in clips}) > 1  # of random starts
+    shelf = Shelf()
+    for clip in clips[:3]:
+        address = shelf.video(Shown("", str(sides[1]), clip.source.name), about)
+        file = tmp_path / "shown.mp4"
+        file.write_bytes(base64.b64decode(address.removeprefix("data:video/mp4;base64,")))
+        shown = to_video(read_frames(file, range(7)))
+        assert shown.shape[2:] == (32 * 4, 40 * 4)
+        assert psnr(shown, to_video(read_clip(clip)).repeat_interleave(4, 2).repeat_interleave(4, 3)) > 35
+
+
+def test_a_long_large_video_becomes_a_short_small_one(tmp_path):
+    write_video(tmp_path / "v" / "long.mp4", video(0, 50).repeat(1, 1, 6, 6), 30.0, {})
+    address = Shelf().video(Shown("", str(tmp_path / "v"), "long"), {})
+    (tmp_path / "shown.mp4").write_bytes(base64.b64decode(address.partition(",")[2]))
+    [source] = find_sources(tmp_path / "v")
+    [clip], _ = choose_clips(find_sources(tmp_path / "v"), load_protocols("fvd-google")["fvd"], 1, 1)
+    assert clip.source.known.frames == 50 and source.name == "long"
+    shown = read_frames(tmp_path / "shown.mp4", range(MOST_FRAMES))
+    assert shown.shape == (MOST_FRAMES, 154, 192, 3)
+    with pytest.raises((ValueError, IndexError)):
+        read_frames(tmp_path / "shown.mp4", [MOST_FRAMES])
+
+
+def test_a_page_has_room_for_so_many_bytes_and_says_what_is_left_out(sides):
+    names = [f"class0/{k}" for k in (0, 2, 4)]
+    wanted = [Shown("", str(sides[1]), name) for name in names]
+    sizes = [len(Shelf().video(shown, {})) for shown in wanted]
+    shelf = Shelf(left=sizes[0] + sizes[1] - 1)
+    assert [bool(shelf.video(shown, {})) for shown in wanted[:2]] == [True, False]
+    assert shelf.without == 1 and shelf.left == sizes[1] - 1
+    page = Page("t", "", "", [section(score("fvd", 1.0), "a", "", {}, shelf)], without=shelf.without)
+    assert "1 more videos had no room on this page" in html(page)
+    assert Shelf().video(Shown("", str(sides[1]), "class0/none"), {}) == ""
+    assert Shelf().names("real.safetensors") == [] == Shelf().names("")
+
+
+def test_foreign_text_is_text(tmp_path):
+    about = score("clipsim", 0.25) | {"stamps": [EVIL], "weights": EVIL}
+    about["each"] = [
+        {"video": EVIL, "prompt": EVIL, "value": 0.5},
+        {"video": "b", "prompt": "", "value": 0.1},
+    ]
+    about["fake"] = {"where": EVIL, "clips": 2, "passed_over": {EVIL: EVIL}}
+    about["protocol"] = {"name": EVIL, EVIL: EVIL}
+    part = section(about, EVIL, EVIL, {}, Shelf())
+    text = html(Page(EVIL, EVIL, EVIL, [part]))
+    document = checked(text)
+    assert document.text.count("alert('{{ 1234 * 9 }}')") > 10 and "11106" not in document.text
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"classes": {"a": {"value": "1", "clips": [1, 2]}}},
+        {"nearest": {"pairs": []}},
+        {"panel": {"floor": {"value": 1.0}, "motion": {}}},
+        {"each": [{"video": ["a"]}]},
+        {"interval": [1, 2]},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_a_part_of_another_type_is_named(wrong):
+    with pytest.raises(ValueError, match=rf"odd\.json: {next(iter(wrong))}"):
+        section(score("fvd", 1.0) | wrong, "odd.json", "", {}, Shelf())
+
+
+def test_bars_are_as_long_as_their_values():
+    panel = {"floor": {"value": 1.0, "clips": [8, 8]}, "motion": {"frozen": 8.0, "shuffled": 2.0}}
+    about = {"value": 4.0, "interval": {"low": 3.0, "high": 5.0}, "panel": panel}
+    bars = beside_chance(about, 2)
+    assert [bar.length for bar in bars] == [12.5, 25.0, 50.0, 100.0]
+    assert [bar.own for bar in bars] == [False, False, True, False] and bars[2].ends == (37.5, 62.5)
+    assert [bar.text for bar in bars] == ["1.00", "2.00", "4.00", "8.00"]
+    assert beside_chance({"value": 4.0, "panel": None}, 2) == []
+    rows = [("a", -1.0, None, ""), ("b", 2.0, {"low": 1.0, "high": 4.0}, "small")]
+    assert [(bar.length, bar.ends) for bar in side_by_side(rows, 2)] == [(0.0, None), (50.0, (25.0, 100.0))]
+    assert [bar.length for bar in side_by_side([("a", 0.0, None, "")], 2)] == [0.0]
+
+
+def test_the_line_to_many_clips_goes_through_its_points():
+    sizes = [100, 200, 400]
+    line = to_infinity(
+        {"infinity": {"value": 7.0, "slope": 50.0, "sizes": sizes, "values": [7.5, 7.25, 7.125]}}, 2
+    )
+    (x0, y0), (x1, y1) = line["ends"]
+    assert x0 == 0 and x1 == 100 and (line["value"], line["fewest"], line["most"]) == ("7.00", 100, 400)
+    for x, y, _ in line["points"]:
+        assert y == pytest.approx(y0 + (y1 - y0) * x / 100, abs=0.02)
+    assert [x for x, _, _ in line["points"]] == pytest.approx([23.81, 47.62, 95.24])
+    assert to_infinity({"infinity": None}, 2) is None
+
+
+def test_best_and_worst_videos_are_those_of_the_metric(tmp_path):
+    each = [{"video": f"v{k}", "prompt": f"p{k}", "value": k / 100} for k in (3, 1, 4, 15, 9, 2, 6)]
+    ranking = section(score("clipsim", 0.05, each=each), "", "", {}, Shelf()).ranking
+    assert [row[0] for row in ranking.best] == ["v15", "v9", "v6", "v4"]
+    assert [row[0] for row in ranking.worst] == ["v1", "v2", "v3"] and ranking.worst[0][1:] == [
+        "p1",
+        "0.0100",
+    ]
+    assert ranking.head == ["video", "prompt", "CLIPSIM"]
+    pairs = [{"video": f"v{k}", "ssim": 1 - k / 10, "psnr": 30.0 + k} for k in range(3)]
+    ranking = section(reconstruction(30.0, each=pairs), "", "", {}, Shelf()).ranking
+    assert ranking.head == ["video", "PSNR", "SSIM"] and ranking.best[0] == ["v2", "32.00", "0.8000"]
+
+
+def test_every_choice_of_every_protocol_is_explained_and_published_values_have_sources():
+    for name in protocol_names():
+        for metric, protocol in load_protocols(name).items():
+            said = explanations(type(protocol))
+            assert said.keys() >= dataclasses.asdict(protocol).keys() and all(said.values())
+            lines = markdown(
+                score(metric if metric in ("fvd", "clipsim") else "fvd", 1.0)
+                | {"metric": metric, "protocol": dataclasses.asdict(protocol)}
+            )
+            for model, value, source in published(name, metric):
+                assert f"| {model} | {value:g} | {source} |" in lines
+
+
+def test_every_metric_says_what_it_means_and_goes_to_a_page():
+    metrics = [
+        verb
+        for verb, (module, _) in VERBS.items()
+        if "METRIC = " in source_of(module) or verb == "eval reconstruction"
+    ]
+    assert len(metrics) >= 4
+    for verb in metrics:
+        module, _ = VERBS[verb]
+        meaning = meaning_of(verb.removeprefix("eval "), {})
+        assert meaning.measures and meaning.blind and meaning.better in ("lower", "higher"), verb
+        calls = [
+            ast.unparse(node) for node in ast.walk(ast.parse(source_of(module))) if isinstance(node, ast.Call)
+        ]
+        assert any(re.match(r"(\w+\.)?publish\(result, settings, ", call) for call in calls), verb
+        assert any("check_outputs(settings.json, settings.report" in call for call in calls), verb
+
+
+def source_of(module: str) -> str:
+    return (ROOT / (module.replace(".", "/") + ".py")).read_text()
+
+
+def test_a_page_of_reconstructions_plays_each_beside_its_original(sides, monkeypatch, tmp_path):
+    monkeypatch.setattr(eval.report.facts, "CLIPS", 1)
+    words = ["--real", str(sides[1]), "--fake", str(sides[1]), "--lpips", "none", "--workers", "0"]
+    assert run(["eval", "reconstruction", *words, "--report", str(tmp_path / "r.html")]) == 0
+    document = checked((tmp_path / "r.html").read_text())
+    assert document.tags.count("video") == 4 and "original class0/0" in document.text
+    assert "PSNR 100.00" in document.text and "dB, of the squared error of all frames" in document.text
+
+
+def test_scores_that_compare_share_a_chart_and_others_say_why_not(sides, monkeypatch, tmp_path):
+    monkeypatch.setattr(eval.report.several, "CLIPS", 1)
+    other = score("fvd", 3.0)["protocol"] | {"frames": 8}
+    for name, about in {
+        "a": score("fvd", 1.0),
+        "b": score("fvd", 2.0, stamps=[SMOKE]),
+        "c": score("fvd", 3.0, protocol=other),
+        "d": score("clipsim", 0.3, each=[{"video": "class0/0", "prompt": "a prompt", "value": 0.3}]),
+    }.items():
+        write_json(tmp_path / f"{name}.json", about)
+    monkeypatch.chdir(tmp_path)
+    names = tuple(f"{name}.json" for name in "abcd")
+    report(ReportSettings(scores=names, videos=("", str(sides[0]), "", str(sides[1]))))
+    text = Path("report.html").read_text()
+    document = checked(text)
+    assert "Does not compare with a.json: frames: 16 and 8." in document.text
+    charts = text.split("<h3>")[1:4]
+    assert [re.findall(r"<span>(\w\.json)", chart) for chart in charts] == [
+        ["a.json", "b.json"],
+        ["c.json"],
+        ["d.json"],
+    ]
+    assert "a prompt" in document.text and "b.json: class0/0" in document.text
+    assert document.tags.count("section") == 4 and document.tags.count("video") > 2
+    with pytest.raises(ValueError, match="--videos has 1 folders, and there are 4 scores"):
+        report(ReportSettings(scores=names, videos=("x",)))
+    with pytest.raises(ValueError, match="which scores"):
+        report(ReportSettings())
+    Path("report.html").write_text("mine")
+    with pytest.raises(ValueError, match=r"report\.html is there, and is not of the kind"):
+        report(ReportSettings(scores=names))
+
+
+def test_a_page_of_saved_scores_names_the_command_that_scores_again(tmp_path, monkeypatch):
+    about = score("fvd", 1.0, stamps=[SMOKE, "small: 5 of 2048 real clips"])
+    about["real"]["where"], about["fake"]["where"] = "my videos", "samples"
+    write_json(tmp_path / "a.json", about)
+    monkeypatch.chdir(tmp_path)
+    report(ReportSettings(scores=("a.json",), out="x.html"))
+    text = checked(Path("x.html").read_text()).text
+    assert "dit eval fvd --allow-small --smoke --real 'my videos' --fake samples --protocol fvd-any" in text
+    assert "dit eval report a.json --out x.html" in text
+
+
+def test_the_template_is_part_of_the_package():
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert "eval.report" in tool["packages"]
+    patterns = tool["package-data"]["eval.report"]
+    others = [file for file in (ROOT / "eval" / "report").iterdir() if file.suffix not in (".py", "")]
+    assert others and all(any(file.match(pattern) for pattern in patterns) for file in others)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_browser_shows_it_without_scrolling_sideways_and_plays_its_videos(made, dark):
+    with browsing() as page:
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        page.call("Emulation.setEmulatedMedia", features=[scheme])
+        page.open(made[0], width=1000)
+        assert page.sideways() == 0
+        ready = "[...document.querySelectorAll('video')].every(v => v.readyState > 1 && v.videoWidth == 160)"
+        page.wait(ready)
+        page.wait(
+            "document.querySelector('video').currentTime > 0 && !document.querySelector('video').paused"
+        )
+        for width in (400, 1600):
+            page.resize(width, 800)
+            assert page.sideways() == 0
+        light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (light == "rgb(255, 255, 255)") == (not dark)
+        assert page.requests() == [page.evaluate("location.href")] and page.complaints() == []
