@@ -99,11 +99,16 @@ def page(result: dict, pictures: dict[str, bytes]) -> str:
     endless = f"{result['infinity']['value']:.2f}" if result["infinity"] else "too few clips to say"
     facts.append(("with infinitely many clips", endless))
     if result["panel"]:
-        chance, moved = result["panel"]["floor"], result["panel"]["motion"]
+        chance = result["panel"]["floor"]
         facts.append(
             ("real against other real clips", f"{chance['value']:.2f}, of {plain(chance['clips'])} clips")
         )
-        facts += [(f"real against itself, {how}", f"{moved[how]:.2f}") for how in moved]
+    if result["motion"]:
+        of = f"of {result['motion']['clips']} clips a side"
+        for part, values in result["motion"]["apart"].items():
+            facts.append((f"{part}, {of}", f"{values['frechet']:.2f}, KVD {values['kernel']:.3f}"))
+        for how, value in result["motion"]["itself"].items():
+            facts.append((f"real against itself, {how}, {of}", f"{value:.2f}"))
     facts.append(("generated nearer to a real clip than 99 % of real ones are", f"{near['closer']:.1%}"))
     facts.append(("generated with the features of a real clip", near["same"]))
     facts.append(("median distance to the nearest real clip", f"{near['median']:.3f}"))
@@ -146,15 +151,15 @@ def plots(result: dict) -> dict[str, bytes]:
         axes.set_xlabel("1 / number of clips")
         axes.set_ylabel("score")
         drawn["Over the number of clips"] = _as_png(figure)
-    if result["panel"]:
-        bars = {"this score": result["value"], "other real clips": result["panel"]["floor"]["value"]}
-        bars |= result["panel"]["motion"]
+    if result["motion"]:
+        bars = {name: values["frechet"] for name, values in result["motion"]["apart"].items()}
+        bars |= {f"real, {how}": value for how, value in result["motion"]["itself"].items()}
         figure = Figure(figsize=(6, 2.6), layout="constrained")
         axes = figure.subplots()
         axes.barh(list(bars), list(bars.values()))
         axes.invert_yaxis()
-        axes.set_xlabel("distance to the real set")
-        drawn["Beside chance and motion"] = _as_png(figure)
+        axes.set_xlabel(f"distance of {result['motion']['clips']} clips a side")
+        drawn["Content and motion"] = _as_png(figure)
     return drawn
 
 
