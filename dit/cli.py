@@ -38,7 +38,7 @@ VERBS = {  # words -> (module, what it does)
     "eval protocols": ("eval.protocols", "[NAME]   what a score means"),
     "eval weights": ("eval.weights", "which networks scores need, and whether yours are the right ones"),
     "bench vae": ("dit.bench.autoencoder", "time and memory of encoding and decoding, beside diffusers"),
-    "bench eval": ("eval.bench", "time scoring, beside its bare network and scipy's square root"),
+    "bench eval": ("eval.bench", "time scoring, beside bare networks and plain distances"),
     "bench": ("dit.bench.transformer", "time training and sampling, beside diffusers"),
     "doctor": ("dit.doctor", "what is installed, what works here, and what is missing"),
 }

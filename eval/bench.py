@@ -1,4 +1,4 @@
-"""`dit bench eval`: what scores cost: the job beside its bare network, the distance beside scipy's."""
+"""`dit bench eval`: what scores cost: jobs beside their bare networks, distances beside plain ones."""
 
 import tempfile
 import time
@@ -9,25 +9,28 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from configs.load import parse
-from configs.protocol import load_protocol
+from configs.protocol import FvdProtocol, load_protocol
 from configs.ranges import Count, Workers
 from dit.bench.measure import conditions, medians_in_turn, peak_memory, write_figures
 from eval.clips import Clip, choose_clips, find_sources, read_clip
 from eval.cpu import CPU, keep_memory, map_one_thread_each
 from eval.features import extract
 from eval.frechet import distance, statistics
+from eval.kernel import discrepancies, discrepancy
+from eval.networks.encoder import Encoder
 from eval.networks.i3d import I3D, seeded_tensors
 from eval.preprocess import prepare
 from vae.data.write import write_video
+from vae.quality.psnr_ssim import grey, ssim
 from vae.training.seeds import generator, normal
 
 
 @dataclass(frozen=True)
 class BenchEvalSettings:
-    """Time scoring: the whole job beside its bare network, the distance beside scipy's, memory over clips."""
+    """Time scoring: jobs beside their bare networks, distances beside plain ones, memory over clips."""
 
     clips: Count = 96
     """Clips of the job that is timed."""
@@ -41,14 +44,19 @@ class BenchEvalSettings:
     """Clips of the smaller job whose memory is measured."""
     many: Count = 500
     """Clips of the larger one."""
-    parts: tuple[Literal["job", "distance", "memory"], ...] = ("job", "distance")
-    """What to measure; memory takes some ten minutes on two cores."""
+    encoder_clips: Count = 8
+    """Clips of the job whose network is a VideoMAE of the base size."""
+    parts: tuple[Literal["job", "distance", "kernel", "encoder", "ssim", "memory"], ...] = (
+        *("job", "distance", "kernel", "ssim"),
+    )
+    """What to measure; memory takes some ten minutes on two cores, the encoder some minutes."""
     json: str = ""
     """File for all figures; empty writes none."""
 
 
 SIZE = (240, 320)  # of UCF-101
 WIDTHS = {400: 2048, 2048: 4096}  # features -> clips a side
+RESAMPLES = 200  # of a kernel distance's interval
 
 
 def _make_clips(folder: Path, count: int) -> list[Clip]:
@@ -61,9 +69,10 @@ def _make_clips(folder: Path, count: int) -> list[Clip]:
     return choose_clips(find_sources(folder), protocol, count, 1)[0]
 
 
-def _bench_job(clips: list[Clip], settings: BenchEvalSettings) -> dict:
+def _bench_job(
+    clips: list[Clip], settings: BenchEvalSettings, protocol: FvdProtocol, network: nn.Module
+) -> dict:
     """Clips a second of the whole job and of the bare network on the same tensors, in turn, medians."""
-    protocol, network = load_protocol("fvd-google", "fvd"), _seeded_network()
     keep_memory(torch.get_num_threads())
     tensors = [prepare(read_clip(clip), protocol)[None] for clip in clips]
 
@@ -116,6 +125,63 @@ def _bench_distance(width: int, repeats: int) -> dict:
     return seconds | {"ratio": seconds["scipy"] / seconds["ours"], "difference": difference}
 
 
+def _base_encoder(protocol: FvdProtocol) -> Encoder:
+    """VideoMAE of the base size with seeded weights, which costs what a trained one costs."""
+    from transformers import VideoMAEConfig, VideoMAEForVideoClassification
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Encoder(VideoMAEForVideoClassification(VideoMAEConfig()), protocol)
+
+
+def _bench_kernel(repeats: int) -> dict:
+    """Seconds of KVD in blocks and by whole matrices of numpy, and of an interval's resamples at once."""
+    protocol, width = load_protocol("kvd-tats", "mmd"), 400
+    sides = [normal((WIDTHS[width], width), "kernel", str(k)).double() + 0.05 * k for k in range(2)]
+    counts = [
+        torch.from_numpy(generator("counts", k).poisson(1.0, (len(sides[k]), RESAMPLES))) for k in (0, 1)
+    ]
+    values = {}
+
+    def ours() -> None:
+        values["ours"] = discrepancy(*sides, protocol)
+
+    def plain() -> None:
+        x, y = (side.numpy() for side in sides)
+        xx, yy, xy = ((a @ b.T / width + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+        n, m = len(x), len(y)
+        within = (xx.sum() - xx.trace()) / (n * (n - 1)) + (yy.sum() - yy.trace()) / (m * (m - 1))
+        values["plain"] = within - 2 * xy.mean()
+
+    def together() -> None:
+        discrepancies(*sides, protocol, *counts)
+
+    calls = {"ours": ours, "plain": plain, "resamples": together}
+    seconds = medians_in_turn(calls, repeats, time.perf_counter)
+    difference = abs(values["ours"] - values["plain"]) / abs(values["plain"])
+    return seconds | {"ratio": seconds["plain"] / seconds["ours"], "difference": difference}
+
+
+def _bench_ssim(repeats: int) -> dict:
+    """Seconds of each SSIM of a clip as large as UCF-101's, and of scikit-image's for the uniform window."""
+    from skimage.metrics import structural_similarity
+
+    pair = [normal((3, 16, *SIZE), "ssim", str(k)).clamp(-1, 1) for k in range(2)]
+    frames = [video.movedim(0, -1).double().numpy() for video in pair]
+
+    def plain() -> None:
+        for one, other in zip(*frames, strict=True):
+            structural_similarity(one, other, data_range=2, channel_axis=-1)
+
+    calls = {
+        "ssim": lambda: ssim(*pair),
+        "ssim_uniform": lambda: ssim(*pair, uniform=True),
+        "ssim_grey": lambda: ssim(*map(grey, pair)),
+        "scikit-image": plain,
+    }
+    return medians_in_turn(calls, repeats, time.perf_counter)
+
+
 def _bench_memory(folder: Path, count: int, settings: BenchEvalSettings) -> int:
     """Peak bytes of a new process while it scores so many clips."""
     _make_clips(folder, count)
@@ -138,11 +204,17 @@ def bench(settings: BenchEvalSettings) -> dict:
     """Measures and prints the parts that are asked for."""
     result = conditions(settings, torch.device("cpu"), "wall clock")
     with tempfile.TemporaryDirectory() as folder:
-        if "job" in settings.parts:
-            job = _bench_job(_make_clips(Path(folder) / "job", settings.clips), settings)
-            result["job"] = job
+        for part, called, count, name, make in (
+            ("job", "FVD's", settings.clips, "fvd-google", lambda _: _seeded_network()),
+            ("encoder", "VideoMAE's", settings.encoder_clips, "fvd-videomae", _base_encoder),
+        ):
+            if part not in settings.parts:
+                continue
+            protocol = load_protocol(name, "fvd")
+            job = _bench_job(_make_clips(Path(folder) / part, count), settings, protocol, make(protocol))
+            result[part] = job
             print(
-                f"whole job {job['whole']:.2f} clips/s, bare network {job['bare']:.2f} clips/s: "
+                f"{called} whole job {job['whole']:.2f} clips/s, bare network {job['bare']:.2f} clips/s: "
                 f"{job['ratio']:.2f} of it (goal 0.85)"
             )
         if "distance" in settings.parts:
@@ -153,6 +225,17 @@ def bench(settings: BenchEvalSettings) -> dict:
                     f"distance of {width} features: {row['ours']:.3f} s, scipy's sqrtm {row['scipy']:.2f} s: "
                     f"{row['ratio']:.1f} times as fast, difference {row['difference']:.0e}"
                 )
+        if "kernel" in settings.parts:
+            row = result["kernel"] = _bench_kernel(settings.repeats)
+            print(
+                f"KVD of {WIDTHS[400]} clips a side: {row['ours']:.2f} s in blocks, {row['plain']:.2f} s by "
+                f"whole matrices, {row['difference']:.0e} apart; {RESAMPLES} resamples "
+                f"{row['resamples']:.2f} s"
+            )
+        if "ssim" in settings.parts:
+            row = result["ssim"] = _bench_ssim(settings.repeats)
+            shown = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in row.items())
+            print(f"SSIM of 16 frames of {SIZE[1]}x{SIZE[0]}: {shown}")
         if "memory" in settings.parts:
             counts = settings.few, settings.many
             peaks = [_bench_memory(Path(folder) / str(count), count, settings) for count in counts]

@@ -76,7 +76,7 @@ class RunEvalSettings(StampSettings, VideoSettings):
     uncertified: bool = False
     """Score with weights of C3D that nothing certifies; the score is stamped."""
     panel: bool = False
-    """Put beside FVD what real clips score against other real ones, and with their motion changed."""
+    """Put beside FVD what real clips score against other real ones."""
 
 
 JOBS = ("ucf101-zeroshot", "ucf101-class", "msrvtt", "msrvtt-all-captions")  # protocols name theirs

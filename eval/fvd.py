@@ -8,8 +8,9 @@ from torch import Tensor
 
 from configs.load import parse
 from configs.protocol import FvdProtocol
+from configs.ranges import CountOrZero
 from configs.scoring import DistanceSettings, ScoringSettings, inherited
-from eval import panel, scoring
+from eval import motion, panel, scoring
 from eval.clips import Clip, choose_clips, passed_lines
 from eval.frechet import at_infinity, checked_distance, quickest_distance
 from eval.networks.certify import SMOKE
@@ -33,7 +34,9 @@ class FvdSettings(DistanceSettings):
     """Score generated videos against real ones by the Frechet video distance, under a named protocol."""
 
     panel: bool = False
-    """Also score the real set against other real clips, and its frames shuffled, reversed and frozen."""
+    """Also score the real set against other real clips."""
+    motion_clips: CountOrZero = 128
+    """Clips a side that tell content from motion where --json or --report is given; 0 leaves it out."""
 
 
 MEANING = scoring.Meaning(
@@ -68,6 +71,7 @@ def fvd(settings: FvdSettings) -> dict:
     panels = _panel_of(settings, protocol, real, weights, network) if settings.panel else None
     result = score_sides(settings, protocol, real, fake, weights, next(network.buffers()).device, panels)
     result["stamps"] = uncertified + result["stamps"]
+    result["motion"] = _motion_of(settings, protocol, real, fake, weights, network)
     save_real(settings, real, protocol, weights)
     publish(result, settings, sentence(result))
     return result
@@ -108,21 +112,34 @@ def score_sides(
 
 
 def _panel_of(settings: FvdSettings, protocol: FvdProtocol, real: Side, weights: str, network) -> dict:
-    """The panel: what real clips score against other real ones, and against themselves in other motion."""
-    sources, clips, _ = choose_side(settings, protocol, "real")
+    """The panel: what real clips score against other real ones."""
+    sources, _, _ = choose_side(settings, protocol, "real")
     names = set(real.names)
     rest = [source for source in sources if source.name not in names]
     others, _ = choose_clips(rest, protocol, len(real.names), protocol.real_stride)
 
+    far = None
+    if len(others) == len(real.names):
+        far = cached_features(settings, protocol, others, "other real clips", weights, network).values_ND
+    return {"floor": panel.floor(real.values_ND, far, protocol.ddof)}
+
+
+def _motion_of(
+    settings: FvdSettings, protocol: FvdProtocol, real: Side, fake: Side, weights: str, network
+) -> dict | None:
+    """What FVD cannot see, of a few clips a side; None where that is not asked for, or of saved features."""
+    count = min(settings.motion_clips, len(real.clips), len(fake.clips))
+    if count < protocol.least or not (settings.json or settings.report):
+        return None
+
     def features(of: list[Clip], what: str) -> Tensor:
         return cached_features(settings, protocol, of, what, weights, network).values_ND
 
-    far = features(others, "other real clips") if len(others) == len(real.names) else None
-    kept = [clip for clip in clips if clip.source.name in names]
-    return {
-        "floor": panel.floor(real.values_ND, far, protocol.ddof),
-        "motion": panel.motion(kept, real.values_ND, protocol, features),
-    }
+    drawn = []
+    for side in (real, fake):
+        places = motion.draw([clip.source.key for clip in side.clips], count, protocol.seed)
+        drawn.append(([side.clips[k] for k in places], side.values_ND[places]))
+    return motion.measure(*drawn, protocol, features)
 
 
 def sentence(result: dict) -> str:
@@ -139,10 +156,10 @@ def sentence(result: dict) -> str:
             "frames, so that another speed is another motion"
         )
     if result["panel"]:
-        chance, moved = result["panel"]["floor"], result["panel"]["motion"]
+        chance = result["panel"]["floor"]
         counts = " and ".join(map(str, chance["clips"]))
         lines.append(f"real against real {chance['value']:.2f} ({counts} clips)")
-        lines.append("real against itself " + ", ".join(f"{how} {moved[how]:.2f}" for how in moved))
+    lines += motion.in_words(result["motion"]) if result["motion"] else []
     near = result["nearest"]
     lines.append(
         f"copies: {near['closer']:.1%} of the generated clips are nearer to a real one than real ones are "

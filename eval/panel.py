@@ -1,56 +1,13 @@
-"""What stands beside a score: chance, motion, memory and classes of the sets that it compares."""
-
-from collections.abc import Callable
-from dataclasses import replace
+"""What stands beside a score: chance, memory and classes of the sets that it compares."""
 
 import torch
 from torch import Tensor
 
-from configs.protocol import Protocol
-from eval.clips import Clip
 from eval.frechet import distance_of_features
-from vae.training.seeds import shuffled
 
 MOST_PAIRS = 20
 SAME = 1e-4  # of the usual distance between two real clips: nearer are copies
 MOST_SAMPLES = 4096  # rows of distances held at once
-
-
-def shuffle(clip: Clip, seed: int) -> Clip:
-    """The clip with its frames in an order that seed and content decide."""
-    order = shuffled(len(clip.frames), "frames", seed, clip.source.key)
-    return replace(clip, frames=tuple(clip.frames[k] for k in order))
-
-
-def reverse(clip: Clip, seed: int) -> Clip:
-    """The clip backwards."""
-    return replace(clip, frames=clip.frames[::-1])
-
-
-def _freeze(clip: Clip, seed: int) -> Clip:
-    """The clip's first frame, all the time."""
-    return replace(clip, frames=clip.frames[:1] * len(clip.frames))
-
-
-MOTIONS: dict[str, Callable[[Clip, int], Clip]] = {
-    "shuffled": shuffle,
-    "reversed": reverse,
-    "frozen": _freeze,
-}
-
-
-def motion(
-    clips: list[Clip], values_ND: Tensor, protocol: Protocol, features: Callable[[list[Clip], str], Tensor]
-) -> dict:
-    """The distances of the real set to itself with its frames shuffled, reversed and frozen.
-
-    A score below that of frozen frames may say more of pictures than of motion.
-    """
-    result = {}
-    for name, change in MOTIONS.items():
-        changed = features([change(clip, protocol.seed) for clip in clips], name)
-        result[name] = distance_of_features(values_ND, changed, protocol.ddof)
-    return result
 
 
 def floor(values_ND: Tensor, others_ND: Tensor | None, ddof: int) -> dict:

@@ -75,6 +75,7 @@ class Side:
     values_ND: Tensor
     names: tuple[str, ...]
     facts: dict
+    clips: tuple[Clip, ...] = ()  # none of saved features
 
 
 def load_side(
@@ -96,8 +97,10 @@ def load_side(
     side = cached_features(settings, protocol, clips, which, weights, network)
     passed |= side.facts["passed_over"]
     stamps = side_stamps(settings, protocol, which, sources, len(side.names), passed)
-    about = {"where": Path(where).name, "videos": len(sources)}
-    return dataclasses.replace(side, facts=about | side.facts | {"passed_over": passed, "stamps": stamps})
+    facts = {"where": Path(where).name, "videos": len(sources)} | side.facts
+    facts |= {"passed_over": passed, "stamps": stamps}
+    kept = tuple(clip for clip in clips if clip.source.name in {*side.names})
+    return dataclasses.replace(side, facts=facts, clips=kept)
 
 
 def choose_side(

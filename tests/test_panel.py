@@ -8,7 +8,8 @@ import torch
 from eval.clips import Clip, Source, read_clip
 from eval.frechet import distance_of_features
 from eval.fvd import fvd, sentence
-from eval.panel import MOTIONS, classes, floor, nearest
+from eval.motion import MOTIONS
+from eval.panel import classes, floor, nearest
 from tests.test_fvd import folders, quick, settings, video  # noqa: F401
 from vae.data.write import write_video
 
@@ -59,7 +60,7 @@ def test_a_changed_clip_has_the_same_frames_in_another_order(tmp_path: Path):
     frames = read_clip(clip)
     changed = {name: read_clip(change(clip, 0)) for name, change in MOTIONS.items()}
     assert torch.equal(changed["reversed"], frames.flip(0))
-    assert torch.equal(changed["frozen"], frames[:1].expand_as(frames))
+    assert torch.equal(changed["frozen"], frames[8:9].expand_as(frames))
     order = [clip.frames.index(k) for k in MOTIONS["shuffled"](clip, 0).frames]
     assert sorted(order) == list(range(16)) and order != list(range(16))
     assert torch.equal(changed["shuffled"], frames[order])
@@ -68,13 +69,11 @@ def test_a_changed_clip_has_the_same_frames_in_another_order(tmp_path: Path):
 
 def test_a_score_with_its_panel(folders, quick):  # noqa: F811
     result = fvd(settings(folders, panel=True))
-    moved = result["panel"]["motion"]
-    assert moved.keys() == MOTIONS.keys() and min(moved.values()) > 0
     assert result["panel"]["floor"]["clips"] == [3, 2]  # five clips: there are no others
     assert result["classes"].keys() == {"class0", "class1"} and len(result["nearest"]["pairs"]) == 5
     again = fvd(settings(folders, panel=True))  # from the cache
     assert again["panel"] == result["panel"]
-    assert "real against itself shuffled" in sentence(result)
+    assert "real against real" in sentence(result) and result["motion"] is None
     assert fvd(settings((folders[0], folders[0])))["nearest"]["closer"] == 1
     with pytest.raises(ValueError, match="--panel needs the real videos"):
         saved = str(folders[0].parent / "real.safetensors")

@@ -114,7 +114,8 @@ def test_a_page_of_fvd_says_all_of_its_score(made):
     text = file.read_text()
     document = checked(text)
     facts = [result["protocol_sha256"], result["real"]["rgb_sha256"], SMOKE, "small: 5 of 2048 real clips"]
-    facts += [f"{result['panel']['motion'][how]:.2f}" for how in ("shuffled", "reversed", "frozen")]
+    itself, whole = result["motion"]["itself"], result["motion"]["apart"]["whole"]["frechet"]
+    facts += [f"{itself[how] / whole:.2f} times as far" for how in ("shuffled", "frozen")]
     facts += [f"{row['value']:.2f}" for row in result["classes"].values()]
     facts += ["<b>short & sweet.mp4 has 5 frames, and a clip takes 16", "| this |", "class0, 3 and 3 clips"]
     facts += [f"real {pair['real']}" for pair in result["nearest"]["pairs"][:2]]
@@ -230,7 +231,8 @@ def test_foreign_text_is_text(tmp_path):
     [
         {"classes": {"a": {"value": "1", "clips": [1, 2]}}},
         {"nearest": {"pairs": []}},
-        {"panel": {"floor": {"value": 1.0}, "motion": {}}},
+        {"panel": {"floor": {"value": 1.0}}},
+        {"motion": {"clips": 3, "itself": {"frozen": "1"}, "apart": {}}},
         {"each": [{"video": ["a"]}]},
         {"interval": [1, 2]},
     ],
@@ -242,12 +244,12 @@ def test_a_part_of_another_type_is_named(wrong):
 
 
 def test_bars_are_as_long_as_their_values():
-    panel = {"floor": {"value": 1.0, "clips": [8, 8]}, "motion": {"frozen": 8.0, "shuffled": 2.0}}
-    about = {"value": 4.0, "interval": {"low": 3.0, "high": 5.0}, "panel": panel}
+    panel = {"floor": {"value": 1.0, "clips": [8, 8]}}
+    about = {"value": 4.0, "interval": {"low": 3.0, "high": 8.0}, "panel": panel}
     bars = beside_chance(about, 2)
-    assert [bar.length for bar in bars] == [12.5, 25.0, 50.0, 100.0]
-    assert [bar.own for bar in bars] == [False, False, True, False] and bars[2].ends == (37.5, 62.5)
-    assert [bar.text for bar in bars] == ["1.00", "2.00", "4.00", "8.00"]
+    assert [bar.length for bar in bars] == [12.5, 50.0]
+    assert [bar.own for bar in bars] == [False, True] and bars[1].ends == (37.5, 100.0)
+    assert [bar.text for bar in bars] == ["1.00", "4.00"]
     assert beside_chance({"value": 4.0, "panel": None}, 2) == []
     rows = [("a", -1.0, None, ""), ("b", 2.0, {"low": 1.0, "high": 4.0}, "small")]
     assert [(bar.length, bar.ends) for bar in side_by_side(rows, 2)] == [(0.0, None), (50.0, (25.0, 100.0))]

@@ -23,12 +23,11 @@ def _in_percent(value: float, most: float) -> float:
 
 
 def beside_chance(score: Parts, digits: int) -> list[Bar]:
-    """The score between chance and real clips of changed motion, from the nearest to the farthest."""
+    """The score beside what chance gives, the nearer first."""
     panel, ends = score.get("panel"), score.get("interval")
     if not panel or "value" not in score:
         return []
     rows = {"real clips beside other real clips: chance": panel["floor"]["value"]}
-    rows |= {f"real clips, their frames {how}": value for how, value in panel["motion"].items()}
     rows["this score"] = score["value"]
     most = max([*rows.values(), *([ends["high"]] if ends else [])])
     bars = []

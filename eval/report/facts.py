@@ -165,20 +165,24 @@ def _remarks(score: Parts, digits: int) -> list[str]:
     """What the parts beside a score say of it, a sentence each."""
     said = []
     if panel := score.get("panel"):
-        chance, frozen = panel["floor"]["value"], panel["motion"].get("frozen", 0.0)
+        chance = panel["floor"]["value"]
         counts = " and ".join(map(str, panel["floor"]["clips"]))
         if chance > 0:
             said.append(
                 f"It is {score['value'] / chance:.2f} times the distance that chance alone puts between real "
                 f"clips ({counts})."
             )
-        if frozen > 0:
-            said.append(
-                f"It is {score['value'] / frozen:.2f} times the distance of the real clips to themselves "
-                "with frozen frames: below 1, videos without any motion could score as well."
+    if (motion := score.get("motion")) and (whole := motion["apart"]["whole"]["frechet"]) > 0:
+        said += [
+            f"Of {motion['clips']} clips a side, {name} lie {value / whole:.2f} times as far from the real "
+            "clips as the generated ones do: below 1, the score hardly sees it."
+            for name, value in (
+                ("the real clips with frozen frames", motion["itself"]["frozen"]),
+                ("the real clips with shuffled frames", motion["itself"]["shuffled"]),
             )
-    elif "panel" in score:
-        said.append("Neither chance nor motion was measured beside it: --panel does.")
+        ]
+    if "panel" in score and not score["panel"]:
+        said.append("Chance was not measured beside it: --panel does.")
     if near := score.get("nearest"):
         said.append(
             f"Copies: {near['closer']:.1%} of the generated clips lie nearer to a real one than 99 % of the "

@@ -32,7 +32,14 @@ class Panel(TypedDict):
     """What stands beside a distance."""
 
     floor: Floor
-    motion: dict[str, float]
+
+
+class Motion(TypedDict):
+    """What the score hardly sees: distances of so many clips a side."""
+
+    clips: CountOrZero
+    itself: dict[str, float]
+    apart: dict[str, dict[str, float]]
 
 
 class Pair(TypedDict):
@@ -81,6 +88,7 @@ class Parts(TypedDict, total=False):
     fake: OfSide
     infinity: Endless | None
     panel: Panel | None
+    motion: Motion | None
     nearest: Nearest
     classes: dict[str, OfClass]
     each: list[dict[str, float | int | str | None]]
