@@ -24,7 +24,7 @@ from eval.report.page import publish
 from vae.data.captions import read_captions
 from vae.data.index import list_hash
 from vae.data.tables import TABLES, few, finder, lines_of, read_text, texts
-from vae.data.write import read_metadata
+from vae.data.write import WITH_RECORD, read_metadata
 from vae.quality.networks import find_weights
 from vae.training.files import read_json
 from vae.training.processes import own_device
@@ -169,7 +169,7 @@ def own_record(source: Source) -> dict:
     record = Path(f"{source.path if source.pictures else source.path.with_suffix('')}.json")
     if record.is_file():
         return read_json(record)
-    if source.path.suffix.lower() == ".mp4" and not source.pictures:
+    if source.path.suffix.lower() in WITH_RECORD and not source.pictures:
         with suppress(ValueError):  # another's video, whose text may lie beside it
             return read_metadata(source.path)
     return {}
