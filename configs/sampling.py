@@ -66,9 +66,9 @@ class SampleSettings(VideoSettings):
     image: str = ""
     """Image that is the first frame of every video (image-to-video)."""
     again: str = ""
-    """A video that `dit sample` wrote, to make again by the record inside the mp4 or beside other formats."""
+    """A video that `dit sample` wrote, to make again by the record inside it or beside it."""
     out: str = "samples"
-    """Folder for the videos; or a file: .mp4, .gif, or .png (an image of one frame, a folder of more)."""
+    """Folder for the videos; or a file: .mp4, .mkv (no loss), .gif, .png (an image, or a folder of more)."""
     model: str = "builtin"
     """Model folder: a run of `dit train` or one of its step-*, a diffusers Wan pipeline, or `builtin`."""
     seed: Seed = 0

@@ -17,12 +17,20 @@ from dit import __version__
 from dit.generate import Request
 from dit.load import Model
 from vae.data.video import UnreadableVideo, probe
-from vae.data.write import read_metadata, to_frames, write_gif, write_png, write_png_frames, write_stream
+from vae.data.write import (
+    WITH_RECORD,
+    read_metadata,
+    to_frames,
+    write_gif,
+    write_png,
+    write_png_frames,
+    write_stream,
+)
 from vae.training.files import read_json, write_json
 from vae.training.progress import progress
 
 LABEL = "AI-generated video"
-FORMATS = (".mp4", ".gif", ".png")
+FORMATS = (".mp4", ".mkv", ".gif", ".png")
 ELSE = "give another --out, or --overwrite to make it anew"
 UNSURE = {  # of a record, what does not say which video it is
     *("version", "torch", "frames_sha256", "video"),
@@ -78,8 +86,8 @@ def _png(frame_HWC: Tensor) -> str:
 def write(file: Path, parts_CTHW: Iterable[Tensor], record: dict, fps: float) -> Path:
     """Writes a video from its parts as they come, in the format of its name, and its record beside it.
 
-    An mp4 is never held whole. Returns the file, or the folder of frames. `frames_sha256` in the record is of
-    the RGB bytes before any codec.
+    An mp4 or mkv is never held whole. Returns the file, or the folder of frames. `frames_sha256` in the
+    record is of the RGB bytes before any codec.
     """
     record, digest = dict(record), hashlib.sha256()
 
@@ -90,7 +98,7 @@ def write(file: Path, parts_CTHW: Iterable[Tensor], record: dict, fps: float) ->
         record["frames_sha256"] = digest.hexdigest()
 
     kind, place = file.suffix.lower(), place_of(file, record["sample"].get("frames"))
-    if kind == ".mp4":  # which has the record inside, and so comes first
+    if kind in WITH_RECORD:  # which has the record inside, and so comes first
         write_stream(place, hashed(), fps, lambda: record)
         write_json(sidecar(place), record)
         return place
@@ -122,8 +130,8 @@ def is_there(file: Path, record: dict) -> bool:
     if not there and not beside.exists():
         return False
 
-    # An mp4 has its own record, which the sidecar may have lost, or be behind.
-    within = there and place.suffix.lower() == ".mp4"
+    # An mp4 or mkv has its own record, which the sidecar may have lost, or be behind.
+    within = there and place.suffix.lower() in WITH_RECORD
     try:
         before = read_record(place) if within else read_json(beside)
     except (ValueError, OSError):
@@ -194,7 +202,7 @@ def sidecar(file: Path) -> Path:
 
 
 def read_record(file: Path) -> dict:
-    """The record inside an mp4, or in the sidecar of a GIF, of an image or of a folder of frames."""
+    """The record inside an mp4 or mkv, or in the sidecar of a GIF, of an image or of a folder of frames."""
     if file.suffix.lower() not in (".gif", ".png") and not file.is_dir():
         return read_metadata(file)
     if not sidecar(file).is_file():

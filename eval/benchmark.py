@@ -3,7 +3,7 @@
 import importlib
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -24,8 +24,9 @@ from dit.load import load_resolved, model_folder
 from dit.pipelines import generate_with, is_foreign, load_pipeline
 from dit.record import LABEL, is_there, make_records, write
 from dit.text import cut_note
+from eval.h264 import cost, cost_lines, write_copies
 from eval.report.page import command_of, write_page
-from eval.scoring import check_outputs
+from eval.scoring import Metric, check_outputs
 from vae.data.index import probe_all
 from vae.data.manifest import NAME, load_manifest, save_manifest
 from vae.data.msrvtt import number, read_annotations
@@ -77,10 +78,13 @@ class RunEvalSettings(StampSettings, VideoSettings):
     """Score with weights of C3D that nothing certifies; the score is stamped."""
     panel: bool = False
     """Put beside FVD what real clips score against other real ones."""
+    h264: bool = False
+    """Also print what H.264 would have cost: the videos as `dit sample` writes them, scored again."""
 
 
 JOBS = ("ucf101-zeroshot", "ucf101-class", "msrvtt", "msrvtt-all-captions")  # protocols name theirs
 SHOWN = 12  # videos in the picture
+ENDING = ".mkv"  # FFV1: scores are of the frames that were made, not of what a codec left of them
 PAGE = "report.html"  # of all scores, beside the videos
 
 
@@ -139,15 +143,45 @@ def run(settings: RunEvalSettings) -> dict:
     if dist.is_initialized():
         dist.barrier()
     if rank == 0:
-        _list_videos(samples, out / "videos")
+        _list_videos(samples, out / "videos", ENDING)
     if dist.is_initialized():
         dist.barrier()
-    scores = {name: metrics[name].score(asked) for name, asked in scoring.items()}
+    scores, costs = {name: metrics[name].score(asked) for name, asked in scoring.items()}, {}
+    if scores and settings.h264:
+        costs = _cost_of_h264(settings, samples, protocols, metrics, scores, out)
     if scores and rank == 0:
         title = f"{settings.job}: {Path(settings.model).name}"
         write_page(out / PAGE, list(scores.values()), list(scoring.values()), title, command_of(settings))
-        _write_summary(settings, scores, out)
+        _write_summary(settings, scores, costs, out)
     return scores
+
+
+def _cost_of_h264(
+    settings: RunEvalSettings,
+    samples: list[Sample],
+    protocols: dict[str, Protocol],
+    metrics: dict[str, Metric],
+    scores: dict[str, dict],
+    out: Path,
+) -> dict[str, dict[str, float]]:
+    """What every score would have lost through H.264: the same clips of the same videos, written again."""
+    videos, home = out / "videos", out / "h264"
+    write_copies(videos, home / "videos")
+    if dist.is_initialized():
+        dist.barrier()
+    if processes()[0] == 0:
+        _list_videos(samples, home / "videos", ".mp4")
+        print("the same videos, as `dit sample` writes them:")
+    if dist.is_initialized():
+        dist.barrier()
+    asked, again = replace(settings, panel=False), {}
+    for name, metric in metrics.items():
+        of_copies = metric.settings_in_run(asked, protocols[name], home)
+        again[name] = metric.score(replace(of_copies, copies_of=str(videos)))
+    costs = cost(scores, again)
+    if processes()[0] == 0:
+        print("\n".join(cost_lines(scores, costs)))
+    return costs
 
 
 def protocols_of(settings: RunEvalSettings) -> dict[str, Protocol]:
@@ -278,7 +312,10 @@ def _make_all(
     groups = [samples[k : k + maker.batch] for k in range(0, len(samples), maker.batch)]
     facts = [maker.records(group) for group in groups]
     there = [
-        [not overwrite and is_there(folder / f"{s.name}.mp4", record) for s, record in zip(g, f, strict=True)]
+        [
+            not overwrite and is_there(folder / f"{s.name}{ENDING}", record)
+            for s, record in zip(g, f, strict=True)
+        ]
         for g, f in zip(groups, facts, strict=True)
     ]
     unmade = [k for k, made in enumerate(there) if not all(made)]
@@ -301,7 +338,7 @@ def _make_all(
                 if made:
                     continue
                 _check_video(sample, video, least, model)
-                write(folder / f"{sample.name}.mp4", [video], record, maker.fps)
+                write(folder / f"{sample.name}{ENDING}", [video], record, maker.fps)
                 bar.update()
 
 
@@ -317,9 +354,9 @@ def _check_video(sample: Sample, video_CTHW: Tensor, least: int, model: str) -> 
         raise ValueError(f"{model} gave NaN or infinite values for {sample.prompt!r}, seed {sample.seed}")
 
 
-def _list_videos(samples: list[Sample], folder: Path) -> None:
+def _list_videos(samples: list[Sample], folder: Path, ending: str) -> None:
     """Writes the manifest of the videos and a picture of some; raises ValueError where one cannot be read."""
-    captions = {folder / f"{sample.name}.mp4": (sample.prompt,) for sample in samples}
+    captions = {folder / f"{sample.name}{ending}": (sample.prompt,) for sample in samples}
     entries, bad = probe_all(list(captions), captions, 0)
     if bad:
         raise ValueError(f"{bad} videos cannot be read, as said above: delete them, and run this again")
@@ -327,15 +364,18 @@ def _list_videos(samples: list[Sample], folder: Path) -> None:
     count = min(SHOWN, len(entries))
     some = [k * len(entries) // count for k in range(count)]
     videos = (to_video(read_frames(e.path, range(e.frames), e)) for e in (entries[k] for k in some))
-    about = [f"{samples[k].prompt} (seed {samples[k].seed}, {samples[k].name}.mp4)" for k in some]
+    about = [f"{samples[k].prompt} (seed {samples[k].seed}, {samples[k].name}{ending})" for k in some]
     contact_sheet(videos, about, folder.parent / "contact-sheet.png")
 
 
-def _write_summary(settings: RunEvalSettings, scores: dict[str, dict], out: Path) -> None:
+def _write_summary(
+    settings: RunEvalSettings, scores: dict[str, dict], costs: dict[str, dict[str, float]], out: Path
+) -> None:
     """Writes all scores into one file, beside the file that each has of its own."""
     short = {
         metric: {name: score[name] for name in ("value", "interval", "stamps", "protocol_sha256")}
         | {"protocol": score["protocol"]["name"], "file": f"{metric}.json"}
+        | ({"h264": costs[metric]} if costs else {})
         for metric, score in scores.items()
     }
     about = {"job": settings.job, "model": Path(settings.model).name, "scores": short}

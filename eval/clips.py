@@ -308,8 +308,11 @@ def rates_and_sizes(clips: list[Clip]) -> dict[str, dict[str, int]]:
     return {name: dict(Counter(values)) for name, values in counts.items()}
 
 
-def side_hash(clips: list[Clip]) -> str:
-    """SHA-256 of one side, of every clip's frames and its video's content, in whatever order and place."""
+def side_hash(clips: list[Clip], in_order: bool = False) -> str:
+    """SHA-256 of one side, of every clip's frames and its video's content; neither place nor name is in it.
+
+    Nor is the order, unless that is asked for.
+    """
     hashes = content_hashes([clip.source.files for clip in clips])
-    lines = sorted(f"{content} {clip.frames}\n" for content, clip in zip(hashes, clips, strict=True))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    lines = [f"{content} {clip.frames}\n" for content, clip in zip(hashes, clips, strict=True)]
+    return hashlib.sha256("".join(lines if in_order else sorted(lines)).encode()).hexdigest()

@@ -22,8 +22,9 @@ from eval.networks.clip import LONGEST, load_clip, preprocess, seeded_clip
 from eval.networks.clip import Clip as ClipNetwork
 from eval.report.page import publish
 from vae.data.captions import read_captions
+from vae.data.index import list_hash
 from vae.data.tables import TABLES, few, finder, lines_of, read_text, texts
-from vae.data.write import read_metadata
+from vae.data.write import WITH_RECORD, read_metadata
 from vae.quality.networks import find_weights
 from vae.training.files import read_json
 from vae.training.processes import own_device
@@ -88,6 +89,7 @@ def clipsim(settings: ClipsimSettings) -> dict:
             lambda drawn_N: drawn_N.mean().item(), (values,), settings.resamples, protocol.seed
         ),
         "prompts_cut": cut,
+        "prompts_sha256": list_hash([prompt for _, prompt, *_ in kept]),
         "each": [
             {"video": clip.source.name, "prompt": prompt, "value": value}
             for clip, prompt, value, _ in sorted(kept, key=lambda row: (row[0].source.name, row[1]))
@@ -95,7 +97,9 @@ def clipsim(settings: ClipsimSettings) -> dict:
     }
     stamps = [SMOKE] * settings.smoke + stamps
     device = next(network.parameters()).device
-    result = scoring.result_of(protocol, values.mean().item(), stamps, weights, device, parts)
+    result = scoring.result_of(
+        protocol, values.mean().item(), stamps, weights, device, parts, ("transformers",)
+    )
     publish(result, settings, sentence(result))
     return result
 
@@ -165,7 +169,7 @@ def own_record(source: Source) -> dict:
     record = Path(f"{source.path if source.pictures else source.path.with_suffix('')}.json")
     if record.is_file():
         return read_json(record)
-    if source.path.suffix.lower() == ".mp4" and not source.pictures:
+    if source.path.suffix.lower() in WITH_RECORD and not source.pictures:
         with suppress(ValueError):  # another's video, whose text may lie beside it
             return read_metadata(source.path)
     return {}

@@ -8,19 +8,26 @@ from typing_extensions import TypedDict
 
 from configs.load import Positional, from_json, parse
 from configs.protocol import differences, load_protocols, protocol_names
-from eval.scoring import DIGITS, aligned
+from eval.scoring import DIGITS, SIDES, aligned
 from vae.training.files import read_json
 
 
 @dataclass(frozen=True)
 class CompareSettings:
-    """Scores side by side, a table for each metric; those of other protocols are refused."""
+    """Scores side by side, a table for each metric.
+
+    Refused are other protocols, weights, real frames, prompts, numbers of clips or stamps; another decoder,
+    device or version of a library is said below the table.
+    """
 
     scores: Positional[tuple[str, ...]] = ()
     """JSON files that scoring wrote, or folders of `dit eval run`."""
 
 
 MEASURED = {"psnr": 2, "pooled_psnr": 2, "ssim": 4, "lpips": 4}  # columns of a reconstruction; decimals
+
+
+MADE = {"": "", "real": "real side, ", "fake": "generated side, "}  # parts of a score; how a note calls them
 
 
 class Ends(TypedDict):
@@ -40,7 +47,9 @@ class ScoredSide(TypedDict, total=False):
     """What is read of a side."""
 
     clips: int
-    files_sha256: str
+    rgb_sha256: str
+    decoder: str
+    made_with: dict[str, str]
 
 
 class NeededInScore(TypedDict):
@@ -60,6 +69,8 @@ class Score(NeededInScore, total=False):
     interval: Ends | None
     real: ScoredSide
     fake: ScoredSide
+    prompts_sha256: str
+    made_with: dict[str, str]
 
 
 class Video(TypedDict):
@@ -76,6 +87,8 @@ class Reconstruction(TypedDict):
     lpips: dict | str | None
     each: list[Video]
     fvd: dict | None
+    real: ScoredSide
+    made_with: dict[str, str]
 
 
 def read_scores(name: str) -> dict[str, dict]:
@@ -110,7 +123,7 @@ def _read_score(path: Path, score: dict, wanted: str = "") -> dict[str, dict]:
     if (
         not wanted
         and score.get("metric") == "reconstruction"
-        and {"scores", "lpips", "each", "fvd"} <= set(score)
+        and set(score) >= Reconstruction.__required_keys__
     ):
         score = from_json(Reconstruction, score, path)
         return {"reconstruction": score} | (_read_score(path, score["fvd"], "fvd") if score["fvd"] else {})
@@ -121,6 +134,8 @@ def _read_score(path: Path, score: dict, wanted: str = "") -> dict[str, dict]:
         )
     score = from_json(Score, score, path)
     metric = _known(score["metric"], path)
+    if "real" in score["protocol"] and not score.get("real", {}).get("rgb_sha256"):
+        raise ValueError(f"{path} does not say which real frames it is of: it has no rgb_sha256 of them")
     if wanted not in ("", metric):
         raise ValueError(f"{path} is a score of {metric}, not of {wanted}")
     return {metric: score}
@@ -131,11 +146,36 @@ def _identity(score: dict) -> list[dict]:
     if score["metric"] == "reconstruction":
         videos = hashlib.sha256("\n".join(sorted(one["video"] for one in score["each"])).encode()).hexdigest()
         lpips = score["lpips"] if "lpips" in score["scores"] else "left out"
-        return [{"LPIPS": lpips}, {"videos by name": f"{len(score['each'])} of {videos[:12]}"}]
-    parts = [score["protocol"], {"weights": score["weights"]}]
-    if score["protocol"].get("data") == "any":
-        parts.append({"real videos": score.get("real", {}).get("files_sha256", "")[:12]})
-    return parts
+        named = {"videos by name": f"{len(score['each'])} of {videos[:12]}"}
+        return [{"LPIPS": lpips}, named, {"real frames": _frames(score)}]
+    counts = {SIDES[side]: score.get(side, {}).get("clips") for side in ("real", "fake")}
+    prompts = {"prompts": score["prompts_sha256"][:12]} if "prompts_sha256" in score else {}
+    parts = [score["protocol"], {"weights": score["weights"]}, {"real frames": _frames(score)}, prompts]
+    return [*parts, counts, {"stamps": "; ".join(score["stamps"])}]
+
+
+def _frames(score: dict) -> str:
+    """The hash of a score's real frames as they were decoded, in short; empty where it has no real side."""
+    return score.get("real", {}).get("rgb_sha256", "")[:12]
+
+
+def _made_otherwise(names: list[str], scores: list[dict]) -> list[str]:
+    """A line for each score that another decoder, device or version made than the first."""
+    lines = []
+    for name, score in zip(names[1:], scores[1:], strict=True):
+        by_part = {part: differences(*(_made(one, part) for one in (scores[0], score))) for part in MADE}
+        other = list(by_part[""])
+        for part, prefix in MADE.items():
+            other += [f"{prefix}{line}" for line in by_part[part] if line not in by_part[""]]
+        if other:
+            lines.append(f"note: {names[0]} and {name} were not made alike: {'; '.join(other)}")
+    return lines
+
+
+def _made(score: dict, part: str) -> dict[str, str]:
+    """What made a score, or one of its sides."""
+    about = score.get(part, {}) if part else score
+    return about.get("made_with", {}) | ({"decoder": about["decoder"]} if "decoder" in about else {})
 
 
 def _row(name: str, score: dict) -> tuple[str, ...]:
@@ -168,11 +208,11 @@ def _table(names: list[str], scores: list[dict]) -> list[str]:
     else:
         title = f"{scores[0]['protocol']['name']} ({scores[0]['protocol_sha256'][:12]})"
         head = ("score", scores[0]["metric"], "95 % interval", "clips", "stamps")
-    return [title, *aligned([head, *map(_row, names, scores)])]
+    return [title, *aligned([head, *map(_row, names, scores)]), *_made_otherwise(names, scores)]
 
 
 def compare(names: list[str]) -> str:
-    """Scores as a table for each metric that all have; ValueError where their protocols or weights differ."""
+    """Scores as a table for each metric that all have; ValueError where anything that they mean differs."""
     if not names:
         raise ValueError("which scores? dit eval compare A.json B.json, or folders of dit eval run")
     scores = [read_scores(name) for name in names]

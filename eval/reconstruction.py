@@ -12,10 +12,12 @@ from configs.scoring import LpipsSettings, ScoringSettings
 from dit import __version__
 from eval.clips import Clip, Source, find_sources, frame_count, partners, passed_lines, read_clip
 from eval.cpu import CannotScore, map_over_processes
+from eval.features import checksum, rgb_hash
 from eval.fvd import fvd, fvd_of
+from eval.machine import made_with
 from eval.report.page import publish
 from eval.scoring import Meaning, check_outputs
-from vae.data.video import decoder, to_video
+from vae.data.video import to_video
 from vae.quality.lpips import SMALLEST, Lpips, load_lpips, lpips_of
 from vae.quality.psnr_ssim import SSIM_SIDE, grey, pooled_psnr, psnr, ssim
 from vae.training.processes import own_device
@@ -51,8 +53,9 @@ MEASURES = {  # name -> what it is, as the score says
 }
 
 
-def _read_pair(pairs: list[tuple[Source, Source]], index: int) -> tuple[Tensor, Tensor]:
-    """Both videos of a pair, C T H W in [-1, 1]; raises UnreadableVideo, or CannotScore for other sizes."""
+def _read_pair(pairs: list[tuple[Source, Source]], index: int) -> tuple[tuple[Tensor, Tensor], int]:
+    """Both videos of a pair, C T H W in [-1, 1], and the original's checksum; raises UnreadableVideo, or
+    CannotScore for other sizes."""
     original, other = pairs[index]
     sides = [read_clip(Clip(source, tuple(range(frame_count(source))))) for source in pairs[index]]
     if sides[0].shape != sides[1].shape:
@@ -60,7 +63,7 @@ def _read_pair(pairs: list[tuple[Source, Source]], index: int) -> tuple[Tensor, 
         raise CannotScore(f"{other.path} has {shapes[1]}, its original {shapes[0]}")
     if min(sides[0].shape[1:3]) < SSIM_SIDE:
         raise CannotScore(f"{original.path} has sides below {SSIM_SIDE} pixels, which SSIM needs")
-    return to_video(sides[0]), to_video(sides[1])
+    return (to_video(sides[0]), to_video(sides[1])), checksum(sides[0])
 
 
 def _pair_up(real: list[Source], fake: list[Source]) -> tuple[list[tuple[Source, Source]], dict[str, str]]:
@@ -108,18 +111,19 @@ def reconstruction(settings: ReconstructionSettings) -> dict:
     if lpips:
         lpips.to(device)
 
-    def compute(index: int, pair: tuple[Tensor, Tensor]) -> dict[str, float]:
+    def compute(index: int, read: tuple[tuple[Tensor, Tensor], int]) -> tuple[dict[str, float], int]:
+        pair, crc = read
         greys = [grey(video) for video in pair]
         others = {"ssim_grey": ssim(*greys), "ssim_uniform": ssim(*pair, uniform=True)}
-        return qualities(*pair, lpips, device) | others
+        return qualities(*pair, lpips, device) | others, crc
 
     read = partial(_read_pair, pairs)
     rows = map_over_processes(compute, read, len(pairs), settings.workers, device, "videos")
     passed |= {pairs[index][0].name: wrong for index, _, wrong in rows if wrong}
-    kept = [(index, values) for index, values, wrong in rows if not wrong]
+    kept = [(index, row) for index, row, wrong in rows if not wrong]
     if not kept:
         raise ValueError(f"no pair can be compared: {next(iter(passed.values()))}")
-    scores = means([values for _, values in kept])
+    scores = means([values for _, (values, _) in kept])
     result = {
         "metric": "reconstruction",
         "scores": scores,
@@ -128,8 +132,9 @@ def reconstruction(settings: ReconstructionSettings) -> dict:
         "lpips": {"trunk": settings.lpips, "weights": weights},
         "videos": len(kept),
         "passed_over": passed,
-        "each": [{"video": pairs[index][0].name} | values for index, values in kept],
-        "decoder": decoder(),
+        "each": [{"video": pairs[index][0].name} | values for index, (values, _) in kept],
+        "real": {"rgb_sha256": rgb_hash([crc for _, (_, crc) in kept])},
+        "made_with": made_with(device),
         "version": __version__,
     }
     publish(result, settings, table(result))

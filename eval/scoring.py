@@ -13,6 +13,7 @@ from configs.protocol import DistanceProtocol, Protocol
 from configs.scoring import ScoringSettings, StampSettings, inherited
 from dit import __version__
 from eval.clips import Clip, Source, rates_and_sizes
+from eval.machine import made_with
 from vae.data.index import list_hash
 from vae.data.video import decoder
 from vae.training.files import check_replaceable, check_writable, write_json
@@ -146,9 +147,16 @@ def interval(
 
 
 def result_of(
-    protocol: Protocol, value: float, stamps: list[str], weights: str, device: torch.device, parts: dict
+    protocol: Protocol,
+    value: float,
+    stamps: list[str],
+    weights: str,
+    device: torch.device,
+    parts: dict,
+    libraries: tuple[str, ...] = (),
 ) -> dict:
-    """A score with its whole protocol, the weights' hash and what computed it; `parts` are its metric's."""
+    """A score with its whole protocol, the weights' hash and what computed it; `parts` are its metric's, and
+    so are libraries that other metrics do without."""
     return {
         "metric": protocol.metric,
         "value": value,
@@ -159,6 +167,7 @@ def result_of(
         **parts,
         "torch": torch.__version__,
         "device": device.type,
+        "made_with": made_with(device, *libraries),
         "version": __version__,
     }
 

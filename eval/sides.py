@@ -2,6 +2,8 @@
 
 import dataclasses
 import hashlib
+import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +12,13 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from configs.load import from_json
-from configs.protocol import DistanceProtocol, load_protocol
+from configs.protocol import DistanceProtocol, differences, load_protocol
 from configs.ranges import Count
 from configs.scoring import DistanceSettings
 from eval import scoring
 from eval.clips import Clip, Source, choose_clips, open_sources, side_hash
 from eval.features import extract
-from vae.data.video import decoder
+from eval.machine import features_made_with
 from vae.quality.networks import folders
 from vae.training.processes import processes
 from vae.training.weights import load_weights, read_header, save_weights
@@ -91,6 +93,9 @@ def load_side(
         saved = _load_features(Path(where), chosen, weights)
         if saved.facts["stamps"] and not settings.allow_small:
             raise ValueError(f"{where}: {saved.facts['stamps'][0]}; with --allow-small the score is stamped")
+        now = features_made_with(network, settings.batch)
+        if processes()[0] == 0 and (other := differences(saved.facts.get("made_with", {}), now)):
+            print(f"note: {where} was made with another {'; '.join(other)}", file=sys.stderr)
         return saved
     sources, clips, passed = choose_side(settings, protocol, which)
     side_stamps(settings, protocol, which, sources, len(clips), passed)
@@ -145,16 +150,19 @@ def cached_features(
 ) -> Side:
     """Features of clips, from the cache where they are there; its name says what they depend on.
 
-    That is what makes features alone, so that distances which differ in their arithmetic share them.
+    That is what makes features alone, so that distances which differ in their arithmetic share them. Names
+    are not in it: the same clips under other names are found, and have those.
     """
-    files = side_hash(clips)
-    key = hashlib.sha256(f"{protocol.making()} {files} {weights} {decoder()}".encode()).hexdigest()
+    files, makers = side_hash(clips), features_made_with(network, settings.batch)
+    depends = [protocol.making(), side_hash(clips, in_order=True), weights, makers]
+    key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
     cached = folders()[0] / "features" / f"{key}.safetensors" if settings.cache else None
     if cached and cached.is_file():
-        return _load_features(cached, protocol.making(), weights)
+        kept = _load_features(cached, protocol.making(), weights)
+        return dataclasses.replace(kept, names=tuple(clip.source.name for clip in clips))
     features = extract(clips, protocol, network, settings.batch, settings.workers, what)
     kept = [clip for clip in clips if clip.source.name not in features.passed]
-    facts = scoring.clip_facts(kept, files, features.rgb, features.passed)
+    facts = scoring.clip_facts(kept, files, features.rgb, features.passed) | {"made_with": makers}
     side = Side(features.values_ND, features.names, facts)
     if cached and not features.passed and processes()[0] == 0:
         _save_features(cached, side, protocol, weights)

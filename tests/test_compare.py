@@ -8,7 +8,7 @@ from eval.compare import compare
 from vae.training.files import write_json
 
 PROTOCOLS = {
-    "fvd": {"name": "fvd-any", "data": "any", "frames": 16},
+    "fvd": {"name": "fvd-any", "data": "any", "frames": 16, "real": 4},
     "clipsim": {"name": "msrvtt-2990", "frames": 0},
 }
 
@@ -16,7 +16,11 @@ PROTOCOLS = {
 def score(metric: str, value: float, **changes) -> dict:
     """What scoring writes, as far as it is compared."""
     ends = {"low": value - 0.125, "high": value + 0.125}
-    sides = {"real": {"files_sha256": "a" * 64}, "fake": {"clips": 4}}
+    sides = {
+        "real": {"rgb_sha256": "a" * 64, "clips": 4, "decoder": "d"},
+        "fake": {"clips": 4, "decoder": "d"},
+    }
+    sides["made_with"] = {"torch": "2.8.0", "device": "cpu"}
     about = {"metric": metric, "value": value, "interval": ends, "stamps": [], "weights": "w" * 64}
     return about | {"protocol": PROTOCOLS[metric], "protocol_sha256": "p" * 64} | sides | changes
 
@@ -28,7 +32,8 @@ def reconstruction(psnr: float, **changes) -> dict:
         "scores": scores,
         "lpips": {"trunk": "alex", "weights": "left out: /x"},
     }
-    return about | {"fvd": None, "each": [{"video": "a"}, {"video": "b"}]} | changes
+    about |= {"fvd": None, "each": [{"video": "a"}, {"video": "b"}], "made_with": {"torch": "2.8.0"}}
+    return about | {"real": {"rgb_sha256": "a" * 64}} | changes
 
 
 @pytest.fixture
@@ -70,9 +75,52 @@ def test_the_first_difference_comes_first(written):
     two = written("b", fvd=score("fvd", 1.0, protocol=other, weights="v" * 64))
     with pytest.raises(ValueError, match=r"b do not compare: frames: 16 and 8; and also name: .*weights: "):
         compare([one, two])
-    two = written("c", fvd=score("fvd", 1.0, real={"files_sha256": "b" * 64}))
-    with pytest.raises(ValueError, match=r"c do not compare: real videos: 'a+' and 'b+'$"):
-        compare([one, two])
+
+
+CONTENT = {"rgb_sha256": "a" * 64, "clips": 4, "decoder": "d"}
+UNLIKE = {
+    "other frames": (
+        {"real": CONTENT | {"rgb_sha256": "b" * 64}},
+        r"real frames: 'aaaaaaaaaaaa' and 'bbbbbbbbbbbb'$",
+    ),
+    "fewer real clips": ({"real": CONTENT | {"clips": 3}}, r"real clips: 4 and 3$"),
+    "fewer clips": ({"fake": {"clips": 3, "decoder": "d"}}, r"generated clips: 4 and 3$"),
+    "a stamp": ({"stamps": ["small: 4 of 8"]}, r"stamps: '' and 'small: 4 of 8'$"),
+    "no content": ({"real": {"clips": 4}}, r"b.fvd\.json does not say which real frames it is of"),
+}
+
+
+@pytest.mark.parametrize("what", UNLIKE)
+@pytest.mark.parametrize("data", ["any", "ucf101"])
+def test_scores_of_other_content_numbers_or_stamps_are_refused(written, what, data):
+    """Under every protocol, of an official list too: a list says names alone."""
+    changes, words = UNLIKE[what]
+    protocol = {"protocol": PROTOCOLS["fvd"] | {"data": data}}
+    one = written("a", fvd=score("fvd", 1.0, **protocol))
+    with pytest.raises(ValueError, match=words):
+        compare([one, written("b", fvd=score("fvd", 1.0, **protocol, **changes))])
+
+
+def test_prompts_are_equal_where_there_are_some(written):
+    one, other, same = (
+        written(name, clipsim=score("clipsim", 0.5, real={}, prompts_sha256=letter * 64))
+        for name, letter in (("a", "1"), ("b", "2"), ("c", "1"))
+    )
+    assert len(compare([one, same]).splitlines()) == 4
+    with pytest.raises(ValueError, match=r"b do not compare: prompts: '1+' and '2+'$"):
+        compare([one, other])
+
+
+def test_another_decoder_device_or_library_is_said_below_the_table(written):
+    one, same = (written(name, fvd=score("fvd", 1.0)) for name in ("a", "b"))
+    assert "note" not in compare([one, same])
+    made = {"made_with": {"torch": "2.9.0", "device": "cpu", "Pillow": "12"}}
+    other = written("c", fvd=score("fvd", 1.0, **made, real=CONTENT | {"decoder": "e"}))
+    last = compare([one, same, other]).splitlines()[-1]
+    assert last == (
+        f"note: {one} and {other} were not made alike: Pillow: None and '12'; torch: '2.8.0' and '2.9.0'; "
+        "real side, decoder: 'd' and 'e'"
+    )
 
 
 def test_reconstructions_compare_where_they_are_of_the_same_videos(tmp_path):
@@ -90,6 +138,9 @@ def test_reconstructions_compare_where_they_are_of_the_same_videos(tmp_path):
         compare([files[0], files[2]])
     with pytest.raises(ValueError, match=r"LPIPS: 'left out' and {'trunk': 'alex'"):
         compare([files[0], files[3]])
+    write_json(tmp_path / "2.json", reconstruction(28.0, real={"rgb_sha256": "b" * 64}))
+    with pytest.raises(ValueError, match=r"2\.json do not compare: real frames: 'a+' and 'b+'$"):
+        compare([files[0], files[2]])
     assert compare([files[3]]).splitlines()[2].split()[1:] == ["30.00", "29.00", "0.9000", "0.1235", "2"]
 
 

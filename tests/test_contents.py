@@ -1,17 +1,22 @@
 """Proves that a score depends on what its videos are, not on where they or their manifest lie."""
 
 import hashlib
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import eval.contents
+import eval.machine
+import eval.sides
 from configs.protocol import load_protocol
 from eval.clips import choose_clips, find_sources, open_sources, partners, side_hash, with_keys
 from eval.fvd import fvd
-from tests.test_fvd import folders, quick, settings, video  # noqa: F401
+from eval.sides import Side, cached_features
+from tests.test_fvd import Means, folders, quick, settings, video  # noqa: F401
 from vae.data.index import IndexSettings, index, list_hash
 from vae.data.write import write_video
 
@@ -148,3 +153,59 @@ def test_sides_given_from_other_heights_are_paired(folders, tmp_path):  # noqa: 
     assert {a: b.name for a, b in partners(low, high).items()} == {"1": "class1/1", "3": "class1/3"}
     assert {a: b.name for a, b in partners(high, low).items()} == {"class1/1": "1", "class1/3": "3"}
     assert partners(high, high) == {source.name: source for source in high}
+
+
+MAKERS = {  # what makes features beside clips, weights and protocol -> how it changes
+    "code": lambda patch: _other_source(patch, "preprocess.py"),
+    "the reader": lambda patch: _other_source(patch, "video.py"),
+    "the network": lambda patch: _other_source(patch, "test_fvd.py"),
+    "torch": lambda patch: _other_version(patch, "torch"),
+    "Pillow": lambda patch: _other_version(patch, "Pillow"),
+    "decoder": lambda patch: patch.setattr(eval.machine.write, "decoder", lambda: "another"),
+    "device": lambda patch: patch.setattr(eval.machine.platform, "machine", lambda: "another"),
+}
+
+
+def _other_source(patch, name: str) -> None:
+    plain = eval.machine.file_hash
+    patch.setattr(eval.machine, "file_hash", lambda file: plain(file) + "+" * (file.name == name))
+
+
+def _other_version(patch, name: str) -> None:
+    plain = eval.machine.importlib.metadata.version
+    patch.setattr(eval.machine.importlib.metadata, "version", lambda one: plain(one) + "+" * (one == name))
+
+
+def test_kept_features_are_of_all_that_made_them_and_of_no_name(folders, quick, tmp_path, monkeypatch):  # noqa: F811
+    """Older code, another library or device does not find them; the same files under other names do."""
+    clips, _ = choose_clips(find_sources(folders[0]), CHOICE, 0, 1)
+    computed, plain = [], eval.sides.extract
+    monkeypatch.setattr(eval.sides, "extract", lambda *given: computed.append(given) or plain(*given))
+    asked = settings(folders)
+
+    def features(of: list) -> Side:
+        return cached_features(asked, CHOICE, of, "real", "weights", Means())
+
+    first = features(clips)
+    assert len(computed) == 1 and len(features(clips).names) == 5 and len(computed) == 1
+    for count, change in enumerate(MAKERS.values()):
+        with monkeypatch.context() as patch:
+            change(patch)
+            features(clips)
+            assert len(computed) == 2 + count
+    renamed, _ = choose_clips(find_sources(moved(folders[0], tmp_path / "moved")["renamed"]), CHOICE, 0, 1)
+    again = features(renamed)
+    assert len(computed) == 1 + len(MAKERS) and torch.equal(again.values_ND, first.values_ND)
+    assert again.names == tuple(clip.source.name for clip in renamed) != first.names
+    features(renamed[::-1])  # rows are in the clips' order
+    assert len(computed) == 2 + len(MAKERS)
+
+
+def test_other_makers_of_saved_features_are_said(folders, quick, tmp_path, monkeypatch, capsys):  # noqa: F811
+    saved = tmp_path / "real.safetensors"
+    fvd(settings(folders, save_real=str(saved), cache=False))
+    fvd(settings((saved, folders[1]), cache=False))
+    assert "made with another" not in capsys.readouterr().err
+    _other_version(monkeypatch, "torch")
+    fvd(settings((saved, folders[1]), cache=False))
+    assert re.search(r"note: \S+real\.safetensors was made with another torch: ", capsys.readouterr().err)

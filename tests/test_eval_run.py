@@ -27,7 +27,7 @@ from tests.tiny import launch
 from vae.data.manifest import load_manifest
 from vae.data.ucf101 import PROMPTS
 from vae.data.video import read_frames
-from vae.data.write import write_video
+from vae.data.write import to_frames, write_video
 
 CLASSES = sorted(PROMPTS)
 
@@ -69,35 +69,35 @@ def settings(model: Path, out: Path, **changes) -> RunEvalSettings:
 
 def files_of(out: Path) -> dict[str, bytes]:
     videos = out / "videos"
-    return {str(file.relative_to(videos)): file.read_bytes() for file in sorted(videos.rglob("*.mp4"))}
+    return {str(file.relative_to(videos)): file.read_bytes() for file in sorted(videos.rglob("*.mkv"))}
 
 
 def test_a_video_that_is_there_is_not_made_again(model, tmp_path, monkeypatch, capsys):
     run(settings(model, tmp_path))
     whole = files_of(tmp_path)
-    assert list(whole) == [f"{kind}/{k:05d}.mp4" for k, kind in enumerate(CLASSES[:5])]
+    assert list(whole) == [f"{kind}/{k:05d}.mkv" for k, kind in enumerate(CLASSES[:5])]
     record = json.loads((tmp_path / "videos" / CLASSES[3] / "00003.json").read_text())
     assert (record["prompt"], record["seed"], record["place"]) == (PROMPTS[CLASSES[3]], 3, 1)
     assert (tmp_path / "contact-sheet.png").is_file()
     assert [entry.captions for entry in load_manifest(tmp_path / "videos")] == [
         (PROMPTS[kind],) for kind in CLASSES[:5]
     ]
-    (tmp_path / "videos" / CLASSES[3] / "00003.mp4").unlink()
+    (tmp_path / "videos" / CLASSES[3] / "00003.mkv").unlink()
     (tmp_path / "videos" / CLASSES[4] / "00004.json").write_text("{")
     stamps = {name: (tmp_path / "videos" / name).stat().st_mtime_ns for name in files_of(tmp_path)}
     calls = []
     plain = eval.benchmark.generate_videos
     monkeypatch.setattr(eval.benchmark, "generate_videos", lambda *a: calls.append(len(a[1])) or plain(*a))
     run(settings(model, tmp_path))
-    assert calls == [2]  # the call that it is of, whole; the other's record is in the mp4 too
+    assert calls == [2]  # the call that it is of, whole; the other's record is in the video too
     assert json.loads((tmp_path / "videos" / CLASSES[4] / "00004.json").read_text())["seed"] == 4
     assert files_of(tmp_path) == whole
     kept = [name for name in stamps if (tmp_path / "videos" / name).stat().st_mtime_ns == stamps[name]]
     assert kept == [*list(whole)[:3], list(whole)[4]]
     assert "5 videos of 5 classes, 4 are there" in capsys.readouterr().err
-    with pytest.raises(ValueError, match=r"00000\.mp4 was made otherwise: sample\.steps was 2, and is 3; "):
+    with pytest.raises(ValueError, match=r"00000\.mkv was made otherwise: sample\.steps was 2, and is 3; "):
         run(settings(model, tmp_path, steps=3))
-    with pytest.raises(ValueError, match=r"00000\.mp4 was made otherwise: seed was 0, and is 1; "):
+    with pytest.raises(ValueError, match=r"00000\.mkv was made otherwise: seed was 0, and is 1; "):
         run(settings(model, tmp_path, seed=1))
     assert files_of(tmp_path) == whole
     again = tmp_path / "again.mp4"  # and a video of it is made again from itself
@@ -152,6 +152,42 @@ def test_only_the_plan_s_videos_are_scored(model, real, tmp_path, monkeypatch, c
     assert json.loads((tmp_path / "a").read_text())["value"] == scores["fvd"]["value"] > 0
 
 
+def test_scores_are_of_lossless_frames_and_what_h264_would_have_cost_is_said(
+    model, real, tmp_path, monkeypatch, capsys
+):
+    from tests.test_fvd import SMOKE, Means
+
+    monkeypatch.setattr(eval.networks.load, "load_i3d", lambda eps, given, smoke: (Means(), SMOKE))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    made, plain = [], eval.benchmark.generate_videos
+    monkeypatch.setattr(eval.benchmark, "generate_videos", lambda *a: made.extend(v := plain(*a)) or v)
+    asked = settings(model, tmp_path, sample_only=False, real=str(real), count=3, h264=True)
+    score = run(asked)["fvd"]
+    lossless = [read_frames(file, range(17)) for file in sorted((tmp_path / "videos").rglob("*.mkv"))]
+    assert [frames.tolist() for frames in lossless] == [to_frames(video).tolist() for video in made]
+    told = capsys.readouterr().out
+    summary = json.loads((tmp_path / "scores.json").read_text())["scores"]["fvd"]
+    copies = tmp_path / "h264" / "videos"
+    words = ["--real", str(real), "--fake", str(copies), "--protocol", "ucf101-zeroshot-10k", "--smoke"]
+    words += ["--allow-small", "--copies-of", str(tmp_path / "videos"), "--json", str(tmp_path / "a")]
+    assert run_command(["eval", "fvd", *words]) == 0
+    other = json.loads((tmp_path / "a").read_text())["value"]
+    assert summary["h264"] == {"value": other, "difference": other - score["value"]}
+    assert summary["value"] == score["value"] != other
+    line = (
+        f"{score['value']:.2f} from lossless frames, {other:.2f} through H.264: {other - score['value']:+.2f}"
+    )
+    assert f"NOT FVD: seeded network, {line}" in told
+    record = json.loads((copies / CLASSES[1] / "00001.json").read_text())
+    assert record == json.loads((tmp_path / "videos" / CLASSES[1] / "00001.json").read_text())
+    times = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.m[pk][4v]")}
+    (copies / CLASSES[1] / "00001.mp4").unlink()
+    run(asked)
+    assert len(made) == 3
+    again = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.m[pk][4v]")}
+    assert [file.name for file in times if again[file] != times[file]] == ["00001.mp4"]
+
+
 def test_a_metric_is_added_in_three_places(model, tmp_path, monkeypatch, capsys):
     """A file of its verb, a file of its protocol, and a row in the table of verbs: nothing else."""
     example = Path(__file__).parent / "example_metric"
@@ -164,7 +200,7 @@ def test_a_metric_is_added_in_three_places(model, tmp_path, monkeypatch, capsys)
         run(settings(model, tmp_path, **asked, allow_small=False))
     score = run(settings(model, tmp_path, **asked))["brightness"]
     means = [
-        read_frames(file, range(16)).double().mean() / 255 for file in (tmp_path / "videos").rglob("*.mp4")
+        read_frames(file, range(16)).double().mean() / 255 for file in (tmp_path / "videos").rglob("*.mkv")
     ]
     assert score["value"] == pytest.approx(sum(means).item() / 5, rel=1e-12)
     assert score["stamps"] == ["small: 5 of 2048 videos"] and score["fake"]["clips"] == 5
@@ -387,7 +423,7 @@ def test_what_is_wrong_is_told_before_a_video_is_made(model, real, tmp_path, mon
     changes = changes | ({"real": str(real)} if changes.get("real") else {})
     with pytest.raises(ValueError, match=message):
         run(replace(settings(model, tmp_path), **changes))
-    assert not list(tmp_path.rglob("*.mp4"))
+    assert not list(tmp_path.rglob("*.m[pk][4v]"))
 
 
 def test_values_that_are_no_numbers_are_named(model, tmp_path, monkeypatch):
@@ -399,7 +435,7 @@ def test_values_that_are_no_numbers_are_named(model, tmp_path, monkeypatch):
 
 def test_unreadable_videos_are_named_before_they_are_scored(model, tmp_path):
     run(settings(model, tmp_path))
-    broken = tmp_path / "videos" / CLASSES[2] / "00002.mp4"
+    broken = tmp_path / "videos" / CLASSES[2] / "00002.mkv"
     broken.write_bytes(broken.read_bytes()[:900])
     with pytest.raises(
         ValueError, match=rf"^{re.escape(str(broken))} is there, and no record says .* --overwrite"

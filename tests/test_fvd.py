@@ -245,9 +245,9 @@ def test_only_scores_of_one_protocol_stand_side_by_side(folders, quick, tmp_path
     ):
         assert word in told
     score = json.loads(Path(files[1]).read_text())
-    score["real"]["files_sha256"] = "0" * 64
+    score["real"]["rgb_sha256"] = "0" * 64
     Path(files[1]).write_text(json.dumps(score))
-    with pytest.raises(ValueError, match="do not compare: real videos"):
+    with pytest.raises(ValueError, match="do not compare: real frames"):
         compare(files[:2])
     for text, message in (("{", "is not JSON"), ('{"value": 3}', "is no score"), ("3", "must be a set of")):
         Path(files[0]).write_text(text)

@@ -358,7 +358,7 @@ def test_how_a_picture_is_fitted_is_what_is_done(sizes, words):
         (("a", "--image", "missing.png"), "missing.png"),
         (("a", "--prompts-file", "missing.txt"), "missing.txt"),
         (("a", "--out", "a.avi"), ".mp4"),
-        (("a", "--out", "a.jpg"), "--out a.jpg: .jpg is none of .mp4, .gif, .png"),
+        (("a", "--out", "a.jpg"), "--out a.jpg: .jpg is none of .mp4, .mkv, .gif, .png"),
         (("a", "b", "--out", "a.mp4"), "give a folder"),
         (("--again", "missing.mp4"), "missing.mp4"),
         (("a", "--model", "missing"), "no such model folder"),

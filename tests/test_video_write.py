@@ -49,6 +49,36 @@ def test_a_written_video_comes_back_with_its_record(tmp_path, height, width):
     assert [p.name for p in file.parent.iterdir()] == ["clip.mp4"]
 
 
+@pytest.mark.parametrize(("fps", "height", "width"), [(8.0, 47, 61), (30000 / 1001, 48, 64)])
+def test_a_lossless_video_comes_back_to_the_bit_by_every_reader(tmp_path, monkeypatch, fps, height, width):
+    record = {"prompt": 'ü 日本 "quoted" = ; # \\ \n new line', "image_png": "QUJD" * 50_000, "seed": 7}
+    frames = torch.randint(256, (9, height, width, 3), dtype=torch.uint8)
+    file = tmp_path / "clip.mkv"
+    write_video(file, to_video(frames), fps, record)
+    size = {"frames": 9, "height": height, "width": width, "fps": fps}
+    assert read_metadata(file) == record | {"video": size}
+    known, some = probe(file), [7, 0, 3]
+    assert (known.frames, known.height, known.width, known.treatment) == (9, height, width, "")
+    assert known.fps == pytest.approx(fps, rel=1e-9)
+    by_another, count = by_pyav(file, set(range(9)))
+    assert count == 9 and all((by_another[k] == frames[k].numpy()).all() for k in range(9))
+    for reader in ("decord", "sequential"):
+        monkeypatch.setattr(video, "SEEKABLE", {"ffv1"} if reader == "decord" else set())
+        video.probe_once.cache_clear()
+        own = probe(file)
+        assert own.reader == reader
+        assert torch.equal(read_frames(file, range(9), own), frames)
+        assert torch.equal(read_frames(file, some, own), frames[some])
+    before = file.read_bytes()
+    write_video(file, to_video(frames), fps, record)
+    assert file.read_bytes() == before, "equal frames and records are equal bytes"
+    damaged = bytearray(before)
+    damaged[len(before) - len(before) // 3] ^= 1  # in a late frame, after the record
+    file.write_bytes(damaged)
+    with pytest.raises(video.UnreadableVideo, match=r"clip\.mkv"):
+        read_frames(file, range(9))
+
+
 def test_a_name_may_hold_a_colon(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_video("take:2.mp4", noise(1), 8, {"seed": 7})

@@ -20,7 +20,7 @@ from vae.data.write import ONLY_VIDEOS, complaint, decoder, ffmpeg
 
 VIDEOS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"}
 # decord's seeks are wrong in some H.265 files, and it opens no AV1; of others we have no proof.
-SEEKABLE = {"h264", "mpeg4", "vp8", "vp9", "mjpeg"}
+SEEKABLE = {"h264", "mpeg4", "vp8", "vp9", "mjpeg", "ffv1"}
 SEEKS_TRIED = 12
 TICKS = 10_000  # a second, in which times of frames are kept: four bytes last for 119 hours
 FILTERS = {  # what is done to pixels, in this order -> how; manifests name it: a new way has a new name

@@ -1,4 +1,4 @@
-"""Videos written, mp4 with their record inside, GIF and PNG frames; and the one door to ffmpeg."""
+"""Videos written, mp4 and lossless mkv with their record, GIF and PNG frames; and the one door to ffmpeg."""
 
 import json
 import platform
@@ -22,6 +22,22 @@ from vae.training.files import whole, write_whole
 # What a video may be: no list of other files, which ffmpeg would open, on other machines too.
 CONTAINERS = "mov,matroska,avi,mpeg,mpegts,mpegvideo,m4v,h264,hevc,mjpeg,flv,asf,ogg,dv,mxf"
 ONLY_VIDEOS = ["-protocol_whitelist", "file", "-format_whitelist", CONTAINERS]
+# How pictures are encoded, then how a file is made of them, its index in front, where a browser needs it.
+# The matrix is said in the file: a player that guesses takes another for small and large videos.
+H264 = [
+    *("-c:v", "libx264", "-crf", "16", "-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"),
+    *("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"),
+    *("-f", "mp4"),
+]
+MP4 = ["-movflags", "+faststart", "-f", "mp4"]
+# Every frame alone, with checksums by which damage is seen, and nothing random: equal frames, equal bytes.
+EXACT = ["-fflags", "+bitexact", "-flags:v", "+bitexact"]
+LOSSLESS = [
+    *("-c:v", "ffv1", "-level", "3", "-coder", "1", "-g", "1", "-slices", "4", "-slicecrc", "1"),
+    *("-pix_fmt", "bgr0", *EXACT, "-f", "matroska"),
+]
+MATROSKA = [*EXACT, "-f", "matroska"]
+WITH_RECORD = (".mp4", ".mkv")  # formats that hold their record
 
 
 def ffmpeg(arguments: Sequence[str], data: bytes | None = None) -> subprocess.CompletedProcess:
@@ -73,6 +89,7 @@ def to_frames(video_CTHW: Tensor) -> Tensor:
 def write_video(file: str | Path, video_CTHW: Tensor, fps: float, record: dict) -> None:
     """Writes an H.264 mp4 that browsers play, with `record` inside; an odd side repeats its last line.
 
+    A name that ends in .mkv gets FFV1, which keeps every bit of RGB at about ten times the size.
     `read_metadata` gives the record back, with the true size, number of frames and rate under `video`.
     """
     write_stream(file, [video_CTHW], fps, lambda: record)
@@ -86,10 +103,10 @@ def write_stream(
     `record` is asked for when all have come. Raises ValueError where ffmpeg fails, and for no frame at all.
     """
     file = Path(file)
-    write_whole(file, lambda temporary: _write_mp4(temporary, file, parts_CTHW, fps, record))
+    write_whole(file, lambda temporary: _write_both(temporary, file, parts_CTHW, fps, record))
 
 
-def _write_mp4(
+def _write_both(
     temporary: Path, file: Path, parts_CTHW: Iterable[Tensor], fps: float, record: Callable[[], dict]
 ) -> None:
     """Writes `temporary`, which errors call `file`: pictures as they come, then a copy with the record."""
@@ -98,21 +115,19 @@ def _write_mp4(
     if first is None or not first.shape[1]:
         raise ValueError(f"{file} cannot be written: the video has no frame")
     count, (height, width) = 0, first.shape[2:]
-    even = [torch.arange(side + side % 2).clamp(max=side - 1) for side in (height, width)]
-    size = f"{len(even[1])}x{len(even[0])}"
+    lossless = file.suffix.lower() == ".mkv"
+    sides = [side if lossless else side + side % 2 for side in (height, width)]
+    kept = [torch.arange(sides[0]).clamp(max=height - 1), torch.arange(sides[1]).clamp(max=width - 1)]
+    size = f"{sides[1]}x{sides[0]}"
     pictures, tags = temporary.with_name("pictures"), temporary.with_name("record")
     arguments = ["-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", f"{fps:.6f}"]
-    arguments += ["-i", "pipe:0", "-c:v", "libx264", "-crf", "16"]
-    # The matrix is said in the file: a player that guesses takes another for small and large videos.
-    arguments += ["-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"]
-    arguments += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
-    arguments += ["-color_range", "tv", "-f", "mp4", f"file:{pictures}"]
+    arguments += ["-i", "pipe:0", *(LOSSLESS if lossless else H264), f"file:{pictures}"]
     with tempfile.TemporaryFile() as log:  # not a pipe, which would fill and stop it while nobody reads
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": log}
         encoder, complete = subprocess.Popen(command(arguments), start_new_session=True, **pipes), False
         try:
             for part in chain([first], parts):
-                frames = to_frames(part)[:, even[0]][:, :, even[1]]
+                frames = to_frames(part)[:, kept[0]][:, :, kept[1]]
                 encoder.stdin.write(frames.numpy().tobytes())
                 count += len(frames)
             encoder.stdin.close()
@@ -136,7 +151,7 @@ def _write_mp4(
     tags.write_text(f";FFMETADATA1\ncomment={comment}\n", encoding="utf-8")
     arguments = ["-v", "error", "-y", "-i", f"file:{pictures}", "-f", "ffmetadata", "-i", f"file:{tags}"]
     arguments += ["-map", "0:v", "-map_metadata", "1", "-c", "copy"]
-    done = ffmpeg([*arguments, "-movflags", "+faststart", "-f", "mp4", f"file:{temporary}"])
+    done = ffmpeg([*arguments, *(MATROSKA if lossless else MP4), f"file:{temporary}"])
     if done.returncode:
         raise _failed(file, done.stderr, done.returncode)
 
@@ -148,12 +163,12 @@ def _failed(file: Path, log: bytes, status: int) -> ValueError:
 
 
 def read_metadata(file: str | Path) -> dict:
-    """The record inside an mp4 of ours, read without decoding; raises ValueError where there is none."""
+    """The record inside an mp4 or mkv of ours, read without decoding; raises ValueError without one."""
     if not Path(file).is_file():
         raise ValueError(f"{file}: no such file")
     done = ffmpeg(["-v", "error", *ONLY_VIDEOS, "-i", f"file:{file}", "-f", "ffmetadata", "-"])
     text = done.stdout.decode(errors="replace")
-    comment = re.search(r"^comment=((?:[^\\\n]|\\.|\\\n)*)$", text, re.MULTILINE)
+    comment = re.search(r"^(?:comment|COMMENT)=((?:[^\\\n]|\\.|\\\n)*)$", text, re.MULTILINE)
     if not comment:
         raise ValueError(
             f"{file} carries no record: it was not written by this project, or was encoded again"
