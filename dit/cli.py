@@ -49,6 +49,7 @@ ELSEWHERE = {  # what other projects call a verb
     "vae encode": "precompute preprocess cache",
     "data index": "prepare dataset manifest",
     "eval run": "score evaluate benchmark test",
+    "eval arena": "elo vote human preference",
     "doctor": "env info",
 }
 OUTPUT = "standard output"

@@ -59,7 +59,7 @@ class ArenaSettings:
     json: str = ""
     """File for the counted score with all that it depends on, as JSON."""
     resamples: Annotated[int, Ge(2), Le(100_000)] = 1000
-    """Bootstrap samples of voters, prompts and votes behind the intervals."""
+    """Bootstrap samples of prompts behind the interval of the agreement."""
 
 
 MOST_REASONS = 9  # a key each
@@ -118,9 +118,8 @@ def _about(settings: ArenaSettings, key: Key, page: Path, secret: Path) -> list[
         for pair in key.pairs.values()
     ]
     if unlike := sum(len(look) > 1 for look in looks):
-        lines.append(
-            f"note: {unlike} pairs differ in length, rate or size, by which voters may tell models apart"
-        )
+        said = f"{unlike} of them {'differs' if unlike == 1 else 'differ'}"
+        lines.append(f"note: {said} in length, rate or size, by which voters may tell models apart")
     return lines
 
 

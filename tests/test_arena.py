@@ -15,7 +15,11 @@ from dit.cli import run
 from eval.arena import ArenaSettings, count, make
 from eval.people.page import read_key
 from eval.people.pairs import find_shown, make_pairs, model_names
+from eval.people.strengths import TIE
+from eval.people.tally import as_numbers
+from eval.people.votes import read_votes
 from tests.browser import browsing
+from vae.data.video import probe
 from vae.data.write import write_png_frames, write_video
 
 PROMPTS = ["a cat that jumps", "rain </script> & snow", "a red kite", "waves on a shore"]
@@ -58,10 +62,16 @@ def key_of(page: Path):
     return read_key(page.with_suffix(".key.json"))
 
 
-def vote(page: Path, voter: str, pair: str, choice: str, **changes) -> dict:
-    """A vote on a pair, its first video on the left; or for a model, wherever that is."""
+def pairs_of(page: Path) -> list[str]:
+    """Ids of pairs by their prompts."""
+    pairs = key_of(page).pairs
+    return sorted(pairs, key=lambda pair: pairs[pair].prompt)
+
+
+def vote(page: Path, voter: str, pair: str, choice: str, swapped: bool = False, **changes) -> dict:
+    """A vote on a pair, its first model on the left where not swapped; or for a model, wherever that is."""
     key = key_of(page)
-    left, right = key.pairs[pair].videos
+    left, right = sorted(key.pairs[pair].videos, key=lambda one: key.videos[one].model, reverse=swapped)
     if choice in key.models:
         choice = "left" if key.models[key.videos[left].model] == choice else "right"
     one = {"page": key.page, "voter": voter, "number": 0, "pair": pair, "left": left, "right": right}
@@ -165,56 +175,52 @@ def test_a_page_asks_for_nothing_outside_it_and_runs_its_own_script_alone(arena)
     assert json.loads(re.search(r'id="page">(.*?)</script>', text)[1])["pairs"][0]["prompt"] in PROMPTS
 
 
-def test_a_page_is_not_made_over_another_and_says_what_has_no_partner(arena, folders, tmp_path, capsys):
-    words = ["eval", "arena", *folders, "--out", str(arena)]
-    assert (
-        run(words) == 1
-        and "page.html is there, and votes need the key of their page" in capsys.readouterr().err
-    )
-    write_png_frames(tmp_path / "third" / "0", video(0, 8))
-    (tmp_path / "third" / "0.json").write_text(json.dumps({"prompt": PROMPTS[0], "seed": 0}))
-    words = [
-        "eval",
-        "arena",
-        str(tmp_path / "third"),
-        folders[1],
-        "--out",
-        str(tmp_path / "x.html"),
-        "--seconds",
-        "0.5",
-    ]
-    assert run(words) == 0
+def write_model(folder: Path, video_CTHW: torch.Tensor) -> str:
+    """A model with one video, of the first prompt."""
+    write_png_frames(folder / "0", video_CTHW)
+    (folder / "0.json").write_text(json.dumps({"prompt": PROMPTS[0], "seed": 0}))
+    return str(folder)
+
+
+def test_a_page_is_not_made_over_another(arena, folders, capsys):
+    before = arena.read_bytes()
+    assert run(["eval", "arena", *folders, "--out", str(arena)]) == 1
+    assert "page.html is there, and votes need the key of their page" in capsys.readouterr().err
+    assert arena.read_bytes() == before
+
+
+def test_what_has_no_partner_or_looks_otherwise_is_said(folders, tmp_path, capsys):
+    third = write_model(tmp_path / "third", video(0, size=(40, 64)))
+    words = ["--out", str(tmp_path / "x.html"), "--seconds", "0.5", "--side", "48"]
+    assert run(["eval", "arena", third, folders[1], *words]) == 0
     said = capsys.readouterr().out
-    assert (
-        "x.html: 1 pair of 2 models on 1 prompt" in said
-        and "quagga: 3 passed over: 1: no other model" in said
-    )
-    assert {v.frames for v in read_key(tmp_path / "x.key.json").videos.values()} == {4}
-    same = [
-        "eval",
-        "arena",
-        str(tmp_path / "third"),
-        str(tmp_path / "copy"),
-        "--out",
-        str(tmp_path / "y.html"),
-    ]
-    (tmp_path / "copy").symlink_to(tmp_path / "third")
-    assert run(same) == 1 and "given twice" in capsys.readouterr().err
-    (tmp_path / "copy").unlink()
-    write_png_frames(tmp_path / "copy" / "0", video(0, 8))
-    (tmp_path / "copy" / "0.json").write_text(json.dumps({"prompt": PROMPTS[0], "seed": 0}))
-    assert run(same) == 1 and "the same frames as 0 of third" in capsys.readouterr().err
-    assert not (tmp_path / "y.html").exists() and not (tmp_path / "y.key.json").exists()
+    assert "x.html: 1 pair of 2 models on 1 prompt" in said
+    assert "quagga: 3 passed over: 1: no other model has a video of its prompt and seed" in said
+    assert "note: 1 of them differs in length, rate or size" in said
+    known = read_key(tmp_path / "x.key.json").videos
+    assert sorted((v.frames, v.height, v.width) for v in known.values()) == [(4, 32, 48), (4, 40, 64)]
+    for identity, data in media(tmp_path / "x.html").items():
+        (tmp_path / "shown.mp4").write_bytes(data)
+        shown = probe(tmp_path / "shown.mp4")
+        height = 30 if known[identity].height == 40 else 32
+        assert (shown.frames, shown.height, shown.width, shown.fps) == (4, height, 48, 8.0)
+
+
+def test_two_models_with_the_same_frames_make_no_pair(tmp_path, capsys):
+    folders = [write_model(tmp_path / name, video(0)) for name in ("one", "two")]
+    assert run(["eval", "arena", *folders, "--out", str(tmp_path / "y.html")]) == 1
+    assert "the same frames as 0 of one" in capsys.readouterr().err
+    assert list(tmp_path.glob("y.*")) == []
 
 
 def test_a_planted_winner_is_found_and_all_is_said(arena, tmp_path, capsys):
-    pairs = sorted(key_of(arena).pairs)
+    pairs = pairs_of(arena)
     for voter in range(6):
-        choices = [
-            {0: "bad", 1: "tie", 2: "quagga" if voter > 1 else "zebra"}.get((voter + k) % 6) for k in range(4)
+        others = {0: "bad", 1: "tie", 2: "quagga" if voter > 1 else "zebra"}
+        choices = [others.get((voter + k) % 6, "quagga") for k in range(4)]
+        votes = [
+            vote(arena, f"v{voter}", pairs[k], choices[k], swapped=(voter // 2 + k) % 2) for k in range(4)
         ]
-        choices = [choice or "quagga" for choice in choices]
-        votes = [vote(arena, f"v{voter}", pair, choice) for pair, choice in zip(pairs, choices, strict=True)]
         votes.append(vote(arena, f"v{voter}", pairs[0], choices[0] if voter else "zebra", again=True))
         write_votes(tmp_path / f"{voter}.jsonl", votes)
     file = tmp_path / "arena.json"
@@ -243,13 +249,29 @@ def test_a_planted_winner_is_found_and_all_is_said(arena, tmp_path, capsys):
 
 
 def test_a_side_that_is_always_said_is_found(arena, tmp_path):
-    pairs = sorted(key_of(arena).pairs)
+    pairs = pairs_of(arena)
     for voter in range(6):
-        write_votes(tmp_path / f"{voter}.jsonl", [vote(arena, f"v{voter}", pair, "left") for pair in pairs])
+        votes = [vote(arena, f"v{voter}", pair, "left", swapped=k % 2) for k, pair in enumerate(pairs)]
+        write_votes(tmp_path / f"{voter}.jsonl", votes)
     result = counted(arena, tmp_path)
     assert result["position"]["low"] > 0.7 and result["position"]["left"] == 24
     assert abs(result["models"][0]["score"]) < 0.2  # each model was left as often
     assert [row["left"] for row in result["voters"]] == [1.0] * 6
+
+
+def test_who_is_preferred_is_what_counts_wherever_it_stood(arena, tmp_path):
+    votes, others = [], []
+    for voter in range(3):
+        for k, pair in enumerate(pairs_of(arena)):
+            choice = ("zebra", "quagga", "bad", "zebra")[k]
+            votes.append(vote(arena, f"v{voter}", pair, choice, swapped=(voter + k) % 2))
+            others.append(vote(arena, f"v{voter}", pair, "tie" if choice == "bad" else choice))
+    result = counted(arena, write_votes(tmp_path / "votes.jsonl", votes))
+    assert result["agreement"]["alpha"] == 1
+    numbers = as_numbers(read_votes((str(tmp_path / "votes.jsonl"),), key_of(arena))[0], key_of(arena))
+    assert Counter(numbers.answer.tolist())[TIE] == 3  # both bad is no preference
+    same = counted(arena, write_votes(tmp_path / "others.jsonl", others))
+    assert [row["won"] for row in same["models"]] == [row["won"] for row in result["models"]] == [6, 3]
 
 
 def test_votes_that_are_none_are_named_by_file_and_line_and_counted(arena, tmp_path, capsys):
@@ -295,8 +317,8 @@ def test_of_two_votes_of_one_voter_on_a_pair_the_last_counts(arena, tmp_path):
     pair = min(key_of(arena).pairs)
     later = vote(arena, "v", pair, "zebra", at="2026-01-02T00:00:00.000Z")
     early = vote(arena, "v", pair, "quagga")
-    for order in ((early, later), (later, early)):
-        file = write_votes(tmp_path / "votes.jsonl", [*order, later])
+    for order in ((early, later, later), (later, early), (later, later, early)):
+        file = write_votes(tmp_path / "votes.jsonl", list(order))
         result = counted(arena, file)
         assert result["models"][0]["model"] == "zebra" and result["votes"] == 1
         assert "a second vote of 'v'" in next(iter(result["passed_over"].values()))

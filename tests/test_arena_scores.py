@@ -79,7 +79,7 @@ def by_scipy(votes: Votes) -> numpy.ndarray:
 
 def test_scores_are_those_of_an_independent_fit():
     votes = simulate(1, 3, 5, (0.7, 0.0, -0.2), side=0.5)
-    found = fit(votes, 20, 0)
+    found = fit(votes)
     assert torch.allclose(found.values, torch.from_numpy(by_scipy(votes)), atol=2e-4)
     assert abs(found.values[:3].sum()) < 1e-9
 
@@ -96,57 +96,72 @@ def test_two_models_of_many_votes_are_at_the_logarithm_of_their_odds():
 def test_planted_strengths_and_a_planted_side_are_found():
     planted = (0.8, 0.1, -0.9)
     votes = simulate(2, 10, 30, planted, side=0.6)
-    found = fit(votes, 200, 0)
+    found = fit(votes)
     for model, strength in enumerate(planted):
         value, low, high = interval(found, score_of(model, 3))
         assert low < strength < high and high - low < 0.6, (model, value)
     value, low, high = interval(found, side_of(3))
     assert 0 < low < 0.6 < high < 1.2
     assert (found.by_voter is not None) and found.voters == 10 and found.prompts == 30
-    value, low, high = interval(fit(simulate(3, 10, 30, planted), 200, 0), side_of(3))
+    value, low, high = interval(fit(simulate(3, 10, 30, planted)), side_of(3))
     assert low < 0 < high
 
 
 def test_sides_and_the_order_of_votes_and_models_move_no_score():
     votes = simulate(4, 4, 6, (0.5, 0.2, -0.7), side=0.4)
-    values = fit(votes, 2, 0).values
+    values = fit(votes).values
     order = torch.randperm(len(votes.answer))
     mixed = Votes(*(x[order] for x in (votes.voter, votes.prompt, votes.left, votes.right, votes.answer)), 3)
-    assert torch.allclose(fit(mixed, 2, 0).values, values, atol=1e-9)
+    assert torch.allclose(fit(mixed).values, values, atol=1e-9)
     other = torch.tensor([RIGHT, LEFT, TIE])[votes.answer]
-    mirrored = fit(Votes(votes.voter, votes.prompt, votes.right, votes.left, other, 3), 2, 0).values
+    mirrored = fit(Votes(votes.voter, votes.prompt, votes.right, votes.left, other, 3)).values
     assert torch.allclose(mirrored, values * torch.tensor([1.0, 1, 1, -1, 1]), atol=1e-9)
     renamed = torch.tensor([2, 0, 1])
-    turned = fit(
-        Votes(votes.voter, votes.prompt, renamed[votes.left], renamed[votes.right], votes.answer, 3), 2, 0
-    )
+    turned = fit(Votes(votes.voter, votes.prompt, renamed[votes.left], renamed[votes.right], votes.answer, 3))
     assert torch.allclose(turned.values[renamed], values[:3], atol=1e-9)
 
 
-def test_intervals_hold_what_voters_and_prompts_vary_by():
+@pytest.mark.parametrize("groups", ["voter", "prompt"])
+def test_covariances_are_those_over_drawn_voters_and_prompts(groups):
+    votes = simulate(5, 15, 15, (0.4, 0.0, -0.4), by_voter=0.5, by_prompt=0.7)
+    random, found = numpy.random.default_rng(0), fit(votes)
+    tables = torch.zeros(15, 9, 3, dtype=torch.float64)
+    for group, left, right, answer in zip(
+        *(x.tolist() for x in (getattr(votes, groups), votes.left, votes.right, votes.answer)), strict=True
+    ):
+        tables[group, left * 3 + right, answer] += 1
+    drawn = torch.from_numpy(random.multinomial(15, [1 / 15] * 15, size=300)).double()
+    values = maximum(torch.einsum("bg,gca->bca", drawn, tables), 3)
+    spread = values.std(0) * math.sqrt(15 / 14)
+    ours = getattr(found, f"by_{groups}").diagonal().sqrt()
+    assert torch.allclose(ours, spread, rtol=0.15), (ours, spread)
+
+
+@pytest.mark.parametrize("varies", ["by_voter", "by_prompt"])
+def test_intervals_hold_what_voters_or_prompts_vary_by(varies):
     """Independent votes' intervals miss it; tests.bench.arena counts how often each holds the truth."""
     hits = {"ours": 0, "of independent votes": 0}
-    found = [fit(simulate(k, 8, 15, (0.0, 0.0), by_voter=0.8, by_prompt=0.8), 60, k) for k in range(40)]
-    for one in found:
-        _, low, high = interval(one, score_of(0, 2))
-        hits["ours"] += low <= 0 <= high
-        empty = Fit(one.values, None, None, 0 * one.posterior, one.posterior, 1, 1)
-        _, low, high = interval(empty, score_of(0, 2))
-        hits["of independent votes"] += low <= 0 <= high
-    assert hits["ours"] >= 35 > 30 >= hits["of independent votes"]
+    for k in range(30):
+        found = fit(simulate(k, 10, 12, (0.0, 0.0), **{varies: 1.0}))
+        alone = Fit(found.values, None, None, 0 * found.posterior, found.posterior, 1, 1)
+        for name, one in zip(hits, (found, alone), strict=True):
+            _, low, high = interval(one, score_of(0, 2))
+            hits[name] += low <= 0 <= high
+    assert hits["ours"] >= 27 > 23 >= hits["of independent votes"], hits
 
 
 def test_who_wins_every_vote_has_a_finite_score_and_a_wide_interval():
     rows = [(v, p, p % 2, 1 - p % 2, p % 2) for v in range(4) for p in range(10)]
     votes = Votes(*torch.tensor(rows).T, models=2)
-    found = fit(votes, 50, 0)
+    found = fit(votes)
     value, low, high = interval(found, score_of(0, 2))
     assert 1 < value < 5 and low > 0 and high - low > 1  # no resample differs: the posterior's width is left
     assert torch.allclose(found.values, torch.from_numpy(by_scipy(votes)), atol=2e-3)
     assert separated(votes) == [[0], [1]]
-    tie = Votes(*torch.tensor([*rows, (0, 0, 0, 1, TIE)]).T, models=2)
-    assert separated(tie) == [[0, 1]]
-    alone = fit(Votes(votes.voter * 0, votes.prompt * 0, votes.left, votes.right, votes.answer, 2), 50, 0)
+    for sides in ((0, 1), (1, 0)):
+        tied = Votes(*torch.tensor([*rows, (0, 0, *sides, TIE)]).T, models=2)
+        assert separated(tied) == [[0, 1]]
+    alone = fit(Votes(votes.voter * 0, votes.prompt * 0, votes.left, votes.right, votes.answer, 2))
     assert alone.by_voter is None and interval(alone, score_of(0, 2))[1] > 0
 
 

@@ -84,7 +84,7 @@ function show(number, asBefore = false) {
   loaded.clear();
   if (place === shown.length) {
     sides.forEach((side) => at(side).removeAttribute("src"));
-    at("done").textContent = `You have judged all ${shown.length} pairs. Download your votes, and give the file to whoever asked you. Backspace goes back to the last pair.`;
+    at("done").textContent = `You have judged all ${shown.length} pairs. Download your votes, and give the file to whoever asked you.`;
     at("download").classList.add("primary");
     at("download").focus();
     return;
@@ -218,7 +218,7 @@ at("choices").addEventListener("click", (event) => {
 at("reasons").addEventListener("change", reason);
 at("text").addEventListener("input", reason);
 at("next").addEventListener("click", next);
-at("back").addEventListener("click", () => show(place - 1));
+for (const name of ["back", "reopen"]) at(name).addEventListener("click", () => show(place - 1));
 at("pause").addEventListener("click", pause);
 at("download").addEventListener("click", download);
 document.addEventListener("keydown", pressed);

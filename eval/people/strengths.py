@@ -9,11 +9,8 @@ import math
 import statistics
 from dataclasses import dataclass
 
-import numpy
 import torch
 from torch import Tensor
-
-from vae.training.seeds import generator
 
 LEFT, RIGHT, TIE = range(3)  # answers
 PRIOR = 3.0  # standard deviation of a normal prior of every score, of d and of t
@@ -37,8 +34,8 @@ class Votes:
 class Fit:
     """Scores with mean 0, d and t, as one vector of models + 2; and what it is uncertain by.
 
-    `by_voter`, `by_prompt` and `by_vote` are its covariances over resamples of these, `posterior` that of
-    independent votes. Without several voters, or prompts, theirs is none.
+    `by_voter`, `by_prompt` and `by_vote` are its covariances where voters, prompts and votes are independent;
+    those of a single voter or prompt are None. `posterior` is that of the model itself, by its curvature.
     """
 
     values: Tensor
@@ -50,25 +47,30 @@ class Fit:
     prompts: int
 
 
-def fit(votes: Votes, resamples: int, seed: int) -> Fit:
+def fit(votes: Votes) -> Fit:
     """The most probable scores, and how they vary over voters, prompts and votes.
 
     The prior, normal about 0, keeps finite what won or lost every vote (which has no maximum of the
-    likelihood: Ford 1957); of a hundred votes it moves a score by less than a hundredth of its error.
+    likelihood: Ford 1957); of a hundred votes it moves a score by about a hundredth of its error.
+    Covariances are those of the groups' slopes (Liang & Zeger 1986), times groups over groups less one.
     """
-    counts = _table(votes, torch.zeros_like(votes.voter), 1)
-    values = maximum(counts, votes.models)[0]
-    covariances = [
-        _over_groups(votes, groups, resamples, seed, name)
-        for groups, name in ((votes.voter, "voters"), (votes.prompt, "prompts"))
-    ]
-    # Votes drawn one by one are a multinomial of their table.
-    random, shares = generator(seed, "bootstrap", "votes"), (counts[0] / counts.sum()).flatten().numpy()
-    drawn = random.multinomial(len(votes.answer), shares / shares.sum(), size=max(2, resamples))
-    by_vote = _covariance(torch.from_numpy(drawn).double().view(-1, *counts.shape[1:]), votes.models)
-    _, hessian = _slopes(values[None], counts, _design(votes.models))
-    numbers = [int(groups.max()) + 1 for groups in (votes.voter, votes.prompt)]
-    return Fit(values, *covariances, by_vote, torch.linalg.inv(hessian[0]), *numbers)
+    voters, prompts = (int(groups.max()) + 1 for groups in (votes.voter, votes.prompt))
+    counts, design = _table(votes, torch.zeros_like(votes.voter), 1), _design(votes.models)
+    values = maximum(counts, votes.models)
+    _, hessian = _slopes(values, counts, design)
+    posterior = torch.linalg.inv(hessian[0])
+    shares = torch.einsum("cap,p->ca", design, values[0]).softmax(dim=1)
+    slopes_CAP = design - torch.einsum("ca,cap->cp", shares, design)[:, None]
+
+    def of_groups(groups: Tensor, number: int) -> Tensor | None:
+        if number < 2:
+            return None
+        slopes = torch.einsum("gca,cap->gp", _table(votes, groups, number), slopes_CAP)
+        return posterior @ (slopes.T @ slopes) @ posterior * (number / (number - 1))
+
+    by_vote = posterior @ torch.einsum("ca,cap,caq->pq", counts[0], slopes_CAP, slopes_CAP) @ posterior
+    covariances = of_groups(votes.voter, voters), of_groups(votes.prompt, prompts), by_vote, posterior
+    return Fit(values[0], *covariances, voters, prompts)
 
 
 def maximum(counts_BCA: Tensor, models: int) -> Tensor:
@@ -170,19 +172,3 @@ def _table(votes: Votes, groups: Tensor, number: int) -> Tensor:
     size = (number, votes.models**2, 3)
     index = (groups * size[1] + cell) * 3 + votes.answer
     return torch.bincount(index, minlength=math.prod(size)).double().view(size)
-
-
-def _over_groups(votes: Votes, groups: Tensor, resamples: int, seed: int, name: str) -> Tensor | None:
-    """The covariance of the scores over bootstrap samples of groups, whole; none where there is one group."""
-    number = int(groups.max()) + 1
-    if number < 2:
-        return None
-    random = generator(seed, "bootstrap", name)
-    drawn = random.multinomial(number, numpy.full(number, 1 / number), size=max(2, resamples))
-    tables = torch.einsum("bg,gca->bca", torch.from_numpy(drawn).double(), _table(votes, groups, number))
-    return _covariance(tables, votes.models) * (number / (number - 1))
-
-
-def _covariance(tables_BCA: Tensor, models: int) -> Tensor:
-    """The covariance of the scores over tables."""
-    return torch.cov(maximum(tables_BCA, models).T)

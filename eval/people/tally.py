@@ -27,7 +27,7 @@ def tally(votes: list[Vote], key: Key, passed: dict[str, str], resamples: int, s
     if not first:
         raise ValueError("all votes are on pairs shown again: none counts")
     numbers = as_numbers(first, key)
-    found = fit(numbers, resamples, seed)
+    found = fit(numbers)
     order = sorted(range(len(key.models)), key=lambda k: -found.values[k].item())
     rows = [_row(k, first, key, found) for k in order]
     for row, model, other in zip(rows, order, order[1:], strict=False):

@@ -37,7 +37,7 @@ def main() -> None:
         models, ours, naive, sides = len(scores), [], [], []
         for k in range(count):
             votes = simulate(k, voters, prompts, scores, side=SIDE, by_voter=by_voter, by_prompt=by_prompt)
-            found = fit(votes, 200, k)
+            found = fit(votes)
             lone = Fit(found.values, None, None, 0 * found.posterior, found.posterior, 1, 1)
             ours.append(interval(found, score_of(0, models)))
             naive.append(interval(lone, score_of(0, models)))
