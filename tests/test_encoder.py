@@ -191,3 +191,9 @@ def test_a_score_says_which_network_and_whether_it_is_certified(folders, tmp_pat
     assert values[0] == values[1] > 0
     assert run([*words, "--smoke", "--json", str(out)]) == 0
     assert json.loads(out.read_text())["stamps"] == ["NOT FVD: seeded network"]
+
+
+def test_reconstructions_are_scored_by_i3d(folders, capsys):  # noqa: F811
+    sides = ["--real", str(folders[0]), "--fake", str(folders[0]), "--lpips", "none"]
+    assert run(["eval", "reconstruction", *sides, "--protocol", "fvd-vjepa2"]) == 1
+    assert "fvd-vjepa2 takes vjepa2: dit eval fvd --real" in capsys.readouterr().err

@@ -24,7 +24,7 @@ from eval.fvd import FvdSettings, fvd
 from eval.inception import InceptionSettings
 from eval.networks.certify import SMOKE
 from eval.reconstruction import ReconstructionSettings
-from eval.report.charts import beside_chance, side_by_side, to_infinity
+from eval.report.charts import beside_chance, of_motion, side_by_side, to_infinity
 from eval.report.facts import explanations, markdown, meaning_of, section
 from eval.report.page import Page, command_of, html
 from eval.report.pictures import MOST_FRAMES, Shelf, Shown
@@ -114,6 +114,7 @@ def test_a_page_of_fvd_says_all_of_its_score(made):
     text = file.read_text()
     document = checked(text)
     facts = [result["protocol_sha256"], result["real"]["rgb_sha256"], SMOKE, "small: 5 of 2048 real clips"]
+    facts += [f"KVD {values['kernel']:.3f}" for values in result["motion"]["apart"].values()]
     itself, whole = result["motion"]["itself"], result["motion"]["apart"]["whole"]["frechet"]
     facts += [f"{itself[how] / whole:.2f} times as far" for how in ("shuffled", "frozen")]
     facts += [f"{row['value']:.2f}" for row in result["classes"].values()]
@@ -251,6 +252,17 @@ def test_bars_are_as_long_as_their_values():
     assert [bar.own for bar in bars] == [False, True] and bars[1].ends == (37.5, 100.0)
     assert [bar.text for bar in bars] == ["1.00", "4.00"]
     assert beside_chance({"value": 4.0, "panel": None}, 2) == []
+    itself = {"shuffled": 0.5, "reversed": 0.25, "frozen": 8.0}
+    apart = {"whole": (4.0, 0.5), "content": (2.0, 0.125), "motion": (1.0, -0.25)}
+    both = {part: dict(zip(("frechet", "kernel"), pair, strict=True)) for part, pair in apart.items()}
+    bars = of_motion({"motion": {"clips": 8, "itself": itself, "apart": both}}, 2)
+    assert [(bar.length, bar.own, bar.remark) for bar in bars[:3]] == [
+        (50.0, True, "KVD 0.500"),
+        (25.0, True, "KVD 0.125"),
+        (12.5, True, "KVD -0.250"),
+    ]
+    assert [(bar.length, bar.own) for bar in bars[3:]] == [(6.25, False), (3.12, False), (100.0, False)]
+    assert of_motion({"motion": None}, 2) == []
     rows = [("a", -1.0, None, ""), ("b", 2.0, {"low": 1.0, "high": 4.0}, "small")]
     assert [(bar.length, bar.ends) for bar in side_by_side(rows, 2)] == [(0.0, None), (50.0, (25.0, 100.0))]
     assert [bar.length for bar in side_by_side([("a", 0.0, None, "")], 2)] == [0.0]

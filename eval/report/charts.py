@@ -38,6 +38,22 @@ def beside_chance(score: Parts, digits: int) -> list[Bar]:
     return bars
 
 
+def of_motion(score: Parts, digits: int) -> list[Bar]:
+    """Distances of the same few clips: of both sides whole, of content, of motion, of real clips changed."""
+    measured = score.get("motion")
+    if not measured:
+        return []
+    named = {"as they are": "whole", "content alone, frozen": "content", "motion alone": "motion"}
+    rows = {label: measured["apart"][part]["frechet"] for label, part in named.items()}
+    free = {label: f"KVD {measured['apart'][part]['kernel']:.3f}" for label, part in named.items()}
+    rows |= {f"real clips beside themselves, {how}": value for how, value in measured["itself"].items()}
+    most = max(rows.values())
+    return [
+        Bar(label, f"{value:.{digits}f}", _in_percent(value, most), None, label in free, free.get(label, ""))
+        for label, value in rows.items()
+    ]
+
+
 def of_classes(score: Parts, digits: int) -> list[Bar]:
     """The distance within each class, the farthest first."""
     rows = sorted(score.get("classes", {}).items(), key=lambda item: (-item[1]["value"], item[0]))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from configs.load import from_json
 from configs.protocol import load_protocols, protocol_module, protocol_names, published
 from dit.cli import VERBS
-from eval.report.charts import Bar, beside_chance, of_classes, to_infinity
+from eval.report.charts import Bar, beside_chance, of_classes, of_motion, to_infinity
 from eval.report.parts import Parts
 from eval.report.pictures import Shelf, Shown
 from eval.scoring import DIGITS, Meaning, is_seeded
@@ -78,6 +78,8 @@ class Section:
     values: list[tuple[str, str, str]]
     remarks: list[str]
     bars: list[Bar]
+    motion: list[Bar]
+    motion_clips: int
     line: dict | None
     pictures: list[tuple[str, list[Row]]]
     classes: list[Bar]
@@ -127,6 +129,8 @@ def section(score: dict, label: str, command: str, folders: dict[str, str], shel
         values=_values(score),
         remarks=_remarks(score, digits),
         bars=beside_chance(score, digits),
+        motion=of_motion(score, digits),
+        motion_clips=(score.get("motion") or {}).get("clips", 0),
         line=to_infinity(score, digits),
         pictures=_pictures(score, meaning, folders, shelf),
         classes=of_classes(score, digits),

@@ -34,12 +34,35 @@ class Panel(TypedDict):
     floor: Floor
 
 
+class Changed(TypedDict):
+    """Distances of real clips to themselves in other motion."""
+
+    shuffled: float
+    reversed: float
+    frozen: float
+
+
+class Both(TypedDict):
+    """A distance of the same clips by Frechet's, and by KVD."""
+
+    frechet: float
+    kernel: float
+
+
+class Apart(TypedDict):
+    """Distances of both sides' clips as they are, of their content alone, and of their motion alone."""
+
+    whole: Both
+    content: Both
+    motion: Both
+
+
 class Motion(TypedDict):
     """What the score hardly sees: distances of so many clips a side."""
 
     clips: CountOrZero
-    itself: dict[str, float]
-    apart: dict[str, dict[str, float]]
+    itself: Changed
+    apart: Apart
 
 
 class Pair(TypedDict):
