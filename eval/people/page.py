@@ -137,9 +137,9 @@ def make_page(
         why = next(iter(wrong.values()), "there are none")
         raise ValueError(f"no pair of videos can be shown: {why}")
     shown = {identity for pair in asked.values() for identity in pair.videos}
-    facts = {identity: facts[identity] for identity in sorted(shown)}
+    facts = {identity: fact for identity, fact in facts.items() if identity in shown}
     contents = [
-        [pair.prompt, pair.seed, sorted(facts[identity].rgb_sha256 for identity in pair.videos)]
+        [pair.prompt, pair.seed, sorted((facts[name].rgb_sha256, facts[name].fps) for name in pair.videos)]
         for pair in asked.values()
     ]
     protocol = protocol | {"pairs": len(asked), "pairs_sha256": _hash(sorted(contents, key=str))}
