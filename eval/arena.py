@@ -89,7 +89,9 @@ def make(settings: ArenaSettings) -> Key:
         "question": settings.question,
         "reasons": settings.reasons,
     }
-    protocol |= {name: getattr(settings, name) for name in ("each", "swapped", "side", "seconds", "seed")}
+    protocol |= {
+        name: getattr(settings, name) for name in ("each", "swapped", "side", "seconds", "fps", "seed")
+    }
     protocol |= {"answers": ["left", "right", "tie", "bad"], "ties": "Davidson 1970", "prior_sd": PRIOR}
     html, key = make_page(pairs, names, lone, protocol, settings.side, settings.seconds, settings.fps)
     write_json(secret, to_json(key))

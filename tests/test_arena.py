@@ -211,6 +211,11 @@ def test_two_models_with_the_same_frames_make_no_pair(tmp_path, capsys):
     assert run(["eval", "arena", *folders, "--out", str(tmp_path / "y.html")]) == 1
     assert "the same frames as 0 of one" in capsys.readouterr().err
     assert list(tmp_path.glob("y.*")) == []
+    folders.append(write_model(tmp_path / "three", video(1)))  # which both others meet
+    key = make(ArenaSettings(models=tuple(folders), out=str(tmp_path / "y.html")))
+    met = [sorted(key.videos[one].model for one in pair.videos) for pair in key.pairs.values()]
+    assert sorted(met) == [[0, 2], [1, 2]]
+    assert key.passed_over == ({}, {"0": "the same frames as 0 of one"}, {})
 
 
 def test_a_planted_winner_is_found_and_all_is_said(arena, tmp_path, capsys):

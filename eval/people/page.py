@@ -119,27 +119,15 @@ def make_page(
                 f"{len(data)} of {len(wanted)} videos have {MOST_BYTES:,} bytes, and a page no more: "
                 "--pairs, --seconds or --side make it smaller"
             )
-    asked: dict[str, Asked] = {}
-    for one, other in combinations(range(len(models)), 2):
-        both = [pair for pair in pairs if (pair.one.model, pair.other.model) == (one, other)]
-        # In half of them each model comes first, so that sides are even for every voter's half of swaps.
-        drawn = generator("arena", secret.hex(), one, other).permutation(len(both)) % 2
-        for pair, swapped in zip(both, drawn, strict=True):
-            names = [(video.model, video.source.name) for video in (pair.one, pair.other)]
-            ids = [_id(secret, "video", *name) for name in (reversed(names) if swapped else names)]
-            if any(name in wrong for name in names):
-                continue
-            if len({facts[identity].rgb_sha256 for identity in ids}) == 1:
-                wrong[names[1]] = f"the same frames as {names[0][1]} of {models[one]}"
-                continue
-            asked[_id(secret, "pair", *ids)] = Asked(pair.one.prompt, pair.one.seed, tuple(ids))
+    asked, same = _ask(pairs, models, facts, secret)
+    wrong |= {name: why for name, why in same.items() if name not in wrong}
     if not asked:
         why = next(iter(wrong.values()), "there are none")
         raise ValueError(f"no pair of videos can be shown: {why}")
     shown = {identity for pair in asked.values() for identity in pair.videos}
-    facts = {identity: facts[identity] for identity in sorted(shown)}
+    facts = {identity: fact for identity, fact in facts.items() if identity in shown}
     contents = [
-        [pair.prompt, pair.seed, sorted(facts[identity].rgb_sha256 for identity in pair.videos)]
+        [pair.prompt, pair.seed, sorted((facts[name].rgb_sha256, facts[name].fps) for name in pair.videos)]
         for pair in asked.values()
     ]
     protocol = protocol | {"pairs": len(asked), "pairs_sha256": _hash(sorted(contents, key=str))}
@@ -155,6 +143,29 @@ def make_page(
     )
     key = Key(values["hash"], tuple(models), protocol, _hash(protocol), facts, asked, over, __version__)
     return _html(values, {identity: data[identity] for identity in sorted(shown)}), key
+
+
+def _ask(
+    pairs: list[Pair], models: list[str], facts: dict[str, Judged], secret: bytes
+) -> tuple[dict[str, Asked], dict[tuple[int, str], str]]:
+    """The pairs of which both videos are there, by their ids; and what has the same frames as its partner.
+
+    In half of any two models' pairs each comes first, so that sides are even in every voter's half of swaps.
+    """
+    asked, same = {}, {}
+    for one, other in combinations(range(len(models)), 2):
+        both = [pair for pair in pairs if (pair.one.model, pair.other.model) == (one, other)]
+        drawn = generator("arena", secret.hex(), one, other).permutation(len(both)) % 2
+        for pair, swapped in zip(both, drawn, strict=True):
+            names = [(video.model, video.source.name) for video in (pair.one, pair.other)]
+            ids = [_id(secret, "video", *name) for name in (reversed(names) if swapped else names)]
+            if not facts.keys() >= set(ids):
+                continue
+            if len({facts[identity].rgb_sha256 for identity in ids}) == 1:
+                same[names[1]] = f"the same frames as {names[0][1]} of {models[one]}"
+            else:
+                asked[_id(secret, "pair", *ids)] = Asked(pair.one.prompt, pair.one.seed, tuple(ids))
+    return asked, same
 
 
 def _encode(video: Shown, side: int, seconds: float, fps: float) -> tuple[bytes, Judged]:
