@@ -8,6 +8,7 @@ from typing_extensions import TypedDict
 
 from configs.load import Positional, from_json, parse
 from configs.protocol import differences, load_protocols, protocol_names
+from eval.published import below
 from eval.scoring import DIGITS, SIDES, aligned
 from vae.training.files import read_json
 
@@ -22,6 +23,8 @@ class CompareSettings:
 
     scores: Positional[tuple[str, ...]] = ()
     """JSON files that scoring wrote, or folders of `dit eval run`."""
+    published: bool = False
+    """Put the literature's values of the same task below a line; none of them compares with a score."""
 
 
 MEASURED = {"psnr": 2, "pooled_psnr": 2, "ssim": 4, "lpips": 4}  # columns of a reconstruction; decimals
@@ -211,8 +214,16 @@ def _table(names: list[str], scores: list[dict]) -> list[str]:
     return [title, *aligned([head, *map(_row, names, scores)]), *_made_otherwise(names, scores)]
 
 
-def compare(names: list[str]) -> str:
-    """Scores as a table for each metric that all have; ValueError where anything that they mean differs."""
+def _below(score: dict) -> list[str]:
+    """The literature's values of a score's task, below a line."""
+    if score["metric"] == "reconstruction":
+        return below(score.get("protocol") or "reconstruction", ("ssim", "psnr", "lpips"))
+    return below(score["protocol"]["name"], (score["metric"],))
+
+
+def compare(names: list[str], published: bool = False) -> str:
+    """Scores as a table for each metric that all have, and the literature's values of it below a line if
+    asked for; ValueError where anything that they mean differs."""
     if not names:
         raise ValueError("which scores? dit eval compare A.json B.json, or folders of dit eval run")
     scores = [read_scores(name) for name in names]
@@ -223,14 +234,18 @@ def compare(names: list[str]) -> str:
             f"{names[0]} and {names[other]} do not compare: metric: {' and '.join(scores[0])}, and "
             f"{' and '.join(scores[other])}"
         )
-    tables = ["\n".join(_table(names, [of_one[metric] for of_one in scores])) for metric in shared]
+    tables = []
+    for metric in shared:
+        lines = _table(names, [of_one[metric] for of_one in scores])
+        tables.append("\n".join(lines + (_below(scores[0][metric]) if published else [])))
     left = sorted({metric for of_one in scores for metric in of_one} - {*shared})
     return "\n\n".join([*tables, *([f"left out, as not all have it: {', '.join(left)}"] if left else [])])
 
 
 def main(arguments: list[str]) -> None:
     """The verb `dit eval compare`."""
-    print(compare(list(parse(CompareSettings, arguments, prog="dit eval compare").scores)))
+    settings = parse(CompareSettings, arguments, prog="dit eval compare")
+    print(compare(list(settings.scores), settings.published))
 
 
 if __name__ == "__main__":
