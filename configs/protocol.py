@@ -204,6 +204,26 @@ class InceptionProtocol(FeatureProtocol):
         return self.splits
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReconstructionProtocol(Protocol):
+    """Which measures of videos beside their originals a table has, under its names PSNR, SSIM and LPIPS."""
+
+    metric: str = "reconstruction"
+    """What is computed."""
+    fake: int = 0
+    """Videos of the generated side; 0 takes all that have an original."""
+    psnr: Literal["psnr", "wrapped_psnr"] = "psnr"
+    """What PSNR is: each frame's, or the same with squared differences that wrap as bytes do."""
+    ssim: Literal["ssim", "ssim_grey_uniform"] = "ssim"
+    """What SSIM is: of colours by a Gaussian window, or of grey by scikit-image's default."""
+    lpips: Literal["lpips", "unit_lpips"] = "lpips"
+    """What LPIPS is given: frames in [-1, 1], for which it is made, or in [0, 1]."""
+    trunk: Literal["alex", "vgg", "squeeze"] = "alex"
+    """Trunk of LPIPS."""
+    mean: Literal["videos", "frames"] = "videos"
+    """Whether a score is the mean over videos of their own, or over the frames of all videos alike."""
+
+
 def protocol_names() -> list[str]:
     """Names of all protocols, of the files in `configs/protocols`."""
     return sorted(file.name.replace("_", "-") for file in pkgutil.iter_modules(protocols.__path__))

@@ -54,7 +54,7 @@ def test_every_protocol_gives_the_network_s_clip_and_no_two_the_same():
     alike = (  # they differ in the videos alone
         {name for name in OF_FVD if name.startswith("fvd-stylegan-v")},
         {name for name in OF_FVD if "latte" in name},
-        {name for name in OF_FVD if name.startswith(("ucf101-zeroshot", "msrvtt"))},
+        {name for name in OF_FVD if name.startswith(("ucf101-zeroshot", "msrvtt", "pose"))},
         {"ucf101-class-magvit", "ucf101-class-walt"},
         # From its square of 128 VideoGPT cuts nothing out.
         {"fvd-videogpt", "ucf101-class-tats"},

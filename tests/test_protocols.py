@@ -100,7 +100,7 @@ def test_lists_are_those_of_their_splits(ucf101_lists):
 def test_every_protocol_says_what_it_follows_and_what_is_not_certain():
     for name in protocol_names():
         text = " ".join(protocol_module(name).__doc__.split())
-        assert re.search("Known to differ|[Nn]ot confirmed|All else", text), name
+        assert re.search("Known to differ|[Nn]ot confirmed|All else|no paper's protocol", text), name
 
 
 def test_jobs_and_protocols_name_each_other():

@@ -7,7 +7,7 @@ import pytest
 
 from configs.protocol import load_protocols, protocol_names
 from dit.cli import run
-from eval.published import FILE, literature, published, sureness
+from eval.published import FILE, below, literature, published, sureness
 from eval.report.facts import markdown
 from tests.test_compare import PROTOCOLS, score
 from vae.training.files import write_json
@@ -109,6 +109,8 @@ def test_published_values_stand_below_a_line_and_compare_with_none(tmp_path, cap
 def test_values_of_a_task_are_those_of_its_protocols_and_metric():
     assert {v["task"] for v in published("msrvtt-2990", "clipsim")} == {MSRVTT}
     assert published("fvd-google", "fvd") == published("msrvtt-2990", "is") == []
+    poses = {v["task"] for v in published("pose-quadruple", "psnr")}
+    assert len(poses) == 2 and below("pose-quadruple", ("psnr",))[0].startswith("---- from the literature")
     memory = next(v for v in literature()["values"] if v["source"] == "memory")
     assert sureness(memory) == "memory, not confirmed"
     assert json.loads(FILE.read_text()) == literature()
