@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from configs.protocol import (
     ClipChoice,
@@ -19,8 +20,12 @@ from configs.protocol import (
 from dit.cli import run
 from eval.benchmark import JOBS, RunEvalSettings, plan, protocols_of
 from eval.clips import Source, choose_clips, video_of
+from eval.fvd import fvd
+from tests.test_fvd import folders, quick, settings  # noqa: F401
 from vae.data.index import list_hash
 from vae.data.ucf101 import COUNTS, classes_in_proportion, read_split
+from vae.data.video import read_frames, to_video
+from vae.data.write import write_png_frames
 
 
 def videos(*lengths: int) -> list[Source]:
@@ -41,6 +46,22 @@ def test_generated_clips_start_at_the_first_frame_where_their_source_does():
     google = load_protocol("fvd-google", "fvd")
     assert google.of_side("fake") == google.of_side("real") == google
     assert load_protocol("ucf101-recon", "fvd").of_side("fake").start == "random"  # at the original's place
+
+
+def test_what_follows_a_generated_clip_does_not_move_its_score(folders, quick, tmp_path):  # noqa: F811
+    """Eight frames of noise after the sixteen: only where a clip may start later do they matter."""
+    random = torch.Generator().manual_seed(0)
+    for file in sorted(folders[1].rglob("*.mp4")):
+        frames = read_frames(file, range(16))
+        noise = torch.randint(256, (8, *frames.shape[1:]), dtype=torch.uint8, generator=random)
+        for name, shown in (("short", frames), ("long", torch.cat([frames, noise]))):
+            write_png_frames(tmp_path / name / file.stem, to_video(shown))
+    for protocol, same in (("fvd-stylegan-v-2048", True), ("fvd-google", False)):
+        short, long = (
+            fvd(settings((folders[0], tmp_path / name), protocol=protocol, resamples=0))["value"]
+            for name in ("short", "long")
+        )
+        assert (long == pytest.approx(short, rel=1e-9)) == same
 
 
 def test_windows_are_all_clips_of_all_videos():
@@ -124,8 +145,8 @@ def test_classes_come_as_often_as_real_ones(ucf101_lists):
 
 @pytest.mark.parametrize("job", [job for job in JOBS if job.startswith("ucf101")])
 def test_a_job_plans_its_classes(job):
-    settings = RunEvalSettings(job=job, sample_only=True)
-    samples = plan(settings, protocols_of(settings))
+    asked = RunEvalSettings(job=job, sample_only=True)
+    samples = plan(asked, protocols_of(asked))
     made = Counter(sample.name.split("/")[0] for sample in samples)
     takes = {"ucf101-zeroshot-13320": 13320, "ucf101-zeroshot-2048": 2048, "ucf101-class-tats": 2048}
     assert len(samples) == sum(made.values()) == takes.get(job, len(samples)) and len(made) == 101
