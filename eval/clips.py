@@ -270,9 +270,9 @@ def _choose_windows(
     return sorted(clips, key=lambda clip: clip.source.key), passed
 
 
-def video_of(name: str) -> str:
+def video_of(name: str, choice: ClipChoice) -> str:
     """The name of the video that a clip is of: one of several is named after it, `@` and its first frame."""
-    return re.sub(WINDOW + r"\d{6}$", "", name)
+    return re.sub(WINDOW + r"\d{6}$", "", name) if choice.videos == "windows" else name
 
 
 def _fitting(

@@ -114,7 +114,7 @@ def score_sides(
 def _panel_of(settings: FvdSettings, protocol: FvdProtocol, real: Side, weights: str, network) -> dict:
     """The panel: what real clips score against other real ones."""
     sources, _, _ = choose_side(settings, protocol, "real")
-    names = set(map(video_of, real.names))
+    names = {video_of(name, protocol) for name in real.names}
     rest = [source for source in sources if source.name not in names]
     others, _ = choose_clips(rest, protocol, len(real.names), protocol.real_stride)
 

@@ -72,18 +72,21 @@ def test_windows_are_all_clips_of_all_videos():
         for first in range(starts)
     }
     assert [clip.source.key for clip in clips] == sorted(clip.source.key for clip in clips)
-    assert list(passed) == ["1/v"] and {video_of(clip.source.name) for clip in clips} == {"0/v", "2/v"}
-    assert video_of("a@b/v_@12") == "a@b/v_@12"
+    windows = ClipChoice(videos="windows")
+    assert list(passed) == ["1/v"]
+    assert {video_of(clip.source.name, windows) for clip in clips} == {"0/v", "2/v"}
+    assert video_of("a@b/v_@12", windows) == "a@b/v_@12"
+    assert video_of("v@000012", ClipChoice()) == "v@000012"
 
 
 def test_windows_are_drawn_evenly_and_by_keys_and_seed():
     choice, sources = ClipChoice(videos="windows"), videos(515, 1015, 2515)
     clips, _ = choose_clips(sources, choice, 2000, 1)
     assert len({clip.source.name for clip in clips}) == 2000
-    counts = Counter(video_of(clip.source.name) for clip in clips)
+    counts = Counter(video_of(clip.source.name, choice) for clip in clips)
     for video, windows in (("0/v", 500), ("1/v", 1000), ("2/v", 2500)):
         assert abs(counts[video] - windows / 2) < 70  # 250 +- 13, 500 +- 19, 1250 +- 22
-    late = sum(clip.frames[0] >= 1250 for clip in clips if video_of(clip.source.name) == "2/v")
+    late = sum(clip.frames[0] >= 1250 for clip in clips if video_of(clip.source.name, choice) == "2/v")
     assert abs(late - counts["2/v"] / 2) < 90
     assert choose_clips(sources[::-1], choice, 2000, 1)[0] == clips
     named = [replace(source, name=f"other {source.name}") for source in sources]
