@@ -7,7 +7,7 @@ import json
 import pkgutil
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Literal
+from typing import Literal, Self
 
 from configs import protocols
 from configs.load import nearest
@@ -42,16 +42,32 @@ class Protocol:
 class ClipChoice:
     """Which clips of a folder's videos are scored."""
 
-    videos: Literal["first", "random"] = "random"
-    """Which videos, where there are more than clips: the first by name, or a seeded choice."""
+    videos: Literal["first", "random", "windows"] = "random"
+    """Which clips, where there are more: of the first videos by name, of a seeded choice of videos, or a
+    seeded choice of all clips of all videos, so that a long video has more and may have several."""
     start: Literal["first", "random", "middle"] = "random"
     """Where in its video a clip starts; random is a function of the seed and of what the video is."""
+    fake_start: Literal["same", "first"] = "same"
+    """Where a generated clip starts: where `start` says, or at its video's first frame, one a video."""
+    whole_steps: bool = False
+    """Whether a video needs `frames` times the step, a step after the last frame too."""
     seed: int = 0
     """Seed of videos and starts."""
     frames: int = 16
     """Frames of a clip; 0 takes all of a video."""
     fake_stride: int = 1
     """Step between two frames of a generated clip."""
+
+    def least_frames(self, stride: int) -> int:
+        """The fewest frames of a video that has a clip of this step."""
+        span = (self.frames - 1) * stride + 1
+        return max(1, self.frames * stride if self.whole_steps else span)
+
+    def of_side(self, which: str) -> Self:
+        """The choice for the clips of one side, `real` or `fake`."""
+        if which == "real" or self.fake_start == "same":
+            return self
+        return dataclasses.replace(self, start="first", videos=self.videos.replace("windows", "random"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +78,13 @@ class Preprocessing:
     """Side of the square frames that are made of a video before the network's own resize; 0 makes none."""
     stored_order: Literal["resize-crop", "crop-resize"] = "resize-crop"
     """Whether such a frame's shorter side is resized and the middle cut out, or the other way round."""
-    stored_kernel: Literal["bilinear", "bicubic", "lanczos"] = "lanczos"
-    """Kernel of that resize, antialiased: bilinear as PyTorch's, bicubic and lanczos as Pillow's."""
+    stored_kernel: Literal["bilinear", "bilinear-plain", "bicubic", "lanczos"] = "lanczos"
+    """Kernel of that resize: bilinear as PyTorch's, antialiased or plain; bicubic and lanczos as Pillow's."""
     stored_longer: Literal["floor", "ceil"] = "floor"
     """What becomes of a fraction of a pixel in the longer side."""
-    stored_rounding: Literal["round", "floor"] = "round"
-    """How that resize comes to whole bytes."""
+    stored_rounding: Literal["round", "floor", "floor-halves"] = "round"
+    """How that resize comes to whole bytes; `floor-halves` first takes a half of the range and gives it back
+    in fp32, as VideoGPT's loader, by which a quarter of the levels lose one."""
     stored_codec: Literal["none", "jpeg-75"] = "none"
     """What those frames are written to and read from."""
     size: int = 224
@@ -187,6 +204,26 @@ class InceptionProtocol(FeatureProtocol):
         return self.splits
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReconstructionProtocol(Protocol):
+    """Which measures of videos beside their originals a table has, under its names PSNR, SSIM and LPIPS."""
+
+    metric: str = "reconstruction"
+    """What is computed."""
+    fake: int = 0
+    """Videos of the generated side; 0 takes all that have an original."""
+    psnr: Literal["psnr", "wrapped_psnr"] = "psnr"
+    """What PSNR is: each frame's, or the same with squared differences that wrap as bytes do."""
+    ssim: Literal["ssim", "ssim_grey_uniform"] = "ssim"
+    """What SSIM is: of colours by a Gaussian window, or of grey by scikit-image's default."""
+    lpips: Literal["lpips", "unit_lpips"] = "lpips"
+    """What LPIPS is given: frames in [-1, 1], for which it is made, or in [0, 1]."""
+    trunk: Literal["alex", "vgg", "squeeze"] = "alex"
+    """Trunk of LPIPS."""
+    mean: Literal["videos", "frames"] = "videos"
+    """Whether a score is the mean over videos of their own, or over the frames of all videos alike."""
+
+
 def protocol_names() -> list[str]:
     """Names of all protocols, of the files in `configs/protocols`."""
     return sorted(file.name.replace("_", "-") for file in pkgutil.iter_modules(protocols.__path__))
@@ -226,11 +263,6 @@ def job_protocols(job: str) -> dict[str, Protocol]:
     mine = [name for name in protocol_names() if job in getattr(protocol_module(name), "JOBS", ())]
     by_metric = {metric: p for name in mine for metric, p in load_protocols(name).items()}
     return {metric: by_metric[metric] for metric in sorted(by_metric)}
-
-
-def published(name: str, metric: str) -> tuple[tuple[str, float, str], ...]:
-    """Published values under a protocol: model, value, source."""
-    return getattr(protocol_module(name), "PUBLISHED", {}).get(metric, ())
 
 
 def differences(one: dict, other: dict) -> list[str]:

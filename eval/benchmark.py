@@ -32,7 +32,7 @@ from vae.data.manifest import NAME, load_manifest, save_manifest
 from vae.data.msrvtt import number, read_annotations
 from vae.data.sheets import contact_sheet
 from vae.data.tables import few
-from vae.data.ucf101 import PROMPTS, words
+from vae.data.ucf101 import PROMPTS, classes_in_proportion, words
 from vae.data.video import read_frames, to_video
 from vae.training.files import remove_stale, write_json
 from vae.training.processes import own_device, processes
@@ -45,7 +45,7 @@ class RunEvalSettings(StampSettings, VideoSettings):
     """Sample a data set's prompts with a model, then score the videos; the same command goes on."""
 
     job: Positional[str] = ""
-    """What to sample and score: ucf101-zeroshot, ucf101-class, msrvtt or msrvtt-all-captions."""
+    """What to sample and score, such as ucf101-zeroshot or msrvtt; without it, the jobs are listed."""
     model: str = "builtin"
     """Model folder: ours, any text-to-video pipeline of diffusers, or `builtin`."""
     real: str = ""
@@ -82,7 +82,18 @@ class RunEvalSettings(StampSettings, VideoSettings):
     """Also print what H.264 would have cost: the videos as `dit sample` writes them, scored again."""
 
 
-JOBS = ("ucf101-zeroshot", "ucf101-class", "msrvtt", "msrvtt-all-captions")  # protocols name theirs
+JOBS = {  # protocols name theirs; prompts of UCF-101, and in which shares its classes come, or of MSR-VTT
+    "ucf101-zeroshot": ("sentences", "alike"),
+    "ucf101-zeroshot-13320": ("sentences", "as real"),
+    "ucf101-zeroshot-2048": ("sentences", "as real"),
+    "ucf101-class": ("names", "alike"),
+    "ucf101-class-tats": ("names", "alike"),
+    "ucf101-class-magvit": ("names", "as real"),
+    "ucf101-class-walt": ("names", "as real"),
+    "msrvtt": ("a caption", ""),
+    "msrvtt-stride3": ("a caption", ""),
+    "msrvtt-all-captions": ("every caption", ""),
+}
 SHOWN = 12  # videos in the picture
 ENDING = ".mkv"  # FFV1: scores are of the frames that were made, not of what a codec left of them
 PAGE = "report.html"  # of all scores, beside the videos
@@ -138,8 +149,8 @@ def run(settings: RunEvalSettings) -> dict:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     maker = _pipeline_maker(settings) if is_foreign(settings.model) else _own_maker(settings, samples)
-    least = max((p.frames - 1) * p.fake_stride + 1 for p in protocols.values())  # frames of every video
-    _make_all(samples, maker, out / "videos", max(1, least), settings.model, settings.overwrite)
+    least = max(p.least_frames(p.fake_stride) for p in protocols.values())  # of every video
+    _make_all(samples, maker, out / "videos", least, settings.model, settings.overwrite)
     if dist.is_initialized():
         dist.barrier()
     if rank == 0:
@@ -213,11 +224,13 @@ def plan(settings: RunEvalSettings, protocols: dict[str, Protocol]) -> list[Samp
 
 
 def _ucf101_samples(settings: RunEvalSettings, count: int) -> list[Sample]:
-    """Videos of UCF-101's classes in turn, under their folders."""
-    bare = (settings.prompts or ("names" if settings.job == "ucf101-class" else "sentences")) == "names"
+    """Videos of UCF-101's classes under their folders, in turn or as often as real ones."""
+    prompts, shares = JOBS[settings.job]
+    bare = (settings.prompts or prompts) == "names"
+    classes = classes_in_proportion() if shares == "as real" else sorted(PROMPTS)
     samples = []
     for k in range(count):
-        kind = sorted(PROMPTS)[k % len(PROMPTS)]
+        kind = classes[k % len(classes)]
         prompt = words(kind) if bare else PROMPTS[kind]
         samples.append(Sample(f"{kind}/{k:05d}", prompt, settings.seed + k))
     return samples
@@ -239,7 +252,7 @@ def _msrvtt_samples(settings: RunEvalSettings) -> list[Sample]:
     pairs = []
     for name in sorted(captions, key=number):
         lines = [line for line in captions[name] if line.strip()]
-        if settings.job == "msrvtt":
+        if JOBS[settings.job][0] == "a caption":
             pairs.append((name, lines[int(uniform("caption", settings.seed, name) * len(lines))]))
         else:
             pairs += [(f"{name}-{k:02d}", line) for k, line in enumerate(lines)]

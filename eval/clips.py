@@ -1,6 +1,7 @@
 """The clips that a protocol scores: which videos and which frames, as contents and seeds say."""
 
 import hashlib
+import heapq
 import os
 import re
 import sys
@@ -25,6 +26,7 @@ from vae.training.progress import progress
 from vae.training.seeds import uniform
 
 SHOWN = 3  # reasons in a line
+WINDOW = "@"  # between a video's name and a clip's first frame
 
 
 @dataclass(frozen=True)
@@ -215,8 +217,11 @@ def choose_clips(
     """At most `count` clips (0: all), one a video, sorted by key; and what was passed over, with the reason.
 
     Videos are taken by name or by their draw until there are enough; one too short or unreadable is passed
-    over and the next is taken. Neither names nor folders move a draw, nor the order.
+    over and the next is taken. Neither names nor folders move a draw, nor the order. A choice of windows is
+    one of all clips of all videos, see `video_of`.
     """
+    if choice.videos == "windows":
+        return _choose_windows(sources, choice, count, stride)
     chosen, passed = [], {}
     if choice.videos == "random":
         sources = with_keys(sources)
@@ -224,31 +229,68 @@ def choose_clips(
     for source, known in _probed(sources, count):
         if count and len(chosen) == count:
             break
-        if isinstance(known, UnreadableVideo):
-            passed[source.name] = str(known)
+        try:
+            source, span, starts = _fitting(source, known, choice, stride)
+        except UnreadableVideo as error:
+            passed[source.name] = str(error)
             continue
-        source = replace(source, known=known)
-        have = frame_count(source)
-        span = ((choice.frames or have) - 1) * stride + 1
-        if have < span:
-            passed[source.name] = f"{source.path} has {have} frames, and a clip takes {span}"
-            continue
-        chosen.append(source)
-    clips = [Clip(source, _place(source, choice, stride)) for source in with_keys(chosen)]
+        chosen.append((source, span, starts))
+    keyed = with_keys([source for source, _, _ in chosen])
+    clips = []
+    for source, (_, span, starts) in zip(keyed, chosen, strict=True):
+        first = {
+            "first": 0,
+            "middle": (starts - 1) // 2,
+            "random": int(uniform("start", choice.seed, source.key) * starts),
+        }[choice.start]
+        clips.append(Clip(source, tuple(range(first, first + span, stride))))
     return sorted(clips, key=lambda clip: clip.source.key), passed
 
 
-def _place(source: Source, choice: ClipChoice, stride: int) -> tuple[int, ...]:
-    """The frames of a video's clip; it has enough of them."""
+def _choose_windows(
+    sources: list[Source], choice: ClipChoice, count: int, stride: int
+) -> tuple[list[Clip], dict[str, str]]:
+    """At most `count` clips (0: all) of all places in all videos, each as likely as any other."""
+    places, passed = [], {}
+    for source, known in _probed(with_keys(sources), 0):
+        try:
+            source, span, starts = _fitting(source, known, choice, stride)
+        except UnreadableVideo as error:
+            passed[source.name] = str(error)
+            continue
+        places += [(source, span, first) for first in range(starts)]
+    if count:
+        places = heapq.nsmallest(
+            count, places, key=lambda place: uniform("window", choice.seed, place[0].key, place[2])
+        )
+    clips = []
+    for source, span, first in places:
+        name, key = (f"{of}{WINDOW}{first:06d}" for of in (source.name, source.key))
+        clips.append(Clip(replace(source, name=name, key=key), tuple(range(first, first + span, stride))))
+    return sorted(clips, key=lambda clip: clip.source.key), passed
+
+
+def video_of(name: str, choice: ClipChoice) -> str:
+    """The name of the video that a clip is of: one of several is named after it, `@` and its first frame."""
+    return re.sub(WINDOW + r"\d{6}$", "", name) if choice.videos == "windows" else name
+
+
+def _fitting(
+    source: Source, known: Probe | UnreadableVideo | None, choice: ClipChoice, stride: int
+) -> tuple[Source, int, int]:
+    """A video with what is known of it, the frames that a clip spans, and at how many places it may start.
+
+    Raises UnreadableVideo for one that cannot be read, or is too short.
+    """
+    if isinstance(known, UnreadableVideo):
+        raise known
+    source = replace(source, known=known)
     have = frame_count(source)
     span = ((choice.frames or have) - 1) * stride + 1
-    starts = have - span + 1
-    first = {
-        "first": 0,
-        "middle": (starts - 1) // 2,
-        "random": int(uniform("start", choice.seed, source.key) * starts),
-    }[choice.start]
-    return tuple(range(first, first + span, stride))
+    least = choice.least_frames(stride)
+    if have < max(least, span):
+        raise UnreadableVideo(f"{source.path} has {have} frames, and a clip takes {max(least, span)}")
+    return source, span, have - span + 1
 
 
 def _probed(sources: list[Source], count: int) -> Iterator[tuple[Source, Probe | UnreadableVideo | None]]:

@@ -69,7 +69,7 @@ def clipsim(settings: ClipsimSettings) -> dict:
     clips, passed = choose_clips(sources, protocol, 0, protocol.fake_stride)
     pairs, without = pair(clips, settings)
     passed |= {name: f"{name} has no prompt" for name in without}
-    scoring.stamp_too_few(settings, protocol, settings.videos, len(pairs), passed)
+    scoring.stamp_too_few(settings, protocol, settings.videos, _count_videos(pairs), passed)
     network, weights = load_network(settings)
     if cut := network.count_cut([prompt for _, prompt in pairs]):
         print(f"note: {cut} of {len(pairs)} prompts {CUT}", file=sys.stderr)
@@ -77,10 +77,15 @@ def clipsim(settings: ClipsimSettings) -> dict:
     rows = measure(pairs, network, settings.workers)
     passed |= {pairs[index][0].source.name: wrong for index, _, wrong in rows if wrong}
     kept = [(*pairs[index], *row) for index, row, wrong in rows if not wrong]
-    stamps = scoring.stamp_too_few(settings, protocol, settings.videos, len(kept), passed)
-    values = torch.tensor([value for _, _, value, _ in kept], dtype=torch.float64)
-    scored_clips = [clip for clip, *_ in kept]
-    rgb = rgb_hash([checksum for *_, checksum in kept])
+    by_video: dict[Clip, list[float]] = {}
+    for clip, _, value, _ in kept:
+        by_video.setdefault(clip, []).append(value)
+    stamps = scoring.stamp_too_few(settings, protocol, settings.videos, len(by_video), passed)
+    # Several prompts of a video are one measurement: as so many, they would narrow the interval.
+    means = [sum(values) / len(values) for values in by_video.values()]
+    values = torch.tensor(means, dtype=torch.float64)
+    scored_clips = list(by_video)
+    rgb = rgb_hash(list({clip: checksum for clip, *_, checksum in kept}.values()))
     parts = {
         "real": {},
         "fake": {"where": Path(settings.videos).name, "videos": len(sources)}
@@ -102,6 +107,11 @@ def clipsim(settings: ClipsimSettings) -> dict:
     )
     publish(result, settings, sentence(result))
     return result
+
+
+def _count_videos(pairs: list[tuple[Clip, str]]) -> int:
+    """How many videos there are, of which a table may give one several prompts."""
+    return len({clip for clip, _ in pairs})
 
 
 def load_network(settings: ClipsimSettings) -> tuple[ClipNetwork, str]:

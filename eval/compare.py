@@ -8,6 +8,7 @@ from typing_extensions import TypedDict
 
 from configs.load import Positional, from_json, parse
 from configs.protocol import differences, load_protocols, protocol_names
+from eval.published import below
 from eval.scoring import DIGITS, SIDES, aligned
 from vae.training.files import read_json
 
@@ -22,9 +23,19 @@ class CompareSettings:
 
     scores: Positional[tuple[str, ...]] = ()
     """JSON files that scoring wrote, or folders of `dit eval run`."""
+    published: bool = False
+    """Put the literature's values of the same task below a line; none of them compares with a score."""
 
 
-MEASURED = {"psnr": 2, "pooled_psnr": 2, "ssim": 4, "lpips": 4}  # columns of a reconstruction; decimals
+MEASURED = {  # columns of a reconstruction, of those that it has; decimals
+    "psnr": 2,
+    "pooled_psnr": 2,
+    "wrapped_psnr": 2,
+    "ssim": 4,
+    "ssim_grey_uniform": 4,
+    "lpips": 4,
+    "unit_lpips": 4,
+}
 
 
 MADE = {"": "", "real": "real side, ", "fake": "generated side, "}  # parts of a score; how a note calls them
@@ -79,8 +90,8 @@ class Video(TypedDict):
     video: str
 
 
-class Reconstruction(TypedDict):
-    """The parts of a score of reconstructions that are read."""
+class NeededInReconstruction(TypedDict):
+    """The parts of every score of reconstructions that are read."""
 
     metric: str
     scores: dict[str, float | None]
@@ -89,6 +100,12 @@ class Reconstruction(TypedDict):
     fvd: dict | None
     real: ScoredSide
     made_with: dict[str, str]
+
+
+class Reconstruction(NeededInReconstruction, total=False):
+    """The parts of such a score under a protocol of its own."""
+
+    protocol: ScoredProtocol
 
 
 def read_scores(name: str) -> dict[str, dict]:
@@ -109,7 +126,7 @@ def read_scores(name: str) -> dict[str, dict]:
 
 def _known(metric: str, path: Path) -> str:
     """The metric that a file names; raises ValueError where no protocol has it."""
-    known = sorted({metric for name in protocol_names() for metric in load_protocols(name)})
+    known = sorted({m for name in protocol_names() for m in load_protocols(name)} - {"reconstruction"})
     if metric not in known:
         raise ValueError(f"{path}: {metric!r} is no metric; there are {', '.join(known)}")
     return metric
@@ -147,7 +164,8 @@ def _identity(score: dict) -> list[dict]:
         videos = hashlib.sha256("\n".join(sorted(one["video"] for one in score["each"])).encode()).hexdigest()
         lpips = score["lpips"] if "lpips" in score["scores"] else "left out"
         named = {"videos by name": f"{len(score['each'])} of {videos[:12]}"}
-        return [{"LPIPS": lpips}, named, {"real frames": _frames(score)}]
+        own = score.get("protocol", {})
+        return [own, {"LPIPS": lpips}, named, {"real frames": _frames(score)}]
     counts = {SIDES[side]: score.get(side, {}).get("clips") for side in ("real", "fake")}
     prompts = {"prompts": score["prompts_sha256"][:12]} if "prompts_sha256" in score else {}
     parts = [score["protocol"], {"weights": score["weights"]}, {"real frames": _frames(score)}, prompts]
@@ -204,15 +222,33 @@ def _table(names: list[str], scores: list[dict]) -> list[str]:
             more = f"; and also {'; '.join(others)}" if others else ""
             raise ValueError(f"{names[0]} and {name} do not compare: {first}{more}")
     if scores[0]["metric"] == "reconstruction":
-        title, head = "reconstruction", ("score", *(m.replace("_", " ") for m in MEASURED), "videos")
+        title = scores[0].get("protocol", {}).get("name", "reconstruction")
+        head = ("score", *(m.replace("_", " ") for m in MEASURED), "videos")
     else:
         title = f"{scores[0]['protocol']['name']} ({scores[0]['protocol_sha256'][:12]})"
         head = ("score", scores[0]["metric"], "95 % interval", "clips", "stamps")
-    return [title, *aligned([head, *map(_row, names, scores)]), *_made_otherwise(names, scores)]
+    rows = list(map(_row, names, scores))
+    filled = [
+        k for k in range(len(head)) if scores[0]["metric"] != "reconstruction" or any(r[k] for r in rows)
+    ]
+    return [
+        title,
+        *aligned([[row[k] for k in filled] for row in (head, *rows)]),
+        *_made_otherwise(names, scores),
+    ]
 
 
-def compare(names: list[str]) -> str:
-    """Scores as a table for each metric that all have; ValueError where anything that they mean differs."""
+def _below(score: dict) -> list[str]:
+    """The literature's values of a score's task, below a line."""
+    if score["metric"] == "reconstruction":
+        name = score.get("protocol", {}).get("name", "reconstruction")
+        return below(name, ("ssim", "psnr", "lpips"))
+    return below(score["protocol"]["name"], (score["metric"],))
+
+
+def compare(names: list[str], published: bool = False) -> str:
+    """Scores as a table for each metric that all have, and the literature's values of it below a line if
+    asked for; ValueError where anything that they mean differs."""
     if not names:
         raise ValueError("which scores? dit eval compare A.json B.json, or folders of dit eval run")
     scores = [read_scores(name) for name in names]
@@ -223,14 +259,18 @@ def compare(names: list[str]) -> str:
             f"{names[0]} and {names[other]} do not compare: metric: {' and '.join(scores[0])}, and "
             f"{' and '.join(scores[other])}"
         )
-    tables = ["\n".join(_table(names, [of_one[metric] for of_one in scores])) for metric in shared]
+    tables = []
+    for metric in shared:
+        lines = _table(names, [of_one[metric] for of_one in scores])
+        tables.append("\n".join(lines + (_below(scores[0][metric]) if published else [])))
     left = sorted({metric for of_one in scores for metric in of_one} - {*shared})
     return "\n\n".join([*tables, *([f"left out, as not all have it: {', '.join(left)}"] if left else [])])
 
 
 def main(arguments: list[str]) -> None:
     """The verb `dit eval compare`."""
-    print(compare(list(parse(CompareSettings, arguments, prog="dit eval compare").scores)))
+    settings = parse(CompareSettings, arguments, prog="dit eval compare")
+    print(compare(list(settings.scores), settings.published))
 
 
 if __name__ == "__main__":

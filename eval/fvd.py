@@ -11,7 +11,7 @@ from configs.protocol import FvdProtocol
 from configs.ranges import CountOrZero
 from configs.scoring import DistanceSettings, ScoringSettings, inherited
 from eval import motion, panel, scoring
-from eval.clips import Clip, choose_clips, passed_lines
+from eval.clips import Clip, choose_clips, passed_lines, video_of
 from eval.frechet import at_infinity, checked_distance, quickest_distance
 from eval.networks.certify import SMOKE
 from eval.networks.load import load_network
@@ -114,7 +114,7 @@ def score_sides(
 def _panel_of(settings: FvdSettings, protocol: FvdProtocol, real: Side, weights: str, network) -> dict:
     """The panel: what real clips score against other real ones."""
     sources, _, _ = choose_side(settings, protocol, "real")
-    names = set(real.names)
+    names = {video_of(name, protocol) for name in real.names}
     rest = [source for source in sources if source.name not in names]
     others, _ = choose_clips(rest, protocol, len(real.names), protocol.real_stride)
 

@@ -76,9 +76,14 @@ def _bilinear_corners(frames_TCHW: Tensor, size: tuple[int, int]) -> Tensor:
 RESIZES = {"bilinear": bilinear, "bilinear-tf1": bilinear_tf1, "bilinear-corners": _bilinear_corners}
 
 
-def _bilinear_bytes(frames_TCHW: Tensor, size: tuple[int, int], rounding: str) -> Tensor:
-    """Bilinear with antialiasing in floats, then whole bytes."""
-    frames = F.interpolate(frames_TCHW.float() / 255, size, mode="bilinear", antialias=True) * 255
+def _bilinear_bytes(
+    frames_TCHW: Tensor, size: tuple[int, int], rounding: str, antialias: bool = True
+) -> Tensor:
+    """Bilinear in floats of [0, 1], then whole bytes."""
+    frames = F.interpolate(frames_TCHW.float() / 255, size, mode="bilinear", antialias=antialias)
+    if rounding == "floor-halves":
+        frames = (frames - 0.5) + 0.5
+    frames = frames * 255
     return (frames.round() if rounding == "round" else frames).clamp(0, 255).byte()
 
 
@@ -96,6 +101,7 @@ def _pillow_bytes(frames_TCHW: Tensor, size: tuple[int, int], rounding: str, ker
 
 STORED_RESIZES = {
     "bilinear": _bilinear_bytes,
+    "bilinear-plain": partial(_bilinear_bytes, antialias=False),
     "bicubic": partial(_pillow_bytes, kernel="BICUBIC"),
     "lanczos": partial(_pillow_bytes, kernel="LANCZOS"),
 }

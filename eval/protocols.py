@@ -27,11 +27,25 @@ def card(name: str) -> str:
     return "\n".join(lines)
 
 
+def listing() -> str:
+    """All protocols in groups of what they compute and of which real videos, each with its first sentence."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for name in protocol_names():
+        by_metric = load_protocols(name)
+        data = {getattr(protocol, "data", "any") for protocol in by_metric.values()} - {"any"}
+        title = f"{', '.join(sorted(by_metric))}{' of ' if data else ''}{', '.join(sorted(data))}"
+        sentence = " ".join(protocol_module(name).__doc__.strip().split("\n\n")[0].split())
+        groups.setdefault(title, []).append((f"  {name}", sentence))
+    lines = iter(aligned([row for title in sorted(groups) for row in groups[title]]))
+    return "\n".join(
+        line for title in sorted(groups) for line in [title, *(next(lines) for _ in groups[title])]
+    )
+
+
 def main(arguments: list[str]) -> None:
     """The verb `dit eval protocols`."""
     name = parse(ProtocolsSettings, arguments, prog="dit eval protocols").name
-    rows = [(name, protocol_module(name).__doc__.strip().splitlines()[0]) for name in protocol_names()]
-    print(card(name) if name else "\n".join(aligned(rows)))
+    print(card(name) if name else listing())
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """`dit eval reconstruction`: how near reconstructed videos are to their originals, frame by frame."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from functools import partial
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from configs.load import parse
+from configs.protocol import ReconstructionProtocol, load_protocols, protocol_names
 from configs.scoring import LpipsSettings, ScoringSettings
 from dit import __version__
 from eval.clips import Clip, Source, find_sources, frame_count, partners, passed_lines, read_clip
@@ -19,7 +21,7 @@ from eval.report.page import publish
 from eval.scoring import Meaning, check_outputs
 from vae.data.video import to_video
 from vae.quality.lpips import SMALLEST, Lpips, load_lpips, lpips_of
-from vae.quality.psnr_ssim import SSIM_SIDE, grey, pooled_psnr, psnr, ssim
+from vae.quality.psnr_ssim import SSIM_SIDE, grey, pooled_psnr, psnr, ssim, wrapped_psnr
 from vae.training.processes import own_device
 
 
@@ -32,7 +34,7 @@ class ReconstructionSettings(LpipsSettings, ScoringSettings):
     fake: str = ""
     """Reconstructions of the same names, sizes and numbers of frames."""
     protocol: str = ""
-    """Protocol of the FVD between the two sides, such as ucf101-recon; empty leaves FVD out."""
+    """Protocol of the FVD of both sides, such as ucf101-recon, or of all four, such as pose-quadruple."""
 
 
 MEANING = Meaning(
@@ -46,10 +48,13 @@ MEANING = Meaning(
 MEASURES = {  # name -> what it is, as the score says
     "psnr": "dB, mean over frames of each frame's, at most 100",
     "pooled_psnr": "dB, of the squared error of all frames together",
+    "wrapped_psnr": "dB, squares wrap as bytes do: unrelated pictures score 27.9 dB by it, 7.7 rightly",
     "ssim": "Gaussian 11x11 of sigma 1.5, valid crop, population covariance, mean over channels",
     "ssim_grey": "the same of the luma (BT.601, in whole bytes)",
     "ssim_uniform": "scikit-image's default: box of 7x7, sample covariance, mean over channels",
+    "ssim_grey_uniform": "the same of the luma",
     "lpips": "version 0.1, mean over frames",
+    "unit_lpips": "the same, given frames in [0, 1], for which it is not made",
 }
 
 
@@ -85,11 +90,32 @@ def qualities(original: Tensor, other: Tensor, lpips: Lpips | None, device: torc
     return values
 
 
-def means(each: list[dict[str, float]]) -> dict[str, float]:
-    """The mean over videos of each measure that all of them have."""
+def means(each: list[dict[str, float]], weights: list[int] | None = None) -> dict[str, float]:
+    """The mean over videos of each measure that all of them have, of equal or of given weights."""
     names = [name for name in MEASURES if all(name in values for values in each)]
+    weights = weights or [1] * len(each)
+    pairs = list(zip(each, weights, strict=True))
     # `fsum` is exact, so that the order of the videos, which names give them, moves no bit.
-    return {name: math.fsum(values[name] for values in each) / len(each) for name in names}
+    return {name: math.fsum(values[name] * w for values, w in pairs) / sum(weights) for name in names}
+
+
+def _own_measures(
+    protocol: ReconstructionProtocol,
+    original: Tensor,
+    other: Tensor,
+    lpips: Lpips | None,
+    device: torch.device,
+) -> dict[str, float]:
+    """What a protocol measures otherwise than `qualities`, or besides."""
+    values = {}
+    if protocol.psnr == "wrapped_psnr":
+        values["wrapped_psnr"] = wrapped_psnr(original, other)
+    if protocol.ssim == "ssim_grey_uniform":
+        values["ssim_grey_uniform"] = ssim(grey(original), grey(other), uniform=True)
+    if protocol.lpips == "unit_lpips" and lpips and min(original.shape[2:]) >= SMALLEST:
+        sides = (((video + 1) / 2).to(device) for video in (original, other))
+        values["unit_lpips"] = lpips_of(lpips, *sides)
+    return values
 
 
 def reconstruction(settings: ReconstructionSettings) -> dict:
@@ -103,7 +129,10 @@ def reconstruction(settings: ReconstructionSettings) -> dict:
     pairs, passed = _pair_up(find_sources(settings.real), find_sources(settings.fake))
     if not pairs:
         raise ValueError(f"{settings.real} and {settings.fake} have no video of one name")
-    lpips, weights = load_lpips(settings.lpips, settings.lpips_trunk, settings.lpips_heads)
+    protocols = load_protocols(settings.protocol) if settings.protocol in protocol_names() else {}
+    protocol = protocols.get("reconstruction")
+    trunk = protocol.trunk if protocol and settings.lpips != "none" else settings.lpips
+    lpips, weights = load_lpips(trunk, settings.lpips_trunk, settings.lpips_heads)
     between = None
     if settings.protocol:  # before the pairs are compared, as it may fail for its weights
         between = fvd(fvd_of(settings, settings.real, settings.fake, settings.protocol))
@@ -115,7 +144,8 @@ def reconstruction(settings: ReconstructionSettings) -> dict:
         pair, crc = read
         greys = [grey(video) for video in pair]
         others = {"ssim_grey": ssim(*greys), "ssim_uniform": ssim(*pair, uniform=True)}
-        return qualities(*pair, lpips, device) | others, crc
+        own = _own_measures(protocol, *pair, lpips, device) if protocol else {}
+        return qualities(*pair, lpips, device) | others | own | {"frames": pair[0].shape[1]}, crc
 
     read = partial(_read_pair, pairs)
     rows = map_over_processes(compute, read, len(pairs), settings.workers, device, "videos")
@@ -123,13 +153,15 @@ def reconstruction(settings: ReconstructionSettings) -> dict:
     kept = [(index, row) for index, row, wrong in rows if not wrong]
     if not kept:
         raise ValueError(f"no pair can be compared: {next(iter(passed.values()))}")
-    scores = means([values for _, (values, _) in kept])
+    each = [values for _, (values, _) in kept]
+    by_frames = protocol is not None and protocol.mean == "frames"
+    scores = means(each, [values["frames"] for values in each] if by_frames else None)
     result = {
         "metric": "reconstruction",
         "scores": scores,
         "measures": {name: MEASURES[name] for name in scores},
         "fvd": between,
-        "lpips": {"trunk": settings.lpips, "weights": weights},
+        "lpips": {"trunk": trunk, "weights": weights},
         "videos": len(kept),
         "passed_over": passed,
         "each": [{"video": pairs[index][0].name} | values for index, (values, _) in kept],
@@ -137,6 +169,10 @@ def reconstruction(settings: ReconstructionSettings) -> dict:
         "made_with": made_with(device),
         "version": __version__,
     }
+    if protocol:
+        result |= {"protocol": dataclasses.asdict(protocol), "protocol_sha256": protocol.hash()}
+        result["row"] = {name: scores.get(getattr(protocol, name)) for name in ("ssim", "psnr", "lpips")}
+        result["row"] |= {"fvd": between["value"]} if between else {}
     publish(result, settings, table(result))
     return result
 
@@ -147,7 +183,12 @@ def table(result: dict) -> str:
         f"{name.replace('_', ' '):14}{value:9.4f}  {MEASURES[name]}"
         for name, value in result["scores"].items()
     ]
-    lines.append(f"{result['videos']} videos, means over them")
+    about = result.get("protocol", {})
+    over = f" of {sum(row['frames'] for row in result['each'])} frames, means over all of these"
+    lines.append(f"{result['videos']} videos{over if about.get('mean') == 'frames' else ', means over them'}")
+    if about:
+        cells = (f"{name.upper()} {value:.4g}" for name, value in result["row"].items() if value is not None)
+        lines.append(f"{about['name']} ({result['protocol_sha256'][:12]}): {', '.join(cells)}")
     if "lpips" not in result["scores"]:
         lines.append(f"LPIPS {result['lpips']['weights']}")
     if not result["fvd"]:

@@ -50,14 +50,15 @@ def open_rfvd(
     """
     if protocol is None:
         return None, "left out: --protocol ucf101-recon, or another, adds it"
+    if protocol.videos == "windows":
+        raise ValueError(f"{protocol.name} takes several clips of a video, and here there is one of each")
     spans = {}
     chosen = with_keys([source for source in sources if source.name in set(names)])
     whole = [Source(source.name, source.path, (source.path,) * frames, key=source.key) for source in chosen]
     for which, stride in (("real", protocol.real_stride), ("fake", protocol.fake_stride)):
-        span = ((protocol.frames or frames) - 1) * stride + 1
-        if frames < span:
-            raise ValueError(f"{protocol.name} takes {span} frames of a video: --frames {span} or more")
-        clips, _ = choose_clips(whole, protocol, getattr(protocol, which), stride)
+        if frames < (least := protocol.least_frames(stride)):
+            raise ValueError(f"{protocol.name} takes {least} frames of a video: --frames {least} or more")
+        clips, _ = choose_clips(whole, protocol.of_side(which), getattr(protocol, which), stride)
         spans[which] = {clip.source.name: clip.frames for clip in clips}
     rfvd = Rfvd(given, protocol, None, "", sources, spans)
     stamps(rfvd, passed, *(len(clips) for clips in spans.values()))

@@ -115,7 +115,7 @@ def choose_side(
     copies_of = settings.copies_of if which == "fake" else ""
     sources = open_sources(getattr(settings, which), protocol, copies_of)
     stride = protocol.real_stride if which == "real" else protocol.fake_stride
-    return sources, *choose_clips(sources, protocol, getattr(protocol, which), stride)
+    return sources, *choose_clips(sources, protocol.of_side(which), getattr(protocol, which), stride)
 
 
 def check_real(settings: DistanceSettings, protocol: DistanceProtocol) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import eval.clipsim
 import eval.networks.clip
 from dit.cli import run
 from eval.clipsim import SMOKE, ClipsimSettings, clipsim
@@ -147,6 +148,27 @@ def test_a_table_gives_every_row_its_video(videos, tmp_path):
     table.write_text("path,caption\n9.mp4,a dog\n")
     with pytest.raises(ValueError, match="prompts for none of the videos"):
         clipsim(settings(videos, prompts=str(table)))
+
+
+def test_videos_are_counted_and_not_the_rows_of_a_table(videos, tmp_path, monkeypatch):
+    """Two videos with 2,990 rows are two videos, each of which weighs as much."""
+    table = tmp_path / "prompts.csv"
+    rows = ["0.mp4,a cat"] * 2988 + ["0.mp4,a dog", "2.mp4,a bird"]
+    table.write_text("\n".join(["path,caption", *rows]))
+    with monkeypatch.context() as before, pytest.raises(ValueError, match="2 clips, and msrvtt-2990 takes"):
+        before.setattr(eval.clipsim, "measure", lambda *_: 1 / 0)
+        clipsim(settings(videos, prompts=str(table), allow_small=False))
+    table.write_text("\n".join(["path,caption", *rows[-4:]]))
+    result = clipsim(settings(videos, prompts=str(table)))
+    alone = {(row["video"], row["prompt"]): row["value"] for row in result["each"]}
+    first = (2 * alone["0", "a cat"] + alone["0", "a dog"]) / 3
+    assert result["value"] == pytest.approx((first + alone["2", "a bird"]) / 2, rel=1e-12)
+    assert result["stamps"][1] == "small: 2 of 2990 videos" and result["fake"]["clips"] == 2
+    one = clipsim(settings(videos, prompts=str(table), resamples=0))
+    table.write_text("path,caption\n0.mp4,a cat\n2.mp4,a bird\n")
+    again = clipsim(settings(videos, prompts=str(table), resamples=0))
+    for fact in ("files_sha256", "rgb_sha256"):
+        assert one["fake"][fact] == again["fake"][fact]
 
 
 def written(folder: Path, *names: str, record: dict | None = None) -> Path:

@@ -392,7 +392,7 @@ def test_another_s_pipeline_runs_no_code_and_has_the_files_that_it_names(tmp_pat
     ("changes", "message"),
     [
         ({"job": "ucf101-zeroshoot"}, "no job ucf101-zeroshoot; did you mean ucf101-zeroshot"),
-        ({"job": ""}, "no job .none given.: ucf101-zeroshot, ucf101-class"),
+        ({"job": ""}, "no job .none given.: ucf101-zeroshot, ucf101-zeroshot-13320"),
         ({"metrics": ("clipsim",)}, "--metrics clipsim: ucf101-zeroshot is scored by fvd and is"),
         (
             {"sample_only": False, "real": "REAL", "allow_small": False},

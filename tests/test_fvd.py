@@ -276,7 +276,16 @@ def test_protocols_are_told_apart_by_their_hash():
 
 def test_protocols_are_shown(capsys):
     assert run(["eval", "protocols"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == protocol_names()
+    groups, title, names = {}, "", []
+    for line in capsys.readouterr().out.splitlines():
+        if line.startswith("  "):
+            names.append(line.split()[0])
+            groups[title].append(names[-1])
+        else:
+            title, groups[line] = line, []
+    assert sorted(names) == protocol_names() and all(groups.values())
+    assert {"ucf101-zeroshot-2048", "ucf101-recon", "fvd-videogpt"} <= {*groups["fvd of ucf101"]}
+    assert "fvd-google" in groups["fvd"] and groups["clipsim, fvd of msrvtt"][0] == "msrvtt-2990"
     assert run(["eval", "protocols", "fvd-latte-2048-stride3"]) == 0
     shown = capsys.readouterr().out
     assert "real_stride      3" in shown and load_protocol("fvd-latte-2048-stride3", "fvd").hash() in shown

@@ -16,7 +16,7 @@ from vae.quality.networks import find_weights
 
 PROTOCOLS = {  # how the reference values name what our protocols do
     "squash": ("fvd-stylegan-v-2048", {"stored_size": 0}),
-    "short": ("fvd-videogpt", {}),
+    "short": ("fvd-videogpt", {"stored_size": 0}),
     "tf1legacy": ("fvd-google", {}),
 }
 NETWORKS = {"eps1e-3": 1e-3, "tfhub_graph": 1e-3, "videogpt_eps1e-5": 1e-5}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.conftest import REFERENCE
-from vae.quality.psnr_ssim import grey, pooled_psnr, psnr, ssim
+from vae.quality.psnr_ssim import grey, pooled_psnr, psnr, ssim, wrapped_psnr
 
 NAMES = {"psnr": "skimage_psnr_framemean", "ssim": "skimage_ssim_wang(gauss1.5,popcov)"}
 
@@ -94,3 +94,38 @@ def test_real_frames_give_the_stored_values(name, first_window):
     assert abs(ssim(original, other) - stored[NAMES["ssim"]]) < 1e-6
     assert abs(ssim(original, other, uniform=True) - stored["skimage_ssim_default_win7"]) < 1e-6
     assert abs(ssim(grey(original), grey(other)) - stored["skimage_ssim_wang_grayY"]) < 1e-6
+
+
+def test_squares_that_wrap_give_unrelated_pictures_27_9_db():
+    """Every pair of bytes once: d * d mod 256 has the mean 105.5, and (a - b)^2 that of (256^2 - 1) / 6."""
+    levels = np.arange(256, dtype=np.uint8)
+    rows = np.broadcast_to(levels[None, :, None, None], (1, 256, 256, 3))
+    columns = np.broadcast_to(levels[None, None, :, None], (1, 256, 256, 3))
+    pair = to_video(rows), to_video(columns)
+    assert wrapped_psnr(*pair) == pytest.approx(10 * math.log10(255**2 / 105.5), abs=1e-9)
+    assert round(wrapped_psnr(*pair), 2) == 27.90 and round(psnr(*pair), 2) == 7.75
+    assert psnr(*pair) == pytest.approx(10 * math.log10(255**2 * 6 / (256**2 - 1)), abs=1e-9)
+    assert wrapped_psnr(pair[0], pair[0]) == 100
+
+
+NOISE = {  # deviation in levels -> PSNR in dB, right and wrapped, as computed by numpy's bytes elsewhere
+    2: (42.08, 42.08),
+    5: (34.25, 34.33),
+    10: (28.33, 30.42),
+    20: (22.47, 28.82),
+    40: (16.89, 28.15),
+    80: (11.85, 27.96),
+}
+
+
+@pytest.mark.parametrize("deviation", NOISE)
+def test_noise_hides_below_the_floor_of_squares_that_wrap(deviation):
+    random = np.random.RandomState(deviation)
+    original = random.randint(0, 256, (2, 192, 192, 3)).astype(np.uint8)
+    noisy = original + deviation * random.standard_normal(original.shape)
+    other = np.rint(noisy.clip(0, 255)).astype(np.uint8)
+    pair = to_video(original), to_video(other)
+    assert (psnr(*pair), wrapped_psnr(*pair)) == pytest.approx(NOISE[deviation], abs=0.06)
+    frames = zip(original, other, strict=True)
+    exact = np.mean([10 * np.log10(255**2 / np.mean((one - two) ** 2)) for one, two in frames])
+    assert wrapped_psnr(*pair) == pytest.approx(exact, abs=1e-9)

@@ -6,11 +6,15 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
+from skimage.metrics import structural_similarity
 
+import eval.reconstruction
 import vae.quality.networks
 from dit.cli import run
+from eval.compare import compare
 from eval.reconstruction import ReconstructionSettings, reconstruction
 from tests.test_fvd import folders, quick  # noqa: F401
 from vae.data.video import probe, read_frames, to_video
@@ -73,6 +77,84 @@ def test_fvd_between_the_sides_is_that_of_its_own_verb(folders, quick, tmp_path,
     words[-1] = words[-3]  # the originals beside themselves
     assert run(["eval", "reconstruction", *words, "--lpips", "none", "--json", str(file)]) == 0
     assert json.loads(file.read_text())["fvd"]["value"] == pytest.approx(0, abs=1e-9)
+
+
+def luma(frames_THWC: torch.Tensor) -> numpy.ndarray:
+    return numpy.rint(frames_THWC.numpy() @ numpy.array([0.299, 0.587, 0.114])).astype(numpy.uint8)
+
+
+def test_the_four_columns_of_pose_papers_are_those_of_their_code(folders, quick, tmp_path, capsys):  # noqa: F811
+    """Beside numpy's bytes and scikit-image's default on grey, over the frames of all videos alike."""
+    words = [
+        "--real",
+        str(folders[0]),
+        "--fake",
+        str(folders[1]),
+        "--lpips",
+        "none",
+        "--workers",
+        "0",
+        "--smoke",
+    ]
+    found, told = {}, {}
+    for name in ("pose-quadruple", "pose-quadruple-disco"):
+        file = tmp_path / f"{name}.json"
+        assert run(["eval", "reconstruction", *words, "--protocol", name, "--json", str(file)]) == 0
+        found[name], told[name] = json.loads(file.read_text()), capsys.readouterr().out
+    right, wrapped, similar = [], [], []
+    for file in sorted(folders[0].rglob("*.mp4")):
+        pair = [
+            read_frames(side, range(probe(side).frames))
+            for side in (file, folders[1] / file.relative_to(folders[0]))
+        ]
+        for one, other in zip(*(frames.numpy() for frames in pair), strict=True):
+            wrapped.append(10 * numpy.log10(255**2 / numpy.mean((one - other) ** 2)))
+            right.append(10 * numpy.log10(255**2 / numpy.mean((one.astype(float) - other) ** 2)))
+        greys = zip(*map(luma, pair), strict=True)
+        similar += [structural_similarity(one, other) for one, other in greys]
+    assert len(wrapped) == sum(range(16, 21))  # five videos of several lengths
+    disco, plain = found["pose-quadruple-disco"], found["pose-quadruple"]
+    assert plain["row"]["psnr"] == plain["scores"]["psnr"] == pytest.approx(numpy.mean(right), rel=1e-6)
+    assert (
+        disco["row"]["psnr"]
+        == disco["scores"]["wrapped_psnr"]
+        == pytest.approx(numpy.mean(wrapped), rel=1e-9)
+    )
+    assert disco["scores"]["psnr"] == plain["scores"]["psnr"] < 20 < disco["row"]["psnr"]
+    for result in (disco, plain):
+        assert result["row"]["ssim"] == pytest.approx(numpy.mean(similar), rel=1e-6)
+        assert result["row"]["lpips"] is None and result["row"]["fvd"] == result["fvd"]["value"] > 0
+        assert result["fvd"]["real"]["clips"] == result["fvd"]["fake"]["clips"] == 15  # 1 + 2 + 3 + 4 + 5
+    assert "unrelated pictures score 27.9 dB" in told["pose-quadruple-disco"]
+    assert (
+        "27.9" not in told["pose-quadruple"]
+        and "90 frames, means over all of these" in told["pose-quadruple"]
+    )
+    row = f"SSIM {plain['row']['ssim']:.4g}, PSNR {plain['row']['psnr']:.4g}, FVD {plain['row']['fvd']:.4g}"
+    assert f"pose-quadruple ({plain['protocol_sha256'][:12]}): {row}\n" in told["pose-quadruple"]
+    with pytest.raises(ValueError, match="do not compare: lpips: 'lpips' and 'unit_lpips'; and also psnr: "):
+        compare([str(tmp_path / f"{name}.json") for name in found])
+    shown = compare([str(tmp_path / "pose-quadruple-disco.json")], published=True)
+    assert "wrapped psnr" in shown and "Animate Anyone" in shown and "27.9 dB by it" in shown
+
+
+def test_lpips_of_pose_papers_is_given_half_its_range(sides, monkeypatch):
+    model = Lpips("vgg").eval()
+    for head in model.heads:
+        head.data = torch.rand_like(head)
+    asked = []
+    monkeypatch.setattr(eval.reconstruction, "load_lpips", lambda *given: asked.append(given) or (model, "w"))
+    monkeypatch.setattr(eval.reconstruction, "fvd", lambda _: None)
+    result = reconstruction(settings(sides, lpips="alex", protocol="pose-quadruple-disco"))
+    assert asked[0][0] == "vgg" and result["lpips"]["trunk"] == "vgg"
+    weighed = {"lpips": 0.0, "unit_lpips": 0.0}
+    with torch.no_grad():
+        for k in range(3):
+            frames = [video_of(side / f"{k}.mp4").movedim(0, 1) for side in sides]
+            weighed["lpips"] += model(*frames).sum().item() / 15
+            weighed["unit_lpips"] += model(*(side / 2 + 0.5 for side in frames)).sum().item() / 15
+    assert {name: result["scores"][name] for name in weighed} == pytest.approx(weighed, rel=1e-5)
+    assert result["row"]["lpips"] == result["scores"]["unit_lpips"] != result["scores"]["lpips"]
 
 
 def test_fvd_that_cannot_be_is_told_before_anything_is_compared(sides, monkeypatch, tmp_path, capsys):

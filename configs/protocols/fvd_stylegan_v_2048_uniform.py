@@ -1,6 +1,6 @@
 """FVD as StyleGAN-V's `fvd2048_16f`, of videos drawn evenly from the whole set: the sound one of the two.
 
-Its values do not compare with those of `fvd-stylegan-v-2048`, nor with that paper's.
+All else is as in `fvd-stylegan-v-2048`, whose values, and that paper's, do not compare with these.
 """
 
 from dataclasses import replace

@@ -8,7 +8,7 @@ beside it. Known to differ: the resolution of the videos, which moves the score,
 
 from configs.protocol import InceptionProtocol
 
-JOBS = ("ucf101-zeroshot",)
+JOBS = ("ucf101-zeroshot", "ucf101-zeroshot-13320")
 protocol = InceptionProtocol(
     name="is-c3d-10k", fake=10000, start="first", size=112, kernel="bilinear-corners", splits=10, shuffle=42
 )

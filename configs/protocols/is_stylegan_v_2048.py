@@ -8,5 +8,5 @@ from dataclasses import replace
 
 from configs.protocols.is_c3d_10k import protocol as ten_thousand
 
-JOBS = ("ucf101-class",)
+JOBS = ("ucf101-class", "ucf101-zeroshot-2048")
 protocol = replace(ten_thousand, name="is-stylegan-v-2048", fake=2048)

@@ -1,7 +1,7 @@
 """Inception score on UCF-101 as TGANv2 reports it (Saito et al. 2020): ten independent sets of 2,048 videos.
 
-The score is the mean of the sets', its deviation that of the sets'. Here they are ten splits of 20,480
-videos, which are shuffled since names may follow classes; there every set is drawn anew.
+The score is the mean of the sets', its deviation that of the sets'. Known to differ: here they are ten splits
+of 20,480 videos, which are shuffled since names may follow classes; there every set is drawn anew.
 """
 
 from dataclasses import replace

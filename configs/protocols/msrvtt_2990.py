@@ -4,19 +4,13 @@ CLIPSIM (Wu et al. 2021, GODIVA) by CLIP ViT-B/32: mean over videos of the mean 
 cosine of frame and caption, not scaled: not times 100, without CLIP's logit scale. Video LDM, Show-1,
 ModelScope and VideoPoet draw a caption a video; their choices are not published, so ours is one of many.
 FVD: a clip of 16 consecutive frames of every video, at a random place, squashed to 224 x 224. Known to
-differ: papers take 2,048 or 2,990 real clips and steps of 1 to 3 frames and do not say which, so no
-published FVD is put beside a score.
+differ: papers take 2,048 or 2,990 real clips and steps of 1 to 3 frames and do not say which, so that no
+published FVD compares with a score of this protocol.
 """
 
 from configs.protocol import ClipsimProtocol, FvdProtocol
 
 JOBS = ("msrvtt",)
-PUBLISHED = {
-    "clipsim": (
-        ("Video LDM", 0.2929, "as listed in comparisons, captions not published"),
-        ("VideoPoet, pretrained", 0.3049, "as listed in comparisons, captions not published"),
-    )
-}
 fvd = FvdProtocol(
     name="msrvtt-2990",
     data="msrvtt",

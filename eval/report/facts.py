@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from configs.load import from_json
-from configs.protocol import load_protocols, protocol_module, protocol_names, published
+from configs.protocol import load_protocols, protocol_module, protocol_names
 from dit.cli import VERBS
+from eval.published import literature, published, sureness
 from eval.report.charts import Bar, beside_chance, of_classes, of_motion, to_infinity
 from eval.report.parts import Parts
 from eval.report.pictures import Shelf, Shown
@@ -317,7 +318,7 @@ def explanations(kind: type) -> dict[str, str]:
 
 
 def markdown(score: Parts) -> str:
-    """The score as a Markdown table, with the published values of the same protocol, each with its source."""
+    """The score as a Markdown table, and below it the literature's values of its task, none measured here."""
     about, stamps, ends = score["protocol"], score.get("stamps", []), score.get("interval")
     digits = DIGITS.get(score["metric"], 4)
     spread = f" ({ends['low']:.{digits}f} to {ends['high']:.{digits}f})" if ends else ""
@@ -330,8 +331,14 @@ def markdown(score: Parts) -> str:
         "|---|---|---|",
         f"| this | {score['value']:.{digits}f}{spread}{stamped} | {', '.join(counts)} clips |",
     ]
-    rows = published(about["name"], score["metric"]) if _known(about["name"]) else ()
-    return "\n".join(lines + [f"| {model} | {value:g} | {source} |" for model, value, source in rows])
+    rows = [
+        f"| {row['model']} | {row['value']:g} | {row['paper']}; {row['protocol']}; {sureness(row)} |"
+        for row in published(about["name"], score["metric"])
+    ]
+    if rows:
+        lines += ["", f"{literature()['says'].capitalize()}, of other protocols and clips:", ""]
+        lines += ["| model | value | source |", "|---|---|---|", *rows]
+    return "\n".join(lines)
 
 
 def called(name: str) -> str:

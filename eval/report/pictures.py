@@ -10,7 +10,7 @@ from torch import Tensor
 
 from configs.load import from_json
 from configs.protocol import ClipChoice, Protocol, load_protocols, protocol_names
-from eval.clips import Clip, Source, choose_clips, open_sources, read_clip
+from eval.clips import Clip, Source, choose_clips, open_sources, read_clip, video_of
 from vae.data.video import UnreadableVideo, to_video
 from vae.data.write import write_video
 
@@ -59,11 +59,12 @@ class Shelf:
     def video(self, shown: Shown, protocol: dict) -> str:
         """A protocol's clip, an mp4 as a `data:` address; empty where there is none, or no room."""
         choice = _choice_of(protocol)
-        source = self._sources(shown.folder, choice, shown.copies_of).get(shown.name)
+        source = self._sources(shown.folder, choice, shown.copies_of).get(video_of(shown.name, choice))
         if not source:
             return ""
         try:
-            clip, rate = _clip_of(source, choice, protocol.get(f"{shown.side}_stride", choice.fake_stride))
+            stride = protocol.get(f"{shown.side}_stride", choice.fake_stride)
+            clip, rate = _clip_of(source, choice.of_side(shown.side), stride, shown.name)
             data = _encoded(_fitted(to_video(read_clip(clip))), rate)
         except UnreadableVideo:
             return ""
@@ -86,13 +87,14 @@ def _choice_of(protocol: dict) -> ClipChoice:
     return from_json(ClipChoice, said or {"frames": 0, "start": "first"})
 
 
-def _clip_of(source: Source, choice: ClipChoice, stride: int) -> tuple[Clip, float]:
-    """The beginning of the clip that a protocol takes of a video, and its rate; raises UnreadableVideo."""
-    clips, passed = choose_clips([source], choice, 1, stride)
-    if not clips:
-        raise UnreadableVideo(passed[source.name])
-    known = clips[0].source.known
-    return replace(clips[0], frames=clips[0].frames[:MOST_FRAMES]), known.fps / stride if known else RATE
+def _clip_of(source: Source, choice: ClipChoice, stride: int, name: str) -> tuple[Clip, float]:
+    """The beginning of the clip of this name of a video, and its rate; raises UnreadableVideo."""
+    clips, passed = choose_clips([source], choice, 0, stride)
+    named = [clip for clip in clips if clip.source.name == name]
+    if not named:
+        raise UnreadableVideo(passed.get(source.name, f"{source.path} has no clip {name}"))
+    known = named[0].source.known
+    return replace(named[0], frames=named[0].frames[:MOST_FRAMES]), known.fps / stride if known else RATE
 
 
 def _fitted(video_CTHW: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ class Ucf101Settings:
 # A sentence for each class, in our own words; another wording is another version.
 PROMPTS = json.loads(Path(__file__).with_name("ucf101_prompts.json").read_text())
 VERSION = 1
+COUNTS: dict[str, int] = json.loads(Path(__file__).with_name("ucf101_counts.json").read_text())
 SPLITS = ("all", *(f"{part}{number}" for part in ("train", "test") for number in (1, 2, 3)))
 CLASSES, VIDEOS = 101, 13320
 NAMED = re.compile(r"[A-Za-z]+/v_[A-Za-z]+_g\d\d_c\d\d\.avi")
@@ -78,6 +79,12 @@ def find_videos(root: Path, names: list[str]) -> tuple[dict[str, Path], list[str
     spelled = {name: name.split("/")[1].lower() for name in names}
     there = {name: files[key] for name, key in spelled.items() if key in files}
     return there, [name for name in names if name not in there]
+
+
+def classes_in_proportion() -> list[str]:
+    """The classes of all 13,320 videos, each spread evenly, so that any first part has the whole's shares."""
+    places = [((k + 0.5) / count, kind) for kind, count in COUNTS.items() for k in range(count)]
+    return [kind for _, kind in sorted(places)]
 
 
 def words(name: str) -> str:
