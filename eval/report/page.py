@@ -1,5 +1,6 @@
 """Scores as one HTML page that opens offline, and where a score goes: the terminal, its JSON, its page."""
 
+import functools
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -76,10 +77,16 @@ def command_of(settings) -> str:
 
 def html(page: Page) -> str:
     """The page, all of it inside: it refers to nothing outside, and runs no code."""
+    return _template().render(page=page, version=__version__)
+
+
+@functools.cache
+def _template():
+    """The page's template."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    template = files("eval.report").joinpath("page.html").read_text(encoding="utf-8")
-    return environment.from_string(template).render(page=page, version=__version__)
+    text = files("eval.report").joinpath("page.html").read_text(encoding="utf-8")
+    return environment.from_string(text)
