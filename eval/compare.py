@@ -159,7 +159,7 @@ def _frames(score: dict) -> str:
     return score.get("real", {}).get("rgb_sha256", "")[:12]
 
 
-def _made_otherwise(names: list[str], scores: list[dict]) -> list[str]:
+def made_otherwise(names: list[str], scores: list[dict]) -> list[str]:
     """A line for each score that another decoder, device or version made than the first."""
     lines = []
     for name, score in zip(names[1:], scores[1:], strict=True):
@@ -208,7 +208,7 @@ def _table(names: list[str], scores: list[dict]) -> list[str]:
     else:
         title = f"{scores[0]['protocol']['name']} ({scores[0]['protocol_sha256'][:12]})"
         head = ("score", scores[0]["metric"], "95 % interval", "clips", "stamps")
-    return [title, *aligned([head, *map(_row, names, scores)]), *_made_otherwise(names, scores)]
+    return [title, *aligned([head, *map(_row, names, scores)]), *made_otherwise(names, scores)]
 
 
 def compare(names: list[str]) -> str:

@@ -394,7 +394,7 @@ def test_scores_that_compare_share_a_chart_and_others_say_why_not(sides, monkeyp
     other = score("fvd", 3.0)["protocol"] | {"frames": 8}
     for name, about in {
         "a": score("fvd", 1.0),
-        "b": score("fvd", 2.0, stamps=[SMOKE]),
+        "b": score("fvd", 2.0) | {"made_with": {"torch": "9.9"}},
         "c": score("fvd", 3.0, protocol=other),
         "d": score("clipsim", 0.3, each=[{"video": "class0/0", "prompt": "a prompt", "value": 0.3}]),
     }.items():
@@ -405,6 +405,7 @@ def test_scores_that_compare_share_a_chart_and_others_say_why_not(sides, monkeyp
     text = Path("report.html").read_text()
     document = checked(text)
     assert "Does not compare with a.json: frames: 16 and 8." in document.text
+    assert re.search("a.json and b.json were not made alike: .*'9.9'", document.text)
     charts = text.split("<h3>")[1:4]
     assert [re.findall(r"<span>(\w\.json)", chart) for chart in charts] == [
         ["a.json", "b.json"],

@@ -20,11 +20,14 @@ from vae.training.processes import processes
 
 @dataclass(frozen=True)
 class Table:
-    """Scores side by side: bars in the order of their files; where they do not compare with others, why."""
+    """Scores side by side: bars in the order of their files; where they do not compare with others, why; and
+    what else was not alike where they were made.
+    """
 
     title: str
     remark: str
     bars: list[Bar]
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 import dataclasses
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs.load import Positional, from_json, parse
 from dit.cli import VERBS
-from eval.compare import differences_of, read_scores
+from eval.compare import differences_of, made_otherwise, read_scores
 from eval.report.charts import side_by_side
 from eval.report.facts import CLIPS, called, meaning_of, rows_of, section
 from eval.report.page import Page, Table, command_of, html
@@ -91,7 +91,9 @@ def _tables(read: dict[str, dict[str, dict]]) -> list[Table]:
                 first, other = groups[0][1][0]
                 why = f"Does not compare with {first}: {differences_of(other, score)[0]}."
             groups.append((why, [(name, score)]))
-        tables += [table for why, rows in groups for table in _charts(metric, why, rows)]
+        for why, rows in groups:
+            notes = made_otherwise(*map(list, zip(*rows, strict=True)))
+            tables += [replace(table, notes=notes) for table in _charts(metric, why, rows)]
     return tables
 
 
