@@ -177,7 +177,7 @@ def _frames(score: dict) -> str:
     return score.get("real", {}).get("rgb_sha256", "")[:12]
 
 
-def _made_otherwise(names: list[str], scores: list[dict]) -> list[str]:
+def made_otherwise(names: list[str], scores: list[dict]) -> list[str]:
     """A line for each score that another decoder, device or version made than the first."""
     lines = []
     for name, score in zip(names[1:], scores[1:], strict=True):
@@ -234,7 +234,7 @@ def _table(names: list[str], scores: list[dict]) -> list[str]:
     return [
         title,
         *aligned([[row[k] for k in filled] for row in (head, *rows)]),
-        *_made_otherwise(names, scores),
+        *made_otherwise(names, scores),
     ]
 
 

@@ -3,6 +3,7 @@
 import ast
 import base64
 import dataclasses
+import json
 import re
 import shlex
 import shutil
@@ -28,7 +29,7 @@ from eval.reconstruction import ReconstructionSettings
 from eval.report.charts import beside_chance, of_motion, side_by_side, to_infinity
 from eval.report.facts import explanations, markdown, meaning_of, section
 from eval.report.page import Page, command_of, html
-from eval.report.pictures import MOST_FRAMES, Shelf, Shown
+from eval.report.pictures import MOST_FRAMES, Shelf, Shown, choice_of
 from eval.report.several import ReportSettings, report
 from tests.browser import browsing
 from tests.conftest import ROOT
@@ -40,6 +41,7 @@ from vae.quality.psnr_ssim import psnr
 from vae.training.files import write_json
 
 EVIL = "<script>alert('{{ 1234 * 9 }}')</script>&amp;\"'"
+WHOLE = choice_of({}, "")  # of what has no protocol
 EMPTY = {"meta", "br", "img", "path", "line"}
 
 
@@ -115,9 +117,11 @@ def test_a_page_of_fvd_says_all_of_its_score(made):
     text = file.read_text()
     document = checked(text)
     facts = [result["protocol_sha256"], result["real"]["rgb_sha256"], SMOKE, "small: 5 of 2048 real clips"]
-    facts += [f"KVD {values['kernel']:.3f}" for values in result["motion"]["apart"].values()]
     itself, whole = result["motion"]["itself"], result["motion"]["apart"]["whole"]["frechet"]
-    facts += [f"{itself[how] / whole:.2f} times as far" for how in ("shuffled", "frozen")]
+    facts += [f"{itself[how] / whole:.2f} with {how} frames" for how in ("shuffled", "frozen")]
+    facts += [
+        f"KVD {both['kernel']:.3f} {both['frechet']:.2f}" for both in result["motion"]["apart"].values()
+    ]
     facts += [f"{row['value']:.2f}" for row in result["classes"].values()]
     facts += ["<b>short & sweet.mp4 has 5 frames, and a clip takes 16", "| this |", "class0, 3 and 3 clips"]
     facts += [f"real {pair['real']}" for pair in result["nearest"]["pairs"][:2]]
@@ -174,13 +178,12 @@ def test_what_no_command_line_says_is_refused():
 
 
 def test_clips_on_a_page_are_those_that_are_scored(sides, tmp_path):
-    about = dataclasses.asdict(load_protocols("fvd-google")["fvd"]) | {"fake_stride": 2, "frames": 7}
     protocol = replace(load_protocols("fvd-google")["fvd"], fake_stride=2, frames=7)
     [*clips], _ = choose_clips(find_sources(sides[1]), protocol, 0, 2)
     assert len({clip.frames[0] for clip in clips}) > 1  # of random starts
     shelf = Shelf()
     for clip in clips[:3]:
-        address = shelf.video(Shown("", str(sides[1]), clip.source.name), about)
+        address = shelf.video(Shown("", str(sides[1]), clip.source.name), protocol)
         file = tmp_path / "shown.mp4"
         file.write_bytes(base64.b64decode(address.removeprefix("data:video/mp4;base64,")))
         shown = to_video(read_frames(file, range(7)))
@@ -190,7 +193,7 @@ def test_clips_on_a_page_are_those_that_are_scored(sides, tmp_path):
 
 def test_a_long_large_video_becomes_a_short_small_one(tmp_path):
     write_video(tmp_path / "v" / "long.mp4", video(0, 50).repeat(1, 1, 6, 6), 30.0, {})
-    address = Shelf().video(Shown("", str(tmp_path / "v"), "long"), {})
+    address = Shelf().video(Shown("", str(tmp_path / "v"), "long"), WHOLE)
     (tmp_path / "shown.mp4").write_bytes(base64.b64decode(address.partition(",")[2]))
     [source] = find_sources(tmp_path / "v")
     [clip], _ = choose_clips(find_sources(tmp_path / "v"), load_protocols("fvd-google")["fvd"], 1, 1)
@@ -204,13 +207,13 @@ def test_a_long_large_video_becomes_a_short_small_one(tmp_path):
 def test_a_page_has_room_for_so_many_bytes_and_says_what_is_left_out(sides):
     names = [f"class0/{k}" for k in (0, 2, 4)]
     wanted = [Shown("", str(sides[1]), name) for name in names]
-    sizes = [len(Shelf().video(shown, {})) for shown in wanted]
+    sizes = [len(Shelf().video(shown, WHOLE)) for shown in wanted]
     shelf = Shelf(left=sizes[0] + sizes[1] - 1)
-    assert [bool(shelf.video(shown, {})) for shown in wanted[:2]] == [True, False]
+    assert [bool(shelf.video(shown, WHOLE)) for shown in wanted[:2]] == [True, False]
     assert shelf.without == 1 and shelf.left == sizes[1] - 1
     page = Page("t", "", "", [section(score("fvd", 1.0), "a", "", {}, shelf)], without=shelf.without)
     assert "1 more videos had no room on this page" in html(page)
-    assert Shelf().video(Shown("", str(sides[1]), "class0/none"), {}) == ""
+    assert Shelf().video(Shown("", str(sides[1]), "class0/none"), WHOLE) == ""
     assert Shelf().names("real.safetensors") == [] == Shelf().names("")
 
 
@@ -234,7 +237,7 @@ def test_foreign_text_is_text(tmp_path):
         {"classes": {"a": {"value": "1", "clips": [1, 2]}}},
         {"nearest": {"pairs": []}},
         {"panel": {"floor": {"value": 1.0}}},
-        {"motion": {"clips": 3, "itself": {"frozen": "1"}, "apart": {}}},
+        {"motion": {"clips": 3, "itself": {}, "apart": {"whole": {"frechet": 1.0}}}},
         {"each": [{"video": ["a"]}]},
         {"interval": [1, 2]},
     ],
@@ -252,7 +255,7 @@ def test_bars_are_as_long_as_their_values():
     assert [bar.length for bar in bars] == [12.5, 50.0]
     assert [bar.own for bar in bars] == [False, True] and bars[1].ends == (37.5, 100.0)
     assert [bar.text for bar in bars] == ["1.00", "4.00"]
-    assert beside_chance({"value": 4.0, "panel": None}, 2) == []
+    assert beside_chance({"value": 4.0, "panel": None}, 2) == [] == of_motion({"motion": None}, 2)
     itself = {"shuffled": 0.5, "reversed": 0.25, "frozen": 8.0}
     apart = {"whole": (4.0, 0.5), "content": (2.0, 0.125), "motion": (1.0, -0.25)}
     both = {part: dict(zip(("frechet", "kernel"), pair, strict=True)) for part, pair in apart.items()}
@@ -263,7 +266,6 @@ def test_bars_are_as_long_as_their_values():
         (12.5, True, "KVD -0.250"),
     ]
     assert [(bar.length, bar.own) for bar in bars[3:]] == [(6.25, False), (3.12, False), (100.0, False)]
-    assert of_motion({"motion": None}, 2) == []
     rows = [("a", -1.0, None, ""), ("b", 2.0, {"low": 1.0, "high": 4.0}, "small")]
     assert [(bar.length, bar.ends) for bar in side_by_side(rows, 2)] == [(0.0, None), (50.0, (25.0, 100.0))]
     assert [bar.length for bar in side_by_side([("a", 0.0, None, "")], 2)] == [0.0]
@@ -280,6 +282,54 @@ def test_the_line_to_many_clips_goes_through_its_points():
         assert y == pytest.approx(y0 + (y1 - y0) * x / 100, abs=0.02)
     assert [x for x, _, _ in line["points"]] == pytest.approx([23.81, 47.62, 95.24])
     assert to_infinity({"infinity": None}, 2) is None
+
+
+def test_each_interval_says_what_it_is_one_of():
+    ends = {"low": 1.0, "high": 2.0}
+    about = score("fvd", 1.5, interval=ends, true_interval=ends | {"high": 1.75, "value": 1.25})
+    about["infinity"] = {"value": 1.2, "slope": 50.0, "sizes": [10, 20], "values": [6.2, 3.7]} | ends
+    part = section(about, "", "", {}, Shelf())
+    assert [said.split(":")[0] for _, said in part.intervals] == ["1.00 to 2.00", "1.00 to 1.75"]
+    assert (
+        "of the expected score" in part.intervals[0][1] and "bias the score is 1.25" in part.intervals[1][1]
+    )
+    assert "about 1.20 (95 % interval 1.00 to 2.00), by the line below" in part.remarks[-1] and part.line
+    refused = {"refused": "5 clips are fewer than 4 times the rank"}
+    part = section(about | {"true_interval": refused, "infinity": refused}, "", "", {}, Shelf())
+    assert part.intervals[1] == (
+        "True distance",
+        "No interval of it: 5 clips are fewer than 4 times the rank.",
+    )
+    assert part.line is None and not any("infinitely" in remark for remark in part.remarks)
+
+
+def test_a_score_of_several_numbers_has_the_interval_of_each():
+    about = score("clipsim", 0.0) | {"scores": {"speed": 3.0, "psnr": 30.123}, "measures": {"psnr": "dB"}}
+    del about["value"]
+    about["intervals"] = {"speed": {"low": 2.0, "high": 4.0}, "psnr": None}
+    part = section(about, "", "", {}, Shelf())
+    assert part.values == [("speed", "3.0000", "2.0000 to 4.0000", ""), ("PSNR", "30.12", "", "dB")]
+    document = checked(html(Page("t", "", "", [part])))
+    assert "2.0000 to 4.0000" in document.text and "30.12" in document.text
+
+
+WRONG = (None, -1.5, "x", [1], {}, {"a": 1}, [{}])
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+def test_no_part_of_a_foreign_score_breaks_a_page_but_by_a_sentence(made, wrong):
+    whole = json.loads(json.dumps(made[1]))
+    names = [(name,) for name in whole] + [(k, n) for k, v in whole.items() if isinstance(v, dict) for n in v]
+    for first, *rest in names:
+        about = json.loads(json.dumps(whole))
+        part, name = (about[first], rest[0]) if rest else (about, first)
+        part[name] = wrong
+        if wrong is None:
+            del part[name]
+        try:
+            html(Page("t", "", "", [section(about, "odd", "", {}, Shelf())]))
+        except ValueError as error:
+            assert str(error).startswith("odd: ")
 
 
 def test_best_and_worst_videos_are_those_of_the_metric(tmp_path):
@@ -346,7 +396,7 @@ def test_scores_that_compare_share_a_chart_and_others_say_why_not(sides, monkeyp
     other = score("fvd", 3.0)["protocol"] | {"frames": 8}
     for name, about in {
         "a": score("fvd", 1.0),
-        "b": score("fvd", 2.0, stamps=[SMOKE]),
+        "b": score("fvd", 2.0) | {"made_with": {"torch": "9.9"}},
         "c": score("fvd", 3.0, protocol=other),
         "d": score("clipsim", 0.3, each=[{"video": "class0/0", "prompt": "a prompt", "value": 0.3}]),
     }.items():
@@ -357,6 +407,7 @@ def test_scores_that_compare_share_a_chart_and_others_say_why_not(sides, monkeyp
     text = Path("report.html").read_text()
     document = checked(text)
     assert "Does not compare with a.json: frames: 16 and 8." in document.text
+    assert re.search("a.json and b.json were not made alike: .*'9.9'", document.text)
     charts = text.split("<h3>")[1:4]
     assert [re.findall(r"<span>(\w\.json)", chart) for chart in charts] == [
         ["a.json", "b.json"],

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from eval.report.parts import Parts
+from eval.report.parts import Ends, Parts
 
 
 @dataclass(frozen=True)
@@ -22,18 +22,29 @@ def _in_percent(value: float, most: float) -> float:
     return round(100 * min(1.0, max(0.0, value / most)), 2) if most > 0 else 0.0
 
 
+def _both(ends: Ends | None) -> tuple[float, float] | None:
+    """Both ends of an interval, where there is one."""
+    return (ends["low"], ends["high"]) if ends and {"low", "high"} <= ends.keys() else None
+
+
+def in_words(ends: Ends | None, digits: int) -> str:
+    """An interval's ends; empty where there is none."""
+    both = _both(ends)
+    return f"{both[0]:.{digits}f} to {both[1]:.{digits}f}" if both else ""
+
+
 def beside_chance(score: Parts, digits: int) -> list[Bar]:
     """The score beside what chance gives, the nearer first."""
-    panel, ends = score.get("panel"), score.get("interval")
+    panel, ends = score.get("panel"), _both(score.get("interval"))
     if not panel or "value" not in score:
         return []
     rows = {"real clips beside other real clips: chance": panel["floor"]["value"]}
     rows["this score"] = score["value"]
-    most = max([*rows.values(), *([ends["high"]] if ends else [])])
+    most = max([*rows.values(), *(ends or ())])
     bars = []
     for label, value in sorted(rows.items(), key=lambda row: row[1]):
         own = label == "this score"
-        spread = (_in_percent(ends["low"], most), _in_percent(ends["high"], most)) if own and ends else None
+        spread = tuple(_in_percent(end, most) for end in ends) if own and ends else None
         bars.append(Bar(label, f"{value:.{digits}f}", _in_percent(value, most), spread, own))
     return bars
 
@@ -68,15 +79,15 @@ def of_classes(score: Parts, digits: int) -> list[Bar]:
     ]
 
 
-def side_by_side(rows: list[tuple[str, float, dict | None, str]], digits: int) -> list[Bar]:
+def side_by_side(rows: list[tuple[str, float, Ends | None, str]], digits: int) -> list[Bar]:
     """Scores that compare: label, value, interval and a remark of each, in their order."""
-    most = max(ends["high"] if ends else value for _, value, ends, _ in rows)
+    most = max(end for _, value, ends, _ in rows for end in (value, *(_both(ends) or ())))
     return [
         Bar(
             label,
             f"{value:.{digits}f}",
             _in_percent(value, most),
-            (_in_percent(ends["low"], most), _in_percent(ends["high"], most)) if ends else None,
+            tuple(_in_percent(end, most) for end in both) if (both := _both(ends)) else None,
             True,
             remark,
         )
@@ -87,18 +98,19 @@ def side_by_side(rows: list[tuple[str, float, dict | None, str]], digits: int) -
 def to_infinity(score: Parts, digits: int) -> dict | None:
     """The line to infinitely many clips, over 1 / clips: places in a box of 100 by 100, from its top left."""
     found = score.get("infinity")
-    if not found or not found["sizes"] or len(found["sizes"]) != len(found["values"]) or 0 in found["sizes"]:
+    sizes, values = (found or {}).get("sizes", []), (found or {}).get("values", [])
+    if not sizes or len(sizes) != len(values) or 0 in sizes or not {"value", "slope"} <= found.keys():
         return None
-    inverse = [1 / size for size in found["sizes"]]
+    inverse = [1 / size for size in sizes]
     right = 1.05 * max(inverse)
     ends = [found["value"], found["value"] + found["slope"] * right]
-    low, high = min([*found["values"], *ends]), max([*found["values"], *ends])
+    low, high = min([*values, *ends]), max([*values, *ends])
     room = 0.1 * (high - low) or 1.0
 
     def place(x: float, y: float) -> tuple[float, float]:
         return round(100 * x / right, 2), round(100 * (high + room - y) / (high - low + 2 * room), 2)
 
-    pairs = sorted(zip(inverse, found["values"], found["sizes"], strict=True))
+    pairs = sorted(zip(inverse, values, sizes, strict=True))
     return {
         "points": [(*place(x, y), f"{y:.{digits}f} of {size} clips") for x, y, size in pairs],
         "ends": [place(0, ends[0]), place(right, ends[1])],

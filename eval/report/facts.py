@@ -1,6 +1,7 @@
 """What a page says of a score, whatever its metric: its meaning, remarks, tables and pictures."""
 
 import ast
+import functools
 import importlib
 import inspect
 import textwrap
@@ -8,12 +9,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from configs.load import from_json
-from configs.protocol import load_protocols, protocol_module, protocol_names
+from configs.protocol import ClipChoice, load_protocols, protocol_module, protocol_names
 from dit.cli import VERBS
 from eval.published import literature, published, sureness
-from eval.report.charts import Bar, beside_chance, of_classes, of_motion, to_infinity
+from eval.report.charts import Bar, beside_chance, in_words, of_classes, of_motion, to_infinity
 from eval.report.parts import Parts
-from eval.report.pictures import Shelf, Shown
+from eval.report.pictures import Shelf, Shown, choice_of
 from eval.scoring import DIGITS, Meaning, is_seeded
 
 CLIPS = 4  # rows in a group of pictures
@@ -43,8 +44,19 @@ WORDS = {  # a part of a score, or of a side -> what it is called
     "clipsim": "CLIPSIM",
 }
 ELSEWHERE = {  # parts of a score that do not stand in the table of all others
-    *("metric", "value", "stamps", "interval", "real", "fake", "protocol", "infinity", "panel", "nearest"),
-    *("classes", "each", "scores", "measures", "passed_over", "fvd"),
+    *("metric", "value", "stamps", "interval", "true_interval", "intervals", "real", "fake", "protocol"),
+    *(
+        "infinity",
+        "panel",
+        "motion",
+        "nearest",
+        "classes",
+        "each",
+        "scores",
+        "measures",
+        "passed_over",
+        "fvd",
+    ),
 }
 SIDES = {"real": "the real side", "fake": "the generated side", "": "both sides"}
 
@@ -74,9 +86,10 @@ class Section:
     title: str
     value: str
     spread: str
+    intervals: list[tuple[str, str]]
     meaning: Meaning
     stamps: list[str]
-    values: list[tuple[str, str, str]]
+    values: list[tuple[str, str, str, str]]
     remarks: list[str]
     bars: list[Bar]
     motion: list[Bar]
@@ -115,8 +128,8 @@ def section(score: dict, label: str, command: str, folders: dict[str, str], shel
     score = from_json(Parts, score, label)
     metric, about = score.get("metric", ""), score.get("protocol", {})
     meaning, digits, stamps = meaning_of(metric, about), DIGITS.get(metric, 4), score.get("stamps", [])
+    choice = choice_of(about, label)
     value = f"{score['value']:.{digits}f}" if "value" in score else ""
-    ends = score.get("interval")
     passed = {which: score.get(which, {}).get("passed_over", {}) for which in ("real", "fake")}
     passed[""] = score.get("passed_over", {})
     name = str(about.get("name", ""))
@@ -124,16 +137,17 @@ def section(score: dict, label: str, command: str, folders: dict[str, str], shel
         label=label,
         title=f"NOT {meaning.title}" if is_seeded(stamps) else meaning.title,
         value=value,
-        spread=f"{ends['low']:.{digits}f} to {ends['high']:.{digits}f}" if ends else "",
+        spread=in_words(score.get("interval"), digits),
+        intervals=_intervals(score, meaning, digits),
         meaning=meaning,
         stamps=stamps,
         values=_values(score),
         remarks=_remarks(score, digits),
         bars=beside_chance(score, digits),
         motion=of_motion(score, digits),
-        motion_clips=(score.get("motion") or {}).get("clips", 0),
+        motion_clips=(score.get("motion") or {"clips": 0})["clips"],
         line=to_infinity(score, digits),
-        pictures=_pictures(score, meaning, folders, shelf),
+        pictures=_pictures(score, meaning, folders, choice, shelf),
         classes=of_classes(score, digits),
         ranking=_ranking(score, meaning),
         sides=_sides(score),
@@ -159,17 +173,35 @@ def _known(protocol: str) -> bool:
     return protocol in protocol_names()
 
 
-def _values(score: Parts) -> list[tuple[str, str, str]]:
-    """The values of a score that has several: name, value, and what each is."""
-    said = score.get("measures", {})
-    values = score.get("scores", {}).items()
-    return [(called(name), f"{value:.{DIGITS.get(name, 4)}f}", said.get(name, "")) for name, value in values]
+def _values(score: Parts) -> list[tuple[str, str, str, str]]:
+    """The values of a score that has several: name, value, interval, and what each is."""
+    said, rows = score.get("measures", {}), []
+    for name, value in score.get("scores", {}).items():
+        digits = DIGITS.get(name, 4)
+        spread = in_words(score.get("intervals", {}).get(name), digits)
+        rows.append((called(name), f"{value:.{digits}f}", spread, said.get(name, "")))
+    return rows
+
+
+def _intervals(score: Parts, meaning: Meaning, digits: int) -> list[tuple[str, str]]:
+    """What each interval of a score is one of, in sentences."""
+    said, true = [], score.get("true_interval") or {}
+    if spread := in_words(score.get("interval"), digits):
+        said.append(("Its interval", f"{spread}: a 95 % interval {meaning.interval}."))
+    if spread := in_words(true, digits):
+        free = f" Without its bias the score is {true['value']:.{digits}f}." if "value" in true else ""
+        said.append(
+            ("True distance", f"{spread}: a 95 % interval of what infinitely many would score.{free}")
+        )
+    elif "refused" in true:
+        said.append(("True distance", f"No interval of it: {true['refused']}."))
+    return said
 
 
 def _remarks(score: Parts, digits: int) -> list[str]:
     """What the parts beside a score say of it, a sentence each."""
     said = []
-    if panel := score.get("panel"):
+    if (panel := score.get("panel")) and "value" in score:
         chance = panel["floor"]["value"]
         counts = " and ".join(map(str, panel["floor"]["clips"]))
         if chance > 0:
@@ -177,15 +209,17 @@ def _remarks(score: Parts, digits: int) -> list[str]:
                 f"It is {score['value'] / chance:.2f} times the distance that chance alone puts between real "
                 f"clips ({counts})."
             )
-    if (motion := score.get("motion")) and (whole := motion["apart"]["whole"]["frechet"]) > 0:
-        said += [
-            f"Of {motion['clips']} clips a side, {name} lie {value / whole:.2f} times as far from the real "
-            "clips as the generated ones do: below 1, the score hardly sees it."
-            for name, value in (
-                ("the real clips with frozen frames", motion["itself"]["frozen"]),
-                ("the real clips with shuffled frames", motion["itself"]["shuffled"]),
-            )
+    if motion := score.get("motion"):
+        whole, itself = motion["apart"]["whole"]["frechet"], motion["itself"]
+        shares = [
+            f"{itself[how] / whole:.2f} with {how} frames" for how in ("frozen", "shuffled") if whole > 0
         ]
+        if shares:
+            said.append(
+                f"Motion: {motion['clips']} real clips lie from themselves, in shares of how far as many "
+                f"generated ones lie from them, {' and '.join(shares)}: far below 1, the score hardly sees "
+                "what is wrong with motion."
+            )
     if "panel" in score and not score["panel"]:
         said.append("Chance was not measured beside it: --panel does.")
     if near := score.get("nearest"):
@@ -195,9 +229,14 @@ def _remarks(score: Parts, digits: int) -> list[str]:
             f"The median distance to the nearest real clip is {near['median']:.3f}, of real clips to each "
             f"other {near['median_among_real']:.3f}."
         )
-    if endless := score.get("infinity"):
-        said.append(f"With infinitely many clips it would be about {endless['value']:.{digits}f}.")
-    elif "infinity" in score:
+    endless = score.get("infinity") or {}
+    if "value" in endless:
+        spread = in_words(endless, digits)
+        said.append(
+            f"With infinitely many clips it would be about {endless['value']:.{digits}f}"
+            f"{f' (95 % interval {spread})' if spread else ''}, by the line below."
+        )
+    elif "infinity" in score and not (score.get("true_interval") or {}).get("refused"):
         said.append("These clips are too few to say what it would be with infinitely many.")
     return said
 
@@ -207,7 +246,7 @@ def _ranked(score: Parts, meaning: Meaning) -> tuple[list[str], list[dict]]:
     each = [row for row in score.get("each", []) if isinstance(row.get("video"), str)]
     first = list(score.get("scores", {})) or ["value"]
     numbers = [k for row in each[:1] for k in row if all(type(r.get(k)) in (int, float) for r in each)]
-    names = sorted(numbers, key=lambda name: first.index(name) if name in first else len(first))
+    names = sorted(set(numbers) & set(first), key=first.index)
     if not names:
         return [], []
     order = sorted(each, key=lambda row: row["video"])
@@ -237,11 +276,11 @@ def _ranking(score: Parts, meaning: Meaning) -> Ranking | None:
 
 
 def _pictures(
-    score: Parts, meaning: Meaning, folders: dict[str, str], shelf: Shelf
+    score: Parts, meaning: Meaning, folders: dict[str, str], choice: ClipChoice, shelf: Shelf
 ) -> list[tuple[str, list[Row]]]:
     """Groups of clips that play: the nearest and the farthest pairs, the best and the worst, or some."""
     real, fake, copies_of = (folders.get(which, "") for which in ("real", "fake", "copies_of"))
-    about, groups = score.get("protocol", {}), []
+    groups = []
     names, ranked = _ranked(score, meaning)
     if near := score.get("nearest"):
         pairs = near["pairs"][:CLIPS]
@@ -278,15 +317,15 @@ def _pictures(
                 [("", [Shown("generated", fake, name, "fake", copies_of)]) for name in some],
             )
         )
-    shown = [(heading, rows_of(wanted, about, shelf)) for heading, wanted in groups]
+    shown = [(heading, rows_of(wanted, choice, shelf)) for heading, wanted in groups]
     return [(heading, rows) for heading, rows in shown if rows]
 
 
-def rows_of(wanted: Iterable[tuple[str, list[Shown]]], protocol: dict, shelf: Shelf) -> list[Row]:
+def rows_of(wanted: Iterable[tuple[str, list[Shown]]], choice: ClipChoice, shelf: Shelf) -> list[Row]:
     """Rows of clips that play, without those that cannot be shown."""
     rows = []
     for caption, clips in wanted:
-        videos = [(f"{clip.label} {clip.name}", shelf.video(clip, protocol)) for clip in clips]
+        videos = [(f"{clip.label} {clip.name}", shelf.video(clip, choice)) for clip in clips]
         rows += [Row(caption, there)] if (there := [video for video in videos if video[1]]) else []
     return rows
 
@@ -306,6 +345,7 @@ def _protocol(about: dict, metric: str) -> list[tuple[str, str, str]]:
     return [(field, plain(value), said.get(field, "")) for field, value in about.items()]
 
 
+@functools.cache
 def explanations(kind: type) -> dict[str, str]:
     """The words under each field of a dataclass and of those that it inherits."""
     said = {}
@@ -319,13 +359,12 @@ def explanations(kind: type) -> dict[str, str]:
 
 def markdown(score: Parts) -> str:
     """The score as a Markdown table, and below it the literature's values of its task, none measured here."""
-    about, stamps, ends = score["protocol"], score.get("stamps", []), score.get("interval")
-    digits = DIGITS.get(score["metric"], 4)
-    spread = f" ({ends['low']:.{digits}f} to {ends['high']:.{digits}f})" if ends else ""
+    about, stamps, digits = score["protocol"], score.get("stamps", []), DIGITS.get(score.get("metric"), 4)
+    spread = f" ({ends})" if (ends := in_words(score.get("interval"), digits)) else ""
     sides = {"real": "real", "fake": "generated"}
     counts = [f"{score[w]['clips']} {said}" for w, said in sides.items() if score.get(w, {}).get("clips")]
     stamped = f" [{'; '.join(stamps)}]" if stamps else ""
-    metric, short = called(score["metric"]), score.get("protocol_sha256", "")[:12]
+    metric, short = called(score.get("metric", "")), score.get("protocol_sha256", "")[:12]
     lines = [
         f"| model | {metric}, {about['name']} {short} | source |",
         "|---|---|---|",
@@ -333,7 +372,7 @@ def markdown(score: Parts) -> str:
     ]
     rows = [
         f"| {row['model']} | {row['value']:g} | {row['paper']}; {row['protocol']}; {sureness(row)} |"
-        for row in published(about["name"], score["metric"])
+        for row in published(about["name"], score.get("metric", ""))
     ]
     if rows:
         lines += ["", f"{literature()['says'].capitalize()}, of other protocols and clips:", ""]

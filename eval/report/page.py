@@ -1,5 +1,6 @@
 """Scores as one HTML page that opens offline, and where a score goes: the terminal, its JSON, its page."""
 
+import functools
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,11 +20,14 @@ from vae.training.processes import processes
 
 @dataclass(frozen=True)
 class Table:
-    """Scores side by side: bars in the order of their files; where they do not compare with others, why."""
+    """Scores side by side: bars in the order of their files; where they do not compare with others, why; and
+    what else was not alike where they were made.
+    """
 
     title: str
     remark: str
     bars: list[Bar]
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -76,10 +80,16 @@ def command_of(settings) -> str:
 
 def html(page: Page) -> str:
     """The page, all of it inside: it refers to nothing outside, and runs no code."""
+    return _template().render(page=page, version=__version__)
+
+
+@functools.cache
+def _template():
+    """The page's template."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    template = files("eval.report").joinpath("page.html").read_text(encoding="utf-8")
-    return environment.from_string(template).render(page=page, version=__version__)
+    text = files("eval.report").joinpath("page.html").read_text(encoding="utf-8")
+    return environment.from_string(text)

@@ -5,17 +5,18 @@ from typing_extensions import TypedDict
 from configs.ranges import CountOrZero
 
 
-class Ends(TypedDict):
-    """The ends of an interval."""
+class Ends(TypedDict, total=False):
+    """The ends of an interval, the score without its bias if that is known, or why there is none."""
 
     low: float
     high: float
+    value: float
+    refused: str
 
 
-class Endless(TypedDict):
+class Endless(Ends, total=False):
     """A score's limit of many clips: values at several numbers of clips, and a line over one through them."""
 
-    value: float
     slope: float
     sizes: list[CountOrZero]
     values: list[float]
@@ -91,6 +92,14 @@ class OfClass(TypedDict):
     clips: list[CountOrZero]
 
 
+class OfProtocol(TypedDict, total=False):
+    """The fields of a protocol that are read; the others are shown as they are."""
+
+    name: str
+    metric: str
+    title: str
+
+
 class OfSide(TypedDict, total=False):
     """The facts of a side that are read; the others are shown as they are."""
 
@@ -104,9 +113,10 @@ class Parts(TypedDict, total=False):
     metric: str
     value: float
     stamps: list[str]
-    protocol: dict
+    protocol: OfProtocol
     protocol_sha256: str
     interval: Ends | None
+    true_interval: Ends | None
     real: OfSide
     fake: OfSide
     infinity: Endless | None
@@ -116,5 +126,6 @@ class Parts(TypedDict, total=False):
     classes: dict[str, OfClass]
     each: list[dict[str, float | int | str | None]]
     scores: dict[str, float]
+    intervals: dict[str, Ends | None]
     measures: dict[str, str]
     passed_over: dict[str, str]

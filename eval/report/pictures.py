@@ -56,14 +56,13 @@ class Shelf:
             self.folders[key] = {source.name: source for source in opened}
         return self.folders[key]
 
-    def video(self, shown: Shown, protocol: dict) -> str:
+    def video(self, shown: Shown, choice: ClipChoice) -> str:
         """A protocol's clip, an mp4 as a `data:` address; empty where there is none, or no room."""
-        choice = _choice_of(protocol)
         source = self._sources(shown.folder, choice, shown.copies_of).get(video_of(shown.name, choice))
         if not source:
             return ""
         try:
-            stride = protocol.get(f"{shown.side}_stride", choice.fake_stride)
+            stride = getattr(choice, f"{shown.side}_stride", choice.fake_stride)
             clip, rate = _clip_of(source, choice.of_side(shown.side), stride, shown.name)
             data = _encoded(_fitted(to_video(read_clip(clip))), rate)
         except UnreadableVideo:
@@ -76,15 +75,26 @@ class Shelf:
         return address
 
 
-def _choice_of(protocol: dict) -> ClipChoice:
-    """The protocol that a score names, if it has all these fields so, else what they say of clips alone."""
-    name, metric = protocol.get("name"), protocol.get("metric")
-    known = load_protocols(name).get(metric) if name in protocol_names() else None
-    if known and isinstance(known, ClipChoice) and asdict(known) == protocol:
+@dataclass(frozen=True, kw_only=True)
+class _Choice(ClipChoice):
+    """What a protocol that is none of ours says of both sides' clips."""
+
+    real_stride: int = 1
+
+
+def choice_of(protocol: dict, where: str) -> ClipChoice:
+    """The protocol that a score names, if it has all these fields so, else what they say of clips alone.
+
+    Raises ValueError, which begins with `where`, for fields that no protocol has so.
+    """
+    known = None
+    if protocol.get("name") in protocol_names():
+        known = load_protocols(protocol["name"]).get(protocol.get("metric", ""))
+    if isinstance(known, ClipChoice) and asdict(known) == protocol:
         return known
-    said = {name: protocol[name] for name in ClipChoice.__dataclass_fields__ if name in protocol}
+    said = {name: protocol[name] for name in _Choice.__dataclass_fields__ if name in protocol}
     # What has no protocol, as reconstructions have none, is compared frame by frame.
-    return from_json(ClipChoice, said or {"frames": 0, "start": "first"})
+    return from_json(_Choice, said or {"frames": 0, "start": "first"}, where)
 
 
 def _clip_of(source: Source, choice: ClipChoice, stride: int, name: str) -> tuple[Clip, float]:

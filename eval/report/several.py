@@ -2,16 +2,17 @@
 
 import dataclasses
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from configs.load import Positional, parse
+from configs.load import Positional, from_json, parse
 from dit.cli import VERBS
-from eval.compare import differences_of, read_scores
+from eval.compare import differences_of, made_otherwise, read_scores
 from eval.report.charts import side_by_side
 from eval.report.facts import CLIPS, called, meaning_of, rows_of, section
 from eval.report.page import Page, Table, command_of, html
-from eval.report.pictures import Shelf, Shown
+from eval.report.parts import Parts
+from eval.report.pictures import Shelf, Shown, choice_of
 from eval.scoring import DIGITS, check_outputs, is_seeded
 from vae.data.sheets import evenly
 from vae.training.files import write_text
@@ -42,10 +43,15 @@ def report(settings: ReportSettings) -> None:
             "folder of each, in their order"
         )
     check_outputs(settings.out)
-    read = {name: read_scores(name) for name in names}
+    read = {
+        name: {metric: from_json(Parts, score, name) for metric, score in read_scores(name).items()}
+        for name in names
+    }
     folders = dict(zip(names, settings.videos or map(_own_videos, names), strict=True))
     shelf, several = Shelf(), len(names) > 1
-    rows = rows_of(_same_videos(read, folders, settings.real, shelf), _first_protocol(read), shelf)
+    rows = rows_of(
+        _same_videos(read, folders, settings.real, shelf), choice_of(_first_protocol(read), names[0]), shelf
+    )
     sections = [
         section(score, name, _command_again(score), {"real": settings.real, "fake": folders[name]}, shelf)
         for name in names
@@ -85,7 +91,9 @@ def _tables(read: dict[str, dict[str, dict]]) -> list[Table]:
                 first, other = groups[0][1][0]
                 why = f"Does not compare with {first}: {differences_of(other, score)[0]}."
             groups.append((why, [(name, score)]))
-        tables += [table for why, rows in groups for table in _charts(metric, why, rows)]
+        for why, rows in groups:
+            notes = made_otherwise(*map(list, zip(*rows, strict=True)))
+            tables += [replace(table, notes=notes) for table in _charts(metric, why, rows)]
     return tables
 
 
@@ -93,15 +101,22 @@ def _charts(metric: str, why: str, rows: list[tuple[str, dict]]) -> list[Table]:
     """The chart of scores that compare; of reconstructions one for each measure that all have."""
     first = rows[0][1]
     if "scores" in first:
-        shared = [m for m in first["scores"] if all(score["scores"].get(m) is not None for _, score in rows)]
-        return [
-            Table(
-                called(m),
-                why,
-                side_by_side([(n, s["scores"][m], None, "") for n, s in rows], DIGITS.get(m, 4)),
-            )
-            for m in shared
-        ]
+        name = first.get("protocol", {}).get("name", "")
+        tables = []
+        for measure in first["scores"]:
+            if all(score["scores"].get(measure) is not None for _, score in rows):
+                bars = [
+                    (
+                        label,
+                        s["scores"][measure],
+                        s.get("intervals", {}).get(measure),
+                        "; ".join(s.get("stamps", [])),
+                    )
+                    for label, s in rows
+                ]
+                title = f"{called(measure)}{f': {name}' if name else ''}"
+                tables.append(Table(title, why, side_by_side(bars, DIGITS.get(measure, 4))))
+        return tables
     meaning, about = meaning_of(metric, first["protocol"]), first["protocol"]
     better = f", {meaning.better} is better" if meaning.better else ""
     title = f"{meaning.title}{better}: {about['name']} ({first['protocol_sha256'][:12]})"
@@ -120,7 +135,7 @@ def _same_videos(
         row["video"]: row["prompt"]
         for scores in read.values()
         for row in scores.get("clipsim", {}).get("each", [])
-        if isinstance(row, dict) and {"video", "prompt"} <= row.keys()
+        if {"video", "prompt"} <= row.keys()
     }
     rows = []
     for name in (names[k] for k in evenly(len(names), CLIPS)):
