@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from configs.protocol import FvdProtocol
-from eval.clips import Source, choose_clips, with_keys
+from eval.clips import Clip, Source, choose_clips, with_keys
 from eval.cpu import CannotScore, single_threaded
 from eval.features import checksum, rgb_hash
 from eval.fvd import FvdSettings, score_sides
 from eval.networks.certify import load_i3d
 from eval.preprocess import prepare
-from eval.sides import Side, side_stamps
+from eval.sides import Side, contents_stamps, side_stamps
 from vae.data.video import decoder
 from vae.quality.networks import find_weights
 from vae.training.processes import own_device, processes
@@ -79,8 +79,10 @@ def open_rfvd(
 def stamps(rfvd: Rfvd, passed: dict[str, str], real: int, fake: int) -> tuple[list, list]:
     """The stamps of both sides for what is not as the protocol says; ValueError unless that is allowed."""
     given, protocol = rfvd.settings, rfvd.protocol
+    clips = [Clip(source, ()) for source in rfvd.sources if source.name in rfvd.spans["real"]]
     return tuple(
         side_stamps(given, protocol, which, rfvd.sources, count, passed)
+        + contents_stamps(given, protocol, which, rfvd.sources, clips)
         for which, count in (("real", real), ("fake", fake))
     )
 

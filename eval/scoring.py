@@ -14,6 +14,7 @@ from configs.scoring import ScoringSettings, StampSettings, inherited
 from dit import __version__
 from eval.clips import Clip, Source, rates_and_sizes
 from eval.machine import made_with
+from eval.published_videos import check_contents
 from vae.data.index import list_hash
 from vae.data.video import decoder
 from vae.training.files import check_replaceable, check_writable, write_json
@@ -21,6 +22,7 @@ from vae.training.processes import processes
 from vae.training.progress import progress
 from vae.training.seeds import generator
 
+NOT_CERTIFIED = "contents not certified"  # how a stamp begins that refuses nothing
 REASONS = 2  # of what was passed over, in an error
 DIGITS = {  # decimals of a metric, or of a measure of reconstructions, wherever it is printed
     **{"fvd": 2, "mmd": 3, "clipsim": 4, "is": 4},
@@ -107,6 +109,28 @@ def stamp_other_list(
             "the score is stamped"
         )
     return [f"other videos than {protocol.data} {protocol.split}"]
+
+
+def stamp_contents(
+    settings: StampSettings, protocol: DistanceProtocol, where: str, sources: list[Source]
+) -> list[str]:
+    """The stamp of videos of an official list whose contents nothing certifies: the list certifies names.
+
+    Raises ValueError for one that is not as it is published, unless that is allowed.
+    """
+    if not protocol.list_sha256:
+        return []
+    by_hash, by_frames, wrong = check_contents(protocol.data, sources)
+    if wrong and not settings.allow_small:
+        raise ValueError(
+            f"{where} holds other contents than {protocol.data}, {len(wrong)} of {len(sources)} videos: "
+            f"{'; '.join(wrong[:REASONS])}; with --allow-small the score is stamped"
+        )
+    stamps = [f"other contents: {len(wrong)} of {len(sources)} real videos"] if wrong else []
+    if by_hash < len(sources):
+        also = f", {by_frames} by their frames' number alone" if by_frames else ""
+        stamps.append(f"{NOT_CERTIFIED}: {by_hash} of {len(sources)} real videos are, by hash{also}")
+    return stamps
 
 
 def clip_facts(clips: list[Clip], files: str, rgb: str, passed: dict[str, str]) -> dict:

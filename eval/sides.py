@@ -91,17 +91,19 @@ def load_side(
         names = {field.name for field in dataclasses.fields(DistanceProtocol)} - {"name", "metric"}
         chosen = {name: getattr(protocol, name) for name in names}
         saved = _load_features(Path(where), chosen, weights)
-        if saved.facts["stamps"] and not settings.allow_small:
-            raise ValueError(f"{where}: {saved.facts['stamps'][0]}; with --allow-small the score is stamped")
+        hard = [stamp for stamp in saved.facts["stamps"] if not stamp.startswith(scoring.NOT_CERTIFIED)]
+        if hard and not settings.allow_small:
+            raise ValueError(f"{where}: {hard[0]}; with --allow-small the score is stamped")
         now = features_made_with(network, settings.batch)
         if processes()[0] == 0 and (other := differences(saved.facts.get("made_with", {}), now)):
             print(f"note: {where} was made with another {'; '.join(other)}", file=sys.stderr)
         return saved
     sources, clips, passed = choose_side(settings, protocol, which)
     side_stamps(settings, protocol, which, sources, len(clips), passed)
+    contents = contents_stamps(settings, protocol, which, sources, clips)
     side = cached_features(settings, protocol, clips, which, weights, network)
     passed |= side.facts["passed_over"]
-    stamps = side_stamps(settings, protocol, which, sources, len(side.names), passed)
+    stamps = side_stamps(settings, protocol, which, sources, len(side.names), passed) + contents
     facts = {"where": Path(where).name, "videos": len(sources)} | side.facts
     facts |= {"passed_over": passed, "stamps": stamps}
     kept = tuple(clip for clip in clips if clip.source.name in {*side.names})
@@ -124,6 +126,21 @@ def check_real(settings: DistanceSettings, protocol: DistanceProtocol) -> None:
         raise ValueError(f"no --real: {protocol.metric.upper()} needs the real videos")
     sources, clips, passed = choose_side(settings, protocol, "real")
     side_stamps(settings, protocol, "real", sources, len(clips), passed)
+    contents_stamps(settings, protocol, "real", sources, clips)
+
+
+def contents_stamps(
+    settings: DistanceSettings,
+    protocol: DistanceProtocol,
+    which: str,
+    sources: list[Source],
+    clips: list[Clip],
+) -> list[str]:
+    """The stamp of real clips of an official list whose contents are not certified; ValueError for others."""
+    where = getattr(settings, which)
+    if which != "real" or scoring.stamp_other_list(settings, protocol, where, sources):
+        return []
+    return scoring.stamp_contents(settings, protocol, where, [clip.source for clip in clips])
 
 
 def side_stamps(

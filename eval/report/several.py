@@ -160,7 +160,7 @@ def _command_again(score: dict) -> str:
     asked = {"real": str(score.get("real", {}).get("where", "")), "fake": fake, "videos": fake}
     asked |= {"protocol": score["protocol"]["name"], "smoke": is_seeded(stamps)}
     asked |= {"allow_small": any(stamp.startswith(("small", "other videos")) for stamp in stamps)}
-    asked |= {"uncertified": any("not certified" in stamp for stamp in stamps)}
+    asked |= {"uncertified": any("is not certified" in stamp for stamp in stamps)}
     known = {field.name for field in dataclasses.fields(metric.settings)}
     return command_of(metric.settings(**{name: value for name, value in asked.items() if name in known}))
 
