@@ -4,6 +4,7 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
@@ -20,7 +21,7 @@ from eval.cpu import CPU, keep_memory, map_one_thread_each
 from eval.features import extract
 from eval.frechet import distance, statistics
 from eval.kernel import discrepancies, discrepancy
-from eval.networks.encoder import Encoder
+from eval.networks.encoder import seeded_encoder
 from eval.networks.i3d import I3D, seeded_tensors
 from eval.preprocess import prepare
 from vae.data.write import write_video
@@ -125,15 +126,6 @@ def _bench_distance(width: int, repeats: int) -> dict:
     return seconds | {"ratio": seconds["scipy"] / seconds["ours"], "difference": difference}
 
 
-def _base_encoder(protocol: FvdProtocol) -> Encoder:
-    """VideoMAE of the base size with seeded weights, which costs what a trained one costs."""
-    from transformers import VideoMAEConfig, VideoMAEForVideoClassification
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return Encoder(VideoMAEForVideoClassification(VideoMAEConfig()), protocol)
-
-
 def _bench_kernel(repeats: int) -> dict:
     """Seconds of KVD in blocks and by whole matrices of numpy, and of an interval's resamples at once."""
     protocol, width = load_protocol("kvd-tats", "mmd"), 400
@@ -206,7 +198,13 @@ def bench(settings: BenchEvalSettings) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         for part, called, count, name, make in (
             ("job", "FVD's", settings.clips, "fvd-google", lambda _: _seeded_network()),
-            ("encoder", "VideoMAE's", settings.encoder_clips, "fvd-videomae", _base_encoder),
+            (
+                "encoder",
+                "VideoMAE's",
+                settings.encoder_clips,
+                "fvd-videomae",
+                partial(seeded_encoder, whole=True),
+            ),
         ):
             if part not in settings.parts:
                 continue

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from configs.load import parse
-from configs.protocol import FvdProtocol
+from configs.protocol import FvdProtocol, load_protocol
 from configs.ranges import CountOrZero
 from configs.scoring import DistanceSettings, ScoringSettings, inherited
 from eval import motion, panel, scoring
@@ -78,7 +78,12 @@ def fvd(settings: FvdSettings) -> dict:
 
 
 def fvd_of(settings: ScoringSettings, real: str, fake: str, protocol: str) -> FvdSettings:
-    """FVD of reconstructions as another verb's settings ask for it; JSON and page are that verb's."""
+    """FVD of reconstructions as another verb's settings ask for it; JSON and page are that verb's.
+
+    Raises ValueError for a protocol of another network than I3D, of which only `dit eval fvd` takes the hash.
+    """
+    if protocol and (network := load_protocol(protocol, "fvd").network) != "i3d":
+        raise ValueError(f"{protocol} takes {network}: dit eval fvd --real … --fake … scores by it")
     asked = inherited(ScoringSettings, settings) | {"json": "", "report": "", "copies_of": real}
     return FvdSettings(real=real, fake=fake, protocol=protocol, **asked)
 

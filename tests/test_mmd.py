@@ -96,6 +96,21 @@ def test_resamples_are_those_of_the_clips_themselves(protocol):
     assert eval.mmd._interval(*pair, protocol, 0, value) is None
 
 
+def test_features_are_shared_where_all_that_makes_them_is_equal():
+    base = KVD.making()
+    for field, value in (
+        ("eps", 1e-3),
+        ("size", 112),
+        ("network", "vjepa2"),
+        ("network_sha256", "0"),
+        ("kernel", "a"),
+    ):
+        assert replace(KVD, **{field: value}).making() != base
+    for field, value in (("pixels", "unit"), ("pooling", "attentive"), ("stored_size", 256), ("fit", "crop")):
+        assert replace(KVD, **{field: value}).making() != base
+    assert replace(KVD, name="a", real=3, fake=4, degree=2, data="b", frames=8, seed=1).making() == base
+
+
 def test_one_clip_has_no_unbiased_distance():
     one = torch.ones(1, 3)
     with pytest.raises(ValueError, match="1 clips have no KVD: it takes two of each side"):

@@ -173,8 +173,11 @@ def _check_shapes(config, protocol: DistanceProtocol, folder: Path) -> None:
             raise ValueError(f"{folder} takes {name} {given}, and {protocol.name} gives it {wanted}")
 
 
-def seeded_encoder(protocol: DistanceProtocol) -> Encoder:
-    """A small model of the protocol's kind with seeded weights: what it measures is no score."""
+def seeded_encoder(protocol: DistanceProtocol, whole: bool = False) -> Encoder:
+    """A small model of the protocol's kind with seeded weights: what it measures is no score.
+
+    `whole` makes one of the usual size, which costs what a trained one costs.
+    """
     import transformers
 
     model_class = getattr(transformers, MODELS[protocol.network, protocol.pooling][0])
@@ -182,7 +185,7 @@ def seeded_encoder(protocol: DistanceProtocol) -> Encoder:
     small |= {"patch_size": protocol.size // 7, "image_size": protocol.size, "crop_size": protocol.size}
     small |= {"intermediate_size": 128, "projection_dim": 64, "num_frames": protocol.frames}
     small |= {"pred_hidden_size": 48, "pred_num_attention_heads": 2, "pred_num_hidden_layers": 1}
-    known = model_class.config_class().to_dict()
+    known = {} if whole else model_class.config_class().to_dict()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = model_class(model_class.config_class(**{k: v for k, v in small.items() if k in known}))
