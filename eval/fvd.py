@@ -153,7 +153,7 @@ def sentence(result: dict) -> str:
     lines = scoring.opening_lines(result, "FVD", "distance", counts)
     if result["infinity"]:
         lines.append(f"with infinitely many clips {result['infinity']['value']:.2f}")
-    rates = [list(result[which].get("rates", {})) for which in ("real", "fake")]
+    rates = [sorted(result[which].get("rates", {}), key=float) for which in ("real", "fake")]
     if all(rates) and rates[0] != rates[1]:
         real, fake = (", ".join(some[:3]) + (" and others" if some[3:] else "") for some in rates)
         lines.append(

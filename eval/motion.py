@@ -89,10 +89,13 @@ def apart(
 
 def in_words(measured: dict) -> list[str]:
     """What was measured, as lines for the terminal."""
-    parts, moved = measured["apart"], measured["itself"]
-    shown = ", ".join(f"{name} {values['frechet']:.2f}" for name, values in parts.items())
-    free = ", ".join(f"{values['kernel']:.3f}" for values in parts.values())
+    called = {"whole": "as they are", "content": "content alone", "motion": "motion alone"}
+    shown = ", ".join(
+        f"{called[name]} {values['frechet']:.2f} and {values['kernel']:.3f}"
+        for name, values in measured["apart"].items()
+    )
+    moved = ", ".join(f"{how} {value:.2f}" for how, value in measured["itself"].items())
     return [
-        f"of {measured['clips']} clips a side: {shown} (KVD, which their number does not move: {free})",
-        "their real clips against themselves " + ", ".join(f"{how} {moved[how]:.2f}" for how in moved),
+        f"{measured['clips']} clips a side, Frechet distance and KVD: {shown}",
+        f"as many real clips beside themselves: {moved}; small beside the first, it hardly sees motion",
     ]
