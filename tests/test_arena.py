@@ -206,6 +206,18 @@ def test_what_has_no_partner_or_looks_otherwise_is_said(folders, tmp_path, capsy
         assert (shown.frames, shown.height, shown.width, shown.fps) == (4, height, 48, 8.0)
 
 
+def test_a_video_that_cannot_be_read_is_named_and_so_is_its_partner(folders, tmp_path):
+    broken = tmp_path / "broken"
+    for k in (0, 1):
+        write_video(broken / f"{k}.mp4", video(k + 7), 8.0, {})
+        (broken / f"{k}.json").write_text(json.dumps({"prompt": PROMPTS[k], "seed": k}))
+    (broken / "1.mp4").write_bytes((broken / "1.mp4").read_bytes()[:-300])
+    key = make(ArenaSettings(models=(str(broken), folders[1]), out=str(tmp_path / "x.html")))
+    assert [pair.prompt for pair in key.pairs.values()] == PROMPTS[:1]
+    assert "1.mp4 cannot be read" in key.passed_over[0]["1"] and list(key.passed_over[1]) == ["2", "3", "1"]
+    assert key.passed_over[1]["1"] == "its partner cannot be shown"
+
+
 def test_two_models_with_the_same_frames_make_no_pair(tmp_path, capsys):
     folders = [write_model(tmp_path / name, video(0)) for name in ("one", "two")]
     assert run(["eval", "arena", *folders, "--out", str(tmp_path / "y.html")]) == 1
@@ -344,6 +356,16 @@ def test_a_key_whose_parts_do_not_fit_is_refused(arena, tmp_path):
             read_key(tmp_path / "key.json")
 
 
+# The mean red, green and blue of what either side shows.
+COLOURS = """sides.map((side) => {
+  const paper = document.createElement("canvas").getContext("2d");
+  paper.drawImage(at(side), 0, 0, 48, 32);
+  const pixels = paper.getImageData(0, 0, 48, 32).data;
+  const mean = (part) => part.reduce((sum, one) => sum + one) / part.length;
+  return [0, 1, 2].map((k) => mean(pixels.filter((_, place) => place % 4 === k)));
+})"""
+
+
 def test_a_voter_judges_in_a_browser_by_keyboard_and_loses_nothing(arena, tmp_path):
     with browsing(tmp_path) as page:
         for width in (400, 1000):
@@ -357,8 +379,11 @@ def test_a_voter_judges_in_a_browser_by_keyboard_and_loses_nothing(arena, tmp_pa
         assert boxes[0] == boxes[1]
         assert page.evaluate("document.title") == "Which video is better?"
         page.wait("left.currentTime > 0.2")
-        assert page.evaluate("Math.abs(left.currentTime - right.currentTime)") < 0.15
-        page.press("Enter")  # nothing is chosen yet
+        page.evaluate("left.pause(), right.pause(), right.currentTime = 0.7, left.currentTime = 0.3")
+        page.wait("Math.abs(left.currentTime - right.currentTime) < 0.02")
+        seen = page.evaluate(COLOURS)
+        page.press("Enter")  # nothing is chosen yet, and nothing can be before both are there
+        assert page.evaluate("show(0), choose('left'), draft.choice") is None
         for key in ("2", "ArrowLeft", "Enter", "ArrowUp", "ArrowUp"):
             page.wait("ready()")
             page.press(key)
@@ -379,7 +404,7 @@ def test_a_voter_judges_in_a_browser_by_keyboard_and_loses_nothing(arena, tmp_pa
             page.wait("ready()")
             page.press(key)
         assert page.evaluate("[place, at('end').hidden, at('judge').hidden]") == [6, False, True]
-        shown = page.evaluate("shown.map((one) => [one.pair.id, ...videosOf(one)])")
+        swaps = page.evaluate("shown.map((one) => [one.pair.id, one.swapped])")
         page.press("Enter")  # the focus is on the download
         file = tmp_path / f"votes-Ada_L_-{key_of(arena).page[:8]}.jsonl"
         end = time.monotonic() + 30
@@ -389,13 +414,19 @@ def test_a_voter_judges_in_a_browser_by_keyboard_and_loses_nothing(arena, tmp_pa
         check_orders(page)
     votes = [json.loads(line) for line in file.read_text().splitlines()]
     assert [one["choice"] for one in votes] == ["left", "bad", "right", "right", "right", "right"]
-    assert [[one["pair"], one["left"], one["right"]] for one in votes] == shown
     assert [one["again"] for one in votes] == [False] * 4 + [True] * 2
     assert votes[0]["reasons"] == ["picture"] and votes[1]["text"] == "neither moves"
     assert all(0 <= one["seconds"] < 60 for one in votes)
     result = counted(arena, file)
     assert result["votes"] == 4 and result["passed_over"] == {} and result["again"]["pairs"] == 2
     key = key_of(arena)
+    for side, colours in zip(("left", "right"), seen, strict=True):
+        judged = key.videos[votes[0][side]]
+        own = video(int(judged.video) + 100 * judged.model)[:, 2].mean(
+            (1, 2)
+        )  # at 0.3 s of 8 frames a second
+        assert torch.allclose(torch.tensor(colours) / 127.5 - 1, own, atol=0.04)  # what was there is recorded
+    assert [key.pairs[pair].videos[swapped] for pair, swapped in swaps] == [one["left"] for one in votes]
     winner = key.models[key.videos[votes[0]["left"]].model]
     assert result["reasons"][winner] == {"picture": 1}
 

@@ -125,6 +125,8 @@ def make_page(
         why = next(iter(wrong.values()), "there are none")
         raise ValueError(f"no pair of videos can be shown: {why}")
     shown = {identity for pair in asked.values() for identity in pair.videos}
+    lone = [name for name in wanted if name not in wrong and _id(secret, "video", *name) not in shown]
+    wrong |= {name: "its partner cannot be shown" for name in lone}
     facts = {identity: fact for identity, fact in facts.items() if identity in shown}
     contents = [
         [pair.prompt, pair.seed, sorted((facts[name].rgb_sha256, facts[name].fps) for name in pair.videos)]
