@@ -32,11 +32,21 @@ class ScoringSettings(StampSettings):
     copies_of: str = ""
     """Videos of the same names that the generated ones are copies of: clips are drawn as theirs are."""
     resamples: CountOrZero = 200
-    """Bootstrap samples of the confidence interval; 0 makes none."""
+    """Bootstrap samples of the interval of the expected score; 0 makes none."""
+    group: str = ""
+    """Regular expression of a clip's source in its name, which are resampled whole; empty: data sets' own."""
 
 
 @dataclass(frozen=True)
-class FeatureSettings(ScoringSettings):
+class RepeatSettings:
+    """What a score may be asked whose clips are drawn."""
+
+    repeats: Count = 1
+    """Draws of videos and starts by as many seeds; the first is the score, mean and spread stand beside."""
+
+
+@dataclass(frozen=True)
+class FeatureSettings(RepeatSettings, ScoringSettings):
     """What a score may be asked whose network sees one clip of every video."""
 
     batch: Count = 8

@@ -15,7 +15,7 @@ from configs.load import Positional, nearest, parse
 from configs.protocol import Protocol, job_protocols
 from configs.ranges import Count, Seed
 from configs.sampling import SamplerConfig, SampleSettings, VideoSettings
-from configs.scoring import StampSettings, inherited
+from configs.scoring import ScoringSettings, StampSettings, inherited
 from dit import __version__
 from dit.cli import VERBS
 from dit.condition import Condition
@@ -24,9 +24,10 @@ from dit.load import load_resolved, model_folder
 from dit.pipelines import generate_with, is_foreign, load_pipeline
 from dit.record import LABEL, is_there, make_records, write
 from dit.text import cut_note
+from eval import repeats
 from eval.h264 import cost, cost_lines, write_copies
 from eval.report.page import command_of, write_page
-from eval.scoring import Metric, check_outputs
+from eval.scoring import DIGITS, Metric, check_outputs
 from vae.data.index import probe_all
 from vae.data.manifest import NAME, load_manifest, save_manifest
 from vae.data.msrvtt import number, read_annotations
@@ -78,6 +79,8 @@ class RunEvalSettings(StampSettings, VideoSettings):
     """Score with weights of C3D that nothing certifies; the score is stamped."""
     panel: bool = False
     """Put beside FVD what real clips score against other real ones."""
+    repeats: Count = 1
+    """Sets of videos by sampling seeds of their own; mean and spread stand beside the first one's scores."""
     h264: bool = False
     """Also print what H.264 would have cost: the videos as `dit sample` writes them, scored again."""
 
@@ -134,37 +137,57 @@ def run(settings: RunEvalSettings) -> dict:
     if not model_folder(settings.model).exists():
         raise ValueError(f"{settings.model}: no such model folder")
     samples = plan(settings, protocols)
-    scoring = {}
-    if not settings.sample_only:
-        for name, metric in metrics.items():
-            scoring[name] = metric.settings_in_run(settings, protocols[name], out)
-            try:
-                metric.check(scoring[name])
-            except ValueError as error:
-                raise ValueError(
-                    f"{error}; --metrics leaves a score out, --sample-only all of them"
-                ) from None
+    homes = [out, *(out / f"repeat-{k}" for k in range(1, settings.repeats))]
+    scoring = [] if settings.sample_only else [_scoring(settings, protocols, metrics, home) for home in homes]
     check_outputs(str(out / "scores.json"), str(out / PAGE))
     device = own_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     maker = _pipeline_maker(settings) if is_foreign(settings.model) else _own_maker(settings, samples)
     least = max(p.least_frames(p.fake_stride) for p in protocols.values())  # of every video
-    _make_all(samples, maker, out / "videos", least, settings.model, settings.overwrite)
-    if dist.is_initialized():
-        dist.barrier()
-    if rank == 0:
-        _list_videos(samples, out / "videos", ENDING)
-    if dist.is_initialized():
-        dist.barrier()
-    scores, costs = {name: metrics[name].score(asked) for name, asked in scoring.items()}, {}
+    for k, home in enumerate(homes):
+        other = [replace(sample, seed=sample.seed + k * len(samples)) for sample in samples]
+        _make_all(other, maker, home / "videos", least, settings.model, settings.overwrite)
+        if dist.is_initialized():
+            dist.barrier()
+        if rank == 0:
+            _list_videos(other, home / "videos", ENDING)
+        if dist.is_initialized():
+            dist.barrier()
+    every = [{name: metrics[name].score(asked) for name, asked in of_set.items()} for of_set in scoring]
+    scores, costs = (every or [{}])[0], {}
+    if len(every) > 1:
+        _summarise(scores, every, out)
     if scores and settings.h264:
         costs = _cost_of_h264(settings, samples, protocols, metrics, scores, out)
     if scores and rank == 0:
         title = f"{settings.job}: {Path(settings.model).name}"
-        write_page(out / PAGE, list(scores.values()), list(scoring.values()), title, command_of(settings))
+        write_page(out / PAGE, list(scores.values()), list(scoring[0].values()), title, command_of(settings))
         _write_summary(settings, scores, costs, out)
     return scores
+
+
+def _scoring(
+    settings: RunEvalSettings, protocols: dict[str, Protocol], metrics: dict[str, Metric], home: Path
+) -> dict[str, ScoringSettings]:
+    """What every metric's verb is asked of a folder's videos; ValueError for what would keep it from that."""
+    asked = {}
+    for name, metric in metrics.items():
+        asked[name] = metric.settings_in_run(settings, protocols[name], home)
+        try:
+            metric.check(asked[name])
+        except ValueError as error:
+            raise ValueError(f"{error}; --metrics leaves a score out, --sample-only all of them") from None
+    return asked
+
+
+def _summarise(scores: dict[str, dict], every: list[dict[str, dict]], out: Path) -> None:
+    """Puts the mean and the spread over all sets of videos into the first one's scores, and prints them."""
+    for name, score in scores.items():
+        score["repeats"] = repeats.summary([one[name]["value"] for one in every], repeats.SETS)
+        if processes()[0] == 0:
+            write_json(out / f"{name}.json", score)
+            print(f"{name}: {repeats.in_words(score, DIGITS.get(name, 4))[0]}")
 
 
 def _cost_of_h264(
@@ -385,8 +408,9 @@ def _write_summary(
     settings: RunEvalSettings, scores: dict[str, dict], costs: dict[str, dict[str, float]], out: Path
 ) -> None:
     """Writes all scores into one file, beside the file that each has of its own."""
+    parts = ("value", "interval", "true_interval", "repeats", "stamps", "protocol_sha256")
     short = {
-        metric: {name: score[name] for name in ("value", "interval", "stamps", "protocol_sha256")}
+        metric: {name: score[name] for name in parts if name in score}
         | {"protocol": score["protocol"]["name"], "file": f"{metric}.json"}
         | ({"h264": costs[metric]} if costs else {})
         for metric, score in scores.items()

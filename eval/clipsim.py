@@ -1,7 +1,6 @@
 """`dit eval clipsim`: how well videos show their prompts, by CLIP, under a named protocol."""
 
 import sys
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,28 +9,28 @@ import torch
 from torch import Tensor
 
 from configs.load import parse
-from configs.protocol import load_protocol
+from configs.protocol import ClipsimProtocol, load_protocol
 from configs.ranges import CountOrZero
-from configs.scoring import ScoringSettings
+from configs.scoring import RepeatSettings, ScoringSettings
 from eval import scoring
-from eval.clips import Clip, Source, choose_clips, open_sources, passed_lines, side_hash
+from eval.clips import Clip, choose_clips, open_sources, passed_lines, side_hash
 from eval.cpu import map_over_processes
 from eval.features import read_prepared, rgb_hash
+from eval.groups import check_pattern, find_groups, own_prompt
 from eval.networks.certify import check_one
 from eval.networks.clip import LONGEST, load_clip, preprocess, seeded_clip
 from eval.networks.clip import Clip as ClipNetwork
+from eval.repeats import check_repeats, repeated
 from eval.report.page import publish
 from vae.data.captions import read_captions
 from vae.data.index import list_hash
-from vae.data.tables import TABLES, few, finder, lines_of, read_text, texts
-from vae.data.write import WITH_RECORD, read_metadata
+from vae.data.tables import TABLES, few, finder
 from vae.quality.networks import find_weights
-from vae.training.files import read_json
 from vae.training.processes import own_device
 
 
 @dataclass(frozen=True)
-class ClipsimSettings(ScoringSettings):
+class ClipsimSettings(RepeatSettings, ScoringSettings):
     """Score how well videos show their prompts by CLIPSIM, under a named protocol."""
 
     videos: str = ""
@@ -41,7 +40,7 @@ class ClipsimSettings(ScoringSettings):
     protocol: str = "msrvtt-2990"
     """Name of the protocol; `dit eval protocols` lists them."""
     resamples: CountOrZero = 1000
-    """Bootstrap samples of the confidence interval; 0 makes none."""
+    """Bootstrap samples of the interval of the expected score; 0 makes none."""
 
 
 CUT = f"have more than CLIP's {LONGEST} tokens: they are cut there"
@@ -53,6 +52,7 @@ MEANING = scoring.Meaning(
     "as the mean over frames and videos. Published values lie between 0.24 and 0.32.",
     blind="Motion and order: every frame is judged alone, so that a still picture may score best; counts, "
     "relations and small things that CLIP does not tell apart; what of a prompt lies after 77 tokens.",
+    interval="of the mean over all such videos, by bootstrap over these",
 )
 
 
@@ -65,8 +65,10 @@ def clipsim(settings: ClipsimSettings) -> dict:
     if not settings.videos:
         raise ValueError("no --videos: a folder of videos, or a manifest")
     scoring.check_outputs(settings.json, settings.report)
+    check_repeats(settings.repeats, protocol, chosen=False)
     sources = open_sources(settings.videos, protocol, settings.copies_of)
     clips, passed = choose_clips(sources, protocol, 0, protocol.fake_stride)
+    check_pattern(settings.group, [clip.source.name for clip in clips])
     pairs, without = pair(clips, settings)
     passed |= {name: f"{name} has no prompt" for name in without}
     scoring.stamp_too_few(settings, protocol, settings.videos, _count_videos(pairs), passed)
@@ -77,22 +79,25 @@ def clipsim(settings: ClipsimSettings) -> dict:
     rows = measure(pairs, network, settings.workers)
     passed |= {pairs[index][0].source.name: wrong for index, _, wrong in rows if wrong}
     kept = [(*pairs[index], *row) for index, row, wrong in rows if not wrong]
-    by_video: dict[Clip, list[float]] = {}
-    for clip, _, value, _ in kept:
-        by_video.setdefault(clip, []).append(value)
+    by_video = _by_video(kept)
     stamps = scoring.stamp_too_few(settings, protocol, settings.videos, len(by_video), passed)
-    # Several prompts of a video are one measurement: as so many, they would narrow the interval.
-    means = [sum(values) / len(values) for values in by_video.values()]
-    values = torch.tensor(means, dtype=torch.float64)
-    scored_clips = list(by_video)
+    values, scored_clips = _means(by_video), list(by_video)
+    asked = ["\n".join(prompt for prompt, _ in measured) for measured in by_video.values()]
+    groups = find_groups([clip.source.name for clip in scored_clips], settings.group, asked)
     rgb = rgb_hash(list({clip: checksum for clip, *_, checksum in kept}.values()))
     parts = {
         "real": {},
         "fake": {"where": Path(settings.videos).name, "videos": len(sources)}
         | scoring.clip_facts(scored_clips, side_hash(scored_clips), rgb, passed),
         "interval": scoring.interval(
-            lambda drawn_N: drawn_N.mean().item(), (values,), settings.resamples, protocol.seed
+            lambda drawn_N: drawn_N.mean().item(),
+            (values,),
+            settings.resamples,
+            protocol.seed,
+            groups=(groups,),
+            of="the mean over all such videos",
         ),
+        "groups": {"": groups.facts()},
         "prompts_cut": cut,
         "prompts_sha256": list_hash([prompt for _, prompt, *_ in kept]),
         "each": [
@@ -105,8 +110,34 @@ def clipsim(settings: ClipsimSettings) -> dict:
     result = scoring.result_of(
         protocol, values.mean().item(), stamps, weights, device, parts, ("transformers",)
     )
+
+    def again(other: ClipsimProtocol) -> float:
+        drawn, _ = choose_clips(sources, other, 0, other.fake_stride)
+        pairs, _ = pair(drawn, settings)
+        rows = measure(pairs, network, settings.workers)
+        return (
+            _means(_by_video([(*pairs[index], *row) for index, row, wrong in rows if not wrong]))
+            .mean()
+            .item()
+        )
+
+    result |= repeated(result["value"], settings.repeats, protocol, again)
     publish(result, settings, sentence(result))
     return result
+
+
+def _by_video(rows: list[tuple[Clip, str, float, int]]) -> dict[Clip, list[tuple[str, float]]]:
+    """Every video's prompts, each with its value."""
+    by_video: dict[Clip, list[tuple[str, float]]] = {}
+    for clip, prompt, value, _ in rows:
+        by_video.setdefault(clip, []).append((prompt, value))
+    return by_video
+
+
+def _means(by_video: dict[Clip, list[tuple[str, float]]]) -> Tensor:
+    """A value for each video: its prompts are one measurement, and as so many would narrow the interval."""
+    means = [sum(value for _, value in measured) / len(measured) for measured in by_video.values()]
+    return torch.tensor(means, dtype=torch.float64)
 
 
 def _count_videos(pairs: list[tuple[Clip, str]]) -> int:
@@ -163,26 +194,6 @@ def pair(clips: list[Clip], settings: ClipsimSettings) -> tuple[list[tuple[Clip,
     pairs.sort(key=lambda pair: (pair[0].source.key, pair[1]))
     prompted = {clip.source.name for clip, _ in pairs}
     return pairs, sorted(clip.source.name for clip in clips if clip.source.name not in prompted)
-
-
-def own_prompt(source: Source) -> str:
-    """The prompt in a video's own record, or the first line of the text beside it, or nothing."""
-    text = Path(f"{source.path if source.pictures else source.path.with_suffix('')}.txt")
-    if prompts := texts(own_record(source).get("prompt")):
-        return prompts[0]
-    lines = lines_of(read_text(text)) if text.is_file() else []
-    return next((" ".join(line.split()) for line in lines if line.strip()), "")
-
-
-def own_record(source: Source) -> dict:
-    """The JSON record beside a video or inside it; empty where there is none."""
-    record = Path(f"{source.path if source.pictures else source.path.with_suffix('')}.json")
-    if record.is_file():
-        return read_json(record)
-    if source.path.suffix.lower() in WITH_RECORD and not source.pictures:
-        with suppress(ValueError):  # another's video, whose text may lie beside it
-            return read_metadata(source.path)
-    return {}
 
 
 def measure(

@@ -27,6 +27,7 @@ class CompareSettings:
     """Put the literature's values of the same task below a line; none of them compares with a score."""
 
 
+TRUE = "of the true distance"
 MEASURED = {  # columns of a reconstruction, of those that it has; decimals
     "psnr": 2,
     "pooled_psnr": 2,
@@ -41,11 +42,12 @@ MEASURED = {  # columns of a reconstruction, of those that it has; decimals
 MADE = {"": "", "real": "real side, ", "fake": "generated side, "}  # parts of a score; how a note calls them
 
 
-class Ends(TypedDict):
-    """The ends of an interval."""
+class Ends(TypedDict, total=False):
+    """The ends of an interval, where there are clips enough for one, and what it is one of."""
 
     low: float
     high: float
+    of: str
 
 
 class ScoredProtocol(TypedDict):
@@ -78,6 +80,7 @@ class Score(NeededInScore, total=False):
     """The parts of a score that are read."""
 
     interval: Ends | None
+    true_interval: Ends | None
     real: ScoredSide
     fake: ScoredSide
     prompts_sha256: str
@@ -202,10 +205,15 @@ def _row(name: str, score: dict) -> tuple[str, ...]:
         values = [(score["scores"].get(measure), digits) for measure, digits in MEASURED.items()]
         cells = ["" if value is None else f"{value:.{digits}f}" for value, digits in values]
         return name, *cells, str(len(score["each"]))
-    digits, ends = DIGITS.get(score["metric"], 4), score.get("interval")
-    spread = f"{ends['low']:.{digits}f} to {ends['high']:.{digits}f}" if ends else ""
+    digits = DIGITS.get(score["metric"], 4)
+    spreads = [
+        f"{ends['low']:.{digits}f} to {ends['high']:.{digits}f}"
+        if ends and ends.keys() >= {"low", "high"}
+        else ""
+        for ends in (score.get("interval"), score.get("true_interval"))
+    ]
     clips = str(score.get("fake", {}).get("clips", ""))
-    return name, f"{score['value']:.{digits}f}", spread, clips, "; ".join(score["stamps"])
+    return name, f"{score['value']:.{digits}f}", *spreads, clips, "; ".join(score["stamps"])
 
 
 def differences_of(one: dict, other: dict) -> list[str]:
@@ -226,11 +234,12 @@ def _table(names: list[str], scores: list[dict]) -> list[str]:
         head = ("score", *(m.replace("_", " ") for m in MEASURED), "videos")
     else:
         title = f"{scores[0]['protocol']['name']} ({scores[0]['protocol_sha256'][:12]})"
-        head = ("score", scores[0]["metric"], "95 % interval", "clips", "stamps")
+        ends = (score.get("interval") or {} for score in scores)
+        of = next((f" of {found['of']}" for found in ends if "of" in found), "")
+        head = ("score", scores[0]["metric"], f"95 % interval{of}", TRUE, "clips", "stamps")
     rows = list(map(_row, names, scores))
-    filled = [
-        k for k in range(len(head)) if scores[0]["metric"] != "reconstruction" or any(r[k] for r in rows)
-    ]
+    measured = scores[0]["metric"] == "reconstruction"
+    filled = [k for k in range(len(head)) if any(r[k] for r in rows) or not (measured or head[k] == TRUE)]
     return [
         title,
         *aligned([[row[k] for k in filled] for row in (head, *rows)]),

@@ -9,7 +9,9 @@ from vae.training.seeds import generator
 
 MOST_SAMPLES = 4096  # clips a side up to which the distance is computed from the features too
 METHODS_AGREE = 1e-6
-POINTS = 8  # sizes from which the score of infinitely many clips is extrapolated
+ENOUGH = 4  # times as many clips as features have dimensions, for what infinitely many would score
+POINTS = 5  # sizes from which the score of infinitely many clips is extrapolated
+ORDERS = 16  # draws of each
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,13 @@ def distance(one: Statistics, other: Statistics, ddof: int) -> float:
 
 
 def factor(covariance_DD: Tensor) -> Tensor:
-    """L with L L' = S, of a covariance that may have zero eigenvalues."""
+    """L with L L' = S, of a covariance, or many, that may have zero eigenvalues."""
     triangle, failed = torch.linalg.cholesky_ex(covariance_DD)
-    diagonal = triangle.diagonal()
-    if not failed.item() and diagonal.min() > 1e-7 * diagonal.max():
+    diagonal = triangle.diagonal(dim1=-2, dim2=-1)
+    if not failed.any() and (diagonal.amin(-1) > 1e-7 * diagonal.amax(-1)).all():
         return triangle
     values, vectors = torch.linalg.eigh(covariance_DD)
-    return vectors * values.clamp(min=0).sqrt()
+    return vectors * values.clamp(min=0).sqrt()[..., None, :]
 
 
 def quickest_distance(one_ND: Tensor, other_ND: Tensor, ddof: int) -> float:
@@ -118,34 +120,56 @@ def statistics_of(features_ND: Tensor, chunk: int = 512):
     return total
 
 
-def at_infinity(real_ND: Tensor, fake_ND: Tensor, ddof: int, seed: int) -> dict | None:
+def span(one_ND: Tensor, other_ND: Tensor) -> Tensor:
+    """An orthonormal basis D R of what both sets span about their mean; R is their numerical rank.
+
+    Singular values below the longer side's count of float32 roundings of the largest are none.
+    """
+    both = torch.cat([one_ND, other_ND]).double()
+    values, vectors = torch.linalg.eigh((both - both.mean(0)).T @ (both - both.mean(0)))
+    least = (max(both.shape) * torch.finfo(torch.float32).eps) ** 2 * values.max()
+    return vectors[:, values > least]
+
+
+def too_few(count: int, rank: int) -> str:
+    """Why clips are too few to say what infinitely many would score; empty where they are not."""
+    if not rank:
+        return "the features of all clips are the same"
+    if count >= ENOUGH * rank:
+        return ""
+    return f"{count} clips are fewer than {ENOUGH} times the rank of their features, which is {rank}"
+
+
+def at_infinity(real_ND: Tensor, fake_ND: Tensor, ddof: int, seed: int, units: tuple[Tensor, Tensor]) -> dict:
     """The score of infinitely many clips: a line through scores of N clips over 1 / N (Chong & Forsyth 2020).
 
-    Sizes are even in 1 / N, from all clips to a quarter of them, at the same share of both sides. None where
-    there are too few clips for a line.
+    Sizes are even in 1 / N, from all clips to half of them, at the same share of both sides' units, which are
+    numbers of clips that depend on each other; each is scored in several draws, and `deviation` is what these
+    add to the value's. Below `ENOUGH` clips a dimension the line bends, and removes less than the bias.
     """
-    least = min(len(real_ND), len(fake_ND))
-    if least < 4 * POINTS:
-        return None
-    random, inverse, values = generator(seed, "infinity"), [], []
-    orders = [random.permutation(len(side)) for side in (real_ND, fake_ND)]
+    random = generator(seed, "infinity")
+    counts = [int(unit.max()) + 1 for unit in units]
+    sizes, values = [], []
     for point in range(POINTS):
-        share = 1 / (1 + 3 * point / (POINTS - 1))
-        drawn = [
-            side[order[: round(share * len(side))]]
-            for side, order in zip((real_ND, fake_ND), orders, strict=True)
-        ]
-        inverse.append(1 / min(map(len, drawn)))
-        values.append(quickest_distance(*drawn, ddof))
-    x, y = (torch.tensor(v, dtype=torch.float64) for v in (inverse, values))
-    slope = ((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()
-    start = y.mean() - slope * x.mean()
-    rest = (y - start - slope * x).square().mean().sqrt()
-    sizes = [round(1 / v) for v in inverse]
+        share = 1 / (1 + point / (POINTS - 1))
+        values.append([])
+        for _ in range(ORDERS if point else 1):
+            drawn = [
+                side[torch.from_numpy(random.permutation(count))[unit] < round(share * count)]
+                for side, unit, count in zip((real_ND, fake_ND), units, counts, strict=True)
+            ]
+            values[-1].append(quickest_distance(*drawn, ddof))
+        sizes.append(round(share * min(len(real_ND), len(fake_ND))))
+    x = 1 / torch.tensor(sizes, dtype=torch.float64)
+    y_PK = torch.tensor([row * ORDERS if len(row) == 1 else row for row in values], dtype=torch.float64)
+    slope_K = ((x - x.mean())[:, None] * y_PK).sum(0) / (x - x.mean()).square().sum()
+    start_K = y_PK.mean(0) - slope_K * x.mean()
+    start, slope, y = start_K.mean(), slope_K.mean(), y_PK.mean(1)
     return {
         "value": start.item(),
         "slope": slope.item(),
-        "residual": rest.item(),
+        "residual": (y - start - slope * x).square().mean().sqrt().item(),
+        "deviation": start_K.std().item() / ORDERS**0.5,
         "sizes": sizes,
-        "values": values,
+        "values": y.tolist(),
     }

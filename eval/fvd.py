@@ -12,9 +12,12 @@ from configs.ranges import CountOrZero
 from configs.scoring import DistanceSettings, ScoringSettings, inherited
 from eval import motion, panel, scoring
 from eval.clips import Clip, choose_clips, passed_lines, video_of
-from eval.frechet import at_infinity, checked_distance, quickest_distance
+from eval.frechet import checked_distance, quickest_distance
+from eval.groups import check_pattern, find_groups
+from eval.interval import many_clips
 from eval.networks.certify import SMOKE
 from eval.networks.load import load_network
+from eval.repeats import check_repeats, repeated
 from eval.report.page import publish
 from eval.sides import (
     Side,
@@ -25,6 +28,7 @@ from eval.sides import (
     distance_protocol,
     load_side,
     save_real,
+    side_groups,
 )
 from vae.training.processes import own_device
 
@@ -62,6 +66,8 @@ def fvd(settings: FvdSettings) -> dict:
         raise ValueError("--panel needs the real videos: give --real their folder, not saved features")
     scoring.check_outputs(settings.json, settings.report)
     check_save_real(settings)
+    check_pattern(settings.group)
+    check_repeats(settings.repeats, protocol, settings.real, settings.fake)
     network, weights, uncertified = load_network(protocol, settings)
     network.to(own_device())
     real = load_side(settings, protocol, "real", weights, network)
@@ -73,6 +79,12 @@ def fvd(settings: FvdSettings) -> dict:
     result["stamps"] = uncertified + result["stamps"]
     result["motion"] = _motion_of(settings, protocol, real, fake, weights, network)
     save_real(settings, real, protocol, weights)
+
+    def again(other: FvdProtocol) -> float:
+        sides = (load_side(settings, other, which, weights, network) for which in ("real", "fake"))
+        return checked_distance(*(side.values_ND for side in sides), other.ddof)[0]
+
+    result |= repeated(result["value"], settings.repeats, protocol, again)
     publish(result, settings, sentence(result))
     return result
 
@@ -102,15 +114,19 @@ def score_sides(
     value, difference = checked_distance(real.values_ND, fake.values_ND, protocol.ddof)
     values, distance = (real.values_ND, fake.values_ND), partial(quickest_distance, ddof=protocol.ddof)
     sides = real.values_ND, real.names, fake.values_ND, fake.names
+    groups = side_groups(settings, protocol, real, fake)
     parts = {
         "real": real.facts,
         "fake": fake.facts,
         "methods_differ_by": difference,
         # Of sets that chance alone keeps apart it is about twice as wide as it need be.
-        "interval": scoring.interval(distance, values, settings.resamples, protocol.seed, value, least=0.0),
-        "infinity": at_infinity(*values, protocol.ddof, protocol.seed),
+        "interval": scoring.interval(
+            distance, values, settings.resamples, protocol.seed, value, least=0.0, groups=groups
+        ),
+        **many_clips(*values, protocol.ddof, protocol.seed, groups, settings.resamples > 0),
+        "groups": {"real": groups[0].facts(), "fake": groups[1].facts()},
         "panel": panels,
-        "nearest": panel.nearest(*sides),
+        "nearest": panel.nearest(*sides, groups[0]),
         "classes": panel.classes(*sides, protocol.ddof),
     }
     return scoring.result_of(protocol, value, stamps, weights, device, parts)
@@ -119,14 +135,17 @@ def score_sides(
 def _panel_of(settings: FvdSettings, protocol: FvdProtocol, real: Side, weights: str, network) -> dict:
     """The panel: what real clips score against other real ones."""
     sources, _, _ = choose_side(settings, protocol, "real")
-    names = {video_of(name, protocol) for name in real.names}
-    rest = [source for source in sources if source.name not in names]
+    by_name = [source.name for source in sources]
+    group_of = dict(zip(by_name, find_groups(by_name, settings.group).of, strict=True))
+    there = {group_of[video_of(name, protocol)] for name in real.names}
+    rest = [source for source in sources if group_of[source.name] not in there]
     others, _ = choose_clips(rest, protocol, len(real.names), protocol.real_stride)
 
     far = None
     if len(others) == len(real.names):
         far = cached_features(settings, protocol, others, "other real clips", weights, network).values_ND
-    return {"floor": panel.floor(real.values_ND, far, protocol.ddof)}
+    groups, _ = side_groups(settings, protocol, real, real)
+    return {"floor": panel.floor(real.values_ND, far, protocol.ddof, groups)}
 
 
 def _motion_of(
@@ -151,8 +170,6 @@ def sentence(result: dict) -> str:
     """A score as lines for the terminal."""
     counts = f"{result['real']['clips']} real, {result['fake']['clips']} generated clips"
     lines = scoring.opening_lines(result, "FVD", "distance", counts)
-    if result["infinity"]:
-        lines.append(f"with infinitely many clips {result['infinity']['value']:.2f}")
     rates = [sorted(result[which].get("rates", {}), key=float) for which in ("real", "fake")]
     if all(rates) and rates[0] != rates[1]:
         real, fake = (", ".join(some[:3]) + (" and others" if some[3:] else "") for some in rates)

@@ -13,8 +13,10 @@ from configs.scoring import FeatureSettings
 from eval import scoring
 from eval.clips import choose_clips, open_sources, passed_lines, side_hash
 from eval.features import extract
+from eval.groups import check_pattern, find_groups, own_prompt
 from eval.networks.c3d import C3D
 from eval.networks.certify import load_c3d
+from eval.repeats import check_repeats, repeated
 from eval.report.page import publish
 from vae.training.processes import own_device
 
@@ -88,6 +90,8 @@ def inception(settings: InceptionSettings) -> dict:
     sources = open_sources(settings.videos, protocol, settings.copies_of)
     clips, passed = choose_clips(sources, protocol, protocol.fake, protocol.fake_stride)
     scoring.stamp_too_few(settings, protocol, settings.videos, len(clips), passed)
+    check_repeats(settings.repeats, protocol)
+    check_pattern(settings.group, [clip.source.name for clip in clips])
     tensors, mean, weights = load_network(settings)
     network = C3D(tensors, mean).eval().to(own_device())
     features = extract(clips, protocol, network, settings.batch, settings.workers, "videos")
@@ -97,6 +101,8 @@ def inception(settings: InceptionSettings) -> dict:
     p_ND = features.values_ND.double().softmax(dim=1)
     value, deviation = of_protocol(p_ND, protocol)
 
+    groups = find_groups(features.names, settings.group, [own_prompt(clip.source) for clip in kept])
+
     def resampled(drawn_ND: Tensor) -> float:
         return of_protocol(drawn_ND, protocol)[0]
 
@@ -105,11 +111,21 @@ def inception(settings: InceptionSettings) -> dict:
         "real": {},
         "fake": {"where": Path(settings.videos).name, "videos": len(sources)}
         | scoring.clip_facts(kept, side_hash(clips), features.rgb, passed),
-        "interval": scoring.interval(resampled, (p_ND,), settings.resamples, protocol.seed, value, least=1.0),
+        "interval": scoring.interval(
+            resampled, (p_ND,), settings.resamples, protocol.seed, value, least=1.0, groups=(groups,)
+        ),
+        "groups": {"": groups.facts()},
         "other_splits": _in_other_splits(p_ND, protocol),
     }
     stamps = [SMOKE if settings.smoke else UNCERTIFIED, *small]
     result = scoring.result_of(protocol, value, stamps, weights, next(network.buffers()).device, parts)
+
+    def again(other: InceptionProtocol) -> float:
+        drawn, _ = choose_clips(sources, other, other.fake, other.fake_stride)
+        values_ND = extract(drawn, other, network, settings.batch, settings.workers, "videos").values_ND
+        return of_protocol(values_ND.double().softmax(dim=1), other)[0]
+
+    result |= repeated(value, settings.repeats, protocol, again)
     publish(result, settings, sentence(result))
     return result
 

@@ -1,5 +1,6 @@
 """`dit eval mmd`: kernel distances of generated videos to real ones (KVD, JEDi, CMMD), by named protocols."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,10 +11,12 @@ from configs.protocol import KernelProtocol
 from configs.scoring import DistanceSettings
 from eval import scoring
 from eval.clips import passed_lines
+from eval.groups import Groups, check_pattern
 from eval.kernel import discrepancies, discrepancy
 from eval.networks.load import load_network
+from eval.repeats import check_repeats, repeated
 from eval.report.page import publish
-from eval.sides import check_real, check_save_real, distance_protocol, load_side, save_real
+from eval.sides import check_real, check_save_real, distance_protocol, load_side, save_real, side_groups
 from vae.training.processes import own_device
 
 
@@ -44,25 +47,40 @@ def mmd(settings: MmdSettings) -> dict:
     protocol = distance_protocol(settings, "mmd")
     scoring.check_outputs(settings.json, settings.report)
     check_save_real(settings)
+    check_pattern(settings.group)
+    check_repeats(settings.repeats, protocol, settings.real, settings.fake)
     network, weights, uncertified = load_network(protocol, settings)
     network.to(own_device())
     real, fake = (load_side(settings, protocol, which, weights, network) for which in ("real", "fake"))
+    groups = side_groups(settings, protocol, real, fake)
     value = discrepancy(real.values_ND, fake.values_ND, protocol)
     parts = {
         "real": real.facts,
         "fake": fake.facts,
-        "interval": _interval(real.values_ND, fake.values_ND, protocol, settings.resamples, value),
+        "interval": _interval(real.values_ND, fake.values_ND, protocol, settings.resamples, value, groups),
+        "groups": {"real": groups[0].facts(), "fake": groups[1].facts()},
     }
     seeded = [scoring.seeded_stamp(protocol.title)] * settings.smoke
     stamps = seeded + uncertified + real.facts["stamps"] + fake.facts["stamps"]
     result = scoring.result_of(protocol, value, stamps, weights, next(network.buffers()).device, parts)
     save_real(settings, real, protocol, weights)
+
+    def again(other: KernelProtocol) -> float:
+        sides = (load_side(settings, other, which, weights, network) for which in ("real", "fake"))
+        return discrepancy(*(side.values_ND for side in sides), other)
+
+    result |= repeated(value, settings.repeats, protocol, again)
     publish(result, settings, sentence(result))
     return result
 
 
 def _interval(
-    real_ND: Tensor, fake_ND: Tensor, protocol: KernelProtocol, resamples: int, value: float
+    real_ND: Tensor,
+    fake_ND: Tensor,
+    protocol: KernelProtocol,
+    resamples: int,
+    value: float,
+    groups: Sequence[Groups] = (),
 ) -> dict | None:
     """The interval by bootstrap; the kernel is computed once for all resamples, which are drawn before."""
     sides, drawn = tuple(torch.arange(len(side)) for side in (real_ND, fake_ND)), []
@@ -71,7 +89,7 @@ def _interval(
         drawn.append(indices)
         return 0.0
 
-    scoring.interval(note, sides, resamples, protocol.seed)
+    scoring.interval(note, sides, resamples, protocol.seed, groups=groups)
     if not drawn:
         return None
     counts = [
@@ -80,7 +98,7 @@ def _interval(
     ]
     values = iter(discrepancies(real_ND, fake_ND, protocol, *counts).tolist())
     least = -torch.inf if protocol.unbiased else 0.0
-    return scoring.interval(lambda *_: next(values), sides, resamples, protocol.seed, value, least)
+    return scoring.interval(lambda *_: next(values), sides, resamples, protocol.seed, value, least, groups)
 
 
 def sentence(result: dict) -> str:

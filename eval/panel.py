@@ -4,32 +4,49 @@ import torch
 from torch import Tensor
 
 from eval.frechet import distance_of_features
+from eval.groups import Groups
 
 MOST_PAIRS = 20
 SAME = 1e-4  # of the usual distance between two real clips: nearer are copies
 MOST_SAMPLES = 4096  # rows of distances held at once
 
 
-def floor(values_ND: Tensor, others_ND: Tensor | None, ddof: int) -> dict:
+def floor(values_ND: Tensor, others_ND: Tensor | None, ddof: int, groups: Groups | None = None) -> dict:
     """The distance of the real set to as many other real clips: what chance alone gives at this number.
 
-    Without others, of its even and its odd clips, at half the number.
+    Without others, of its halves, every other group of clips, at half the number.
     """
-    one, other = (values_ND, others_ND) if others_ND is not None else (values_ND[::2], values_ND[1::2])
+    one, other = (values_ND, others_ND) if others_ND is not None else _halves(values_ND, groups)
     return {"value": distance_of_features(one, other, ddof), "clips": [len(one), len(other)]}
 
 
+def _halves(values_ND: Tensor, groups: Groups | None) -> tuple[Tensor, Tensor]:
+    """Two halves of a set, no group in both: each goes to the half that has fewer clips so far."""
+    members = groups.members() if groups else torch.arange(len(values_ND)).split(1)
+    halves: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for rows in members:
+        min(halves, key=lambda half: sum(map(len, half))).append(rows)
+    if not halves[1]:
+        return values_ND[::2], values_ND[1::2]
+    return values_ND[torch.cat(halves[0])], values_ND[torch.cat(halves[1])]
+
+
 def nearest(
-    real_ND: Tensor, real_names: tuple[str, ...], fake_ND: Tensor, fake_names: tuple[str, ...]
+    real_ND: Tensor,
+    real_names: tuple[str, ...],
+    fake_ND: Tensor,
+    fake_names: tuple[str, ...],
+    groups: Groups | None = None,
 ) -> dict:
     """The nearest real clip of every generated one, in feature space: the nearest pairs and the farthest.
 
-    `closer` is the share of generated clips that lie nearer to a real clip than 99 % of real clips do to
-    another real one: about 1 % by chance, more where clips are remembered. `same` are those whose features
+    `closer` is the share of generated clips that lie nearer to a real clip than 99 % of real clips do to one
+    of another group: about 1 % by chance, more where scenes are remembered. `same` are those whose features
     are a real one's.
     """
-    distance_N, which_N = _nearest_row(fake_ND, real_ND, same=False)
-    among_real, _ = _nearest_row(real_ND, real_ND, same=True)
+    distance_N, which_N = _nearest_row(fake_ND, real_ND)
+    units = groups.units() if groups else torch.arange(len(real_ND))
+    among_real, _ = _nearest_row(real_ND, real_ND, units if units.max() else torch.arange(len(real_ND)))
     edge = among_real.quantile(0.01).item()
     pairs = [
         {"fake": fake_names[k], "real": real_names[which_N[k]], "distance": distance_N[k].item()}
@@ -45,14 +62,14 @@ def nearest(
     }
 
 
-def _nearest_row(from_ND: Tensor, to_ND: Tensor, same: bool) -> tuple[Tensor, Tensor]:
-    """Distance and place of the nearest row of the other set, for every row; of the same set, another one."""
+def _nearest_row(from_ND: Tensor, to_ND: Tensor, units_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Distance and place of every row's nearest one of the other set, or in its own, of another unit."""
     values, places = [], []
     for first in range(0, len(from_ND), MOST_SAMPLES):
         distance_NM = torch.cdist(from_ND[first : first + MOST_SAMPLES].double(), to_ND.double())
-        if same:
-            rows = torch.arange(len(distance_NM))
-            distance_NM[rows, first + rows] = torch.inf
+        if units_N is not None:
+            own = units_N[first : first + MOST_SAMPLES, None] == units_N
+            distance_NM[own] = torch.inf
         nearest_N = distance_NM.min(dim=1)
         values.append(nearest_N.values)
         places.append(nearest_N.indices)

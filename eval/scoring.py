@@ -12,7 +12,10 @@ from torch import Tensor
 from configs.protocol import DistanceProtocol, Protocol
 from configs.scoring import ScoringSettings, StampSettings, inherited
 from dit import __version__
+from eval import repeats
 from eval.clips import Clip, Source, rates_and_sizes
+from eval.groups import ALONE, Groups
+from eval.interval import in_words
 from eval.machine import made_with
 from eval.published_videos import check_contents
 from vae.data.index import list_hash
@@ -28,6 +31,7 @@ DIGITS = {  # decimals of a metric, or of a measure of reconstructions, wherever
     **{"fvd": 2, "mmd": 3, "clipsim": 4, "is": 4},
     **{"psnr": 2, "pooled_psnr": 2},
 }
+EXPECTED = "the expected score at this number of clips"
 SIDES = {"real": "real clips", "fake": "generated clips", "": "videos"}
 
 
@@ -152,22 +156,30 @@ def interval(
     seed: int,
     around: float | None = None,
     least: float = -torch.inf,
+    groups: Sequence[Groups] = (),
+    of: str = EXPECTED,
 ) -> dict | None:
-    """A 95 % interval of a score at this number of clips, by bootstrap over the videos of each side.
+    """A 95 % interval of a score at this number of clips, by bootstrap over the clips of each side.
 
-    A resample has fewer distinct clips, by which some scores are moved: `around` takes the resamples' spread
-    about their own mean, around the score. `least` is the least value that a score has.
+    Groups of clips that depend on each other are drawn whole. A resample has fewer distinct clips, by which
+    some scores are moved: `around` takes the resamples' spread about their own mean, around the score.
+    `least` is the least value that a score has; `of` says what the interval is one of. None where none is
+    asked for, or where a side is one group.
     """
-    if not resamples:
+    members = [group.members() for group in groups] or [torch.arange(len(side)).split(1) for side in sides]
+    if not resamples or (groups and min(map(len, members)) < 2):
         return None
     random, values = generator(seed, "bootstrap"), []
     for _ in progress(range(resamples), "bootstrap", leave=False, disable=processes()[0] > 0):
-        drawn = [side[random.integers(len(side), size=len(side))] for side in sides]
+        drawn = []
+        for side, rows in zip(sides, members, strict=True):
+            order = random.integers(len(rows), size=len(rows))
+            drawn.append(side[order if len(rows) == len(side) else torch.cat([rows[k] for k in order])])
         values.append(statistic(*drawn))
     spread = torch.tensor(values, dtype=torch.float64)
     mean, centre = (0.0, 0.0) if around is None else (spread.mean(), around)
     low, high = (centre + (spread.quantile(q) - mean).item() for q in (0.025, 0.975))
-    return {"low": max(least, low), "high": high, "resamples": resamples}
+    return {"low": max(least, low), "high": high, "of": of, "resamples": resamples}
 
 
 def result_of(
@@ -197,19 +209,35 @@ def result_of(
 
 
 def opening_lines(result: dict, title: str, unnamed: str, counts: str, note: str = "") -> list[str]:
-    """The lines that begin every score on a terminal: its stamps, its value and interval, its protocol.
+    """The lines that begin every score on a terminal: stamps, value, interval, what it resampled, protocol.
 
     The value of a seeded network is never called by the score's title, but `unnamed`.
     """
     digits = DIGITS.get(result["metric"], 4)
     stamps = [stamp.upper() if stamp.startswith("NOT ") else stamp for stamp in result["stamps"]]
     value = f"{unnamed if is_seeded(result['stamps']) else title} {result['value']:.{digits}f}{note}"
-    if result["interval"]:
-        low, high = (f"{result['interval'][end]:.{digits}f}" for end in ("low", "high"))
-        value += f"  (95 % interval {low} to {high})"
+    lines = [value]
+    if ends := result["interval"]:
+        lines.append(f"95 % interval {ends['low']:.{digits}f} to {ends['high']:.{digits}f} of {ends['of']}")
+    lines += in_words(result, digits) + repeats.in_words(result, digits)
+    if drawn := result.get("groups"):
+        lines.append(f"resampled: {resampled(drawn)}")
     about = result["protocol"]
     by = f", {about['network']} on {result['device']}" if "network" in about else ""
-    return [*stamps, value, f"{about['name']} ({result['protocol_sha256'][:12]}), {counts}{by}"]
+    return [*stamps, *lines, f"{about['name']} ({result['protocol_sha256'][:12]}), {counts}{by}"]
+
+
+def resampled(groups: dict[str, dict]) -> str:
+    """What is drawn of each side when a score is resampled, in words."""
+    return "; ".join(_drawn(which, facts) for which, facts in groups.items())
+
+
+def _drawn(which: str, facts: dict) -> str:
+    """What is drawn of one side."""
+    groups = f"{facts['groups']} group{'s' * (facts['groups'] > 1)}"
+    whole = f"{facts['groups']} {SIDES[which]}, each alone" if facts["by"] == ALONE else ""
+    one = ": no interval" * (facts["groups"] < 2)
+    return whole or f"{groups} of {SIDES[which]}, by {facts['by']}{one}"
 
 
 def aligned(rows: Sequence[Sequence[str]], right: bool = False) -> list[str]:

@@ -79,7 +79,10 @@ def table(result: dict) -> str:
         name = scores[0]["protocol"]["name"]
         row(f"{SMOKE}, {name}" if seeded else f"rFVD, {name}", lambda e: f"{e['fvd']['value']:.2f}")
         if scores[0]["interval"]:
-            row("  95 % interval", lambda e: "{low:.2f} to {high:.2f}".format(**e["fvd"]["interval"]))
+            row(
+                "  95 % interval of the expected score",
+                lambda e: "{low:.2f} to {high:.2f}".format(**e["fvd"]["interval"]),
+            )
     row("compression", lambda e: "{temporal}x{spatial}x{spatial}".format(**e["compression"]))
     row("latent channels", lambda e: str(e["channels"]))
     row("numbers of pixels per latent number", lambda e: f"{e['numbers_per_latent']:g}")

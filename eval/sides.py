@@ -16,8 +16,9 @@ from configs.protocol import DistanceProtocol, differences, load_protocol
 from configs.ranges import Count
 from configs.scoring import DistanceSettings
 from eval import scoring
-from eval.clips import Clip, Source, choose_clips, open_sources, side_hash
+from eval.clips import Clip, Source, choose_clips, open_sources, side_hash, video_of
 from eval.features import extract
+from eval.groups import ALONE, Groups, check_pattern, find_groups, own_prompt
 from eval.machine import features_made_with
 from vae.quality.networks import folders
 from vae.training.processes import processes
@@ -108,6 +109,22 @@ def load_side(
     facts |= {"passed_over": passed, "stamps": stamps}
     kept = tuple(clip for clip in clips if clip.source.name in {*side.names})
     return dataclasses.replace(side, facts=facts, clips=kept)
+
+
+def side_groups(
+    settings: DistanceSettings, protocol: DistanceProtocol, real: Side, fake: Side
+) -> list[Groups]:
+    """The groups of both sides' clips; generated ones' also by their prompts, but of saved features.
+
+    Raises ValueError where --group is found in no name.
+    """
+    names, fakes = ([video_of(name, protocol) for name in side.names] for side in (real, fake))
+    check_pattern(settings.group, names, fakes)
+    generated = find_groups(fakes, settings.group)
+    if generated.by == ALONE and fake.clips and fake is not real:
+        prompts = {clip.source.name: own_prompt(clip.source) for clip in fake.clips}
+        generated = find_groups(fakes, settings.group, [prompts.get(name, "") for name in fake.names])
+    return [find_groups(names, settings.group), generated]
 
 
 def choose_side(

@@ -7,8 +7,9 @@ from itertools import accumulate, combinations, zip_longest
 from pathlib import Path
 
 from eval.clips import Clip, Source, find_sources
-from eval.clipsim import ClipsimSettings, own_prompt, own_record
+from eval.clipsim import ClipsimSettings
 from eval.clipsim import pair as pair_with_prompts
+from eval.groups import own_prompt, own_record
 from vae.training.seeds import uniform
 
 

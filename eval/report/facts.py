@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 from configs.load import from_json
 from configs.protocol import ClipChoice, load_protocols, protocol_module, protocol_names
 from dit.cli import VERBS
+from eval import repeats
 from eval.published import literature, published, sureness
 from eval.report.charts import Bar, beside_chance, in_words, of_classes, of_motion, to_infinity
 from eval.report.parts import Parts
 from eval.report.pictures import Shelf, Shown, choice_of
-from eval.scoring import DIGITS, Meaning, is_seeded
+from eval.scoring import DIGITS, Meaning, is_seeded, resampled
+from eval.scoring import SIDES as KINDS
 
 CLIPS = 4  # rows in a group of pictures
 BEST = 5  # rows of the best, and of the worst, in a table
@@ -44,19 +46,9 @@ WORDS = {  # a part of a score, or of a side -> what it is called
     "clipsim": "CLIPSIM",
 }
 ELSEWHERE = {  # parts of a score that do not stand in the table of all others
-    *("metric", "value", "stamps", "interval", "true_interval", "intervals", "real", "fake", "protocol"),
-    *(
-        "infinity",
-        "panel",
-        "motion",
-        "nearest",
-        "classes",
-        "each",
-        "scores",
-        "measures",
-        "passed_over",
-        "fvd",
-    ),
+    *("metric", "value", "stamps", "interval", "true_interval", "intervals", "groups", "repeats", "real"),
+    *("fake", "protocol", "infinity", "panel", "motion", "nearest", "classes", "each", "scores", "measures"),
+    *("passed_over", "fvd"),
 }
 SIDES = {"real": "the real side", "fake": "the generated side", "": "both sides"}
 
@@ -238,6 +230,9 @@ def _remarks(score: Parts, digits: int) -> list[str]:
         )
     elif "infinity" in score and not (score.get("true_interval") or {}).get("refused"):
         said.append("These clips are too few to say what it would be with infinitely many.")
+    if (groups := score.get("groups")) and groups.keys() <= KINDS.keys():
+        said.append(f"Its intervals resample {resampled(groups)}.")
+    said += [f"{line}." for line in repeats.in_words(score, digits)]
     return said
 
 
@@ -360,7 +355,11 @@ def explanations(kind: type) -> dict[str, str]:
 def markdown(score: Parts) -> str:
     """The score as a Markdown table, and below it the literature's values of its task, none measured here."""
     about, stamps, digits = score["protocol"], score.get("stamps", []), DIGITS.get(score.get("metric"), 4)
-    spread = f" ({ends})" if (ends := in_words(score.get("interval"), digits)) else ""
+    spread = ""
+    for name in ("interval", "true_interval"):
+        if ends := in_words(score.get(name), digits):
+            of = score[name].get("of", "")
+            spread += f" (95 % interval {ends}{f' of {of}' if of else ''})"
     sides = {"real": "real", "fake": "generated"}
     counts = [f"{score[w]['clips']} {said}" for w, said in sides.items() if score.get(w, {}).get("clips")]
     stamped = f" [{'; '.join(stamps)}]" if stamps else ""

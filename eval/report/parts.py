@@ -12,6 +12,7 @@ class Ends(TypedDict, total=False):
     high: float
     value: float
     refused: str
+    of: str
 
 
 class Endless(Ends, total=False):
@@ -100,6 +101,23 @@ class OfProtocol(TypedDict, total=False):
     title: str
 
 
+class OfGroups(TypedDict):
+    """How many groups the clips of a side form, and what says so."""
+
+    groups: CountOrZero
+    by: str
+
+
+class Repeats(TypedDict):
+    """Mean, standard deviation and single values of a score's repeats, and what differs between them."""
+
+    of: str
+    count: CountOrZero
+    mean: float
+    deviation: float
+    values: list[float]
+
+
 class OfSide(TypedDict, total=False):
     """The facts of a side that are read; the others are shown as they are."""
 
@@ -119,6 +137,8 @@ class Parts(TypedDict, total=False):
     true_interval: Ends | None
     real: OfSide
     fake: OfSide
+    groups: dict[str, OfGroups]
+    repeats: Repeats
     infinity: Endless | None
     panel: Panel | None
     motion: Motion | None
