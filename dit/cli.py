@@ -27,6 +27,10 @@ VERBS = {  # words -> (module, what it does)
     "eval mmd": ("eval.mmd", "--real PATH --fake PATH --protocol NAME   kernel distances: KVD, JEDi, CMMD"),
     "eval clipsim": ("eval.clipsim", "--videos FOLDER --prompts FILE   how well videos show their prompts"),
     "eval is": ("eval.inception", "--videos FOLDER   Inception score of videos of UCF-101's classes"),
+    "eval dimensions": (
+        "eval.dimensions",
+        "--videos FOLDER   flicker, motion and more, as VBench names them",
+    ),
     "eval reconstruction": ("eval.reconstruction", "--real PATH --fake PATH   PSNR, SSIM and LPIPS of pairs"),
     "eval run": ("eval.benchmark", "JOB --model FOLDER   sample UCF-101's or MSR-VTT's prompts, then score"),
     "eval arena": ("eval.arena", "A B …   a page on which people judge models' videos; --count VOTES"),
@@ -50,6 +54,7 @@ ELSEWHERE = {  # what other projects call a verb
     "data index": "prepare dataset manifest",
     "eval run": "score evaluate benchmark test",
     "eval arena": "elo vote human preference",
+    "eval dimensions": "vbench",
     "doctor": "env info",
 }
 OUTPUT = "standard output"

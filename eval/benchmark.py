@@ -13,7 +13,7 @@ from torch import Tensor
 
 from configs.load import Positional, nearest, parse
 from configs.protocol import Protocol, job_protocols
-from configs.ranges import Count, Seed
+from configs.ranges import Count, Positive, Seed, StepsOrZero
 from configs.sampling import SamplerConfig, SampleSettings, VideoSettings
 from configs.scoring import ScoringSettings, StampSettings, inherited
 from dit import __version__
@@ -25,9 +25,10 @@ from dit.pipelines import generate_with, is_foreign, load_pipeline
 from dit.record import LABEL, is_there, make_records, write
 from dit.text import cut_note
 from eval import repeats
-from eval.h264 import cost, cost_lines, write_copies
+from eval.every import follow
+from eval.h264 import cost, cost_lines, costs_of, write_copies
 from eval.report.page import command_of, write_page
-from eval.scoring import DIGITS, Metric, check_outputs
+from eval.scoring import DIGITS, Metric, check_outputs, numbers_of
 from vae.data.index import probe_all
 from vae.data.manifest import NAME, load_manifest, save_manifest
 from vae.data.msrvtt import number, read_annotations
@@ -53,6 +54,14 @@ class RunEvalSettings(StampSettings, VideoSettings):
     """Manifest of the real videos, as `dit data ucf101` and `dit data msrvtt` write it; or their folder."""
     annotations: str = ""
     """Folder with MSR-VTT's annotation files; without it, prompts are the manifest's captions."""
+    every: str = ""
+    """Run of `dit train` whose checkpoints are scored as they come, into one curve; in place of a model."""
+    until: StepsOrZero = 0
+    """Step of the run in `every` after which to end; 0 ends where the run does."""
+    wait: bool = True
+    """Wait for checkpoints to come; otherwise those of `every` that are there are scored."""
+    poll: Positive = 30.0
+    """Seconds between two looks for a checkpoint."""
     out: str = ""
     """Folder for videos and scores; empty is scores/JOB."""
     metrics: tuple[str, ...] = ()
@@ -184,10 +193,13 @@ def _scoring(
 def _summarise(scores: dict[str, dict], every: list[dict[str, dict]], out: Path) -> None:
     """Puts the mean and the spread over all sets of videos into the first one's scores, and prints them."""
     for name, score in scores.items():
-        score["repeats"] = repeats.summary([one[name]["value"] for one in every], repeats.SETS)
+        sets = [numbers_of(one[name]) for one in every]
+        found = {n: repeats.summary([one[n] for one in sets], repeats.SETS) for n in numbers_of(score)}
+        score |= {"repeats": found[name]} if name in found else {"repeats_of": found}
         if processes()[0] == 0:
             write_json(out / f"{name}.json", score)
-            print(f"{name}: {repeats.in_words(score, DIGITS.get(name, 4))[0]}")
+            for number, one in found.items():
+                print(f"{number}: {repeats.in_words({'repeats': one}, DIGITS.get(number, 4))[0]}")
 
 
 def _cost_of_h264(
@@ -230,6 +242,8 @@ def protocols_of(settings: RunEvalSettings) -> dict[str, Protocol]:
 def plan(settings: RunEvalSettings, protocols: dict[str, Protocol]) -> list[Sample]:
     """The videos to make, the same for the same settings; ValueError for a wrong number, or no prompts."""
     count = settings.count or max(protocol.fake for protocol in protocols.values())
+    if not count:
+        raise ValueError(f"no --count: {' and '.join(protocols)} of {settings.job} take any number of videos")
     for metric, protocol in ({} if settings.sample_only else protocols).items():
         if count < protocol.fake and not settings.allow_small:
             raise ValueError(
@@ -408,11 +422,11 @@ def _write_summary(
     settings: RunEvalSettings, scores: dict[str, dict], costs: dict[str, dict[str, float]], out: Path
 ) -> None:
     """Writes all scores into one file, beside the file that each has of its own."""
-    parts = ("value", "interval", "true_interval", "repeats", "stamps", "protocol_sha256")
+    parts = ("value", "interval", "true_interval", "scores", "intervals", "repeats", "stamps")
     short = {
-        metric: {name: score[name] for name in parts if name in score}
+        metric: {name: score[name] for name in (*parts, "protocol_sha256") if name in score}
         | {"protocol": score["protocol"]["name"], "file": f"{metric}.json"}
-        | ({"h264": costs[metric]} if costs else {})
+        | ({"h264": costs_of(score, costs)} if costs else {})
         for metric, score in scores.items()
     }
     about = {"job": settings.job, "model": Path(settings.model).name, "scores": short}
@@ -426,7 +440,7 @@ def main(arguments: list[str]) -> None:
     """The verb `dit eval run`."""
     settings = parse(RunEvalSettings, arguments, prog="dit eval run")
     try:
-        run(settings)
+        _ = follow(settings, run) if settings.every else run(settings)
     except (KeyboardInterrupt, OSError, MemoryError) as stopped:
         stopped.add_note("videos that are written are kept, the same command goes on")
         raise

@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Required
 
 from typing_extensions import TypedDict
 
@@ -65,15 +66,20 @@ class ScoredSide(TypedDict, total=False):
     made_with: dict[str, str]
 
 
-class NeededInScore(TypedDict):
-    """The parts of every score."""
+class NeededInSeveral(TypedDict):
+    """The parts of every score that has a protocol."""
 
     metric: str
-    value: float
     protocol: ScoredProtocol
     protocol_sha256: str
     stamps: list[str]
     weights: str
+
+
+class NeededInScore(NeededInSeveral):
+    """The parts of every score of one number."""
+
+    value: float
 
 
 class Score(NeededInScore, total=False):
@@ -85,6 +91,16 @@ class Score(NeededInScore, total=False):
     fake: ScoredSide
     prompts_sha256: str
     made_with: dict[str, str]
+
+
+class Several(NeededInSeveral, total=False):
+    """The parts of a score of several numbers that are read."""
+
+    scores: Required[dict[str, float]]
+    intervals: Required[dict[str, Ends | None]]
+    made_with: dict[str, str]
+    real: ScoredSide
+    fake: ScoredSide
 
 
 class Video(TypedDict):
@@ -147,12 +163,13 @@ def _read_score(path: Path, score: dict, wanted: str = "") -> dict[str, dict]:
     ):
         score = from_json(Reconstruction, score, path)
         return {"reconstruction": score} | (_read_score(path, score["fvd"], "fvd") if score["fvd"] else {})
-    if not set(score) >= NeededInScore.__required_keys__:
+    kind = Several if set(score) >= Several.__required_keys__ else Score
+    if not set(score) >= kind.__required_keys__:
         raise ValueError(
-            f"{path} is no score of `dit eval` fvd, clipsim, is, reconstruction or run: it has no metric, "
-            "value, protocol and weights"
+            f"{path} is no score of `dit eval` fvd, clipsim, is, dimensions, reconstruction or run: it has "
+            "no metric, value, protocol and weights"
         )
-    score = from_json(Score, score, path)
+    score = from_json(kind, score, path)
     metric = _known(score["metric"], path)
     if "real" in score["protocol"] and not score.get("real", {}).get("rgb_sha256"):
         raise ValueError(f"{path} does not say which real frames it is of: it has no rgb_sha256 of them")
@@ -216,6 +233,20 @@ def _row(name: str, score: dict) -> tuple[str, ...]:
     return name, f"{score['value']:.{digits}f}", *spreads, clips, "; ".join(score["stamps"])
 
 
+def _several(names: list[str], scores: list[dict]) -> list[tuple[str, ...]]:
+    """The head and the rows of scores of several numbers, a column for each that one of them has."""
+    columns = list(dict.fromkeys(column for score in scores for column in score["scores"]))
+    rows = [("score", *columns, "clips", "stamps")]
+    for name, score in zip(names, scores, strict=True):
+        cells = []
+        for column in columns:
+            value, ends = score["scores"].get(column), score["intervals"].get(column)
+            spread = f" ({ends['low']:.4f} to {ends['high']:.4f})" if ends and "low" in ends else ""
+            cells.append("" if value is None else f"{value:.4f}{spread}")
+        rows.append((name, *cells, str(score.get("fake", {}).get("clips", "")), "; ".join(score["stamps"])))
+    return rows
+
+
 def differences_of(one: dict, other: dict) -> list[str]:
     """Why two scores of a metric do not compare, the first reason first; none where they do."""
     parts = zip(_identity(one), _identity(other), strict=True)
@@ -237,6 +268,8 @@ def _table(names: list[str], scores: list[dict]) -> list[str]:
         ends = (score.get("interval") or {} for score in scores)
         of = next((f" of {found['of']}" for found in ends if "of" in found), "")
         head = ("score", scores[0]["metric"], f"95 % interval{of}", TRUE, "clips", "stamps")
+    if "value" not in scores[0] and "protocol_sha256" in scores[0]:
+        return [title, *aligned(_several(names, scores)), *made_otherwise(names, scores)]
     rows = list(map(_row, names, scores))
     measured = scores[0]["metric"] == "reconstruction"
     filled = [k for k in range(len(head)) if any(r[k] for r in rows) or not (measured or head[k] == TRUE)]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dit.record import is_there, read_record, write
-from eval.scoring import DIGITS, is_seeded
+from eval.scoring import DIGITS, is_seeded, numbers_of
 from vae.data.manifest import load_manifest
 from vae.data.video import read_frames, to_video
 from vae.training.files import remove_stale
@@ -29,17 +29,29 @@ def write_copies(videos: Path, copies: Path) -> None:
 
 
 def cost(lossless: dict[str, dict], lossy: dict[str, dict]) -> dict[str, dict[str, float]]:
-    """By metric, the score through H.264 and how far it is from that of the lossless frames."""
-    values = {metric: (score["value"], lossy[metric]["value"]) for metric, score in lossless.items()}
-    return {metric: {"value": other, "difference": other - one} for metric, (one, other) in values.items()}
+    """By each number's name, what it is through H.264 and how far that is from the lossless frames'."""
+    pairs = {
+        name: (one, numbers_of(lossy[metric])[name])
+        for metric, score in lossless.items()
+        for name, one in numbers_of(score).items()
+    }
+    return {name: {"value": other, "difference": other - one} for name, (one, other) in pairs.items()}
+
+
+def costs_of(score: dict, costs: dict[str, dict[str, float]]) -> dict:
+    """What H.264 costs a score, or each of its numbers."""
+    mine = {name: costs[name] for name in numbers_of(score)}
+    return mine.get(score["metric"], mine)
 
 
 def cost_lines(lossless: dict[str, dict], costs: dict[str, dict[str, float]]) -> list[str]:
-    """A line for each metric; the value of a seeded network is not called by its title."""
+    """A line for each number; the value of a seeded network is not called by its title."""
     lines = []
-    for metric, one in costs.items():
-        score, digits = lossless[metric], DIGITS.get(metric, 4)
-        title = score["stamps"][0] if is_seeded(score["stamps"]) else metric.upper()
-        values = f"{score['value']:.{digits}f} from lossless frames, {one['value']:.{digits}f} through H.264"
-        lines.append(f"{title}, {values}: {one['difference']:+.{digits}f}")
+    for score in lossless.values():
+        for name, value in numbers_of(score).items():
+            digits, one = DIGITS.get(name, 4), costs[name]
+            called = name.upper() if "value" in score else name
+            title = score["stamps"][0] if is_seeded(score["stamps"]) and "value" in score else called
+            values = f"{value:.{digits}f} from lossless frames, {one['value']:.{digits}f} through H.264"
+            lines.append(f"{title}, {values}: {one['difference']:+.{digits}f}")
     return lines

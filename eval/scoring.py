@@ -184,7 +184,7 @@ def interval(
 
 def result_of(
     protocol: Protocol,
-    value: float,
+    value: float | None,
     stamps: list[str],
     weights: str,
     device: torch.device,
@@ -192,10 +192,13 @@ def result_of(
     libraries: tuple[str, ...] = (),
 ) -> dict:
     """A score with its whole protocol, the weights' hash and what computed it; `parts` are its metric's, and
-    so are libraries that other metrics do without."""
+    so are libraries that other metrics do without.
+
+    A score of several numbers has no `value`; its parts have `scores` and `intervals`, by their names.
+    """
     return {
         "metric": protocol.metric,
-        "value": value,
+        **({} if value is None else {"value": value}),
         "stamps": stamps,
         "protocol": dataclasses.asdict(protocol),
         "protocol_sha256": protocol.hash(),
@@ -206,6 +209,11 @@ def result_of(
         "made_with": made_with(device, *libraries),
         "version": __version__,
     }
+
+
+def numbers_of(score: dict) -> dict[str, float]:
+    """The numbers of a score by their names; the one number of most by its metric's."""
+    return {score["metric"]: score["value"]} if "value" in score else score["scores"]
 
 
 def opening_lines(result: dict, title: str, unnamed: str, counts: str, note: str = "") -> list[str]:

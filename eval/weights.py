@@ -1,6 +1,7 @@
 """`dit eval weights`: whether the networks that scores need are there, and are the right ones."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from configs.load import parse
@@ -25,6 +26,8 @@ class WeightsSettings:
 
 CERTIFY = {"i3d": certify_i3d, "clip": certify_clip, "c3d": certify_c3d, "c3d-mean": certify_c3d}
 CERTIFY |= dict.fromkeys(KINDS, certify_encoder)
+CERTIFY["clip-large"] = partial(certify_clip, model_name="ViT-L/14")
+CERTIFY |= dict.fromkeys(("dino", "aesthetic"), certify_c3d)  # nothing is published of them either
 
 
 def report(settings: WeightsSettings) -> str:

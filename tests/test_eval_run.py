@@ -393,7 +393,7 @@ def test_another_s_pipeline_runs_no_code_and_has_the_files_that_it_names(tmp_pat
     [
         ({"job": "ucf101-zeroshoot"}, "no job ucf101-zeroshoot; did you mean ucf101-zeroshot"),
         ({"job": ""}, "no job .none given.: ucf101-zeroshot, ucf101-zeroshot-13320"),
-        ({"metrics": ("clipsim",)}, "--metrics clipsim: ucf101-zeroshot is scored by fvd and is"),
+        ({"metrics": ("clipsim",)}, "--metrics clipsim: ucf101-zeroshot is scored by dimensions and fvd"),
         (
             {"sample_only": False, "real": "REAL", "allow_small": False},
             "--count 5: ucf101-zeroshot-10k takes 10000 videos for its fvd",

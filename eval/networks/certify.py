@@ -160,8 +160,8 @@ def certify_i3d(file: Path) -> str:
     return f"all {len(table())} tensors by CRC32C"
 
 
-def certify_clip(folder: Path) -> str:
+def certify_clip(folder: Path, model_name: str = "ViT-B/32") -> str:
     """What was found to be right of CLIP; raises ValueError where it is another model."""
     from eval.networks.clip import load_clip
 
-    return f"SHA-256 {load_clip(folder)[1]}"
+    return f"SHA-256 {load_clip(folder, model_name=model_name)[1]}"

@@ -3,18 +3,21 @@
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from dit.text import clean
+from eval.preprocess import covering
 from vae.training.files import file_hash
 from vae.training.weights import read_model, read_tensors, weights_files
 
 SIDE = 224
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 LONGEST = 77
-CERTIFIED = {  # SHA-256 of weights files of OpenAI's ViT-B/32 -> their name
-    "a63082132ba4f97a80bea76823f544493bffa8082296d62d71581a4feff1576f": "openai/clip-vit-base-patch32"
+CERTIFIED = {  # model -> SHA-256 of pytorch_model.bin of openai/clip-vit-base-patch32, or -large-patch14
+    "ViT-B/32": "a63082132ba4f97a80bea76823f544493bffa8082296d62d71581a4feff1576f",
+    "ViT-L/14": "f1a17cdbe0f36fec524f5cafb1c261ea3bbbc13e346e0f74fc9eb0460dedd0d3",
 }
 
 
@@ -38,6 +41,20 @@ def preprocess(frames_THWC: Tensor) -> Tensor:
             image = image.resize(size, Image.Resampling.BICUBIC)
         pictures.append(torch.from_numpy(numpy.array(image)[top : top + SIDE, left : left + SIDE]))
     pixels = rearrange(torch.stack(pictures), "t h w c -> t c h w").float() / 255
+    return (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+
+
+def preprocess_unsmoothed(frames_THWC: Tensor) -> Tensor:
+    """Frames of bytes as VBench's `clip_transform` makes them, T 3 224 224: bicubic without antialiasing.
+
+    In floats, which are neither rounded nor cut; the same middle as `preprocess`.
+    """
+    frames = rearrange(frames_THWC, "t h w c -> t c h w").float()
+    size = covering(*frames.shape[2:], SIDE, int)
+    if size != tuple(frames.shape[2:]):
+        frames = F.interpolate(frames, size, mode="bicubic", align_corners=False)
+    top, left = (round((length - SIDE) / 2) for length in size)
+    pixels = frames[:, :, top : top + SIDE, left : left + SIDE] / 255
     return (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
 
 
@@ -89,7 +106,7 @@ def unit(x_ND: Tensor) -> Tensor:
     return x_ND / x_ND.norm(dim=-1, keepdim=True)
 
 
-def load_clip(folder: Path, certify: bool = True) -> tuple[Clip, str]:
+def load_clip(folder: Path, certify: bool = True, model_name: str = "ViT-B/32") -> tuple[Clip, str]:
     """A CLIP model from a folder as transformers writes it, and the SHA-256 of its weights.
 
     Raises ValueError for a folder that holds none, and, unless told otherwise, for any but OpenAI's.
@@ -101,10 +118,10 @@ def load_clip(folder: Path, certify: bool = True) -> tuple[Clip, str]:
     if not files or not (folder / "config.json").is_file():
         raise ValueError(f"{folder} holds no CLIP model: it needs config.json and pytorch_model.bin")
     weights = "+".join(map(file_hash, files))
-    if certify and weights not in CERTIFIED:
+    if certify and weights != (known := CERTIFIED[model_name]):
         raise ValueError(
-            f"{files[0]} is not OpenAI's published ViT-B/32: its SHA-256 is {weights[:12]}…, none of "
-            f"{', '.join(f'{known[:12]}… ({name})' for known, name in CERTIFIED.items())}"
+            f"{files[0]} is not OpenAI's published {model_name}: its SHA-256 is {weights[:12]}…, not "
+            f"{known[:12]}…"
         )
     try:
         model = CLIPModel(CLIPConfig.from_json_file(folder / "config.json"))

@@ -55,6 +55,26 @@ for name, title in (("videomae", "VideoMAE"), ("vjepa2", "V-JEPA 2"), ("clip-vis
         (name,),
         f"a folder as transformers writes it, with config.json and model.safetensors, of {title}",
     )
+NETWORKS |= {
+    "dino": Network(
+        "subject consistency",
+        "DIT_DINO",
+        ("dino_vitbase16_pretrain.pth",),
+        "dino_vitbase16_pretrain.pth of github.com/facebookresearch/dino",
+    ),
+    "clip-large": Network(
+        "aesthetic quality",
+        "DIT_CLIP_LARGE",
+        ("clip-vit-large-patch14", "models--openai--clip-vit-large-patch14/snapshots/*"),
+        "the folder openai/clip-vit-large-patch14 of the Hugging Face hub, with pytorch_model.bin",
+    ),
+    "aesthetic": Network(
+        "aesthetic quality",
+        "DIT_AESTHETIC",
+        ("sa_0_4_vit_l_14_linear.pth",),
+        "sa_0_4_vit_l_14_linear.pth of github.com/LAION-AI/aesthetic-predictor",
+    ),
+}
 LPIPS = {  # trunk -> torchvision's file, which is named after its SHA-256, and that of the heads
     "alex": ("alexnet-owt-7be5be79.pth", "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0"),
     "vgg": ("vgg16-397923af.pth", "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868"),
