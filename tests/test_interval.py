@@ -3,7 +3,9 @@
 import itertools
 from dataclasses import replace
 
+import numpy
 import pytest
+import scipy.linalg
 import torch
 
 from configs.protocol import load_protocol
@@ -14,6 +16,7 @@ from eval.fvd import FvdSettings, score_sides, sentence
 from eval.groups import Groups
 from eval.interval import (
     Spread,
+    _calibration,
     _halves,
     _in_halves,
     _pair_of,
@@ -25,7 +28,7 @@ from eval.interval import (
 from eval.report.facts import markdown
 from eval.scoring import interval
 from eval.sides import Side
-from tests.test_frechet import random_features
+from tests.test_frechet import by_scipy, random_features
 from vae.training.files import write_json
 from vae.training.seeds import generator
 
@@ -68,6 +71,27 @@ def test_bias_is_the_closed_form_of_many_gaussian_clips():
     assert spread.bias == pytest.approx((values.sum() + second.sum()).item() * 2 / count, rel=0.1)
     variance = 2 * (2 * values.square().sum() + 2 * second.square().sum()).item() / count**2 * 2
     assert spread.narrow == pytest.approx(variance**0.5, rel=0.3)
+
+
+def test_what_halves_lose_is_what_fresh_samples_tell():
+    """The factor from halves to fresh samples at N = 4 D, beside numpy's samples and scipy's square root."""
+    random, whole, halved = numpy.random.default_rng(0), [], []
+    for _ in range(150):
+        one, other = random.standard_normal((2, 32, 8))
+        centred = (torch.from_numpy(side - side.mean(0)) for side in (one, other))
+        whole.append(by_scipy(*centred, 1))
+        roots = [scipy.linalg.sqrtm(numpy.cov(side.T)).real for side in (one, other)]
+        middle = scipy.linalg.sqrtm(roots[0] @ numpy.cov(other.T) @ roots[0]).real
+        there = numpy.linalg.solve(roots[0], numpy.linalg.solve(roots[0], middle).T)
+        maps = [(numpy.eye(8) + move) / 2 for move in (there, numpy.linalg.inv(there))]
+        drawn = [
+            (side @ move)[random.permutation(32)[:16]] for side, move in zip((one, other), maps, strict=True)
+        ]
+        halved.append(by_scipy(*(torch.from_numpy(half - half.mean(0)) for half in drawn), 1))
+    pair = _pair_of(*(gaussian(32, torch.ones(8).double(), seed)[None] for seed in (0, 1)))
+    larger, unsure = _calibration(pair, (torch.arange(32),) * 2, generator(0))
+    assert 0.5 < larger < 0.97 and larger == pytest.approx(numpy.mean(whole) / numpy.mean(halved), abs=0.04)
+    assert 0.005 < unsure < 0.04
 
 
 def test_halves_of_units_tell_the_variance_of_their_mean():
