@@ -173,6 +173,12 @@ class KernelProtocol(DistanceProtocol):
     """The score is the discrepancy times this."""
 
 
+def kernel_beside(protocol: FvdProtocol, **own) -> KernelProtocol:
+    """A kernel distance of the very features of FVD, under the name of its protocol."""
+    shared = {field.name: getattr(protocol, field.name) for field in dataclasses.fields(DistanceProtocol)}
+    return KernelProtocol(**shared | {"metric": "mmd"} | own)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClipsimProtocol(ClipChoice, Protocol):
     """The mean cosine of frames and prompts by CLIP, preprocessed as OpenAI's code does, not scaled."""

@@ -21,7 +21,7 @@ from eval.features import extract
 from eval.groups import ALONE, Groups, check_pattern, find_groups, own_prompt
 from eval.machine import features_made_with
 from vae.quality.networks import folders
-from vae.training.processes import processes
+from vae.training.processes import gathered, processes
 from vae.training.weights import load_weights, read_header, save_weights
 
 
@@ -108,7 +108,7 @@ def load_side(
     facts = {"where": Path(where).name, "videos": len(sources)} | side.facts
     facts |= {"passed_over": passed, "stamps": stamps}
     kept = tuple(clip for clip in clips if clip.source.name in {*side.names})
-    return dataclasses.replace(side, facts=facts, clips=kept)
+    return dataclasses.replace(side, facts=facts, clips=kept if len(kept) == len(side.names) else ())
 
 
 def side_groups(
@@ -191,7 +191,7 @@ def cached_features(
     depends = [protocol.making(), side_hash(clips, in_order=True), weights, makers]
     key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
     cached = folders()[0] / "features" / f"{key}.safetensors" if settings.cache else None
-    if cached and cached.is_file():
+    if cached and all(gathered([cached.is_file()])):  # what the first process just wrote, others may not see
         kept = _load_features(cached, protocol.making(), weights)
         return dataclasses.replace(kept, names=tuple(clip.source.name for clip in clips))
     features = extract(clips, protocol, network, settings.batch, settings.workers, what)

@@ -1,5 +1,6 @@
 """Proves kernel distances: reference values, the definition, no bias, blocks, resamples, shared features."""
 
+import dataclasses
 import json
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import torch
 import eval.kernel
 import eval.mmd
 import eval.sides
-from configs.protocol import FvdProtocol, KernelProtocol, load_protocol
+from configs.protocol import DistanceProtocol, FvdProtocol, KernelProtocol, load_protocol
 from dit.cli import run
 from eval.fvd import fvd
 from eval.kernel import discrepancies, discrepancy
@@ -109,6 +110,14 @@ def test_features_are_shared_where_all_that_makes_them_is_equal():
     for field, value in (("pixels", "unit"), ("pooling", "attentive"), ("stored_size", 256), ("fit", "crop")):
         assert replace(KVD, **{field: value}).making() != base
     assert replace(KVD, name="a", real=3, fake=4, degree=2, data="b", frames=8, seed=1).making() == base
+
+
+def test_tats_distances_are_of_the_same_features():
+    both = [load_protocol("ucf101-class-tats", metric) for metric in ("fvd", "mmd")]
+    of_clips = {field.name for field in dataclasses.fields(DistanceProtocol)} - {"metric"}
+    assert [getattr(both[0], name) for name in of_clips] == [getattr(both[1], name) for name in of_clips]
+    kernel = ("title", "mmd_kernel", "degree", "offset", "unbiased", "scale")
+    assert [getattr(KVD, name) for name in kernel] == [getattr(both[1], name) for name in kernel]
 
 
 def test_one_clip_has_no_unbiased_distance():
