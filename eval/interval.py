@@ -119,9 +119,10 @@ def _spread(one_ND: Tensor, other_ND: Tensor, seed: int, units: tuple[Tensor, Te
     sides = zip((pair.one[0], pair.other[0]), units, strict=True)
     bias_of_means = sum(_variance_of_mean(*side) for side in sides)
     larger, unsure = _calibration(pair, units, random)
-    # The halves' deviations are estimates, of about half as many degrees of freedom: Student's quantile over
-    # the normal one, to first order (Fisher & Cornish 1960).
-    wider = 1 + (1.96**2 + 1) / (2 * min(int(unit.max()) + 1 for unit in units))
+    # The halves' deviations are estimates, of half as many degrees of freedom as units, and of as many as
+    # splits: Student's quantile over the normal one, to first order (Fisher & Cornish 1960).
+    fewest = min(int(unit.max()) + 1 for unit in units)
+    wider = 1 + (1.96**2 + 1) / 4 * (2 / fewest + 1 / splits)
 
     def measured(left_of_means: float, left_of_covariances: float) -> tuple[float, float]:
         """Bias and standard deviation where these parts of the distance are left."""
@@ -137,8 +138,11 @@ def _spread(one_ND: Tensor, other_ND: Tensor, seed: int, units: tuple[Tensor, Te
     bias, narrow = measured(0.0, 0.0)
     left = max(0.0, of_means - bias_of_means), max(0.0, of_covariances - bias)
     bias, wide = measured(*left)
-    found = Spread(bias_of_means + bias, narrow, max(wide, narrow), sum(left))
-    return found.widened(unsure * bias)
+    found = Spread(bias_of_means + bias, narrow, max(wide, narrow), sum(left)).widened(unsure * bias)
+    # Scores near zero are sums of squares, whose upper tail is a gamma distribution's (Box 1954) of skewness
+    # 2 deviation / mean: its quantile over the normal one, to first order (Cornish & Fisher 1938).
+    longer = 1 + (1.645**2 - 1) / 1.645 / 3 * found.narrow / found.bias
+    return replace(found, narrow=longer * found.narrow, wide=longer * found.wide)
 
 
 def _pair_of(one_BND: Tensor, other_BND: Tensor) -> _Pair:
