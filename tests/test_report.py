@@ -26,7 +26,7 @@ from eval.inception import InceptionSettings
 from eval.networks.certify import SMOKE
 from eval.published import published
 from eval.reconstruction import ReconstructionSettings
-from eval.report.charts import beside_chance, of_motion, side_by_side, to_infinity
+from eval.report.charts import beside_chance, means_of_classes, of_motion, side_by_side, to_infinity
 from eval.report.facts import explanations, markdown, meaning_of, section
 from eval.report.page import Page, command_of, html
 from eval.report.pictures import MOST_FRAMES, Shelf, Shown, choice_of
@@ -118,7 +118,10 @@ def test_a_page_of_fvd_says_all_of_its_score(made):
     document = checked(text)
     facts = [result["protocol_sha256"], result["real"]["rgb_sha256"], SMOKE, "small: 5 of 2048 real clips"]
     itself, whole = result["motion"]["itself"], result["motion"]["apart"]["whole"]["frechet"]
-    facts += [f"{itself[how] / whole:.2f} with {how} frames" for how in ("shuffled", "frozen")]
+    facts += [
+        f"{itself['frozen'] / whole:.2f} times as far",
+        f"shuffled {itself['shuffled'] / whole:.2f} times",
+    ]
     facts += [
         f"KVD {both['kernel']:.3f} {both['frechet']:.2f}" for both in result["motion"]["apart"].values()
     ]
@@ -311,6 +314,21 @@ def test_a_score_of_several_numbers_has_the_interval_of_each():
     assert part.values == [("speed", "3.0000", "2.0000 to 4.0000", ""), ("PSNR", "30.12", "", "dB")]
     document = checked(html(Page("t", "", "", [part])))
     assert "2.0000 to 4.0000" in document.text and "30.12" in document.text
+
+
+def test_classes_are_ranked_by_the_means_of_their_videos():
+    values = {"a/0": 1.0, "b/0": 4.0, "a/1": 2.0, "c/0": 3.0, "alone": 9.0}
+    each = [{"video": name, "value": value} for name, value in values.items()]
+    bars = section(score("clipsim", 1.0, each=each), "", "", {}, Shelf()).classes
+    assert [(bar.label, bar.text, bar.length) for bar in bars] == [
+        ("a, 2 videos", "1.5000", 37.5),
+        ("c, 1 videos", "3.0000", 75.0),
+        ("b, 1 videos", "4.0000", 100.0),
+    ]
+    assert [
+        bar.label[0] for bar in means_of_classes(["value"], sorted(each, key=lambda row: row["value"]))
+    ] == ["b", "c", "a"]
+    assert means_of_classes(["value"], each[:1]) == [] == means_of_classes([], [])
 
 
 WRONG = (None, -1.5, "x", [1], {}, {"a": 1}, [{}])
