@@ -269,9 +269,9 @@ def test_bars_are_as_long_as_their_values():
         (12.5, True, "KVD -0.250"),
     ]
     assert [(bar.length, bar.own) for bar in bars[3:]] == [(6.25, False), (3.12, False), (100.0, False)]
-    rows = [("a", -1.0, None, ""), ("b", 2.0, {"low": 1.0, "high": 4.0}, "small")]
+    rows = [("a", -1.0, None), ("b", 2.0, {"low": 1.0, "high": 4.0})]
     assert [(bar.length, bar.ends) for bar in side_by_side(rows, 2)] == [(0.0, None), (50.0, (25.0, 100.0))]
-    assert [bar.length for bar in side_by_side([("a", 0.0, None, "")], 2)] == [0.0]
+    assert [bar.length for bar in side_by_side([("a", 0.0, None)], 2)] == [0.0]
 
 
 def test_the_line_to_many_clips_goes_through_its_points():
@@ -416,25 +416,28 @@ def test_scores_that_compare_share_a_chart_and_others_say_why_not(sides, monkeyp
         "a": score("fvd", 1.0),
         "b": score("fvd", 2.0) | {"made_with": {"torch": "9.9"}},
         "c": score("fvd", 3.0, protocol=other),
+        "e": score("fvd", 4.0, stamps=[SMOKE]),
         "d": score("clipsim", 0.3, each=[{"video": "class0/0", "prompt": "a prompt", "value": 0.3}]),
     }.items():
         write_json(tmp_path / f"{name}.json", about)
     monkeypatch.chdir(tmp_path)
-    names = tuple(f"{name}.json" for name in "abcd")
-    report(ReportSettings(scores=names, videos=("", str(sides[0]), "", str(sides[1]))))
+    names = tuple(f"{name}.json" for name in "abced")
+    report(ReportSettings(scores=names, videos=("", str(sides[0]), "", str(sides[0]), str(sides[1]))))
     text = Path("report.html").read_text()
     document = checked(text)
     assert "Does not compare with a.json: frames: 16 and 8." in document.text
     assert re.search("a.json and b.json were not made alike: .*'9.9'", document.text)
-    charts = text.split("<h3>")[1:4]
+    charts = text.split("<h3>")[1:5]
     assert [re.findall(r"<span>(\w\.json)", chart) for chart in charts] == [
         ["a.json", "b.json"],
         ["c.json"],
+        ["e.json"],
         ["d.json"],
     ]
-    assert "a prompt" in document.text and "b.json: class0/0" in document.text
-    assert document.tags.count("section") == 4 and document.tags.count("video") > 2
-    with pytest.raises(ValueError, match="--videos has 1 folders, and there are 4 scores"):
+    assert "NOT FVD, lower is better" in charts[2] and SMOKE in charts[2] and "NOT FVD" not in charts[0]
+    assert "a prompt" in document.text and "b.json, e.json: class0/0" in document.text
+    assert document.tags.count("section") == 5 and document.tags.count("video") > 2
+    with pytest.raises(ValueError, match="--videos has 1 folders, and there are 5 scores"):
         report(ReportSettings(scores=names, videos=("x",)))
     with pytest.raises(ValueError, match="which scores"):
         report(ReportSettings())

@@ -101,9 +101,9 @@ def means_of_classes(measures: list[str], ranked: list[dict]) -> list[Bar]:
     ]
 
 
-def side_by_side(rows: list[tuple[str, float, Ends | None, str]], digits: int) -> list[Bar]:
-    """Scores that compare: label, value, interval and a remark of each, in their order."""
-    most = max(end for _, value, ends, _ in rows for end in (value, *(_both(ends) or ())))
+def side_by_side(rows: list[tuple[str, float, Ends | None]], digits: int) -> list[Bar]:
+    """Scores that compare: label, value and interval of each, in their order."""
+    most = max(end for _, value, ends in rows for end in (value, *(_both(ends) or ())))
     return [
         Bar(
             label,
@@ -111,9 +111,8 @@ def side_by_side(rows: list[tuple[str, float, Ends | None, str]], digits: int) -
             _in_percent(value, most),
             tuple(_in_percent(end, most) for end in both) if (both := _both(ends)) else None,
             True,
-            remark,
         )
-        for label, value, ends, remark in rows
+        for label, value, ends in rows
     ]
 
 
