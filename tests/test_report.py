@@ -26,7 +26,7 @@ from eval.inception import InceptionSettings
 from eval.networks.certify import SMOKE
 from eval.published import published
 from eval.reconstruction import ReconstructionSettings
-from eval.report.charts import beside_chance, of_motion, side_by_side, to_infinity
+from eval.report.charts import beside_chance, means_of_classes, of_motion, side_by_side, to_infinity
 from eval.report.facts import explanations, markdown, meaning_of, section
 from eval.report.page import Page, command_of, html
 from eval.report.pictures import MOST_FRAMES, Shelf, Shown, choice_of
@@ -118,7 +118,10 @@ def test_a_page_of_fvd_says_all_of_its_score(made):
     document = checked(text)
     facts = [result["protocol_sha256"], result["real"]["rgb_sha256"], SMOKE, "small: 5 of 2048 real clips"]
     itself, whole = result["motion"]["itself"], result["motion"]["apart"]["whole"]["frechet"]
-    facts += [f"{itself[how] / whole:.2f} with {how} frames" for how in ("shuffled", "frozen")]
+    facts += [
+        f"{itself['frozen'] / whole:.2f} times as far",
+        f"shuffled {itself['shuffled'] / whole:.2f} times",
+    ]
     facts += [
         f"KVD {both['kernel']:.3f} {both['frechet']:.2f}" for both in result["motion"]["apart"].values()
     ]
@@ -266,9 +269,9 @@ def test_bars_are_as_long_as_their_values():
         (12.5, True, "KVD -0.250"),
     ]
     assert [(bar.length, bar.own) for bar in bars[3:]] == [(6.25, False), (3.12, False), (100.0, False)]
-    rows = [("a", -1.0, None, ""), ("b", 2.0, {"low": 1.0, "high": 4.0}, "small")]
+    rows = [("a", -1.0, None), ("b", 2.0, {"low": 1.0, "high": 4.0})]
     assert [(bar.length, bar.ends) for bar in side_by_side(rows, 2)] == [(0.0, None), (50.0, (25.0, 100.0))]
-    assert [bar.length for bar in side_by_side([("a", 0.0, None, "")], 2)] == [0.0]
+    assert [bar.length for bar in side_by_side([("a", 0.0, None)], 2)] == [0.0]
 
 
 def test_the_line_to_many_clips_goes_through_its_points():
@@ -311,6 +314,21 @@ def test_a_score_of_several_numbers_has_the_interval_of_each():
     assert part.values == [("speed", "3.0000", "2.0000 to 4.0000", ""), ("PSNR", "30.12", "", "dB")]
     document = checked(html(Page("t", "", "", [part])))
     assert "2.0000 to 4.0000" in document.text and "30.12" in document.text
+
+
+def test_classes_are_ranked_by_the_means_of_their_videos():
+    values = {"a/0": 1.0, "b/0": 4.0, "a/1": 2.0, "c/0": 3.0, "alone": 9.0}
+    each = [{"video": name, "value": value} for name, value in values.items()]
+    bars = section(score("clipsim", 1.0, each=each), "", "", {}, Shelf()).classes
+    assert [(bar.label, bar.text, bar.length) for bar in bars] == [
+        ("a, 2 videos", "1.5000", 37.5),
+        ("c, 1 videos", "3.0000", 75.0),
+        ("b, 1 videos", "4.0000", 100.0),
+    ]
+    assert [
+        bar.label[0] for bar in means_of_classes(["value"], sorted(each, key=lambda row: row["value"]))
+    ] == ["b", "c", "a"]
+    assert means_of_classes(["value"], each[:1]) == [] == means_of_classes([], [])
 
 
 WRONG = (None, -1.5, "x", [1], {}, {"a": 1}, [{}])
@@ -398,25 +416,28 @@ def test_scores_that_compare_share_a_chart_and_others_say_why_not(sides, monkeyp
         "a": score("fvd", 1.0),
         "b": score("fvd", 2.0) | {"made_with": {"torch": "9.9"}},
         "c": score("fvd", 3.0, protocol=other),
+        "e": score("fvd", 4.0, stamps=[SMOKE]),
         "d": score("clipsim", 0.3, each=[{"video": "class0/0", "prompt": "a prompt", "value": 0.3}]),
     }.items():
         write_json(tmp_path / f"{name}.json", about)
     monkeypatch.chdir(tmp_path)
-    names = tuple(f"{name}.json" for name in "abcd")
-    report(ReportSettings(scores=names, videos=("", str(sides[0]), "", str(sides[1]))))
+    names = tuple(f"{name}.json" for name in "abced")
+    report(ReportSettings(scores=names, videos=("", str(sides[0]), "", str(sides[0]), str(sides[1]))))
     text = Path("report.html").read_text()
     document = checked(text)
     assert "Does not compare with a.json: frames: 16 and 8." in document.text
     assert re.search("a.json and b.json were not made alike: .*'9.9'", document.text)
-    charts = text.split("<h3>")[1:4]
+    charts = text.split("<h3>")[1:5]
     assert [re.findall(r"<span>(\w\.json)", chart) for chart in charts] == [
         ["a.json", "b.json"],
         ["c.json"],
+        ["e.json"],
         ["d.json"],
     ]
-    assert "a prompt" in document.text and "b.json: class0/0" in document.text
-    assert document.tags.count("section") == 4 and document.tags.count("video") > 2
-    with pytest.raises(ValueError, match="--videos has 1 folders, and there are 4 scores"):
+    assert "NOT FVD, lower is better" in charts[2] and SMOKE in charts[2] and "NOT FVD" not in charts[0]
+    assert "a prompt" in document.text and "b.json, e.json: class0/0" in document.text
+    assert document.tags.count("section") == 5 and document.tags.count("video") > 2
+    with pytest.raises(ValueError, match="--videos has 1 folders, and there are 5 scores"):
         report(ReportSettings(scores=names, videos=("x",)))
     with pytest.raises(ValueError, match="which scores"):
         report(ReportSettings())

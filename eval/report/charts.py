@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from eval.report.parts import Ends, Parts
+from eval.scoring import DIGITS
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,30 @@ def of_classes(score: Parts, digits: int) -> list[Bar]:
     ]
 
 
-def side_by_side(rows: list[tuple[str, float, Ends | None, str]], digits: int) -> list[Bar]:
-    """Scores that compare: label, value, interval and a remark of each, in their order."""
-    most = max(end for _, value, ends, _ in rows for end in (value, *(_both(ends) or ())))
+def means_of_classes(measures: list[str], ranked: list[dict]) -> list[Bar]:
+    """The mean of the first measure over each folder's videos, from the worst; videos come from the best.
+
+    Without several folders there are none.
+    """
+    members: dict[str, list[float]] = {}
+    for row in ranked:
+        if "/" in row["video"]:
+            members.setdefault(row["video"].split("/")[0], []).append(row[measures[0]])
+    if len(members) < 2:
+        return []
+    means = sorted((sum(values) / len(values), kind) for kind, values in members.items())
+    if ranked[0][measures[0]] < ranked[-1][measures[0]]:  # lower is better
+        means.reverse()
+    most, digits = max(value for value, _ in means), DIGITS.get(measures[0], 4)
+    return [
+        Bar(f"{kind}, {len(members[kind])} videos", f"{value:.{digits}f}", _in_percent(value, most))
+        for value, kind in means
+    ]
+
+
+def side_by_side(rows: list[tuple[str, float, Ends | None]], digits: int) -> list[Bar]:
+    """Scores that compare: label, value and interval of each, in their order."""
+    most = max(end for _, value, ends in rows for end in (value, *(_both(ends) or ())))
     return [
         Bar(
             label,
@@ -89,9 +111,8 @@ def side_by_side(rows: list[tuple[str, float, Ends | None, str]], digits: int) -
             _in_percent(value, most),
             tuple(_in_percent(end, most) for end in both) if (both := _both(ends)) else None,
             True,
-            remark,
         )
-        for label, value, ends, remark in rows
+        for label, value, ends in rows
     ]
 
 

@@ -13,7 +13,15 @@ from configs.protocol import ClipChoice, load_protocols, protocol_module, protoc
 from dit.cli import VERBS
 from eval import repeats
 from eval.published import literature, published, sureness
-from eval.report.charts import Bar, beside_chance, in_words, of_classes, of_motion, to_infinity
+from eval.report.charts import (
+    Bar,
+    beside_chance,
+    in_words,
+    means_of_classes,
+    of_classes,
+    of_motion,
+    to_infinity,
+)
 from eval.report.parts import Parts
 from eval.report.pictures import Shelf, Shown, choice_of
 from eval.scoring import DIGITS, Meaning, is_seeded, resampled
@@ -140,7 +148,7 @@ def section(score: dict, label: str, command: str, folders: dict[str, str], shel
         motion_clips=(score.get("motion") or {"clips": 0})["clips"],
         line=to_infinity(score, digits),
         pictures=_pictures(score, meaning, folders, choice, shelf),
-        classes=of_classes(score, digits),
+        classes=of_classes(score, digits) or means_of_classes(*_ranked(score, meaning)),
         ranking=_ranking(score, meaning),
         sides=_sides(score),
         others=[(called(part), plain(what)) for part, what in score.items() if part not in ELSEWHERE],
@@ -202,15 +210,12 @@ def _remarks(score: Parts, digits: int) -> list[str]:
                 f"clips ({counts})."
             )
     if motion := score.get("motion"):
-        whole, itself = motion["apart"]["whole"]["frechet"], motion["itself"]
-        shares = [
-            f"{itself[how] / whole:.2f} with {how} frames" for how in ("frozen", "shuffled") if whole > 0
-        ]
-        if shares:
+        whole, itself, count = motion["apart"]["whole"]["frechet"], motion["itself"], motion["clips"]
+        if whole > 0:
             said.append(
-                f"Motion: {motion['clips']} real clips lie from themselves, in shares of how far as many "
-                f"generated ones lie from them, {' and '.join(shares)}: far below 1, the score hardly sees "
-                "what is wrong with motion."
+                f"Motion: frozen, {count} real clips move {itself['frozen'] / whole:.2f} times as far as "
+                f"{count} generated ones lie from them, shuffled {itself['shuffled'] / whole:.2f} times: far "
+                "below 1, the score hardly sees what is wrong with motion."
             )
     if "panel" in score and not score["panel"]:
         said.append("Chance was not measured beside it: --panel does.")

@@ -92,7 +92,8 @@ def _tables(read: dict[str, dict[str, dict]]) -> list[Table]:
                 why = f"Does not compare with {first}: {differences_of(other, score)[0]}."
             groups.append((why, [(name, score)]))
         for why, rows in groups:
-            notes = made_otherwise(*map(list, zip(*rows, strict=True)))
+            stamps = rows[0][1].get("stamps", [])  # which are equal where scores compare
+            notes = stamps + made_otherwise(*map(list, zip(*rows, strict=True)))
             tables += [replace(table, notes=notes) for table in _charts(metric, why, rows)]
     return tables
 
@@ -105,22 +106,15 @@ def _charts(metric: str, why: str, rows: list[tuple[str, dict]]) -> list[Table]:
         tables = []
         for measure in first["scores"]:
             if all(score["scores"].get(measure) is not None for _, score in rows):
-                bars = [
-                    (
-                        label,
-                        s["scores"][measure],
-                        s.get("intervals", {}).get(measure),
-                        "; ".join(s.get("stamps", [])),
-                    )
-                    for label, s in rows
-                ]
+                bars = [(n, s["scores"][measure], s.get("intervals", {}).get(measure)) for n, s in rows]
                 title = f"{called(measure)}{f': {name}' if name else ''}"
                 tables.append(Table(title, why, side_by_side(bars, DIGITS.get(measure, 4))))
         return tables
     meaning, about = meaning_of(metric, first["protocol"]), first["protocol"]
     better = f", {meaning.better} is better" if meaning.better else ""
-    title = f"{meaning.title}{better}: {about['name']} ({first['protocol_sha256'][:12]})"
-    bars = [(name, score["value"], score.get("interval"), "; ".join(score["stamps"])) for name, score in rows]
+    stamped = "NOT " * is_seeded(first["stamps"])
+    title = f"{stamped}{meaning.title}{better}: {about['name']} ({first['protocol_sha256'][:12]})"
+    bars = [(name, score["value"], score.get("interval")) for name, score in rows]
     return [Table(title, why, side_by_side(bars, DIGITS.get(metric, 4)))]
 
 
@@ -128,18 +122,21 @@ def _same_videos(
     read: dict[str, dict[str, dict]], folders: dict[str, str], real: str, shelf: Shelf
 ) -> list[tuple[str, list[Shown]]]:
     """Videos of one name, of each score, and the real one of that name where there is one."""
-    with_videos = {name: folder for name, folder in folders.items() if shelf.names(folder)}
-    each = [set(shelf.names(folder)) for folder in with_videos.values()]
+    with_videos: dict[str, list[str]] = {}
+    for name, folder in folders.items():
+        if shelf.names(folder):
+            with_videos.setdefault(folder, []).append(name)
+    each = [set(shelf.names(folder)) for folder in with_videos]
     names = sorted(set.intersection(*each)) if len(each) > 1 else []
     said = {
-        row["video"]: row["prompt"]
+        row["video"]: str(row["prompt"] or "")
         for scores in read.values()
         for row in scores.get("clipsim", {}).get("each", [])
         if {"video", "prompt"} <= row.keys()
     }
     rows = []
     for name in (names[k] for k in evenly(len(names), CLIPS)):
-        clips = [Shown(f"{score}:", folder, name) for score, folder in with_videos.items()]
+        clips = [Shown(f"{', '.join(scores)}:", folder, name) for folder, scores in with_videos.items()]
         clips += [Shown("real:", real, name, "real")] if name in shelf.names(real) else []
         rows.append((said.get(name, ""), clips))
     return rows
