@@ -14,6 +14,7 @@ import eval.machine
 import eval.sides
 from configs.protocol import load_protocol
 from eval.clips import choose_clips, find_sources, open_sources, partners, side_hash, with_keys
+from eval.features import rgb_hash
 from eval.fvd import fvd
 from eval.sides import Side, cached_features
 from tests.test_fvd import Means, folders, quick, settings, video  # noqa: F401
@@ -86,6 +87,7 @@ def test_another_content_is_another_hash(folders, tmp_path):  # noqa: F811
     write_video(tmp_path / "real" / "class0" / "0.mp4", video(99), 8.0, {})
     clips, _ = choose_clips(find_sources(tmp_path / "real"), CHOICE, 0, 1)
     assert side_hash(clips) != before
+    assert rgb_hash([1, 2]) == rgb_hash([2, 1]) != rgb_hash([1, 3])
     one = clips[0]
     other = replace(one, frames=tuple(frame + 1 for frame in one.frames))
     assert side_hash([other, *clips[1:]]) != side_hash(clips)

@@ -161,9 +161,9 @@ def test_scores_are_of_lossless_frames_and_what_h264_would_have_cost_is_said(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     made, plain = [], eval.benchmark.generate_videos
     monkeypatch.setattr(eval.benchmark, "generate_videos", lambda *a: made.extend(v := plain(*a)) or v)
-    asked = settings(model, tmp_path, sample_only=False, real=str(real), count=3, h264=True)
+    asked = settings(model, tmp_path, sample_only=False, real=str(real), count=3, frames=21, h264=True)
     score = run(asked)["fvd"]
-    lossless = [read_frames(file, range(17)) for file in sorted((tmp_path / "videos").rglob("*.mkv"))]
+    lossless = [read_frames(file, range(21)) for file in sorted((tmp_path / "videos").rglob("*.mkv"))]
     assert [frames.tolist() for frames in lossless] == [to_frames(video).tolist() for video in made]
     told = capsys.readouterr().out
     summary = json.loads((tmp_path / "scores.json").read_text())["scores"]["fvd"]

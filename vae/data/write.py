@@ -33,7 +33,7 @@ MP4 = ["-movflags", "+faststart", "-f", "mp4"]
 # Every frame alone, with checksums by which damage is seen, and nothing random: equal frames, equal bytes.
 EXACT = ["-fflags", "+bitexact", "-flags:v", "+bitexact"]
 LOSSLESS = [
-    *("-c:v", "ffv1", "-level", "3", "-coder", "1", "-g", "1", "-slices", "4", "-slicecrc", "1"),
+    *("-c:v", "ffv1", "-level", "3", "-coder", "1", "-g", "1", "-slices", "4"),
     *("-pix_fmt", "bgr0", *EXACT, "-f", "matroska"),
 ]
 MATROSKA = [*EXACT, "-f", "matroska"]
