@@ -268,7 +268,7 @@ def _table(names: list[str], scores: list[dict]) -> list[str]:
         ends = (score.get("interval") or {} for score in scores)
         of = next((f" of {found['of']}" for found in ends if "of" in found), "")
         head = ("score", scores[0]["metric"], f"95 % interval{of}", TRUE, "clips", "stamps")
-    if "value" not in scores[0] and "protocol_sha256" in scores[0]:
+    if "intervals" in scores[0]:
         return [title, *aligned(_several(names, scores)), *made_otherwise(names, scores)]
     rows = list(map(_row, names, scores))
     measured = scores[0]["metric"] == "reconstruction"
