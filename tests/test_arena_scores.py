@@ -121,18 +121,18 @@ def test_sides_and_the_order_of_votes_and_models_move_no_score():
     assert torch.allclose(turned.values[renamed], values[:3], atol=1e-9)
 
 
-@pytest.mark.parametrize("groups", ["voter", "prompt"])
-def test_covariances_are_those_over_drawn_voters_and_prompts(groups):
+@pytest.mark.parametrize("groups", ["voter", "prompt", "vote"])
+def test_covariances_are_those_over_drawn_voters_prompts_and_votes(groups):
     votes = simulate(5, 15, 15, (0.4, 0.0, -0.4), by_voter=0.5, by_prompt=0.7)
     random, found = numpy.random.default_rng(0), fit(votes)
-    tables = torch.zeros(15, 9, 3, dtype=torch.float64)
-    for group, left, right, answer in zip(
-        *(x.tolist() for x in (getattr(votes, groups), votes.left, votes.right, votes.answer)), strict=True
-    ):
-        tables[group, left * 3 + right, answer] += 1
-    drawn = torch.from_numpy(random.multinomial(15, [1 / 15] * 15, size=300)).double()
+    group = torch.arange(len(votes.answer)) if groups == "vote" else getattr(votes, groups)
+    count = int(group.max()) + 1
+    tables = torch.zeros(count, 9, 3, dtype=torch.float64)
+    for row in zip(*(x.tolist() for x in (group, votes.left, votes.right, votes.answer)), strict=True):
+        tables[row[0], row[1] * 3 + row[2], row[3]] += 1
+    drawn = torch.from_numpy(random.multinomial(count, [1 / count] * count, size=300)).double()
     values = maximum(torch.einsum("bg,gca->bca", drawn, tables), 3)
-    spread = values.std(0) * math.sqrt(15 / 14)
+    spread = values.std(0) * math.sqrt(count / (count - 1))
     ours = getattr(found, f"by_{groups}").diagonal().sqrt()
     assert torch.allclose(ours, spread, rtol=0.15), (ours, spread)
 
