@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import eval.contents
 import eval.machine
@@ -91,6 +92,20 @@ def test_another_content_is_another_hash(folders, tmp_path):  # noqa: F811
     one = clips[0]
     other = replace(one, frames=tuple(frame + 1 for frame in one.frames))
     assert side_hash([other, *clips[1:]]) != side_hash(clips)
+
+
+def test_frames_in_a_folder_are_their_bytes_in_order(tmp_path):
+    for number in range(3):
+        for place, name in (
+            ("a", f"{number}.png"),
+            ("b", f"frame {7 + number}.png"),
+            ("c", f"{2 - number}.png"),
+        ):
+            (tmp_path / place).mkdir(exist_ok=True)
+            Image.new("RGB", (8, 8), (80 * number, 0, 0)).save(tmp_path / place / name)
+    sources = with_keys(find_sources(tmp_path))
+    keys = {source.name: source.key for source in sources}
+    assert keys["b"] == f"{keys['a']} 2" and keys["c"] not in keys["b"]
 
 
 def test_a_file_is_read_once_for_its_hash(folders, tmp_path, monkeypatch):  # noqa: F811
