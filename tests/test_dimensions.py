@@ -68,6 +68,8 @@ def test_flow_is_the_displacement_that_was_drawn(shape):
             moved = flow[:, :, flow[0].norm(dim=0) > speed / 2]
             along = (moved * torch.tensor(way)[None, :, None]).sum(1) / moved.norm(dim=1)
             assert along.mean() > 0.97
+    far = moving(shape, 30.0, 3, 256)  # the coarser levels find it
+    assert fastest(flow_between(far[:-1], far[1:])) / 30 == pytest.approx(1, abs=0.03)
     fine = moving(shape, 2.0, 3, 256)  # half a pixel of a frame of 64
     assert fastest(flow_between(fine[:-1], fine[1:])) == pytest.approx(2, rel=0.12)
 
