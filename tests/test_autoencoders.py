@@ -351,6 +351,11 @@ def test_fvd_is_refused_or_left_out_with_its_reason(videos, known, monkeypatch, 
         ("--protocol", "ucf101-recon"): "holds 4 videos, which are not those of ucf101 test1",
         ("--protocol", "fvd-google"): "gives 3 clips of 16 frames, and fvd-google takes 2048: with",
         ("--protocol", "fvd-latte-2048-stride3", "--allow-small"): "takes 48 frames of a video: --frames 48",
+        (
+            "--protocol",
+            "fvd-videogpt",
+            "--allow-small",
+        ): "fvd-videogpt takes several clips of a video, and here there is one of each",
         ("--protocol", "msrvtt"): "no protocol msrvtt; did you mean msrvtt-2990?",
         ("--weights", "i3d.pt", "--protocol", "fvd-google", "--allow-small"): "i3d.pt: no such file",
     }.items():
