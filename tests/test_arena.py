@@ -425,8 +425,10 @@ def test_a_voter_judges_in_a_browser_by_keyboard_and_loses_nothing(arena, tmp_pa
     for side, colours in zip(("left", "right"), seen, strict=True):
         judged = key.videos[votes[0][side]]
         own = video(int(judged.video) + 100 * judged.model).mean((1, 2, 3))
-        seen_hue = torch.tensor(colours) / 127.5  # whatever its frame, as all channels move alike
-        assert torch.allclose(seen_hue - seen_hue.mean(), own - own.mean(), atol=0.03)
+        seen_hue = torch.tensor(colours) / 127.5  # of any frame: channels move alike
+        assert torch.allclose(
+            seen_hue - seen_hue.mean(), own - own.mean(), atol=0.15
+        )  # the other is 0.5 away
     assert [key.pairs[pair].videos[swapped] for pair, swapped in swaps] == [one["left"] for one in votes]
     winner = key.models[key.videos[votes[0]["left"]].model]
     assert result["reasons"][winner] == {"picture": 1}
