@@ -50,7 +50,7 @@ NETWORKS = {
 }
 for name, title in (("videomae", "VideoMAE"), ("vjepa2", "V-JEPA 2"), ("clip-vision", "CLIP's frames")):
     NETWORKS[name] = Network(
-        f"distances on {title}",
+        f"a distance on {title}",
         f"DIT_{name.upper().replace('-', '_')}",
         (name,),
         f"a folder as transformers writes it, with config.json and model.safetensors, of {title}",
