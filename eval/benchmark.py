@@ -4,11 +4,11 @@ import importlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from configs.load import Positional, nearest, parse
@@ -37,7 +37,7 @@ from vae.data.tables import few
 from vae.data.ucf101 import PROMPTS, classes_in_proportion, words
 from vae.data.video import read_frames, to_video
 from vae.training.files import remove_stale, write_json
-from vae.training.processes import own_device, processes
+from vae.training.processes import gathered, on_main, own_device, processes
 from vae.training.progress import progress
 from vae.training.seeds import uniform
 
@@ -157,12 +157,7 @@ def run(settings: RunEvalSettings) -> dict:
     for k, home in enumerate(homes):
         other = [replace(sample, seed=sample.seed + k * len(samples)) for sample in samples]
         _make_all(other, maker, home / "videos", least, settings.model, settings.overwrite)
-        if dist.is_initialized():
-            dist.barrier()
-        if rank == 0:
-            _list_videos(other, home / "videos", ENDING)
-        if dist.is_initialized():
-            dist.barrier()
+        on_main(rank == 0, partial(_list_videos, other, home / "videos", ENDING))
     every = [{name: metrics[name].score(asked) for name, asked in of_set.items()} for of_set in scoring]
     scores, costs = (every or [{}])[0], {}
     if len(every) > 1:
@@ -213,13 +208,10 @@ def _cost_of_h264(
     """What every score would have lost through H.264: the same clips of the same videos, written again."""
     videos, home = out / "videos", out / "h264"
     write_copies(videos, home / "videos")
-    if dist.is_initialized():
-        dist.barrier()
+    gathered([])  # all are written
+    on_main(processes()[0] == 0, partial(_list_videos, samples, home / "videos", ".mp4"))
     if processes()[0] == 0:
-        _list_videos(samples, home / "videos", ".mp4")
         print("the same videos, as `dit sample` writes them:")
-    if dist.is_initialized():
-        dist.barrier()
     asked, again = replace(settings, panel=False), {}
     for name, metric in metrics.items():
         of_copies = metric.settings_in_run(asked, protocols[name], home)
@@ -374,8 +366,7 @@ def _make_all(
         kinds = {sample.name.split("/")[0] for sample in samples if "/" in sample.name}
         of = f" of {len(kinds)} classes" if kinds else ""
         print(f"{len(samples)} videos{of}, {have} are there", file=sys.stderr)
-    if dist.is_initialized():
-        dist.barrier()  # all have looked before one writes
+    gathered([])  # all have looked before one writes
     mine = unmade[rank::ranks]
     missing = sum(not made for k in mine for made in there[k])
     with progress(
@@ -390,6 +381,7 @@ def _make_all(
                 _check_video(sample, video, least, model)
                 write(folder / f"{sample.name}{ENDING}", [video], record, maker.fps)
                 bar.update()
+    gathered([])  # all are written
 
 
 def _check_video(sample: Sample, video_CTHW: Tensor, least: int, model: str) -> None:

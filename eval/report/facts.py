@@ -86,6 +86,7 @@ class Section:
     title: str
     value: str
     spread: str
+    of: str
     intervals: list[tuple[str, str]]
     meaning: Meaning
     stamps: list[str]
@@ -138,6 +139,7 @@ def section(score: dict, label: str, command: str, folders: dict[str, str], shel
         title=f"NOT {meaning.title}" if is_seeded(stamps) else meaning.title,
         value=value,
         spread=in_words(score.get("interval"), digits),
+        of=(score.get("interval") or {}).get("of", ""),
         intervals=_intervals(score, meaning, digits),
         meaning=meaning,
         stamps=stamps,
