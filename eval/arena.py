@@ -75,6 +75,8 @@ def make(settings: ArenaSettings) -> Key:
     page, secret = Path(settings.out), _key_file(settings)
     if page.suffix.lower() != ".html":
         raise ValueError(f"--out {settings.out}: a page's name ends in .html")
+    if page.resolve() == secret.resolve():
+        raise ValueError(f"--key {settings.key} is the page, which voters get: give the key another name")
     for file in (page, secret):
         if file.exists():
             raise ValueError(f"{file} is there, and votes need the key of their page: give another --out")
@@ -94,8 +96,12 @@ def make(settings: ArenaSettings) -> Key:
     }
     protocol |= {"answers": ["left", "right", "tie", "bad"], "ties": "Davidson 1970", "prior_sd": PRIOR}
     html, key = make_page(pairs, names, lone, protocol, settings.side, settings.seconds, settings.fps)
-    write_json(secret, to_json(key))
-    write_text(page, html)
+    write_json(secret, to_json(key), new=True)  # of two processes one alone has both
+    try:
+        write_text(page, html, new=True)
+    except BaseException:
+        secret.unlink()  # of no page: the same command begins anew
+        raise
     for line in _about(settings, key, page, secret):
         print(line)
     return key

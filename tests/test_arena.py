@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import eval.people.page
 from dit.cli import run
 from eval.arena import ArenaSettings, count, make
 from eval.people.page import read_key
@@ -190,6 +191,52 @@ def test_a_page_is_not_made_over_another(arena, folders, capsys):
     assert arena.read_bytes() == before
 
 
+def test_a_key_is_never_lost(arena, folders, tmp_path, monkeypatch, capsys):
+    """Votes are worth nothing without it: no page, no score and no other process takes its place."""
+    page = tmp_path / "page.html"
+    assert run(["eval", "arena", *folders, "--out", str(page), "--key", str(page)]) == 1
+    assert "is the page, which voters get" in capsys.readouterr().err and not page.exists()
+
+    key = arena.with_suffix(".key.json")
+    before, votes = key.read_bytes(), tmp_path / "votes.jsonl"
+    write_votes(votes, [vote(arena, "v", pairs_of(arena)[0], "left")])
+    words = ["eval", "arena", "--count", str(votes), "--key", str(key), "--json"]
+    assert run([*words, str(key)]) == 1 and key.read_bytes() == before
+    assert "page.key.json is there, and is not of the kind" in capsys.readouterr().err
+
+    def meanwhile(*given):
+        """Encodes while another process makes the same page."""
+        monkeypatch.undo()
+        assert run(["eval", "arena", *folders, "--out", str(page)]) == 0
+        return encode(*given)
+
+    encode = eval.people.page._encode
+    monkeypatch.setattr("eval.people.page._encode", meanwhile)
+    assert run(["eval", "arena", *folders, "--out", str(page)]) == 1
+    assert "page.key.json is there by now" in capsys.readouterr().err
+    assert key_of(page).page in page.read_text()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["page.html", "page.key.json", "votes.jsonl"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_page_that_cannot_be_written_leaves_no_key_and_the_same_command_begins_anew(
+    folders, tmp_path, monkeypatch, error
+):
+    def full(*given, **named):
+        raise error
+
+    words = ["eval", "arena", *folders, "--out", str(tmp_path / "page.html")]
+    with monkeypatch.context() as patched:
+        patched.setattr("eval.arena.write_text", full)
+        assert run(words) in (1, 130) and not list(tmp_path.iterdir())
+    assert run(words) == 0 and len(list(tmp_path.iterdir())) == 2
+
+
+def test_an_arena_has_an_end():
+    with pytest.raises(ValueError, match="65 models are given, and one arena is of at most 64"):
+        model_names(tuple(f"model{k}" for k in range(65)))
+
+
 def test_what_has_no_partner_or_looks_otherwise_is_said(folders, tmp_path, capsys):
     third = write_model(tmp_path / "third", video(0, size=(40, 64)))
     words = ["--out", str(tmp_path / "x.html"), "--seconds", "0.5", "--side", "48"]
@@ -351,6 +398,15 @@ def test_a_key_whose_parts_do_not_fit_is_refused(arena, tmp_path):
         "pairs": whole | {"pairs": []},
         "no pairs": whole | {"pairs": {}},
         "page is missing": {name: value for name, value in whole.items() if name != "page"},
+        "was edited": whole | {"protocol": whole["protocol"] | {"question": "Which one is ours?"}},
+        r"protocol: reasons = 7": whole | {"protocol": whole["protocol"] | {"reasons": 7}},
+        r"reasons\[0\] = \['motion'\]": whole | {"protocol": whole["protocol"] | {"reasons": [["motion"]]}},
+        "two models have one name": whole | {"models": ["zebra", "zebra"]},
+        "models = .*: it must be": whole | {"models": [f"model {k}" for k in range(3000)]},
+        "of one model's videos": whole
+        | {"videos": {k: v | {"model": 0} for k, v in whole["videos"].items()}},
+        r"\.frames = -3": whole
+        | {"videos": whole["videos"] | {first: whole["videos"][first] | {"frames": -3}}},
     }.items():
         (tmp_path / "key.json").write_text(json.dumps(wrong))
         with pytest.raises(ValueError, match=part):

@@ -13,12 +13,17 @@ from dataclasses import dataclass
 from importlib.resources import files
 from itertools import combinations
 from pathlib import Path
+from typing import Annotated
 
+from annotated_types import MaxLen
 from torch import Tensor
+from typing_extensions import TypedDict
 
+from configs.load import from_json
+from configs.ranges import CountOrZero, Positive, Steps
 from dit import __version__
 from eval.clips import Clip, Source, frame_count, read_clip
-from eval.people.pairs import Pair, Shown
+from eval.people.pairs import MOST_MODELS, Pair, Shown
 from vae.data.video import UnreadableVideo, probe, resize_and_crop, to_video
 from vae.data.write import write_stream
 from vae.training.files import read_json
@@ -38,13 +43,13 @@ POLICY = (  # nothing but what is in the page, and no other address
 class Judged:
     """A video of a page: whose it is, and its frames as they were before the page's encoding."""
 
-    model: int
+    model: CountOrZero
     video: str
     rgb_sha256: str
-    frames: int
-    height: int
-    width: int
-    fps: float
+    frames: Steps
+    height: Steps
+    width: Steps
+    fps: Positive
 
 
 @dataclass(frozen=True)
@@ -56,12 +61,18 @@ class Asked:
     videos: tuple[str, str]
 
 
+class KeyProtocol(TypedDict):
+    """What is read of the protocol of votes, which as a whole is hashed."""
+
+    reasons: list[str]
+
+
 @dataclass(frozen=True)
 class Key:
     """Which model is which: what stays with whoever asks, and what votes are counted by."""
 
     page: str
-    models: tuple[str, ...]
+    models: Annotated[tuple[str, ...], MaxLen(MOST_MODELS)]
     protocol: dict
     protocol_sha256: str
     videos: dict[str, Judged]
@@ -77,12 +88,17 @@ def read_key(file: Path) -> Key:
             f"{file}: no such key; `dit eval arena A B` writes it beside the page: --key names it"
         )
     key = read_json(file, Key)
-    if any(not 0 <= video.model < len(key.models) for video in key.videos.values()):
+    from_json(KeyProtocol, key.protocol, f"{file}, protocol")
+    if _hash(key.protocol) != key.protocol_sha256:
+        raise ValueError(f"{file}: its protocol is not the one that its protocol_sha256 is of: it was edited")
+    if len(set(key.models)) < len(key.models):
+        raise ValueError(f"{file}: two models have one name")
+    if any(video.model >= len(key.models) for video in key.videos.values()):
         raise ValueError(f"{file}: a video is of a model that is not there")
-    if any(
-        not set(pair.videos) <= key.videos.keys() or len({*pair.videos}) < 2 for pair in key.pairs.values()
-    ):
+    if any(not set(pair.videos) <= key.videos.keys() for pair in key.pairs.values()):
         raise ValueError(f"{file}: a pair is of videos that are not there")
+    if any(len({key.videos[name].model for name in pair.videos}) < 2 for pair in key.pairs.values()):
+        raise ValueError(f"{file}: a pair is of one model's videos")
     if not key.pairs:
         raise ValueError(f"{file}: no pairs")
     return key

@@ -12,6 +12,8 @@ from eval.clipsim import pair as pair_with_prompts
 from eval.groups import own_prompt, own_record
 from vae.training.seeds import uniform
 
+MOST_MODELS = 64  # scores of so many are fitted at once, in memory that grows as their third power
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -34,12 +36,14 @@ class Pair:
 def model_names(folders: tuple[str, ...]) -> list[str]:
     """Names of models: the last parts of their folders' paths, as many as tell them apart.
 
-    Raises ValueError for fewer than two folders, and for one that is given twice.
+    Raises ValueError for fewer than two folders, for too many, and for one that is given twice.
     """
     if len(folders) < 2:
         raise ValueError(
             "which models? dit eval arena A B: folders of videos of the same prompts, one a model"
         )
+    if len(folders) > MOST_MODELS:
+        raise ValueError(f"{len(folders)} models are given, and one arena is of at most {MOST_MODELS}")
     parts = [Path(folder).resolve().parts for folder in folders]
     if twice := next((folder for k, folder in enumerate(folders) if parts[k] in parts[:k]), None):
         raise ValueError(f"{twice} is given twice: a model does not stand against itself")

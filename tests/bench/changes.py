@@ -245,17 +245,17 @@ CELLS = {
 
 
 def record_file(file: Path, draw: random.Random, needed: dict) -> Change:
-    """Changes the record in an mp4, else the file's bytes."""
+    """Changes the record in an mp4 or mkv, else the file's bytes."""
     from vae.data.write import ffmpeg, read_metadata
 
     if draw.random() < 0.25:
         return mutate_bytes(file, draw)
     text, change = mutate_json(read_metadata(file), draw, needed)
     comment = re.sub(r"([=;#\\\n])", r"\\\1", text)
-    tags, new = file.with_name("tags.txt"), file.with_name("new.mp4")
+    tags, new = file.with_name("tags.txt"), file.with_name(f"new{file.suffix}")
     tags.write_text(f";FFMETADATA1\ncomment={comment}\n", errors="replace")
     arguments = ["-v", "error", "-y", "-i", str(file), "-f", "ffmetadata", "-i", str(tags), "-map", "0:v"]
-    ffmpeg([*arguments, "-map_metadata", "1", "-c", "copy", "-f", "mp4", str(new)])
+    ffmpeg([*arguments, "-map_metadata", "1", "-c", "copy", str(new)])
     new.replace(file)
     tags.unlink()
     return change

@@ -10,6 +10,7 @@ nested, huge, missing, renamed, twice) or by bytes (cut, flipped, zeros, empty),
 import argparse
 import contextlib
 import io
+import itertools
 import json
 import math
 import random
@@ -22,7 +23,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -83,6 +84,23 @@ RECORD |= CUT | {
 }
 SCORE = {"metric": (str,), "value": (int, float), "protocol": (dict,), "stamps": (list,), "weights": (str,)}
 SCORE |= CUT | {"all": NOTHING}
+SEVERAL = SCORE | {"value": NOTHING, "scores": (dict,), "intervals": (dict,), "scores.*": (int, float)}
+PAIRED = CUT | {"all": NOTHING, "metric": (str,), "scores": (dict,), "each": (list,), "each.0.video": (str,)}
+PAIRED |= {
+    "fvd": (dict, type(None)),
+    "real": (dict,),
+    "made_with": (dict,),
+    "scores.*": (int, float, type(None)),
+}
+VOTE = CUT | {name: NOTHING for name in ("all", "page", "pair", "left", "right", "choice")}
+VOTE |= {"voter": (str,), "number": (int,), "again": (bool,), "reasons": (list,), "text": (str,)}
+VOTE |= {"seconds": (int, float), "at": (str,)}
+KEY = CUT | {"all": NOTHING, "page": NOTHING, "models": (list,), "models.*": (str,), "protocol": (dict,)}
+KEY |= {"videos.*.model": (int,), "videos.*.frames": (int,), "videos.*.fps": (int, float)}
+KEY |= {"pairs.*.prompt": (str,), "pairs.*.videos": (list,), "videos": (dict,), "pairs": (dict,)}
+ROW = {"bytes": CUT["bytes"] - {"cut", "empty"}, "all": NOTHING, "step": (int,), "weights": (str,)}
+ROW |= {"numbers": (dict,), "numbers.*.value": (int, float), "stamps": (list,), "scored": (dict,)}
+ROW |= {"asked": (dict,), "asked.count": NOTHING}
 TRANSFORMER = {
     f: (int,)
     for f in ("num_attention_heads", "attention_head_dim", "in_channels", "num_layers", "ffn_dim", "text_dim")
@@ -123,6 +141,14 @@ AGAIN = ("sample", "--model", "run", "--again")
 FVD = ("--workers", "0", "--protocol", "fvd-videogpt", "--smoke", "--allow-small", "--resamples", "0")
 CLIPSIM = ("eval", "clipsim", "--videos", "videos", "--workers", "0", "--smoke", "--allow-small")
 SIDES = ("eval", "fvd", "--real", "real.safetensors", "--fake", "real.safetensors", *FVD)
+MMD = ("eval", "mmd", "--protocol", "kvd-tats", *FVD[:2], *FVD[4:])
+KVD = (*MMD, "--real", "kernel.safetensors", "--fake", "kernel.safetensors")
+PAGE = ("--out", "out/page.html")
+ARENA = ("eval", "arena", "models/a", "models/b", *PAGE)
+COUNT = ("eval", "arena", "--key", "page.key.json", "--resamples", "9", "--count")
+CURVE = ("eval", "run", "ucf101-class", "--every", "run", "--no-wait", "--metrics", "dimensions", "--out")
+CURVE = (*CURVE, "curve", "--count", "2", "--steps", "1", "--workers", "0")
+SCORES = {"score": SCORE, "mmd": SCORE, "clipsim": SCORE, "dimensions": SEVERAL, "pairs": PAIRED}
 TARGETS = [
     Target("run/run.json", json_file, ("train", "run.py"), {}),  # checkpoints have it too
     Target("run/log.jsonl", log_file, LONGER, {}),
@@ -158,6 +184,22 @@ TARGETS = [
     Target("first.png", bytes_file, (*SAMPLE, "run", "--image", "first.png"), MEDIA),
     Target("frames/one/0001.png", bytes_file, PAIRS, {}),
     Target("run.py", config_file, ("train", "run.py", "--print"), {}),
+    Target("exact.mkv", record_file, (*AGAIN, "exact.mkv", "--out", "out/x.mkv"), RECORD | MEDIA),
+    Target("models/a/0.mkv", record_file, ARENA, {}),
+    Target("models/b/0.json", json_file, ARENA, {}),
+    Target("vote.jsonl", log_file, (*COUNT, "vote.jsonl"), VOTE),
+    Target("votes.jsonl", log_file, (*COUNT, "votes.jsonl"), {}),
+    Target("page.key.json", json_file, (*COUNT, "votes.jsonl"), KEY),
+    Target("kernel.safetensors", weights_file, KVD, FEATURES),
+    Target("curve/every.jsonl", log_file, CURVE, ROW),
+    *(
+        Target(f"{name}.json", json_file, ("eval", verb, *files, *more), needed)
+        for name, needed in SCORES.items()
+        for verb, files, more in (
+            ("compare", [f"{name}.json"] * 2, ["--published"]),
+            ("report", [f"{name}.json", "score.json"], ["--videos", "videos", "videos", *PAGE]),
+        )
+    ),
 ]  # fmt: skip
 
 
@@ -215,8 +257,13 @@ def make_sound(folder: Path) -> None:
         write_config(
             Path("cached.py"), transformer_run(Path("out"), "vae.safetensors", "cache", steps=1, batch=1)
         )
+        for name, k in itertools.product("ab", range(2)):
+            record = {"prompt": f"p{k}", "seed": k}
+            write_video(f"models/{name}/{k}.mkv", torch.rand(3, 2, 16, 16) * 2 - 1, 8.0, record)
+        Path("models/b/0.json").write_text(json.dumps({"prompt": "p0", "seed": 0}))
         again = ("--model", "run", *SIZE)
         kept = ("--json", "score.json", "--save-real", "real.safetensors")
+        kernel, pairs = ("--save-real", "kernel.safetensors"), ("--workers", "0", "--json", "pairs.json")
         for words in (
             ("train", "run.py"),
             ("data", "index", "videos"),
@@ -224,11 +271,29 @@ def make_sound(folder: Path) -> None:
             ("export", "run", "--out", "pipe"),
             ("sample", "p", *again, "video.mp4"),
             ("sample", "p", *again, "made.gif"),
+            ("sample", "p", *again, "exact.mkv"),
             ("eval", "fvd", "--real", "videos", "--fake", "videos", *FVD, *kept),
+            (*MMD, "--real", "videos", "--fake", "videos", "--json", "mmd.json", *kernel),
+            (*CLIPSIM, "--prompts", "videos/captions.csv", "--json", "clipsim.json", *FVD[-2:]),
+            ("eval", "dimensions", "--videos", "videos", *FVD[:2], *FVD[4:], "--json", "dimensions.json"),
+            ("eval", "reconstruction", "--real", "videos", "--fake", "videos", *PAIRS[-2:], *pairs),
+            (*ARENA[:-1], "page.html"),
+            CURVE,
         ):
             status, text = call(list(words), 600)
             assert status == 0, f"{' '.join(words)}\n{text}"
         shutil.copy("score.json", "other.json")
+        votes = list(map(json.dumps, votes_of(json.loads(Path("page.key.json").read_text()))))
+        Path("votes.jsonl").write_text("\n".join(votes) + "\n")
+        Path("vote.jsonl").write_text(votes[0] + "\n")
+
+
+def votes_of(key: dict) -> Iterator[dict]:
+    """Votes of two voters on every pair of a page."""
+    for voter, (number, (pair, asked)) in itertools.product("uv", enumerate(key["pairs"].items())):
+        said = {"left": asked["videos"][0], "right": asked["videos"][1], "choice": "left", "again": False}
+        about = {"page": key["page"], "voter": voter, "number": number, "pair": pair, "reasons": ["motion"]}
+        yield about | said | {"text": "<b>", "seconds": 2.5, "at": "2026-01-01T00:00:00.000Z"}
 
 
 def call(words: list[str], limit: int) -> tuple[int, str]:

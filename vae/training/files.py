@@ -30,11 +30,12 @@ DAMAGE = (  # what reading a file raises whose parts are of other types or range
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def whole(path: Path, new: bool = False) -> Iterator[Path]:
     """Gives a place for a new file or folder, and moves it to `path` at the end: nothing half has that name.
 
     The place is in a folder beside `path` that has a random name and is this process's alone while it is
-    locked. A link is followed; a device or pipe is written to. Raises OSError naming `path`.
+    locked. A link is followed; a device or pipe is written to. Raises OSError naming `path`, and ValueError
+    where `new` is asked for and a file is there by then.
     """
     special = _is_special(path)
     target = path.resolve() if path.is_symlink() and not special else path
@@ -51,8 +52,18 @@ def whole(path: Path) -> Iterator[Path]:
             if each.is_file():
                 each.chmod(mode)  # safetensors would let nobody else read its files
             _sync(each)
+        if new:
+            _claim(target)
         os.replace(place, target)
         _sync(target.parent)
+
+
+def _claim(path: Path) -> None:
+    """Makes an empty file, of which two processes make but one; raises ValueError where it is there."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        raise ValueError(f"{path} is there by now, of another process: give another name") from None
 
 
 def _is_special(path: Path) -> bool:
@@ -147,21 +158,21 @@ def _sync(path: Path) -> None:
         os.close(number)
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Calls `write` on an empty file that then becomes `path`, whole or not at all."""
-    with whole(path) as place:
+def write_whole(path: Path, write: Callable[[Path], object], new: bool = False) -> None:
+    """Calls `write` on an empty file that then becomes `path`, whole or not at all; `new` as in `whole`."""
+    with whole(path, new) as place:
         place.touch()
         write(place)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+def write_text(path: Path, text: str, new: bool = False) -> None:
+    """Writes a text file whole or not at all; `new` as in `whole`."""
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), new)
 
 
-def write_json(path: Path, values: dict) -> None:
+def write_json(path: Path, values: dict, new: bool = False) -> None:
     """Writes a JSON file whole or not at all; the same values give the same bytes, whatever their order."""
-    write_text(path, json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n", new)
 
 
 def read_json(file: Path, kind: type[Kind] = dict) -> Kind:
@@ -243,7 +254,8 @@ def check_replaceable(file: Path) -> None:
         ours = first is not None and opened.read(len(first)) == first
     if ours and first == b"{":
         with suppress(ValueError):
-            ours = bool({"metric", "protocol", "job"} & read_json(file).keys())
+            parts = read_json(file).keys()
+            ours = bool({"metric", "job"} & parts) or {"protocol", "scores"} <= parts  # a key has one alone
     if not ours:
         raise ValueError(f"{file} is there, and is not of the kind that is to be written: give another name")
 
