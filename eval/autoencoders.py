@@ -201,7 +201,7 @@ def check(settings: CompareVaeSettings) -> None:
     check_one(settings.smoke, settings.weights)
     if settings.save and Path(settings.save).exists() and any(Path(settings.save).iterdir()):
         raise ValueError(f"{settings.save} is not empty: give --save a new folder")
-    check_outputs(settings.json, settings.picture)
+    check_outputs(settings.json, other=settings.picture)
 
 
 def rule(common: Compression, settings: CompareVaeSettings, frames: int, height: int, width: int) -> str:

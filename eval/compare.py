@@ -9,6 +9,8 @@ from typing_extensions import TypedDict
 
 from configs.load import Positional, from_json, parse
 from configs.protocol import differences, load_protocols, protocol_names
+from configs.ranges import CountOrZero
+from dit.cli import printable
 from eval.published import below
 from eval.scoring import DIGITS, SIDES, aligned
 from vae.training.files import read_json
@@ -60,7 +62,7 @@ class ScoredProtocol(TypedDict):
 class ScoredSide(TypedDict, total=False):
     """What is read of a side."""
 
-    clips: int
+    clips: CountOrZero
     rgb_sha256: str
     decoder: str
     made_with: dict[str, str]
@@ -139,6 +141,8 @@ def read_scores(name: str) -> dict[str, dict]:
     score = read_json(path)
     if "job" not in score or not isinstance(score.get("scores"), dict):
         return _read_score(path, score)
+    if not score["scores"]:
+        raise ValueError(f"{path} has no score")
     files = {metric: path.with_name(f"{_known(metric, path)}.json") for metric in score["scores"]}
     return {metric: _read_score(file, read_json(file), metric)[metric] for metric, file in files.items()}
 
@@ -162,6 +166,8 @@ def _read_score(path: Path, score: dict, wanted: str = "") -> dict[str, dict]:
         and set(score) >= Reconstruction.__required_keys__
     ):
         score = from_json(Reconstruction, score, path)
+        if not score["scores"] or not score["each"]:
+            raise ValueError(f"{path} is a score of no video, or has no number")
         return {"reconstruction": score} | (_read_score(path, score["fvd"], "fvd") if score["fvd"] else {})
     kind = Several if set(score) >= Several.__required_keys__ else Score
     if not set(score) >= kind.__required_keys__:
@@ -171,11 +177,24 @@ def _read_score(path: Path, score: dict, wanted: str = "") -> dict[str, dict]:
         )
     score = from_json(kind, score, path)
     metric = _known(score["metric"], path)
+    _check_parts(score, path)
     if "real" in score["protocol"] and not score.get("real", {}).get("rgb_sha256"):
         raise ValueError(f"{path} does not say which real frames it is of: it has no rgb_sha256 of them")
     if wanted not in ("", metric):
         raise ValueError(f"{path} is a score of {metric}, not of {wanted}")
     return {metric: score}
+
+
+def _check_parts(score: dict, path: Path) -> None:
+    """Raises ValueError where the parts of a score contradict each other."""
+    if (of := score["protocol"].get("metric", score["metric"])) != score["metric"]:
+        raise ValueError(f"{path} is a score of {score['metric']}, by a protocol of {of}")
+    if not score.get("scores", True):
+        raise ValueError(f"{path} has no number")
+    intervals = {name: score.get(name) for name in ("interval", "true_interval")} | score.get("intervals", {})
+    for name, ends in intervals.items():
+        if ends and {"low", "high"} <= ends.keys() and ends["low"] > ends["high"]:
+            raise ValueError(f"{path}: {name} ends at {ends['high']:g}, below its beginning {ends['low']:g}")
 
 
 def _identity(score: dict) -> list[dict]:
@@ -312,7 +331,7 @@ def compare(names: list[str], published: bool = False) -> str:
 def main(arguments: list[str]) -> None:
     """The verb `dit eval compare`."""
     settings = parse(CompareSettings, arguments, prog="dit eval compare")
-    print(compare(list(settings.scores), settings.published))
+    print(printable(compare(list(settings.scores), settings.published)))
 
 
 if __name__ == "__main__":

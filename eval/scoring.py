@@ -12,6 +12,7 @@ from torch import Tensor
 from configs.protocol import DistanceProtocol, Protocol
 from configs.scoring import ScoringSettings, StampSettings, inherited
 from dit import __version__
+from dit.cli import printable
 from eval import repeats
 from eval.clips import Clip, Source, rates_and_sizes
 from eval.groups import ALONE, Groups
@@ -257,18 +258,24 @@ def aligned(rows: Sequence[Sequence[str]], right: bool = False) -> list[str]:
     for k in range(len(rows[0])):
         table.add_column(justify="right" if right and k else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(printable(cell).replace("\n", " ") for cell in row))
     console = Console(file=io.StringIO(), width=10_000, markup=False, highlight=False, emoji=False)
     console.print(table)
     return [line.rstrip() for line in console.file.getvalue().splitlines()]
 
 
-def check_outputs(*files: str) -> None:
-    """Raises ValueError for a file that cannot be written, of those that are asked for."""
-    if processes()[0] == 0:
-        for file in filter(None, files):
-            check_replaceable(Path(file))
-            check_writable(Path(file))
+def check_outputs(json: str = "", page: str = "", other: str = "") -> None:
+    """Raises ValueError for a file that cannot be written, of those that are asked for: a score, a page, and
+    one whose name says what it is. Two of one name, and what is there and is of another kind, are refused."""
+    if processes()[0] > 0:
+        return
+    wanted = [(Path(file), kind) for file, kind in ((json, ".json"), (page, ".html"), (other, "")) if file]
+    places = [file.resolve() for file, _ in wanted]
+    for k, (file, kind) in enumerate(wanted):
+        if places[k] in places[:k]:
+            raise ValueError(f"{file} is asked for twice: give each file a name of its own")
+        check_replaceable(file, kind or file.suffix.lower())
+        check_writable(file)
 
 
 def publish(result: dict, file: str, text: str) -> None:
@@ -277,4 +284,4 @@ def publish(result: dict, file: str, text: str) -> None:
         return
     if file:
         write_json(Path(file), result)
-    print(text)
+    print(printable(text))

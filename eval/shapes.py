@@ -97,7 +97,7 @@ def score(settings: EvalSettings) -> dict:
     """Protocol, scores, confusions and failures of a model; prints the table, writes the files asked for."""
     if settings.picture and Path(settings.picture).suffix.lower() != ".png":
         raise ValueError(f"--picture {settings.picture}: it is a PNG, give a name that ends in .png")
-    check_outputs(settings.json, settings.picture)
+    check_outputs(settings.json, other=settings.picture)
     model, settings = load_resolved(settings)
     trained = model.settings.get("train", {}).get("seed")
     if trained is not None and settings.seed in (trained, trained + 1):  # the later one validated

@@ -66,7 +66,7 @@ def check_save_real(settings: DistanceSettings) -> None:
         return
     if not settings.save_real.endswith(".safetensors"):
         raise ValueError(f"--save-real {settings.save_real}: give a name that ends in .safetensors")
-    scoring.check_outputs(settings.save_real)
+    scoring.check_outputs(other=settings.save_real)
     if Path(settings.save_real).is_file():
         read_header(Path(settings.save_real), "features")  # nothing else is replaced
 

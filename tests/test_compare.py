@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from dit.cli import run
 from eval.compare import compare
 from vae.training.files import write_json
 
@@ -183,6 +184,38 @@ def test_no_score_passes_for_one_of_another_kind(tmp_path):
         write_json(tmp_path / f"{name}.json", values)
         with pytest.raises(ValueError, match=rf"{name}\.json"):
             compare([str(tmp_path / f"{name}.json")])
+
+
+@pytest.mark.parametrize(
+    ("said", "change"),
+    [
+        ("is a score of fvd, by a protocol of is", {"protocol": PROTOCOLS["fvd"] | {"metric": "is"}}),
+        ("interval ends at 1, below its beginning 9", {"interval": {"low": 9.0, "high": 1.0}}),
+        (r"fake\.clips = -7: it must be at least 0", {"fake": {"clips": -7}}),
+        (r"real\.clips = 1000000000", {"real": {"rgb_sha256": "a" * 64, "clips": 10**20}}),
+    ],
+)
+def test_a_score_whose_parts_cannot_be_is_refused(tmp_path, said, change):
+    file = tmp_path / "score.json"
+    write_json(file, score("fvd", 1.0, **change))
+    with pytest.raises(ValueError, match=said):
+        compare([str(file)])
+
+
+def test_a_score_of_nothing_is_refused(tmp_path, written):
+    for name, change in {"no video": {"each": []}, "or has no number": {"scores": {}}}.items():
+        write_json(tmp_path / "score.json", reconstruction(30.0, **change))
+        with pytest.raises(ValueError, match=name):
+            compare([str(tmp_path / "score.json")])
+    with pytest.raises(ValueError, match=r"scores\.json has no score"):
+        compare([written("empty")])
+
+
+def test_words_of_a_foreign_score_do_not_steer_the_terminal(tmp_path, capsys):
+    write_json(tmp_path / "score.json", score("fvd", 1.0, stamps=["red \x1b[31m\nand \u202e turned"]))
+    assert run(["eval", "compare", str(tmp_path / "score.json")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and lines[2].endswith(r"red \x1b[31m and \u202e turned")
 
 
 def test_equal_values_are_equal_bytes_whatever_their_order(tmp_path):

@@ -285,6 +285,8 @@ def test_the_line_to_many_clips_goes_through_its_points():
         assert y == pytest.approx(y0 + (y1 - y0) * x / 100, abs=0.02)
     assert [x for x, _, _ in line["points"]] == pytest.approx([23.81, 47.62, 95.24])
     assert to_infinity({"infinity": None}, 2) is None
+    huge = {"value": 1e308, "slope": 1e308, "sizes": [1, 2], "values": [1e308, -1e308]}
+    assert to_infinity({"infinity": huge}, 2) is None  # no place on a page is `nan`
 
 
 def test_each_interval_says_what_it_is_one_of():

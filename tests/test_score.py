@@ -360,3 +360,18 @@ def test_a_score_replaces_nothing_else(tmp_path, name):
         check_outputs(str(file))
     (tmp_path / "score.json").write_text('{"metric": "fvd"}')
     check_outputs(str(tmp_path / "score.json"), str(tmp_path / "new.json"), "")
+    with pytest.raises(ValueError, match=r"score\.json is there, and is not of the kind"):
+        check_outputs("", str(tmp_path / "score.json"))  # a page would take a score's place
+    (tmp_path / "mine.html").write_text("<!doctype html>")
+    with pytest.raises(ValueError, match=r"mine\.html is there, and is not of the kind"):
+        check_outputs(str(tmp_path / "mine.html"))
+    check_outputs("", str(tmp_path / "mine.html"))
+    with pytest.raises(ValueError, match=r"new\.json is asked for twice"):
+        check_outputs(str(tmp_path / "new.json"), str(tmp_path / "a" / ".." / "new.json"))
+
+
+def test_a_page_replaces_no_score(tmp_path, capsys):
+    (tmp_path / "score.json").write_text('{"metric": "fvd"}')
+    words = ["eval", "report", str(tmp_path / "score.json"), "--out", str(tmp_path / "score.json")]
+    assert run(words) == 1 and "is there, and is not of the kind" in capsys.readouterr().err
+    assert (tmp_path / "score.json").read_text() == '{"metric": "fvd"}'

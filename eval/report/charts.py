@@ -1,5 +1,6 @@
 """What of a score is drawn on its page: bars beside chance, of classes, and the line to many clips."""
 
+import math
 from dataclasses import dataclass
 
 from eval.report.parts import Ends, Parts
@@ -126,6 +127,8 @@ def to_infinity(score: Parts, digits: int) -> dict | None:
     right = 1.05 * max(inverse)
     ends = [found["value"], found["value"] + found["slope"] * right]
     low, high = min([*values, *ends]), max([*values, *ends])
+    if not math.isfinite(2 * (high - low)):  # beyond what a number holds
+        return None
     room = 0.1 * (high - low) or 1.0
 
     def place(x: float, y: float) -> tuple[float, float]:

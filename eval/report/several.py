@@ -42,7 +42,7 @@ def report(settings: ReportSettings) -> None:
             f"--videos has {len(settings.videos)} folders, and there are {len(names)} scores: give the "
             "folder of each, in their order"
         )
-    check_outputs(settings.out)
+    check_outputs(page=settings.out)
     read = {
         name: {metric: from_json(Parts, score, name) for metric, score in read_scores(name).items()}
         for name in names

@@ -244,12 +244,12 @@ def naming(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: {str(error) or type(error).__name__}") from None
 
 
-def check_replaceable(file: Path) -> None:
-    """Raises ValueError for a file that is there and is none that scoring writes under such a name."""
+def check_replaceable(file: Path, kind: str) -> None:
+    """Raises ValueError for a file that is there and is none of this kind, an ending, that scoring writes."""
     begins = {".json": b"{", ".png": b"\x89PNG", ".html": b"<!", ".safetensors": b""}
     if not file.is_file() or not file.stat().st_size:
         return
-    first = begins.get(file.suffix.lower())
+    first = begins.get(kind)
     with open(file, "rb") as opened:
         ours = first is not None and opened.read(len(first)) == first
     if ours and first == b"{":
