@@ -36,6 +36,8 @@ MEASURED = {  # columns of a reconstruction, of those that it has; decimals
     "pooled_psnr": 2,
     "wrapped_psnr": 2,
     "ssim": 4,
+    "ssim_uniform": 4,
+    "ssim_grey": 4,
     "ssim_grey_uniform": 4,
     "lpips": 4,
     "unit_lpips": 4,
@@ -168,6 +170,10 @@ def _read_score(path: Path, score: dict, wanted: str = "") -> dict[str, dict]:
         score = from_json(Reconstruction, score, path)
         if not score["scores"] or not score["each"]:
             raise ValueError(f"{path} is a score of no video, or has no number")
+        if lost := sorted(
+            {m for one in score["each"] for m in one if m in MEASURED} - score["scores"].keys()
+        ):
+            raise ValueError(f"{path} has {lost[0]} of its videos, and no mean of it: it is not whole")
         return {"reconstruction": score} | (_read_score(path, score["fvd"], "fvd") if score["fvd"] else {})
     kind = Several if set(score) >= Several.__required_keys__ else Score
     if not set(score) >= kind.__required_keys__:

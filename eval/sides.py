@@ -38,6 +38,8 @@ class FeatureSide(TypedDict, total=False):
     stamps: list[str]
     clips: Count
     passed_over: dict[str, str]
+    made_with: dict[str, str]
+    rates: dict[str, Count]
 
 
 class FeatureFacts(TypedDict):

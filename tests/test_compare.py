@@ -225,3 +225,13 @@ def test_equal_values_are_equal_bytes_whatever_their_order(tmp_path):
         write_json(tmp_path / name, of_one)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     assert json.loads((tmp_path / "one").read_text()) == values
+
+
+def test_a_reconstruction_without_the_mean_of_what_its_videos_have_is_not_whole(tmp_path):
+    each = [{"video": "a", "psnr": 30.0, "ssim": 0.9}]
+    whole = reconstruction(30.0) | {"each": each, "scores": {"psnr": 30.0, "ssim": 0.9}}
+    write_json(tmp_path / "whole.json", whole)
+    assert "30.00" in compare([str(tmp_path / "whole.json")])
+    write_json(tmp_path / "cut.json", whole | {"scores": {"ssim": 0.9}})
+    with pytest.raises(ValueError, match=r"cut\.json has psnr of its videos, and no mean of it"):
+        compare([str(tmp_path / "cut.json")])

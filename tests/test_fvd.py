@@ -27,7 +27,7 @@ from tests.tiny import environment
 from vae.data.index import list_hash
 from vae.data.ucf101 import read_split
 from vae.data.write import write_video
-from vae.training.weights import save_weights
+from vae.training.weights import load_weights, save_weights
 
 
 def video(seed: int, frames: int = 16) -> torch.Tensor:
@@ -226,6 +226,11 @@ def test_saved_features_are_the_real_side_and_only_under_their_protocol(
         fvd(settings((saved, folders[1]), protocol="fvd-videogpt"))
     monkeypatch.setattr(eval.networks.load, "load_i3d", lambda eps, given, smoke: (Means(), "other weights"))
     with pytest.raises(ValueError, match="made with other weights"):
+        fvd(settings((saved, folders[1])))
+    tensors, header = load_weights(Path(saved), "features")
+    odd = header.facts | {"side": header.facts["side"] | {"made_with": []}}
+    save_weights(Path(saved), tensors, "features", header.settings, odd)
+    with pytest.raises(ValueError, match=r"facts in its header: side\.made_with"):
         fvd(settings((saved, folders[1])))
 
 

@@ -335,6 +335,7 @@ def test_damaged_and_unknown_folders_are_told_in_one_sentence(tmp_path: Path):
         "holds AutoencoderOobleck, which is not supported; what is: AutoencoderKLWan, .*AutoencoderDC",
         _class_name="AutoencoderOobleck",
     )
+    refused("which is not supported", _class_name={"a": "AutoencoderKL"})
     refused("does not fit the model's settings: .* is missing", layers_per_block=2)
     refused(r"does not fit the model's settings: .* is \(8,.*\), not \(16,", block_out_channels=[16, 16])
     refused("config.json", block_out_channels=[])

@@ -173,7 +173,7 @@ def load_diffusers(folder: Path) -> DiffusersAutoencoder:
 
     settings, tensors = read_folder(folder)
     name = settings.get("_class_name")
-    if name not in CLASSES:
+    if name not in [*CLASSES]:  # which may be of any type
         raise ValueError(f"{folder} holds {name}, which is not supported; what is: {', '.join(CLASSES)}")
     if name == "AutoencoderTiny":
         settings.pop("block_out_channels", None)  # it writes this itself, and then warns of it

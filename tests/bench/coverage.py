@@ -1,6 +1,6 @@
 """How often the intervals of a score hold the truth: of the true distance, of its extrapolation, of groups.
 
-python -m tests.bench.coverage [--repetitions 200] [--only WORD] [--processes 2]
+python -m tests.bench.coverage [--repetitions 200] [--first 0] [--only WORD] [--processes 2]
 
 Every line is a case of known populations, drawn again and again with seeds of its own: the table is always
 the same. Cases of two Gaussians: equal; shifted; shifted, with another spread that is turned (mixed). Then
@@ -130,12 +130,14 @@ def repetition(case: Case, number: int) -> dict[str, tuple[float, float]]:
     return {name: (values["low"], values["high"]) for name, values in ends.items()}
 
 
-def measure(case: Case, repetitions: int) -> tuple[str, dict[str, tuple[float, float, float]], float]:
+def measure(
+    case: Case, repetitions: int, first: int
+) -> tuple[str, dict[str, tuple[float, float, float]], float]:
     """A case's name, the share of each interval that holds the truth, below and above it, the seconds."""
     torch.set_num_threads(1)
     start, true = time.perf_counter(), true_distance(case)
     expected = expected_score(case) if case.groups else None
-    rows = [repetition(case, number) for number in range(repetitions)]
+    rows = [repetition(case, number) for number in range(first, first + repetitions)]
     shares = {}
     for name in rows[0]:
         truth = {"expected": expected, "mean": 0.0}.get(name.split(",")[0], true)
@@ -148,6 +150,7 @@ def measure(case: Case, repetitions: int) -> tuple[str, dict[str, tuple[float, f
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=200)
+    parser.add_argument("--first", type=int, default=0, help="number, and so seed, of the first one")
     parser.add_argument("--only", default="", help="cases whose name has this")
     parser.add_argument("--processes", type=int, default=2)
     asked = parser.parse_args()
@@ -155,7 +158,8 @@ def main() -> None:
     cases = [case for case in CASES if asked.only in case.name]
     print("shares of intervals that hold the truth (that lie below it, above it)")
     with get_context("spawn").Pool(asked.processes) as pool:
-        for name, shares, seconds in pool.imap(partial(measure, repetitions=asked.repetitions), cases):
+        work = partial(measure, repetitions=asked.repetitions, first=asked.first)
+        for name, shares, seconds in pool.imap(work, cases):
             cells = [
                 f"{what} {held:.3f} ({below:.3f}, {above:.3f})"
                 for what, (held, below, above) in shares.items()
