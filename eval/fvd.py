@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -75,7 +76,11 @@ def fvd(settings: FvdSettings) -> dict:
         raise ValueError(f"--panel needs at least 4 real clips, not {len(real.names)}")
     fake = load_side(settings, protocol, "fake", weights, network)
     panels = _panel_of(settings, protocol, real, weights, network) if settings.panel else None
-    result = score_sides(settings, protocol, real, fake, weights, next(network.buffers()).device, panels)
+    paired = bool(settings.copies_of) and Path(settings.copies_of).resolve() == Path(settings.real).resolve()
+    device = next(network.buffers()).device
+    result = score_sides(
+        settings, protocol, real, fake, weights, device, panels, paired and real.names == fake.names
+    )
     result["stamps"] = uncertified + result["stamps"]
     result["motion"] = _motion_of(settings, protocol, real, fake, weights, network)
     save_real(settings, real, protocol, weights)
@@ -108,8 +113,9 @@ def score_sides(
     weights: str,
     device: torch.device,
     panels: dict | None = None,
+    paired: bool = False,
 ) -> dict:
-    """The score of two sides with all that stands beside it."""
+    """The score of two sides with all that stands beside it; they may be `paired`, copies and originals."""
     stamps = [SMOKE] * settings.smoke + real.facts["stamps"] + fake.facts["stamps"]
     value, difference = checked_distance(real.values_ND, fake.values_ND, protocol.ddof)
     values, distance = (real.values_ND, fake.values_ND), partial(quickest_distance, ddof=protocol.ddof)
@@ -121,9 +127,9 @@ def score_sides(
         "methods_differ_by": difference,
         # Of sets that chance alone keeps apart it is about twice as wide as it need be.
         "interval": scoring.interval(
-            distance, values, settings.resamples, protocol.seed, value, least=0.0, groups=groups
+            distance, values, settings.resamples, protocol.seed, value, 0.0, groups, paired=paired
         ),
-        **many_clips(*values, protocol.ddof, protocol.seed, groups, settings.resamples > 0),
+        **many_clips(*values, protocol.ddof, protocol.seed, groups, settings.resamples > 0, paired),
         "groups": {"real": groups[0].facts(), "fake": groups[1].facts()},
         "panel": panels,
         "nearest": panel.nearest(*sides, groups[0]),

@@ -13,7 +13,7 @@ from configs.scoring import FeatureSettings
 from eval import scoring
 from eval.clips import choose_clips, open_sources, passed_lines, side_hash
 from eval.features import extract
-from eval.groups import check_pattern, find_groups, own_prompt
+from eval.groups import check_pattern, find_groups
 from eval.networks.c3d import C3D
 from eval.networks.certify import load_c3d
 from eval.repeats import check_repeats, repeated
@@ -101,7 +101,7 @@ def inception(settings: InceptionSettings) -> dict:
     p_ND = features.values_ND.double().softmax(dim=1)
     value, deviation = of_protocol(p_ND, protocol)
 
-    groups = find_groups(features.names, settings.group, [own_prompt(clip.source) for clip in kept])
+    groups = find_groups(features.names, settings.group)  # by prompts no: they are the classes, all of them
 
     def resampled(drawn_ND: Tensor) -> float:
         return of_protocol(drawn_ND, protocol)[0]

@@ -20,6 +20,7 @@ FEWEST_GROUPS = 8  # that are worth halving
 LEVEL = 0.95
 TRUE = "the true distance"
 DISTANCES = 1000  # that are tried
+REACH = 6  # deviations on either side in which they lie
 MOST_GROWTH = 4  # of the variance beyond that distance, as it is no more than measured there
 NUMBERS_HELD = 2**24
 SINGULAR = 1e-10  # of the largest eigenvalue: less has no inverse
@@ -40,12 +41,20 @@ class _Pair:
 
 
 def many_clips(
-    one_ND: Tensor, other_ND: Tensor, ddof: int, seed: int, groups: Sequence[Groups], intervals: bool = True
+    one_ND: Tensor,
+    other_ND: Tensor,
+    ddof: int,
+    seed: int,
+    groups: Sequence[Groups],
+    intervals: bool = True,
+    paired: bool = False,
 ) -> dict[str, dict | None]:
     """What infinitely many clips would score: `true_interval`, a 95 % interval of the distance of the sets'
     populations, and `infinity`, the extrapolated score with an interval of its own.
 
-    Both say `refused`, and why, for too few clips.
+    Both say `refused`, and why, for too few clips, of which those of a group count the less the more alike
+    they are; and for sides that are `paired`, as copies are with their originals: all here takes them for
+    independent.
 
     A sample's distance is too large, by more than it varies. That bias and the spread are measured on
     balanced half-samples (McCarthy 1969): N / 2 of N clips lie about the whole as N do about the population,
@@ -58,7 +67,12 @@ def many_clips(
     """
     units = tuple(group.units() for group in groups)
     basis = span(one_ND, other_ND)
-    reason = too_few(min(len(one_ND), len(other_ND)), basis.shape[1])
+    counts = [_effective(side, unit) for side, unit in zip((one_ND, other_ND), units, strict=True)]
+    reason = too_few(min(counts), basis.shape[1])
+    if any((side == side[:1]).all() for side in (one_ND, other_ND)):
+        reason = "all clips of a side are the same"
+    if paired:
+        reason = "the clips of one side are copies of the other's, and do not vary by themselves"
     fewest = min(int(unit.max()) + 1 for unit in units)
     if not reason and fewest < FEWEST_GROUPS:
         reason = f"{fewest} groups of clips are fewer than {FEWEST_GROUPS}"
@@ -249,6 +263,13 @@ def _alike(centred_ND: Tensor, unit_N: Tensor) -> float:
     return min(1.0, max(0.0, (together / (own / len(unit_N))).item()))
 
 
+def _effective(values_ND: Tensor, unit_N: Tensor) -> int:
+    """To how many clips that are alone those of units come (Kish 1965)."""
+    centred, sizes = values_ND.double() - values_ND.double().mean(0), unit_N.bincount()
+    size = (sizes.square().sum() / len(unit_N)).item()
+    return round(len(unit_N) / (1 + (size - 1) * _alike(centred, unit_N)))
+
+
 def _tail(centred_ND: Tensor) -> float:
     """The share by which the mean fourth power of lengths exceeds that of a Gaussian of this covariance."""
     squares = centred_ND.square().sum(1)
@@ -300,7 +321,11 @@ def accepted(value: float, spread: Spread) -> tuple[float, float]:
     Its variance grows in a line from that at zero to that at another distance (Feldman & Cousins 1998).
     """
     narrow, wide, at = spread.narrow, spread.wide, spread.at
-    distance_K = torch.linspace(0, max(0.0, value) + 6 * wide, DISTANCES, dtype=torch.float64)
+    if not wide > 0:
+        return max(0.0, value), max(0.0, value)
+    # Beyond `at` the deviation may be twice what it is there.
+    ends = max(0.0, value - REACH * wide), max(0.0, value) + REACH * wide
+    distance_K = torch.linspace(*ends, DISTANCES, dtype=torch.float64)
     growth = (distance_K / at).clamp(max=MOST_GROWTH) if at > 0 else torch.zeros_like(distance_K)
     deviation = (narrow**2 + (wide**2 - narrow**2) * growth).sqrt()
     # Of the likelihood ratio of a distance to the best one, which is never below zero: its logarithm by -2.

@@ -120,4 +120,4 @@ def score_rfvd(
         facts |= {"passed_over": passed, "stamps": side_stamped}
         values_ND = torch.stack([value for _, value, _ in kept])
         sides.append(Side(values_ND, tuple(name for name, *_ in kept), facts))
-    return score_sides(rfvd.settings, rfvd.protocol, *sides, rfvd.weights, own_device())
+    return score_sides(rfvd.settings, rfvd.protocol, *sides, rfvd.weights, own_device(), paired=True)

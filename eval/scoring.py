@@ -159,22 +159,25 @@ def interval(
     least: float = -torch.inf,
     groups: Sequence[Groups] = (),
     of: str = EXPECTED,
+    paired: bool = False,
 ) -> dict | None:
     """A 95 % interval of a score at this number of clips, by bootstrap over the clips of each side.
 
     Groups of clips that depend on each other are drawn whole. A resample has fewer distinct clips, by which
     some scores are moved: `around` takes the resamples' spread about their own mean, around the score.
-    `least` is the least value that a score has; `of` says what the interval is one of. None where none is
-    asked for, or where a side is one group.
+    `least` is the least value that a score has; `of` says what the interval is one of. Sides that are
+    `paired`, clip by clip, are drawn alike. None where none is asked for, or where a side is one group.
     """
     members = [group.members() for group in groups] or [torch.arange(len(side)).split(1) for side in sides]
     if not resamples or (groups and min(map(len, members)) < 2):
         return None
+    if paired:
+        members = members[:1] * len(sides)
     random, values = generator(seed, "bootstrap"), []
     for _ in progress(range(resamples), "bootstrap", leave=False, disable=processes()[0] > 0):
-        drawn = []
+        drawn, order = [], None
         for side, rows in zip(sides, members, strict=True):
-            order = random.integers(len(rows), size=len(rows))
+            order = random.integers(len(rows), size=len(rows)) if order is None or not paired else order
             drawn.append(side[order if len(rows) == len(side) else torch.cat([rows[k] for k in order])])
         values.append(statistic(*drawn))
     spread = torch.tensor(values, dtype=torch.float64)

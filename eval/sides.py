@@ -118,12 +118,13 @@ def side_groups(
 ) -> list[Groups]:
     """The groups of both sides' clips; generated ones' also by their prompts, but of saved features.
 
+    UCF-101's prompts are its classes, all of them: strata that both sides have, and no sample of prompts.
     Raises ValueError where --group is found in no name.
     """
     names, fakes = ([video_of(name, protocol) for name in side.names] for side in (real, fake))
     check_pattern(settings.group, names, fakes)
     generated = find_groups(fakes, settings.group)
-    if generated.by == ALONE and fake.clips and fake is not real:
+    if generated.by == ALONE and fake.clips and fake is not real and protocol.data != "ucf101":
         prompts = {clip.source.name: own_prompt(clip.source) for clip in fake.clips}
         generated = find_groups(fakes, settings.group, [prompts.get(name, "") for name in fake.names])
     return [find_groups(names, settings.group), generated]

@@ -17,6 +17,7 @@ from eval.groups import Groups
 from eval.interval import (
     Spread,
     _calibration,
+    _effective,
     _halves,
     _in_halves,
     _pair_of,
@@ -50,6 +51,42 @@ def gaussian(count: int, scale: torch.Tensor, seed: int, shift: float = 0.0) -> 
 def test_ends_are_those_of_feldman_and_cousins(value, low, high):
     """Their Table X, 95 %, of a normal mean that is never below zero."""
     assert accepted(value, Spread(0.0, 1.0, 1.0, 0.0)) == pytest.approx((low, high), abs=0.015)
+
+
+@pytest.mark.parametrize("value", [200.0, 1e4, 1e7])
+def test_ends_far_from_zero_are_those_of_a_normal(value):
+    low, high = accepted(value, Spread(0.0, 1.0, 1.0, value))
+    assert (low - value, high - value) == pytest.approx((-1.96, 1.96), abs=0.02)
+
+
+def test_sides_that_do_not_vary_have_an_interval_of_no_width():
+    black, white = torch.zeros(16, 3), torch.ones(16, 3)
+    found = many_clips(black, white, 1, 0, (alone(16), alone(16)))
+    assert found["true_interval"] == found["infinity"] == {"refused": "all clips of a side are the same"}
+    assert accepted(3.0, Spread(0.0, 0.0, 0.0, 3.0)) == (3.0, 3.0)
+
+
+def test_copies_and_originals_are_drawn_alike_and_nothing_is_said_of_many():
+    """Of y = s x the distance is (1 - s)^2 tr S, and its bootstrap that of tr S alone."""
+    one = gaussian(256, torch.ones(16).double(), 0)
+    sides, groups = (one, 0.8 * one), (alone(256), alone(256))
+
+    def score(x: torch.Tensor, y: torch.Tensor) -> float:
+        return distance(statistics(x), statistics(y), 1)
+
+    for paired in (True, False):
+        ends = interval(score, sides, 100, 0, score(*sides), 0.0, groups, paired=paired)
+        assert (ends["high"] - ends["low"] < 0.1) == paired
+    found = many_clips(*sides, 1, 0, groups, paired=True)
+    assert all("copies" in found[part]["refused"] for part in ("true_interval", "infinity"))
+
+
+def test_clips_of_a_group_count_the_less_the_more_alike_they_are():
+    values = gaussian(60, torch.ones(4).double(), 0)
+    units = torch.arange(60).repeat_interleave(5)
+    assert _effective(values, torch.arange(60)) == 60
+    assert _effective(values.repeat_interleave(5, 0), units) == 60
+    assert _effective(gaussian(300, torch.ones(4).double(), 1), units) > 250
 
 
 def test_a_variance_that_grows_is_covered_too():
