@@ -108,7 +108,7 @@ def run(words: list[str]) -> int:
         close = difflib.get_close_matches(words[0], [verb.split()[0] for verb in VERBS], n=1)
         near = " or ".join(f"dit {verb}" for verb in meant or close)
         hint = f"did you mean {near}?" if near else "dit --help lists the verbs"
-        print(f"dit: no verb {words[0]!r}; {hint}", file=sys.stderr)
+        print(f"dit: no verb {_shortened(repr(words[0]), LONGEST_WORD)}; {hint}", file=sys.stderr)
     return 2
 
 

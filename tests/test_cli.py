@@ -240,3 +240,9 @@ cli.main()
 def test_version(capsys):
     assert run(["--version"]) == 0
     assert capsys.readouterr().out == f"dit {dit.__version__}\n"
+
+
+def test_a_verb_of_any_length_is_not_echoed_whole(capsys):
+    assert run(["x" * 5000, "y"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("dit: no verb 'xxx") and "(5,002 characters)" in said and len(said) < 1000
