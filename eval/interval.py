@@ -69,7 +69,7 @@ def many_clips(
     basis = span(one_ND, other_ND)
     counts = [_effective(side, unit) for side, unit in zip((one_ND, other_ND), units, strict=True)]
     reason = too_few(min(counts), basis.shape[1])
-    if any((side == side[:1]).all() for side in (one_ND, other_ND)):
+    if not reason and any((side == side[:1]).all() for side in (one_ND, other_ND)):
         reason = "all clips of a side are the same"
     if paired:
         reason = "the clips of one side are copies of the other's, and do not vary by themselves"

@@ -271,7 +271,8 @@ def test_protocols_are_told_apart_by_their_hash():
     assert len({protocol.hash() for protocol in protocols}) == len(protocols) >= 15
     for protocol in protocols:
         for name, value in vars(protocol).items():
-            changed = value + "x" if isinstance(value, str) else (value or 0) + 1
+            more = {str: "x", tuple: ("x",)}.get(type(value), 1)
+            changed = (value or 0) + more if more == 1 else value + more
             other = replace(protocol, **{name: changed})
             assert other.hash() != protocol.hash()
             assert [line.split(":")[0] for line in differences(vars(protocol), vars(other))] == [name]
