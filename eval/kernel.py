@@ -44,8 +44,9 @@ def discrepancies(
 ) -> Tensor:
     """The same of B samples of each side, which hold each clip as often as its row of counts says.
 
-    Each value of the kernel is computed once for all samples; a clip beside its own copy is another pair.
-    Raises ValueError for a side of fewer clips than the estimate takes.
+    Each value of the kernel is computed once for all samples. Unbiased, a clip beside its own copy is no
+    pair: it is as near as only the diagonal is. Raises ValueError for a side of fewer clips than the estimate
+    takes.
     """
     kernel = _kernel_of(protocol)
     real, fake, real_counts, fake_counts = (x.double() for x in (real_ND, fake_MD, real_NB, fake_MB))
@@ -56,8 +57,9 @@ def discrepancies(
             raise ValueError(f"{int(size.min())} clips have no {protocol.title}: it takes two of each side")
         total = _sums(kernel, side, side, counts, counts)
         if protocol.unbiased:
-            diagonal = torch.cat([kernel(row, row)[0] for row in side.split(1)])
-            within.append((total - diagonal @ counts) / (size * (size - 1)))
+            diagonal, copies = torch.cat([kernel(row, row)[0] for row in side.split(1)]), counts.square()
+            pairs = (size.square() - copies.sum(0)).clamp(min=1)  # none of copies of one clip alone
+            within.append((total - diagonal @ copies) / pairs)
         else:
             within.append(total / size.square())
     across = _sums(kernel, real, fake, real_counts, fake_counts) / (real_counts.sum(0) * fake_counts.sum(0))
