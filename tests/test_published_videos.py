@@ -65,7 +65,9 @@ def test_several_clips_of_a_video_count_it_once_and_do_not_hide_it(folders, list
     result = fvd(settings(folders, cache=False, allow_small=False))
     assert result["real"]["clips"] > 5 and "1 of 5 real videos are, by hash, 2 by" in result["stamps"][1]
     listed["2"] = Published(19, 30)
-    with pytest.raises(ValueError, match=r"other contents than ucf101, 1 of 5 videos: .*2\.mp4 has 18 frames"):
+    with pytest.raises(
+        ValueError, match=r"other contents than ucf101, 1 of 5 videos: .*2\.mp4 has 18 frames"
+    ):
         fvd(settings(folders, cache=False, allow_small=False))
 
 
