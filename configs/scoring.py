@@ -38,19 +38,13 @@ class ScoringSettings(StampSettings):
 
 
 @dataclass(frozen=True)
-class RepeatSettings:
-    """What a score may be asked whose clips are drawn."""
-
-    repeats: Count = 1
-    """Draws of videos and starts by as many seeds; the first is the score, mean and spread stand beside."""
-
-
-@dataclass(frozen=True)
-class FeatureSettings(RepeatSettings, ScoringSettings):
+class FeatureSettings(ScoringSettings):
     """What a score may be asked whose network sees one clip of every video."""
 
     batch: Count = 8
     """Clips in one call of the network on a GPU; a CPU computes each alone."""
+    repeats: Count = 1
+    """Draws of videos and starts by as many seeds; the first is the score, mean and spread stand beside."""
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from configs.load import parse
-from configs.protocol import ClipsimProtocol, load_protocol
+from configs.protocol import load_protocol
 from configs.ranges import CountOrZero
-from configs.scoring import RepeatSettings, ScoringSettings
+from configs.scoring import ScoringSettings
 from eval import scoring
 from eval.clips import Clip, choose_clips, open_sources, passed_lines, side_hash
 from eval.cpu import map_over_processes
@@ -20,7 +20,6 @@ from eval.groups import check_pattern, find_groups, own_prompt
 from eval.networks.certify import check_one
 from eval.networks.clip import LONGEST, load_clip, preprocess, seeded_clip
 from eval.networks.clip import Clip as ClipNetwork
-from eval.repeats import check_repeats, repeated
 from eval.report.page import publish
 from vae.data.captions import read_captions
 from vae.data.index import list_hash
@@ -30,7 +29,7 @@ from vae.training.processes import own_device
 
 
 @dataclass(frozen=True)
-class ClipsimSettings(RepeatSettings, ScoringSettings):
+class ClipsimSettings(ScoringSettings):
     """Score how well videos show their prompts by CLIPSIM, under a named protocol."""
 
     videos: str = ""
@@ -65,7 +64,6 @@ def clipsim(settings: ClipsimSettings) -> dict:
     if not settings.videos:
         raise ValueError("no --videos: a folder of videos, or a manifest")
     scoring.check_outputs(settings.json, settings.report)
-    check_repeats(settings.repeats, protocol, chosen=False)
     sources = open_sources(settings.videos, protocol, settings.copies_of)
     clips, passed = choose_clips(sources, protocol, 0, protocol.fake_stride)
     check_pattern(settings.group, [clip.source.name for clip in clips])
@@ -110,18 +108,6 @@ def clipsim(settings: ClipsimSettings) -> dict:
     result = scoring.result_of(
         protocol, values.mean().item(), stamps, weights, device, parts, ("transformers",)
     )
-
-    def again(other: ClipsimProtocol) -> float:
-        drawn, _ = choose_clips(sources, other, 0, other.fake_stride)
-        pairs, _ = pair(drawn, settings)
-        rows = measure(pairs, network, settings.workers)
-        return (
-            _means(_by_video([(*pairs[index], *row) for index, row, wrong in rows if not wrong]))
-            .mean()
-            .item()
-        )
-
-    result |= repeated(result["value"], settings.repeats, protocol, again)
     publish(result, settings, sentence(result))
     return result
 

@@ -18,6 +18,7 @@ from eval.clips import Clip, choose_clips, open_sources, passed_lines, read_clip
 from eval.cpu import CannotScore, map_over_processes, single_threaded
 from eval.features import checksum, rgb_hash
 from eval.flow import flow_between, interpolated, reduced
+from eval.groups import Groups, check_pattern, find_groups, own_prompt
 from eval.networks import aesthetic, clip, dino
 from eval.networks.certify import check_one
 from eval.report.page import publish
@@ -164,6 +165,7 @@ def aesthetic_quality(video: Video, network: clip.Clip, head: nn.Linear) -> dict
     return {"aesthetic_quality": values.double().mean().item() / 10}
 
 
+ALL = "all such videos"
 UNLIKE = "not VBench's number"
 DIMENSIONS = {  # VBench's name -> what it is here
     "temporal_flickering": Dimension(
@@ -217,6 +219,7 @@ def dimensions(settings: DimensionsSettings) -> dict:
     sources = open_sources(settings.videos, protocol, settings.copies_of)
     clips, passed = choose_clips(sources, protocol, protocol.fake, protocol.fake_stride)
     scoring.stamp_too_few(settings, protocol, settings.videos, len(clips), passed)
+    check_pattern(settings.group, [clip.source.name for clip in clips])
     networks, weights, left_out = load_networks(settings)
     names = [name for name in _asked(settings) if name not in left_out]
     device = own_device()
@@ -239,9 +242,14 @@ def dimensions(settings: DimensionsSettings) -> dict:
     kept = [(clips[index], *row) for index, row, wrong in rows if not wrong]
     small = scoring.stamp_too_few(settings, protocol, settings.videos, len(kept), passed)
     each = [{"video": source.source.name} | values for source, values, _ in kept]
+    prompts = [own_prompt(source.source) for source, *_ in kept]
+    groups = find_groups([row["video"] for row in each], settings.group, prompts)
     parts = {
         "scores": {name: sum(row[name] for row in each) / len(each) for name in names},
-        "intervals": {name: _interval(name, each, settings.resamples, protocol.seed) for name in names},
+        "intervals": {
+            name: _interval(name, each, groups, settings.resamples, protocol.seed) for name in names
+        },
+        "groups": {"": groups.facts()},
         "measures": {name: DIMENSIONS[name].title for name in names},
         "networks": {name: [weights[network] for network in DIMENSIONS[name].networks] for name in names},
         "left_out": left_out,
@@ -266,13 +274,26 @@ def _read(clips: list[Clip], least: int, index: int) -> tuple[Tensor, int]:
     return frames, checksum(frames)
 
 
-def _interval(name: str, each: list[dict], resamples: int, seed: int) -> dict | None:
-    """The 95 % interval of a mean over videos; of a share that of Wilson, as few videos may all be alike."""
+def _interval(name: str, each: list[dict], groups: Groups, resamples: int, seed: int) -> dict | None:
+    """The 95 % interval of a mean over videos, whose groups are drawn whole; of a share that of Wilson, as
+    few videos may all be alike, as of so many videos as there are groups."""
     if name == "dynamic_degree":
-        low, high = wilson(sum(int(row[name]) for row in each), len(each))
-        return {"low": low, "high": high} if resamples else None
+        count = groups.facts()["groups"]
+        low, high = wilson(sum(row[name] for row in each) / len(each) * count, count)
+        return (
+            {"low": low, "high": high, "of": f"the share of {ALL} that move"}
+            if resamples and count > 1
+            else None
+        )
     values_N = torch.tensor([row[name] for row in each], dtype=torch.float64)
-    return scoring.interval(lambda drawn_N: drawn_N.mean().item(), (values_N,), resamples, seed)
+    return scoring.interval(
+        lambda drawn_N: drawn_N.mean().item(),
+        (values_N,),
+        resamples,
+        seed,
+        groups=(groups,),
+        of=f"the mean over {ALL}",
+    )
 
 
 def _asked(settings: DimensionsSettings) -> list[str]:
@@ -345,6 +366,7 @@ def table(result: dict) -> str:
     side, protocol = result["fake"], f"{result['protocol']['name']} ({result['protocol_sha256'][:12]})"
     lines = [*result["stamps"], *scoring.aligned(rows)]
     lines.append(f"{protocol}, means over {side['clips']} videos, 95 % intervals")
+    lines.append(f"resampled: {scoring.resampled(result['groups'])}")
     lines += [f"{name} left out: {why.split(': ')[0]}" for name, why in result["left_out"].items()]
     return "\n".join(lines + passed_lines(side["passed_over"]))
 

@@ -90,7 +90,7 @@ def inception(settings: InceptionSettings) -> dict:
     sources = open_sources(settings.videos, protocol, settings.copies_of)
     clips, passed = choose_clips(sources, protocol, protocol.fake, protocol.fake_stride)
     scoring.stamp_too_few(settings, protocol, settings.videos, len(clips), passed)
-    check_repeats(settings.repeats, protocol)
+    check_repeats(settings.repeats, protocol, chosen=len(sources) - len(passed) > len(clips))
     check_pattern(settings.group, [clip.source.name for clip in clips])
     tensors, mean, weights = load_network(settings)
     network = C3D(tensors, mean).eval().to(own_device())

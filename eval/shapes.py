@@ -238,7 +238,7 @@ def mean(values: list[float], unit: str, target: float | None) -> dict:
     return entry if target is None else entry | {"target": target, "met": value >= target}
 
 
-def wilson(right: int, of: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson(right: float, of: int, z: float = 1.959964) -> tuple[float, float]:
     """The interval of a share (Wilson 1927): all p that right / of is at most z standard errors away from."""
     value = right / of
     centre = (value + z * z / (2 * of)) / (1 + z * z / of)

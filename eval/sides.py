@@ -156,11 +156,17 @@ def contents_stamps(
     sources: list[Source],
     clips: list[Clip],
 ) -> list[str]:
-    """The stamp of real clips of an official list whose contents are not certified; ValueError for others."""
+    """The stamp of the real clips' videos, of an official list, whose contents are not certified; each counts
+    once, however many clips are of it. ValueError for others."""
     where = getattr(settings, which)
     if which != "real" or scoring.stamp_other_list(settings, protocol, where, sources):
         return []
-    return scoring.stamp_contents(settings, protocol, where, [clip.source for clip in clips])
+    videos = {
+        name: dataclasses.replace(clip.source, name=name)
+        for clip in clips
+        for name in [video_of(clip.source.name, protocol)]
+    }
+    return scoring.stamp_contents(settings, protocol, where, [*videos.values()])
 
 
 def side_stamps(

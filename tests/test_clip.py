@@ -11,6 +11,7 @@ import torch
 
 import eval.clipsim
 import eval.networks.clip
+from configs.protocol import load_protocols, protocol_names
 from dit.cli import run
 from eval.clipsim import SMOKE, ClipsimSettings, clipsim
 from eval.networks.clip import Bytes, Clip, load_clip, preprocess, seeded_clip
@@ -262,3 +263,10 @@ def test_only_openai_s_weights_are_certified(tmp_path, videos, monkeypatch, caps
 def test_wrong_settings_are_told(videos, changes, message):
     with pytest.raises(ValueError, match=message):
         clipsim(settings(videos, **changes))
+
+
+def test_nothing_is_drawn_that_could_be_repeated(videos, capsys):
+    every = [load_protocols(name).get("clipsim") for name in protocol_names()]
+    assert {(p.start, p.frames) for p in every if p} == {("first", 0)}
+    assert run(["eval", "clipsim", "--videos", str(videos), "--repeats", "2"]) == 1
+    assert "unknown setting --repeats" in capsys.readouterr().err

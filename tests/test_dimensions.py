@@ -269,6 +269,32 @@ def test_the_verb_gives_means_and_every_video_s_values(folder, tmp_path, capsys)
     assert "not VBench's number" in told and "subject_consistency left out: subject consistency needs" in told
 
 
+def test_videos_of_one_prompt_or_group_are_one_in_the_intervals(folder, tmp_path, capsys):
+    speeds = {f"{name}-{k}": speed for name, speed in zip("abc", (3.0, 0.0, 2.0), strict=True) for k in "012"}
+    for name, speed in speeds.items():
+        frames = moving("circle", speed, 6).movedim(0, 1) * 2 - 1
+        write_video(tmp_path / "all" / f"{name}.mp4", frames, 8.0, {"prompt": name[0]})
+        write_video(tmp_path / "bare" / f"{name}.mp4", frames, 8.0, {})
+    asked = DimensionsSettings(workers=0, dimension=("temporal_flickering", "dynamic_degree"))
+    by_prompt = dimensions(replace(asked, videos=str(tmp_path / "all")))
+    assert by_prompt["groups"] == {"": {"groups": 3, "by": "their prompts"}}
+    assert "resampled: 3 groups of videos, by their prompts" in capsys.readouterr().out
+    by_name = dimensions(replace(asked, videos=str(tmp_path / "bare"), group="^[abc]"))
+    alone = dimensions(replace(asked, videos=str(tmp_path / "bare")))
+    assert by_name["groups"][""] == {"groups": 3, "by": "^[abc]"} and alone["groups"][""]["groups"] == 9
+    assert by_name["scores"] == by_prompt["scores"] == alone["scores"]
+    for name, ends in by_name["intervals"].items():
+        assert "all such videos" in ends["of"]
+        assert ends["high"] - ends["low"] > alone["intervals"][name]["high"] - alone["intervals"][name]["low"]
+    ends = by_name["intervals"]["dynamic_degree"]
+    assert (ends["low"], ends["high"]) == pytest.approx((0.2077, 0.9385), abs=1e-4)  # Wilson's of 2 in 3
+    one = dimensions(replace(asked, videos=str(tmp_path / "bare"), group="-"))
+    assert set(one["intervals"].values()) == {None}
+    for wrong, words in (("nonsense(", "is no regular expression"), ("nonsense", "is found in no name")):
+        with pytest.raises(ValueError, match=words):
+            dimensions(replace(asked, videos=str(folder), group=wrong))
+
+
 def test_networks_are_seeded_only_where_asked_and_never_left_out_in_silence(folder, tmp_path, capsys):
     words = ["eval", "dimensions", "--videos", str(folder), "--workers", "0"]
     assert run([*words, "--dimension", "subject_consistency"]) == 1

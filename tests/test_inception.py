@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy
@@ -165,6 +166,22 @@ def test_the_verb_scores_and_stamps(videos, seeded, monkeypatch, tmp_path, capsy
     shutil.copy(videos / "01.mp4", few)
     assert run([*common[:3], str(few), *common[4:], "--allow-small"]) == 1
     assert "gives 1 clip of 16 frames" in capsys.readouterr().err
+
+
+def test_repeats_are_refused_where_all_videos_are_taken(videos, seeded, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("eval.networks.certify.seeded_c3d", lambda: seeded)
+    plain = load_protocol("is-c3d-10k", "is")
+    (tmp_path / "few").mkdir()
+    for k in range(4):
+        shutil.copy(videos / f"{k:02d}.mp4", tmp_path / "few")
+    common = ["eval", "is", "--videos", str(tmp_path / "few"), "--smoke", "--workers", "0"]
+    for takes, refused in ((3, True), (2, False)):  # the first of four is too short
+        protocol = replace(plain, start="first", fake=takes, splits=1)
+        monkeypatch.setattr("eval.inception.load_protocol", lambda *_, found=protocol: found)
+        out = tmp_path / f"{takes}.json"
+        assert run([*common, "--resamples", "0", "--repeats", "2", "--json", str(out)]) == refused
+        assert ("is-c3d-10k draws no videos and no starts" in capsys.readouterr().err) == refused
+    assert json.loads(out.read_text())["repeats"]["count"] == 2
 
 
 def test_without_weights_that_anything_certifies_there_is_no_score(

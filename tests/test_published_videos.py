@@ -59,6 +59,18 @@ def test_a_stamp_says_how_many_are_certified(folders, listed, tmp_path):  # noqa
     assert fvd(settings(folders, cache=False, allow_small=False))["stamps"] == [SMOKE]
 
 
+def test_several_clips_of_a_video_count_it_once_and_do_not_hide_it(folders, listed, monkeypatch):  # noqa: F811
+    plain = eval.sides.load_protocol("ucf101-recon", "fvd")
+    monkeypatch.setattr(eval.sides, "load_protocol", lambda *_: replace(plain, videos="windows", real=0))
+    result = fvd(settings(folders, cache=False, allow_small=False))
+    assert result["real"]["clips"] > 5 and "1 of 5 real videos are, by hash, 2 by" in result["stamps"][1]
+    listed["2"] = Published(19, 30)
+    with pytest.raises(
+        ValueError, match=r"other contents than ucf101, 1 of 5 videos: .*2\.mp4 has 18 frames"
+    ):
+        fvd(settings(folders, cache=False, allow_small=False))
+
+
 WRONG = {
     "frames": ({"2": Published(19, 30)}, r"2\.mp4 has 18 frames, not 19 to 30"),
     "exact frames": ({"2": Published(19, 19)}, r"2\.mp4 has 18 frames, not 19;"),
