@@ -32,11 +32,16 @@ class MadeBy(TypedDict):
     weights: str
 
 
-class FeatureSide(TypedDict, total=False):
+class NeededOfSide(TypedDict):
+    """What every side of saved features says."""
+
+    clips: Count
+
+
+class FeatureSide(NeededOfSide, total=False):
     """What saved features say of their side, of which more is shown than read."""
 
     stamps: list[str]
-    clips: Count
     passed_over: dict[str, str]
     made_with: dict[str, str]
     rates: dict[str, Count]

@@ -228,10 +228,14 @@ def test_saved_features_are_the_real_side_and_only_under_their_protocol(
     with pytest.raises(ValueError, match="made with other weights"):
         fvd(settings((saved, folders[1])))
     tensors, header = load_weights(Path(saved), "features")
-    odd = header.facts | {"side": header.facts["side"] | {"made_with": []}}
-    save_weights(Path(saved), tensors, "features", header.settings, odd)
-    with pytest.raises(ValueError, match=r"facts in its header: side\.made_with"):
-        fvd(settings((saved, folders[1])))
+    side = header.facts["side"]
+    for odd, where in (
+        (side | {"made_with": []}, "made_with"),
+        ({name: side[name] for name in side if name != "clips"}, "clips"),
+    ):
+        save_weights(Path(saved), tensors, "features", header.settings, header.facts | {"side": odd})
+        with pytest.raises(ValueError, match=rf"facts in its header: side\.{where}"):
+            fvd(settings((saved, folders[1])))
 
 
 def test_only_scores_of_one_protocol_stand_side_by_side(folders, quick, tmp_path, capsys):
