@@ -117,11 +117,12 @@ def stamp_other_list(
 
 
 def stamp_contents(
-    settings: StampSettings, protocol: DistanceProtocol, where: str, sources: list[Source]
+    settings: StampSettings, protocol: DistanceProtocol, where: str, sources: list[Source], whole: bool = True
 ) -> list[str]:
     """The stamp of videos of an official list whose contents nothing certifies: the list certifies names.
 
-    Raises ValueError for one that is not as it is published, unless that is allowed.
+    Of videos that are not the `whole` list, those of its names alone are looked at, and only others' contents
+    are said. Raises ValueError for one that is not as it is published, unless that is allowed.
     """
     if not protocol.list_sha256:
         return []
@@ -132,7 +133,7 @@ def stamp_contents(
             f"{'; '.join(wrong[:REASONS])}; with --allow-small the score is stamped"
         )
     stamps = [f"other contents: {len(wrong)} of {len(sources)} real videos"] if wrong else []
-    if by_hash < len(sources):
+    if whole and by_hash < len(sources):
         also = f", {by_frames} by their frames' number alone" if by_frames else ""
         stamps.append(f"{NOT_CERTIFIED}: {by_hash} of {len(sources)} real videos are, by hash{also}")
     return stamps

@@ -164,14 +164,15 @@ def contents_stamps(
     """The stamp of the real clips' videos, of an official list, whose contents are not certified; each counts
     once, however many clips are of it. ValueError for others."""
     where = getattr(settings, which)
-    if which != "real" or scoring.stamp_other_list(settings, protocol, where, sources):
+    if which != "real":
         return []
+    whole = not scoring.stamp_other_list(settings, protocol, where, sources)
     videos = {
         name: dataclasses.replace(clip.source, name=name)
         for clip in clips
         for name in [video_of(clip.source.name, protocol)]
     }
-    return scoring.stamp_contents(settings, protocol, where, [*videos.values()])
+    return scoring.stamp_contents(settings, protocol, where, [*videos.values()], whole)
 
 
 def side_stamps(

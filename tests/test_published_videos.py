@@ -1,5 +1,6 @@
 """Proves that videos of an official list are certified by what is published of them, and others refused."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,3 +94,13 @@ def test_other_contents_are_stamped_where_that_is_allowed(folders, listed):  # n
     assert stamps[1] == "other contents: 1 of 5 real videos" and stamps[2].startswith(
         "contents not certified"
     )
+
+
+def test_foreign_contents_under_a_listed_name_are_said_where_the_list_is_not_whole(folders, listed, tmp_path):  # noqa: F811
+    real = tmp_path / "real"
+    shutil.copytree(folders[0], real)
+    next(real.rglob("4.mp4")).unlink()
+    asked = (real, folders[1])
+    assert not any("contents" in stamp for stamp in fvd(settings(asked, cache=False))["stamps"])
+    listed["1"] = Published(90, 99)
+    assert "other contents: 1 of 4 real videos" in fvd(settings(asked, cache=False))["stamps"]
