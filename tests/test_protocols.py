@@ -127,6 +127,7 @@ def test_every_protocol_says_what_it_follows_and_what_is_not_certain():
         assert re.search(
             "NOT comparable|Known to differ|[Nn]ot confirmed|All else|no paper's protocol", text
         ), name
+        assert not re.search("seed and the (file's )?name", text), name  # nothing is drawn by names
 
 
 def test_jobs_and_protocols_name_each_other():
