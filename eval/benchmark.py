@@ -253,10 +253,11 @@ def plan(settings: RunEvalSettings, protocols: dict[str, Protocol]) -> list[Samp
 
 
 def _ucf101_samples(settings: RunEvalSettings, count: int) -> list[Sample]:
-    """Videos of UCF-101's classes under their folders, in turn or as often as real ones."""
+    """Videos of UCF-101's classes under their folders, in turn or as often as its real side has them."""
     prompts, shares = JOBS[settings.job]
     bare = (settings.prompts or prompts) == "names"
-    classes = classes_in_proportion() if shares == "as real" else sorted(PROMPTS)
+    split = job_protocols(settings.job)["fvd"].split
+    classes = classes_in_proportion(split) if shares == "as real" else sorted(PROMPTS)
     samples = []
     for k in range(count):
         kind = classes[k % len(classes)]

@@ -41,7 +41,8 @@ MEANING = Meaning(
     "Reconstruction",
     better="higher",
     measures="How near each frame of a reconstruction is to its original: PSNR and SSIM by pixels, higher is "
-    "better; LPIPS by a network of pictures, lower is better; all as means over videos.",
+    "better; LPIPS by a network of pictures, lower is better; all as means over videos, or "
+    "over the frames of all of them where the protocol says so.",
     blind="Flicker and all else that lies between frames; whether what is lost matters: PSNR and SSIM prefer "
     "blur to sharp detail that lies a little elsewhere.",
 )
@@ -119,7 +120,7 @@ def _own_measures(
 
 
 def reconstruction(settings: ReconstructionSettings) -> dict:
-    """The scores, means over videos, with every video's; written as JSON where that is asked for.
+    """The scores, means over videos or frames, with every video's; written as JSON where that is asked for.
 
     Raises ValueError where no pair can be compared.
     """

@@ -41,6 +41,7 @@ class NeededOfSide(TypedDict):
 class FeatureSide(NeededOfSide, total=False):
     """What saved features say of their side, of which more is shown than read."""
 
+    which: str
     stamps: list[str]
     passed_over: dict[str, str]
     made_with: dict[str, str]
@@ -99,6 +100,12 @@ def load_side(
         names = {field.name for field in dataclasses.fields(DistanceProtocol)} - {"name", "metric"}
         chosen = {name: getattr(protocol, name) for name in names}
         saved = _load_features(Path(where), chosen, weights)
+        made_as = saved.facts.pop("which", "real")  # --save-real writes no other
+        if made_as != which and not _sides_alike(protocol):
+            raise ValueError(
+                f"{where} holds features of the {made_as} side, and {protocol.name} chooses --{which} clips "
+                "otherwise: give the videos"
+            )
         hard = [stamp for stamp in saved.facts["stamps"] if not stamp.startswith(scoring.NOT_CERTIFIED)]
         if hard and not settings.allow_small:
             raise ValueError(f"{where}: {hard[0]}; with --allow-small the score is stamped")
@@ -116,6 +123,18 @@ def load_side(
     facts |= {"passed_over": passed, "stamps": stamps}
     kept = tuple(clip for clip in clips if clip.source.name in {*side.names})
     return dataclasses.replace(side, facts=facts, clips=kept if len(kept) == len(side.names) else ())
+
+
+def _sides_alike(protocol: DistanceProtocol) -> bool:
+    """Whether both sides' clips are as many, and chosen in one way."""
+    real, fake = (
+        (protocol.of_side(which), count, stride)
+        for which, count, stride in (
+            ("real", protocol.real, protocol.real_stride),
+            ("fake", protocol.fake, protocol.fake_stride),
+        )
+    )
+    return real == fake
 
 
 def side_groups(
@@ -221,7 +240,8 @@ def cached_features(
 def save_real(settings: DistanceSettings, real: Side, protocol: DistanceProtocol, weights: str) -> None:
     """Writes the real side's features where that is asked for; the first process alone does."""
     if settings.save_real and processes()[0] == 0:
-        _save_features(Path(settings.save_real), real, protocol, weights)
+        side = dataclasses.replace(real, facts=real.facts | {"which": "real"})
+        _save_features(Path(settings.save_real), side, protocol, weights)
 
 
 def _save_features(file: Path, side: Side, protocol: DistanceProtocol, weights: str) -> None:

@@ -238,6 +238,23 @@ def test_saved_features_are_the_real_side_and_only_under_their_protocol(
             fvd(settings((saved, folders[1])))
 
 
+def test_saved_features_are_generated_ones_only_where_both_sides_are_chosen_alike(folders, quick, tmp_path):
+    saved = tmp_path / "generated.safetensors"
+    first = fvd(settings(folders))
+    fvd(settings(folders[::-1], save_real=str(saved)))
+    header = load_weights(saved, "features")[1]
+    assert header.facts["side"]["which"] == "real"
+    assert fvd(settings((folders[0], saved)))["value"] == first["value"]
+    name, saved = (
+        "fvd-stylegan-v-2048",
+        tmp_path / "real.safetensors",
+    )  # generated clips start at the first frame
+    fvd(settings(folders, protocol=name, save_real=str(saved)))
+    fvd(settings((saved, folders[1]), protocol=name))
+    with pytest.raises(ValueError, match=rf"of the real side, and {name} chooses --fake clips otherwise"):
+        fvd(settings((folders[0], saved), protocol=name))
+
+
 def test_only_scores_of_one_protocol_stand_side_by_side(folders, quick, tmp_path, capsys):
     files = [str(tmp_path / f"{k}.json") for k in range(3)]
     fvd(settings(folders, json=files[0]))

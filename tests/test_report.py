@@ -398,6 +398,13 @@ def test_every_metric_says_what_it_means_and_goes_to_a_page():
         assert any("check_outputs(settings.json, settings.report" in call for call in calls), verb
 
 
+def test_words_are_of_what_is_computed():
+    assert "name" not in eval.report.facts.WORDS["files_sha256"]  # see `side_hash`
+    kinds = {p.mean for name in protocol_names() if (p := load_protocols(name).get("reconstruction"))}
+    said = meaning_of("reconstruction", {}).measures
+    assert all(kind in said for kind in kinds) and "frames" in kinds
+
+
 def source_of(module: str) -> str:
     return (ROOT / (module.replace(".", "/") + ".py")).read_text()
 

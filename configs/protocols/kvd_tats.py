@@ -2,7 +2,7 @@
 
 The unbiased estimate by the polynomial kernel (x y / D + 1)^3 of I3D's logits: frames squashed to 224, batch
 norm's eps 1e-5, as that code's FVD. Unlike FVD it does not fall as clips are added. Known to differ: TATS
-computes in fp32, which moves the sixth digit; starts come from the seed and the name.
+computes in fp32, which moves the sixth digit; starts come from the seed and the video.
 """
 
 from configs.protocol import KernelProtocol

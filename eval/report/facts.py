@@ -36,7 +36,7 @@ WORDS = {  # a part of a score, or of a side -> what it is called
     "clips": "clips scored",
     "rates": "frames a second: clips",
     "sizes": "size: clips",
-    "files_sha256": "SHA-256 of names, frames and files",
+    "files_sha256": "SHA-256 of files and of their clips' frames",
     "rgb_sha256": "SHA-256 of the frames' RGB",
     "protocol_sha256": "SHA-256 of the protocol",
     "version": "version of this project",

@@ -35,8 +35,8 @@ class Ucf101Settings:
 # A sentence for each class, in our own words; another wording is another version.
 PROMPTS = json.loads(Path(__file__).with_name("ucf101_prompts.json").read_text())
 VERSION = 1
-COUNTS: dict[str, int] = json.loads(Path(__file__).with_name("ucf101_counts.json").read_text())
 SPLITS = ("all", *(f"{part}{number}" for part in ("train", "test") for number in (1, 2, 3)))
+TESTED = {"1": range(1, 8), "2": range(8, 15), "3": range(15, 22)}  # of every class's groups, by split
 CLASSES, VIDEOS = 101, 13320
 NAMED = re.compile(r"[A-Za-z]+/v_[A-Za-z]+_g\d\d_c\d\d\.avi")
 
@@ -81,9 +81,25 @@ def find_videos(root: Path, names: list[str]) -> tuple[dict[str, Path], list[str
     return there, [name for name in names if name not in there]
 
 
-def classes_in_proportion() -> list[str]:
-    """The classes of all 13,320 videos, each spread evenly, so that any first part has the whole's shares."""
-    places = [((k + 0.5) / count, kind) for kind, count in COUNTS.items() for k in range(count)]
+def counts_of(split: str) -> dict[str, int]:
+    """How many videos of a split each class has: those of whole groups are tested on, all others trained."""
+    published = json.loads(Path(__file__).with_name("ucf101_videos.json").read_text())["frames"]
+    spelled = {kind.lower(): kind for kind in PROMPTS}  # HandStandPushups there, HandstandPushups here
+    tested = {f"g{number:02d}" for number in TESTED.get(split[-1], ())}
+    return {
+        spelled[kind.lower()]: sum(
+            len(videos)
+            for group, videos in groups.items()
+            if split == "all" or (group in tested) == split.startswith("test")
+        )
+        for kind, groups in published.items()
+    }
+
+
+def classes_in_proportion(split: str) -> list[str]:
+    """The classes of a split's videos, each spread evenly, so that any first part has the whole's shares."""
+    counts = counts_of(split)
+    places = [((k + 0.5) / count, kind) for kind, count in counts.items() for k in range(count)]
     return [kind for _, kind in sorted(places)]
 
 
