@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from vae.data.clips import ignore_terminal_signals
 from vae.data.video import UnreadableVideo
 from vae.training.processes import gathered, processes
 from vae.training.progress import progress
@@ -117,6 +118,7 @@ def read_ahead(data: Dataset, workers: int, ahead: int = 2) -> Iterator[tuple]:
             num_workers=workers,
             prefetch_factor=ahead if workers else None,
             multiprocessing_context="fork" if workers and FORKS else None,
+            worker_init_fn=ignore_terminal_signals,
         )
     )
 

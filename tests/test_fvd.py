@@ -1,10 +1,13 @@
 """Proves that a score depends on its protocol, its videos and its weights alone, and says what it is."""
 
 import json
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +26,7 @@ from eval.frechet import at_infinity, checked_distance, distance_of_features, qu
 from eval.fvd import FvdSettings, fvd, sentence
 from eval.networks.certify import SMOKE
 from eval.scoring import interval
-from tests.tiny import environment
+from tests.tiny import ROOT, environment
 from vae.data.index import list_hash
 from vae.data.ucf101 import read_split
 from vae.data.write import write_video
@@ -147,6 +150,26 @@ def test_threads_processes_and_batches_do_not_move_i3d(folders, tmp_path):
     launched(["-m", "eval.fvd", *words], 2, environment() | {"OMP_NUM_THREADS": "1"})
     assert json.loads(file.read_text())["value"] == pytest.approx(base, rel=1e-9)
     assert fvd(replace(plain, batch=1))["value"] == base
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for a process's children")
+def test_a_signal_to_the_whole_group_ends_scoring_in_one_sentence(folders):
+    words = ["--real", folders[0], "--fake", folders[1], "--protocol", "fvd-google", "--smoke"]
+    words += ["--allow-small", "--no-cache", "--workers", "2"]
+    pipes = {"stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "eval.fvd", *map(str, words)], cwd=ROOT, env=environment(), **pipes
+    )
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    readers, least = [], time.monotonic() + 120
+    while process.poll() is None and len(readers) < 2 and time.monotonic() < least:
+        readers = children.read_text().split()
+        time.sleep(0.01)
+    time.sleep(0.5)  # they have begun
+    os.killpg(process.pid, signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 143 and said.splitlines()[-1] == "dit eval fvd: stopped", said[-2000:]
+    assert "Traceback" not in said and "terminate" not in said
 
 
 def test_other_rates_are_noted(folders, quick, tmp_path, capsys):
