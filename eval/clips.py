@@ -34,7 +34,7 @@ class Source:
     """A video of one side: its name within the folder, without ending, and its file or its frames' files.
 
     The name is for people; what is drawn of a video follows its `key`, see `with_keys`. `wrong` says why
-    frames form no video, where they do not.
+    frames form no video, where they do not, or that a manifest's file is gone.
     """
 
     name: str
@@ -43,6 +43,11 @@ class Source:
     known: Probe | None = None
     wrong: str = ""
     key: str = ""
+
+    @property
+    def gone(self) -> bool:
+        """Whether a manifest lists its file, and it is not there: it has no content."""
+        return bool(self.wrong) and not self.pictures
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -75,7 +80,8 @@ def find_sources(where: str | Path) -> list[Source]:
         homes = {os.path.abspath(entry.path.parent) for entry in entries}
         home = Path(os.path.commonpath(homes)) if homes else path
         names = [relative(Path(os.path.abspath(entry.path)).with_suffix(""), home) for entry in entries]
-        sources = [Source(name, e.path, (), e) for name, e in zip(names, entries, strict=True)]
+        gone = ["" if entry.path.is_file() else f"{entry.path}: no such file" for entry in entries]
+        sources = [Source(n, e.path, (), e, wrong=w) for n, e, w in zip(names, entries, gone, strict=True)]
     else:
         files = find_files(path)
         animations = {f for f in files if f.suffix.lower() in IMAGES and is_animation(f)}
@@ -149,13 +155,13 @@ def with_keys(sources: list[Source]) -> list[Source]:
     """Videos with the keys by which they are drawn and ordered; one that has none gets its content's hash.
 
     Of several of one content the second is numbered, and so on: they are drawn apart, and whichever has
-    which number, the same frames are scored.
+    which number, the same frames are scored. One whose file is gone keeps none.
     """
-    missing = [source for source in sources if not source.key]
+    missing = [source for source in sources if not (source.key or source.gone)]
     hashes = iter(content_hashes([source.files for source in missing]))
     keyed, seen = [], Counter()
     for source in sources:
-        if not source.key:
+        if not (source.key or source.gone):
             key = next(hashes)
             seen[key] += 1
             source = replace(source, key=key if seen[key] == 1 else f"{key} {seen[key]}")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import sys
 import time
@@ -128,8 +129,16 @@ def _asked(settings) -> dict:
 
 
 def _open(out: Path, run: Path, settings) -> None:
-    """Raises ValueError where a folder holds rows that were made with other settings, or of other weights."""
+    """Raises ValueError where a folder holds rows that were made with other settings, or of other weights, or
+    a copied checkpoint that is none of this run."""
     now, there = _asked(settings), _models(run)
+    for step, model in _copied(out).items():
+        file, ahead = there.get(step), bool(there) and step > max(there)
+        if ahead or (file and _weights(file) not in ("", _weights(model / TRANSFORMER))):
+            raise ValueError(
+                f"{model} is a copy of other weights than {file or f'any of {run}'}: the run began anew; "
+                "give another folder with --out"
+            )
     for row in rows_of(out):
         file = there.get(row["step"])
         if file and _weights(file) not in ("", row["weights"]):
@@ -157,8 +166,7 @@ def _next(run: Path, out: Path, settings, said: set[int]) -> Decision:
     for step, file in there.items():
         if step not in rows and not (settings.until and step > settings.until):
             _copy(run, file, _place(out, step))
-    copied = sorted(int(place.parent.name.removeprefix("step-")) for place in out.glob(f"step-*/{MODEL}/"))
-    pending = [step for step in copied if step not in rows]
+    pending = [step for step in _copied(out) if step not in rows]
     _say_missed(run, {*rows, *pending}, there, settings, said)
     if pending:
         return Decision(pending[0])
@@ -178,6 +186,14 @@ def _models(run: Path) -> dict[int, Path]:
         step = read_header(run / TRANSFORMER, *TRANSFORMERS).facts.get("step")
         models |= {step: run / TRANSFORMER} if step and step not in models else {}
     return dict(sorted(models.items()))
+
+
+def _copied(out: Path) -> dict[int, Path]:
+    """The copied models in a curve's folder, by step; a folder of another name is a user's own."""
+    models = (
+        place for place in out.glob(f"step-*/{MODEL}/") if re.fullmatch(r"step-\d{8}", place.parent.name)
+    )
+    return {step_of(model.parent): model for model in sorted(models)}
 
 
 def _weights(file: Path) -> str:

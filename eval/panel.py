@@ -24,8 +24,11 @@ def _halves(values_ND: Tensor, groups: Groups | None) -> tuple[Tensor, Tensor]:
     """Two halves of a set, no group in both: each goes to the half that has fewer clips so far."""
     members = groups.members() if groups else torch.arange(len(values_ND)).split(1)
     halves: tuple[list[Tensor], list[Tensor]] = ([], [])
+    counts = [0, 0]
     for rows in members:
-        min(halves, key=lambda half: sum(map(len, half))).append(rows)
+        fewer = int(counts[1] < counts[0])
+        halves[fewer].append(rows)
+        counts[fewer] += len(rows)
     if not halves[1]:
         return values_ND[::2], values_ND[1::2]
     return values_ND[torch.cat(halves[0])], values_ND[torch.cat(halves[1])]

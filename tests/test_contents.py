@@ -108,6 +108,19 @@ def test_frames_in_a_folder_are_their_bytes_in_order(tmp_path):
     assert keys["b"] == f"{keys['a']} 2" and keys["c"] not in keys["b"]
 
 
+@pytest.mark.parametrize("videos", ["first", "random", "windows"])
+def test_a_listed_video_that_is_gone_is_passed_over(folders, quick, tmp_path, videos):  # noqa: F811
+    real = shutil.copytree(folders[0], tmp_path / "real")
+    index(IndexSettings(str(real)))
+    gone = real / "class0" / "0.mp4"
+    gone.unlink()
+    clips, passed = choose_clips(find_sources(real), replace(CHOICE, videos=videos), 0, 1)
+    assert passed == {"class0/0": f"{gone}: no such file"}
+    assert len({clip.source.path for clip in clips}) == 4 and len(side_hash(clips)) == 64
+    scored = fvd(settings((real, folders[1])))
+    assert scored["real"]["clips"] == 4 and scored["real"]["passed_over"] == passed
+
+
 def test_a_file_is_read_once_for_its_hash(folders, tmp_path, monkeypatch):  # noqa: F811
     shutil.copytree(folders[0], tmp_path / "real")
     plain, read = eval.contents.file_hash, []

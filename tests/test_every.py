@@ -170,6 +170,37 @@ def test_what_was_stopped_goes_on_from_its_copy(trainer, monkeypatch, capsys):
     assert "the same command goes on" in capsys.readouterr().err
 
 
+def test_a_copy_of_a_run_that_began_anew_is_not_scored(trainer):
+    def stopped(asked) -> dict:
+        raise Stopped(signal.SIGTERM)
+
+    def never(asked) -> dict:
+        raise AssertionError("scored")
+
+    trainer.save(4)
+    with pytest.raises(Stopped):
+        follow(settings(trainer), stopped)
+    shutil.rmtree(trainer.folder / "step-00000004")
+    trainer.tensors = {name: tensor * 2 for name, tensor in trainer.tensors.items()}
+    trainer.save(2)  # it has not come to the copied step
+    with pytest.raises(
+        ValueError, match=r"step-00000004/model is a copy of other weights than any of .*/run"
+    ):
+        follow(settings(trainer), never)
+    trainer.save(4)
+    with pytest.raises(
+        ValueError, match=r"a copy of other weights than .*average\.safetensors: the run began"
+    ):
+        follow(settings(trainer), never)
+
+
+def test_a_folder_of_another_name_is_no_step(trainer):
+    trainer.save(2)
+    for name in ("step-old", "step-1"):
+        (trainer.folder.parent / "curve" / name / MODEL).mkdir(parents=True)
+    assert [row["step"] for row in follow(settings(trainer), run)] == [2]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -1,5 +1,6 @@
 """Proves what stands beside a score: copies are found, chance is chance, motion is seen where it is."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from eval.clips import Clip, Source, read_clip
 from eval.frechet import distance_of_features
 from eval.fvd import fvd, sentence
+from eval.groups import Groups
 from eval.motion import MOTIONS
 from eval.panel import classes, floor, nearest
 from tests.test_fvd import folders, quick, settings, video  # noqa: F401
@@ -44,6 +46,26 @@ def test_chance_is_the_distance_of_other_real_clips():
     halves = floor(values, None, 1)
     assert halves["clips"] == [30, 30]
     assert halves["value"] == distance_of_features(values[::2], values[1::2], 1)
+
+
+def test_every_group_goes_to_the_half_with_fewer_clips():
+    random = torch.Generator().manual_seed(0)
+    for count in (2, 3, 40, 200):
+        of = torch.randint(max(2, count // 3), (count,), generator=random).tolist()
+        groups, halves = Groups(tuple(map(str, of))), ([], [])
+        for rows in groups.members():
+            min(halves, key=lambda half: sum(map(len, half))).append(rows)
+        if halves[1]:
+            one, other = (normal(count, 0)[torch.cat(half)] for half in halves)
+            wanted = {"value": distance_of_features(one, other, 0), "clips": [len(one), len(other)]}
+            assert floor(normal(count, 0), None, 0, groups) == wanted
+
+
+def test_halves_of_many_groups_are_counted_once(monkeypatch):
+    monkeypatch.setattr("eval.panel.distance_of_features", lambda *_: 0.0)
+    started = time.process_time()
+    assert floor(normal(20000, 0, width=2), None, 1)["clips"] == [10000, 10000]
+    assert time.process_time() - started < 5  # counting every half anew takes many times that
 
 
 def test_classes_are_the_folders_that_both_sides_have():
