@@ -134,7 +134,9 @@ def _count_videos(pairs: list[tuple[Clip, str]]) -> int:
 def load_network(settings: ClipsimSettings) -> tuple[ClipNetwork, str]:
     """The network of CLIPSIM and its weights' hash; raises ValueError where there are none, or others."""
     check_one(settings.smoke, settings.weights)
-    return (seeded_clip(), SMOKE) if settings.smoke else load_clip(find_weights("clip", settings.weights))
+    if settings.smoke:
+        return seeded_clip(), SMOKE
+    return load_clip(find_weights("clip", settings.weights, "CLIPSIM"))
 
 
 def pair(clips: list[Clip], settings: ClipsimSettings) -> tuple[list[tuple[Clip, str]], list[str]]:

@@ -31,6 +31,7 @@ class CompareSettings:
 
 
 TRUE = "of the true distance"
+GENERATED = "generated"  # clips; the number of real ones stands beside it
 MEASURED = {  # columns of a reconstruction, of those that it has; decimals
     "psnr": 2,
     "pooled_psnr": 2,
@@ -178,8 +179,8 @@ def _read_score(path: Path, score: dict, wanted: str = "") -> dict[str, dict]:
     kind = Several if set(score) >= Several.__required_keys__ else Score
     if not set(score) >= kind.__required_keys__:
         raise ValueError(
-            f"{path} is no score of `dit eval` fvd, clipsim, is, dimensions, reconstruction or run: it has "
-            "no metric, value, protocol and weights"
+            f"{path} is no score of `dit eval` fvd, mmd, clipsim, is, dimensions, reconstruction or run: it "
+            "has no metric, value, protocol and weights"
         )
     score = from_json(kind, score, path)
     metric = _known(score["metric"], path)
@@ -241,6 +242,12 @@ def _made(score: dict, part: str) -> dict[str, str]:
     return about.get("made_with", {}) | ({"decoder": about["decoder"]} if "decoder" in about else {})
 
 
+def _clips(score: dict) -> str:
+    """How many generated clips a score is of, and how many real ones where it has those."""
+    real, fake = (str(score.get(side, {}).get("clips", "")) for side in ("real", "fake"))
+    return f"{fake} ({real} real)" if real and fake else fake
+
+
 def _row(name: str, score: dict) -> tuple[str, ...]:
     """A score in the columns of its metric's table."""
     if score["metric"] == "reconstruction":
@@ -254,21 +261,20 @@ def _row(name: str, score: dict) -> tuple[str, ...]:
         else ""
         for ends in (score.get("interval"), score.get("true_interval"))
     ]
-    clips = str(score.get("fake", {}).get("clips", ""))
-    return name, f"{score['value']:.{digits}f}", *spreads, clips, "; ".join(score["stamps"])
+    return name, f"{score['value']:.{digits}f}", *spreads, _clips(score), "; ".join(score["stamps"])
 
 
 def _several(names: list[str], scores: list[dict]) -> list[tuple[str, ...]]:
     """The head and the rows of scores of several numbers, a column for each that one of them has."""
     columns = list(dict.fromkeys(column for score in scores for column in score["scores"]))
-    rows = [("score", *columns, "clips", "stamps")]
+    rows = [("score", *columns, GENERATED, "stamps")]
     for name, score in zip(names, scores, strict=True):
         cells = []
         for column in columns:
             value, ends = score["scores"].get(column), score["intervals"].get(column)
             spread = f" ({ends['low']:.4f} to {ends['high']:.4f})" if ends and "low" in ends else ""
             cells.append("" if value is None else f"{value:.4f}{spread}")
-        rows.append((name, *cells, str(score.get("fake", {}).get("clips", "")), "; ".join(score["stamps"])))
+        rows.append((name, *cells, _clips(score), "; ".join(score["stamps"])))
     return rows
 
 
@@ -292,7 +298,7 @@ def _table(names: list[str], scores: list[dict]) -> list[str]:
         title = f"{scores[0]['protocol']['name']} ({scores[0]['protocol_sha256'][:12]})"
         ends = (score.get("interval") or {} for score in scores)
         of = next((f" of {found['of']}" for found in ends if "of" in found), "")
-        head = ("score", scores[0]["metric"], f"95 % interval{of}", TRUE, "clips", "stamps")
+        head = ("score", scores[0]["metric"], f"95 % interval{of}", TRUE, GENERATED, "stamps")
     if "intervals" in scores[0]:
         return [title, *aligned(_several(names, scores)), *made_otherwise(names, scores)]
     rows = list(map(_row, names, scores))
@@ -309,7 +315,9 @@ def _below(score: dict) -> list[str]:
     """The literature's values of a score's task, below a line."""
     if score["metric"] == "reconstruction":
         name = score.get("protocol", {}).get("name", "reconstruction")
-        return below(name, ("ssim", "psnr", "lpips"))
+        measured = load_protocols(name).get("reconstruction") if name in protocol_names() else None
+        columns = {of: getattr(measured, of, of) for of in ("ssim", "psnr", "lpips")}
+        return below(name, tuple(columns), columns)
     return below(score["protocol"]["name"], (score["metric"],))
 
 

@@ -44,6 +44,7 @@ class FvdSettings(DistanceSettings):
     """Clips a side that tell content from motion where --json or --report is given; 0 leaves it out."""
 
 
+LEAST_OF_PANEL = 4  # real clips: two in each half
 MEANING = scoring.Meaning(
     "FVD",
     better="lower",
@@ -71,9 +72,11 @@ def fvd(settings: FvdSettings) -> dict:
     check_repeats(settings.repeats, protocol, settings.real, settings.fake)
     network, weights, uncertified = load_network(protocol, settings)
     network.to(own_device())
+    if settings.panel and settings.real:
+        _check_panel(len(choose_side(settings, protocol, "real")[1]))  # before their features are computed
     real = load_side(settings, protocol, "real", weights, network)
-    if settings.panel and len(real.names) < 4:
-        raise ValueError(f"--panel needs at least 4 real clips, not {len(real.names)}")
+    if settings.panel:
+        _check_panel(len(real.names))
     fake = load_side(settings, protocol, "fake", weights, network)
     panels = _panel_of(settings, protocol, real, weights, network) if settings.panel else None
     paired = bool(settings.copies_of) and Path(settings.copies_of).resolve() == Path(settings.real).resolve()
@@ -136,6 +139,12 @@ def score_sides(
         "classes": panel.classes(*sides, protocol.ddof),
     }
     return scoring.result_of(protocol, value, stamps, weights, device, parts)
+
+
+def _check_panel(clips: int) -> None:
+    """Raises ValueError for fewer real clips than two halves of a set need."""
+    if clips < LEAST_OF_PANEL:
+        raise ValueError(f"--panel needs at least {LEAST_OF_PANEL} real clips, not {clips}")
 
 
 def _panel_of(settings: FvdSettings, protocol: FvdProtocol, real: Side, weights: str, network) -> dict:

@@ -54,12 +54,20 @@ def sureness(value: Published) -> str:
     return f"{value['source']}, {'confirmed by a second source' if value['confirmed'] else 'not confirmed'}"
 
 
-def below(name: str, metrics: tuple[str, ...]) -> list[str]:
-    """Lines to put below a score's table: the literature's values of these metrics, each with its words."""
+def below(name: str, metrics: tuple[str, ...], columns: dict[str, str] | None = None) -> list[str]:
+    """Lines to put below a score's table: the literature's values of these metrics, each with its words.
+
+    `columns` are those of the table that hold what the literature calls by a metric's name.
+    """
     rows = [
         (value["model"], f"{metric} {value['value']:g}", value["paper"], value["protocol"], sureness(value))
         for metric in metrics
         for value in published(name, metric)
     ]
-    says = f"{literature()['says']}: none is known to have this protocol and these clips"
-    return [f"---- {says}", *aligned(rows)] if rows else [f"---- no value of the literature is of {name}"]
+    if not rows:
+        return [f"---- no value of the literature is of {name}"]
+    says = [f"{literature()['says']}: none is known to have this protocol and these clips"]
+    if other := {metric: column for metric, column in (columns or {}).items() if column != metric}:
+        pairs = (f"{metric} beside {column.replace('_', ' ')}" for metric, column in other.items())
+        says.append(f"of the columns above, its {', '.join(pairs)}")
+    return [*(f"---- {line}" for line in says), *aligned(rows)]

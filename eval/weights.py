@@ -7,7 +7,7 @@ from pathlib import Path
 from configs.load import parse
 from eval.networks.certify import certify_c3d, certify_clip, certify_i3d
 from eval.networks.encoder import KINDS, certify_encoder, encoder_hash
-from vae.quality.networks import NETWORKS, certify_hash, find_weights, folders
+from vae.quality.networks import NETWORKS, certify_hash, find_weights, folders, purposes
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def report(settings: WeightsSettings) -> str:
     """Each network: what needs it, where it is or is looked for, whether it is certified, how to get it."""
     lines = []
     for name, needed in NETWORKS.items():
-        lines.append(f"{name}, for {needed.purpose}")
+        lines.append(f"{name}, for {purposes(needed)}")
         given = getattr(settings, name, "")
         try:
             file = find_weights(name, given)

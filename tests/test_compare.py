@@ -55,8 +55,9 @@ def written(tmp_path):
 def test_a_metric_has_its_decimals(written):
     run = written("a", fvd=score("fvd", 123.456789), clipsim=score("clipsim", 0.298765))
     clipsim, fvd = compare([run, run]).split("\n\n")
-    assert fvd.splitlines()[2].split()[1:] == ["123.46", "123.33", "to", "123.58", "4"]
-    assert clipsim.splitlines()[2].split()[1:] == ["0.2988", "0.1738", "to", "0.4238", "4"]
+    assert fvd.splitlines()[2].split()[1:] == ["123.46", "123.33", "to", "123.58", "4", "(4", "real)"]
+    assert clipsim.splitlines()[2].split()[1:] == ["0.2988", "0.1738", "to", "0.4238", "4", "(4", "real)"]
+    assert "generated" in fvd.splitlines()[1] and " clips" not in fvd.splitlines()[1]
 
 
 def test_folders_and_files_of_a_run_compare_by_the_metrics_that_all_have(written):
@@ -151,7 +152,7 @@ def test_what_is_no_score_is_named(tmp_path):
     for name, message in (
         ("empty", "empty/scores.json: no such score; dit eval run writes it"),
         ("missing", "missing: no such score$"),
-        ("other.json", "is no score of `dit eval` fvd,"),
+        ("other.json", "is no score of `dit eval` fvd, mmd,"),
     ):
         with pytest.raises(ValueError, match=message):
             compare([str(tmp_path / name)])

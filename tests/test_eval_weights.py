@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 import eval.networks.certify
+import vae.quality.networks
 from dit.cli import run
 from eval.networks.c3d import read_c3d
 from eval.networks.certify import certified, crc32c, load_i3d, read_tensors
@@ -148,6 +149,19 @@ def test_weights_are_looked_for_in_order(trusted, tmp_path, monkeypatch, capsys)
     monkeypatch.setenv("DIT_I3D", str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match="nowhere: no such file"):
         find_weights("i3d")
+
+
+def test_an_error_names_the_metric_that_asks(tmp_path, monkeypatch, capsys):
+    for name in ("DIT_I3D", "DIT_CLIP"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(vae.quality.networks, "folders", lambda: [tmp_path / "nowhere"])
+    both = ["--real", str(tmp_path), "--fake", str(tmp_path)]
+    assert run(["eval", "mmd", *both, "--protocol", "kvd-tats"]) == 1
+    assert capsys.readouterr().err.startswith("dit eval mmd: KVD needs the weights of i3d")
+    assert run(["eval", "fvd", *both, "--protocol", "fvd-google"]) == 1
+    assert capsys.readouterr().err.startswith("dit eval fvd: FVD needs the weights of i3d")
+    with pytest.raises(ValueError, match=r"^CLIPSIM or background consistency needs the weights of clip"):
+        find_weights("clip")
 
 
 def test_of_the_hub_s_snapshots_the_one_of_its_main_branch_is_taken(tmp_path, monkeypatch):

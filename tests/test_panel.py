@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+import eval.networks.load
 from eval.clips import Clip, Source, read_clip
 from eval.frechet import distance_of_features
 from eval.fvd import fvd, sentence
 from eval.groups import Groups
 from eval.motion import MOTIONS
+from eval.networks.certify import SMOKE
 from eval.panel import classes, floor, nearest
 from tests.test_fvd import folders, quick, settings, video  # noqa: F401
 from vae.data.write import write_video
@@ -101,3 +103,10 @@ def test_a_score_with_its_panel(folders, quick):  # noqa: F811
         saved = str(folders[0].parent / "real.safetensors")
         fvd(settings(folders, save_real=saved))
         fvd(settings((saved, folders[1]), panel=True))
+
+
+def test_too_few_real_clips_for_a_panel_are_refused_before_they_are_computed(folders, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(eval.networks.load, "load_i3d", lambda *_: (torch.nn.Linear(1, 1), SMOKE))
+    monkeypatch.setattr("eval.fvd.load_side", lambda *_: pytest.fail("features are computed"))
+    with pytest.raises(ValueError, match="--panel needs at least 4 real clips, not 3"):
+        fvd(settings((folders[0] / "class0", folders[1]), panel=True))

@@ -78,6 +78,15 @@ def test_every_value_says_where_it_stands_and_how_sure_it_is():
     assert names <= {*protocol_names()}
 
 
+def test_what_our_sources_leave_open_is_left_open():
+    of_magic = {v["value"]: v["paper"] for v in literature()["values"] if v["model"].startswith("MoCoGAN-HD")}
+    assert of_magic[838] == "its own paper" and of_magic[700].startswith(of_magic[33.95].split(":")[0])
+    assert of_magic[700].startswith("not known to us")
+    range_of = values("its own", "UCF-101, trained on it", "is")
+    assert sorted(v for model, v in range_of.items() if model.startswith("Latte")) == [68, 73]
+    assert all("not named" in v["source"] for v in literature()["values"] if "survey" in v["source"])
+
+
 def test_published_values_stand_below_a_line_and_compare_with_none(tmp_path, capsys):
     zeroshot = PROTOCOLS["fvd"] | {"name": "ucf101-zeroshot-10k"}
     files = [str(tmp_path / f"{k}.json") for k in range(2)]

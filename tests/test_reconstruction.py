@@ -130,12 +130,17 @@ def test_the_four_columns_of_pose_papers_are_those_of_their_code(folders, quick,
         "27.9" not in told["pose-quadruple"]
         and "90 frames, means over all of these" in told["pose-quadruple"]
     )
-    row = f"SSIM {plain['row']['ssim']:.4g}, PSNR {plain['row']['psnr']:.4g}, FVD {plain['row']['fvd']:.4g}"
+    row = f"SSIM {plain['row']['ssim']:.4g}, PSNR {plain['row']['psnr']:.4g}, distance "
+    row += f"{plain['row']['fvd']:.4g} [NOT FVD: seeded network]"
     assert f"pose-quadruple ({plain['protocol_sha256'][:12]}): {row}\n" in told["pose-quadruple"]
     with pytest.raises(ValueError, match="do not compare: lpips: 'lpips' and 'unit_lpips'; and also psnr: "):
         compare([str(tmp_path / f"{name}.json") for name in found])
     shown = compare([str(tmp_path / "pose-quadruple-disco.json")], published=True)
-    assert "wrapped psnr" in shown and "Animate Anyone" in shown and "27.9 dB by it" in shown
+    assert "27.9 dB by it" in shown and "dance table" in shown and "fashion table" not in shown
+    beside = "ssim beside ssim grey uniform, psnr beside wrapped psnr, lpips beside unit lpips"
+    assert f"---- of the columns above, its {beside}\n" in shown
+    shown = compare([str(tmp_path / "pose-quadruple.json")], published=True)
+    assert "its ssim beside ssim grey uniform\n" in shown and "fashion table" in shown
 
 
 def test_lpips_of_pose_papers_is_given_half_its_range(sides, monkeypatch):

@@ -15,10 +15,14 @@ def load_network(protocol: DistanceProtocol, settings: DistanceSettings) -> tupl
 
     Raises ValueError where there is none, or another than the protocol names.
     """
+    title, given = getattr(protocol, "title", ""), settings.weights
     if protocol.network == "i3d":
-        network, weights = load_i3d(protocol.eps, settings.weights, settings.smoke)
+        if title and not settings.smoke:  # of a kernel's distance, which an error names
+            given = str(find_weights("i3d", given, title))
+        network, weights = load_i3d(protocol.eps, given, settings.smoke)
         return network.to(memory_format=torch.channels_last_3d), weights, []
-    check_one(settings.smoke, settings.weights)
+    check_one(settings.smoke, given)
     if settings.smoke:
         return seeded_encoder(protocol), "seeded", []
-    return load_encoder(find_weights(protocol.network, settings.weights), protocol, settings.uncertified)
+    place = find_weights(protocol.network, given, title)
+    return load_encoder(place, protocol, settings.uncertified)

@@ -19,6 +19,7 @@ class Network:
     files: tuple[str, ...]
     how: str
     sha256: str = ""  # or its first digits, where that is all that is published
+    also: str = ""  # another purpose
 
 
 NETWORKS = {
@@ -34,6 +35,7 @@ NETWORKS = {
         "DIT_CLIP",
         ("clip-vit-base-patch32", "models--openai--clip-vit-base-patch32/snapshots/*"),
         "the folder openai/clip-vit-base-patch32 of the Hugging Face hub, with pytorch_model.bin",
+        also="background consistency",
     ),
     "c3d": Network(
         "the Inception score",
@@ -104,10 +106,15 @@ def folders() -> list[Path]:
     return [cache / "dit-lab", Path(torch.hub.get_dir()) / "checkpoints", hub]
 
 
-def find_weights(network: str, given: str = "") -> Path:
+def purposes(needed: Network) -> str:
+    """What may need a network."""
+    return " or ".join(filter(None, (needed.purpose, needed.also)))
+
+
+def find_weights(network: str, given: str = "", asks: str = "") -> Path:
     """The file of a network: the one given, the variable's, or one of a usual name in a usual folder.
 
-    Raises ValueError saying where it was looked for and how to get it.
+    Raises ValueError saying what `asks` for it, where it was looked for and how to get it.
     """
     needed = NETWORKS[network]
     for name in (given, os.environ.get(needed.variable, "")):
@@ -127,8 +134,8 @@ def find_weights(network: str, given: str = "") -> Path:
                 return matches[0]
     smoke = "" if needed.purpose == "LPIPS" else ". --smoke runs with seeded weights, which give no score"
     raise ValueError(
-        f"{needed.purpose} needs the weights of {network}, and there are none: name the file on the command "
-        f"line, set {needed.variable}, or put {needed.files[0]} into {folders()[0]}. They are "
+        f"{asks or purposes(needed)} needs the weights of {network}, and there are none: name the file on "
+        f"the command line, set {needed.variable}, or put {needed.files[0]} into {folders()[0]}. They are "
         f"{needed.how}{smoke}"
     )
 
