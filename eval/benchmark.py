@@ -26,7 +26,7 @@ from dit.record import LABEL, is_there, make_records, write
 from dit.text import cut_note
 from eval import repeats
 from eval.every import follow
-from eval.h264 import cost, cost_lines, costs_of, write_copies
+from eval.h264 import cost, cost_in_words, cost_lines, costs_of, write_copies
 from eval.report.page import command_of, write_page
 from eval.scoring import DIGITS, Metric, check_outputs, numbers_of
 from vae.data.index import probe_all
@@ -166,7 +166,8 @@ def run(settings: RunEvalSettings) -> dict:
         costs = _cost_of_h264(settings, samples, protocols, metrics, scores, out)
     if scores and rank == 0:
         title = f"{settings.job}: {Path(settings.model).name}"
-        write_page(out / PAGE, list(scores.values()), list(scoring[0].values()), title, command_of(settings))
+        pages, said = [list(scores.values()), list(scoring[0].values())], cost_in_words(scores, costs)
+        write_page(out / PAGE, *pages, title, command_of(settings), said)
         _write_summary(settings, scores, costs, out)
     return scores
 

@@ -44,6 +44,13 @@ def costs_of(score: dict, costs: dict[str, dict[str, float]]) -> dict:
     return mine.get(score["metric"], mine)
 
 
+def cost_in_words(lossless: dict[str, dict], costs: dict[str, dict[str, float]]) -> str:
+    """What H.264 costs, in a sentence; empty where it was not asked for."""
+    if not costs:
+        return ""
+    return f"The same videos as `dit sample` writes them: {'; '.join(cost_lines(lossless, costs))}."
+
+
 def cost_lines(lossless: dict[str, dict], costs: dict[str, dict[str, float]]) -> list[str]:
     """A line for each number; the value of a seeded network is not called by its title."""
     lines = []

@@ -18,7 +18,7 @@ from eval.features import checksum, rgb_hash
 from eval.fvd import fvd, fvd_of
 from eval.machine import made_with
 from eval.report.page import publish
-from eval.scoring import Meaning, check_outputs, is_seeded
+from eval.scoring import Meaning, check_outputs, row_in_words
 from vae.data.video import to_video
 from vae.quality.lpips import SMALLEST, Lpips, load_lpips, lpips_of
 from vae.quality.psnr_ssim import SSIM_SIDE, grey, pooled_psnr, psnr, ssim, wrapped_psnr
@@ -188,15 +188,7 @@ def table(result: dict) -> str:
     over = f" of {sum(row['frames'] for row in result['each'])} frames, means over all of these"
     lines.append(f"{result['videos']} videos{over if about.get('mean') == 'frames' else ', means over them'}")
     if about:
-        stamps = result["fvd"]["stamps"] if result["fvd"] else []
-        called = {"fvd": "distance"} if is_seeded(stamps) else {}
-        cells = [
-            f"{called.get(name, name.upper())} {value:.4g}"
-            for name, value in result["row"].items()
-            if value is not None
-        ]
-        stamped = f" [{'; '.join(stamps)}]" if stamps else ""
-        lines.append(f"{about['name']} ({result['protocol_sha256'][:12]}): {', '.join(cells)}{stamped}")
+        lines.append(f"{about['name']} ({result['protocol_sha256'][:12]}): {row_in_words(result)}")
     if "lpips" not in result["scores"]:
         lines.append(f"LPIPS {result['lpips']['weights']}")
     if not result["fvd"]:

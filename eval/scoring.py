@@ -216,6 +216,18 @@ def result_of(
     }
 
 
+def row_in_words(result: dict) -> str:
+    """The columns of a table of papers that a reconstruction's protocol names, with the stamps of its FVD."""
+    stamps = result["fvd"]["stamps"] if result["fvd"] else []
+    called = {"fvd": "distance"} if is_seeded(stamps) else {}
+    cells = [
+        f"{called.get(name, name.upper())} {value:.4g}"
+        for name, value in result["row"].items()
+        if value is not None
+    ]
+    return ", ".join(cells) + (f" [{'; '.join(stamps)}]" if stamps else "")
+
+
 def numbers_of(score: dict) -> dict[str, float]:
     """The numbers of a score by their names; the one number of most by its metric's."""
     return {score["metric"]: score["value"]} if "value" in score else score["scores"]

@@ -178,6 +178,7 @@ def test_scores_are_of_lossless_frames_and_what_h264_would_have_cost_is_said(
         f"{score['value']:.2f} from lossless frames, {other:.2f} through H.264: {other - score['value']:+.2f}"
     )
     assert f"NOT FVD: seeded network, {line}" in told
+    assert line.partition(" ")[2] in (tmp_path / "report.html").read_text()
     record = json.loads((copies / CLASSES[1] / "00001.json").read_text())
     assert record == json.loads((tmp_path / "videos" / CLASSES[1] / "00001.json").read_text())
     times = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.m[pk][4v]")}

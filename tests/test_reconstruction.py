@@ -99,7 +99,8 @@ def test_the_four_columns_of_pose_papers_are_those_of_their_code(folders, quick,
     found, told = {}, {}
     for name in ("pose-quadruple", "pose-quadruple-disco"):
         file = tmp_path / f"{name}.json"
-        assert run(["eval", "reconstruction", *words, "--protocol", name, "--json", str(file)]) == 0
+        asked = [*words, "--protocol", name, "--json", str(file), "--report", str(file.with_suffix(".html"))]
+        assert run(["eval", "reconstruction", *asked]) == 0
         found[name], told[name] = json.loads(file.read_text()), capsys.readouterr().out
     right, wrapped, similar = [], [], []
     for file in sorted(folders[0].rglob("*.mp4")):
@@ -133,6 +134,7 @@ def test_the_four_columns_of_pose_papers_are_those_of_their_code(folders, quick,
     row = f"SSIM {plain['row']['ssim']:.4g}, PSNR {plain['row']['psnr']:.4g}, distance "
     row += f"{plain['row']['fvd']:.4g} [NOT FVD: seeded network]"
     assert f"pose-quadruple ({plain['protocol_sha256'][:12]}): {row}\n" in told["pose-quadruple"]
+    assert f'<p class="soft">{row}.</p>' in (tmp_path / "pose-quadruple.html").read_text()
     with pytest.raises(ValueError, match="do not compare: lpips: 'lpips' and 'unit_lpips'; and also psnr: "):
         compare([str(tmp_path / f"{name}.json") for name in found])
     shown = compare([str(tmp_path / "pose-quadruple-disco.json")], published=True)

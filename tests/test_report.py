@@ -318,6 +318,34 @@ def test_a_score_of_several_numbers_has_the_interval_of_each():
     assert "2.0000 to 4.0000" in document.text and "30.12" in document.text
 
 
+def test_stamps_are_said_once_and_strike_only_what_a_seeded_network_made():
+    small = "small: 5 of 10 real clips"
+    fvd_ = score("fvd", 3.0) | {"stamps": [SMOKE, small]}
+    several = score("clipsim", 0.0) | {"scores": {"still": 0.5, "alike": 0.25}, "intervals": {}}
+    del several["value"]
+    several |= {
+        "networks": {"still": [], "alike": ["seeded"]},
+        "stamps": ["NOT alike: seeded network", small],
+    }
+    parts = [section(about, "", "", {}, Shelf()) for about in (fvd_, several)]
+    text = html(Page("t", "", "", parts))
+    assert text.count('class="stamp"') == 3
+    assert f"NOT FVD, alike: seeded network<br>{small}</p>" in text
+    assert '<div class="weightless"><strong>still</strong>' in text and "<div><strong>alike</strong>" in text
+    assert not parts[1].title.startswith("NOT") and parts[0].title == "NOT FVD"
+
+
+def test_a_pose_table_begins_with_its_columns():
+    values = {"psnr": 7.75, "wrapped_psnr": 27.9, "ssim_grey_uniform": 0.5}
+    about = score("clipsim", 0.0) | {"scores": values}
+    del about["value"]
+    about |= {
+        "protocol": {"name": "x", "ssim": "ssim_grey_uniform", "psnr": "wrapped_psnr", "lpips": "lpips"}
+    }
+    names = [name for name, *_ in section(about, "", "", {}, Shelf()).values]
+    assert names == ["SSIM, grey, uniform", "wrapped PSNR", "PSNR"]
+
+
 def test_classes_are_ranked_by_the_means_of_their_videos():
     values = {"a/0": 1.0, "b/0": 4.0, "a/1": 2.0, "c/0": 3.0, "alone": 9.0}
     each = [{"video": name, "value": value} for name, value in values.items()]

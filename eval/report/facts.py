@@ -49,6 +49,11 @@ WORDS = {  # a part of a score, or of a side -> what it is called
     "pooled_psnr": "pooled PSNR",
     "ssim": "SSIM",
     "lpips": "LPIPS",
+    "wrapped_psnr": "wrapped PSNR",
+    "ssim_grey": "SSIM, grey",
+    "ssim_uniform": "SSIM, uniform",
+    "ssim_grey_uniform": "SSIM, grey, uniform",
+    "unit_lpips": "LPIPS of [0, 1]",
     "fvd": "FVD",
     "is": "IS",
     "clipsim": "CLIPSIM",
@@ -91,6 +96,7 @@ class Section:
     meaning: Meaning
     stamps: list[str]
     values: list[tuple[str, str, str, str]]
+    weightless: list[str]
     remarks: list[str]
     bars: list[Bar]
     motion: list[Bar]
@@ -134,9 +140,10 @@ def section(score: dict, label: str, command: str, folders: dict[str, str], shel
     passed = {which: score.get(which, {}).get("passed_over", {}) for which in ("real", "fake")}
     passed[""] = score.get("passed_over", {})
     name = str(about.get("name", ""))
+    weightless = [called(one) for one, networks in score.get("networks", {}).items() if not networks]
     return Section(
         label=label,
-        title=f"NOT {meaning.title}" if is_seeded(stamps) else meaning.title,
+        title=f"NOT {meaning.title}" if is_seeded(stamps) and not weightless else meaning.title,
         value=value,
         spread=in_words(score.get("interval"), digits),
         of=(score.get("interval") or {}).get("of", ""),
@@ -144,6 +151,7 @@ def section(score: dict, label: str, command: str, folders: dict[str, str], shel
         meaning=meaning,
         stamps=stamps,
         values=_values(score),
+        weightless=weightless,
         remarks=_remarks(score, digits),
         bars=beside_chance(score, digits),
         motion=of_motion(score, digits),
@@ -176,9 +184,14 @@ def _known(protocol: str) -> bool:
 
 
 def _values(score: Parts) -> list[tuple[str, str, str, str]]:
-    """The values of a score that has several: name, value, interval, and what each is."""
-    said, rows = score.get("measures", {}), []
-    for name, value in score.get("scores", {}).items():
+    """The values of a score that has several: name, value, interval, and what each is.
+
+    Those that its protocol calls SSIM, PSNR and LPIPS come first.
+    """
+    said, rows, scores = score.get("measures", {}), [], score.get("scores", {})
+    first = [score.get("protocol", {}).get(name) for name in ("ssim", "psnr", "lpips")]
+    order = [name for name in first if isinstance(name, str) and name in scores]
+    for name, value in {**{name: scores[name] for name in order}, **scores}.items():
         digits = DIGITS.get(name, 4)
         spread = in_words(score.get("intervals", {}).get(name), digits)
         rows.append((called(name), f"{value:.{digits}f}", spread, said.get(name, "")))

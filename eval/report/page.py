@@ -14,6 +14,7 @@ from eval import scoring
 from eval.report.charts import Bar
 from eval.report.facts import Row, Section, section
 from eval.report.pictures import Shelf
+from eval.scoring import is_seeded, seeded_stamp
 from vae.training.files import write_text
 from vae.training.processes import processes
 
@@ -42,6 +43,25 @@ class Page:
     rows: list[Row] = field(default_factory=list)
     without: int = 0
 
+    @property
+    def stamps(self) -> list[str]:
+        """The stamps of all scores, each once; of the seeded networks' there is one, which names all."""
+        every = list(dict.fromkeys(stamp for part in self.sections for stamp in part.stamps))
+        seeded = [stamp for stamp in every if is_seeded([stamp]) and stamp == seeded_stamp(_of(stamp))]
+        merged = [seeded_stamp(", ".join(map(_of, seeded)))] if seeded else []
+        return merged + [stamp for stamp in every if stamp not in seeded]
+
+    @property
+    def shared(self) -> list[str]:
+        """The stamps that every score has."""
+        first, *others = (part.stamps for part in self.sections)
+        return [stamp for stamp in first if all(stamp in stamps for stamps in others)]
+
+
+def _of(stamp: str) -> str:
+    """What a seeded network's stamp is of."""
+    return stamp.removeprefix("NOT ").removesuffix(": seeded network")
+
 
 def publish(result: dict, settings, text: str) -> None:
     """Prints a score and writes it as JSON and as a page, where its settings ask for them, in one process."""
@@ -53,9 +73,14 @@ def publish(result: dict, settings, text: str) -> None:
 def write_page(
     file: Path, results: Sequence[dict], asked: Sequence, title: str, command: str, about: str = ""
 ) -> None:
-    """Writes the page of scores, each with the settings of its verb, whose folders have the videos."""
+    """Writes the page of scores, each with the settings of its verb, whose folders have the videos.
+
+    Scores of one number come first; what `about` does not say, the row of a table of papers does.
+    """
     shelf, sections, places = Shelf(), [], []
-    for result, settings in zip(results, asked, strict=True):
+    pairs = sorted(zip(results, asked, strict=True), key=lambda pair: "value" not in pair[0])
+    about = about or next((f"{scoring.row_in_words(one)}." for one, _ in pairs if one.get("row")), "")
+    for result, settings in pairs:
         folders = {which: getattr(settings, which, "") for which in ("real", "fake", "copies_of")}
         folders["fake"] = folders["fake"] or getattr(settings, "videos", "")
         places.append(" beside ".join(Path(folders[w]).name for w in ("fake", "real") if folders[w]))

@@ -148,4 +148,5 @@ class Parts(TypedDict, total=False):
     scores: dict[str, float]
     intervals: dict[str, Ends | None]
     measures: dict[str, str]
+    networks: dict[str, list[str]]
     passed_over: dict[str, str]
