@@ -28,7 +28,7 @@ from eval import repeats
 from eval.every import follow
 from eval.h264 import cost, cost_in_words, cost_lines, costs_of, write_copies
 from eval.report.page import command_of, write_page
-from eval.scoring import DIGITS, Metric, check_outputs, numbers_of
+from eval.scoring import DIGITS, Metric, check_outputs, number_alone, numbers_of
 from vae.data.index import probe_all
 from vae.data.manifest import NAME, load_manifest, save_manifest
 from vae.data.msrvtt import number, read_annotations
@@ -148,6 +148,8 @@ def run(settings: RunEvalSettings) -> dict:
     samples = plan(settings, protocols)
     homes = [out, *(out / f"repeat-{k}" for k in range(1, settings.repeats))]
     scoring = [] if settings.sample_only else [_scoring(settings, protocols, metrics, home) for home in homes]
+    for of_set in scoring[1:]:
+        of_set |= {name: number_alone(asked) for name, asked in of_set.items()}
     check_outputs(str(out / "scores.json"), str(out / PAGE))
     device = own_device()
     if device.type == "cuda":
@@ -215,7 +217,7 @@ def _cost_of_h264(
         print("the same videos, as `dit sample` writes them:")
     asked, again = replace(settings, panel=False), {}
     for name, metric in metrics.items():
-        of_copies = metric.settings_in_run(asked, protocols[name], home)
+        of_copies = number_alone(metric.settings_in_run(asked, protocols[name], home))
         again[name] = metric.score(replace(of_copies, copies_of=str(videos)))
     costs = cost(scores, again)
     if processes()[0] == 0:

@@ -71,6 +71,11 @@ class Metric:
         return self.settings(protocol=protocol.name, **shared, **self.own(run, str(out / "videos")))
 
 
+def number_alone(asked: ScoringSettings) -> ScoringSettings:
+    """The settings of a score of which only the number is shown: content is not told from motion again."""
+    return dataclasses.replace(asked, motion_clips=0) if hasattr(asked, "motion_clips") else asked
+
+
 def seeded_stamp(title: str) -> str:
     """The stamp of a score by a seeded network."""
     return f"NOT {title}: seeded network"

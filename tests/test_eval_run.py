@@ -163,6 +163,7 @@ def test_scores_are_of_lossless_frames_and_what_h264_would_have_cost_is_said(
     monkeypatch.setattr(eval.benchmark, "generate_videos", lambda *a: made.extend(v := plain(*a)) or v)
     asked = settings(model, tmp_path, sample_only=False, real=str(real), count=3, frames=21, h264=True)
     score = run(asked)["fvd"]
+    assert score["motion"] and json.loads((tmp_path / "h264" / "fvd.json").read_text())["motion"] is None
     lossless = [read_frames(file, range(21)) for file in sorted((tmp_path / "videos").rglob("*.mkv"))]
     assert [frames.tolist() for frames in lossless] == [to_frames(video).tolist() for video in made]
     told = capsys.readouterr().out

@@ -15,6 +15,7 @@ from tests import test_eval_run
 from tests.test_eval_run import model, real  # noqa: F401
 from tests.test_fvd import folders, quick, settings  # noqa: F401
 from vae.data.manifest import load_manifest
+from vae.training.files import read_json
 
 
 def test_the_first_repeat_is_the_score_and_the_others_are_those_of_their_seeds(folders, quick, monkeypatch):  # noqa: F811
@@ -59,6 +60,8 @@ def test_a_job_repeats_with_sets_of_videos_of_other_seeds(model, real, quick, tm
     found = run(test_eval_run.settings(model, tmp_path, repeats=2, **asked))["fvd"]
     values = found["repeats"]["values"]
     assert values[0] == alone["value"] == found["value"] != values[1]
+    of_sets = [read_json(tmp_path / place / "fvd.json") for place in ("", "repeat-1")]
+    assert of_sets[0]["motion"] and of_sets[1]["motion"] is None  # the page shows the first one's
     seeds = [
         [read_record(entry.path)["seed"] for entry in load_manifest(tmp_path / place / "videos")]
         for place in ("", "repeat-1")

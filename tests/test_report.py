@@ -3,6 +3,7 @@
 import ast
 import base64
 import dataclasses
+import importlib
 import json
 import re
 import shlex
@@ -22,7 +23,7 @@ from eval.benchmark import RunEvalSettings
 from eval.clips import choose_clips, find_sources, read_clip
 from eval.clipsim import ClipsimSettings
 from eval.fvd import FvdSettings, fvd
-from eval.inception import InceptionSettings
+from eval.inception import UNCERTIFIED, InceptionSettings
 from eval.networks.certify import SMOKE
 from eval.published import published
 from eval.reconstruction import ReconstructionSettings
@@ -30,6 +31,7 @@ from eval.report.facts import explanations, markdown, meaning_of, section
 from eval.report.page import Page, command_of, html
 from eval.report.pictures import MOST_FRAMES, Shelf, Shown, choice_of
 from eval.report.several import ReportSettings, report
+from eval.sides import distance_protocol
 from tests.browser import browsing
 from tests.conftest import ROOT
 from tests.test_compare import reconstruction, score
@@ -381,6 +383,40 @@ def test_a_page_of_saved_scores_names_the_command_that_scores_again(tmp_path, mo
     text = checked(Path("x.html").read_text()).text
     assert "dit eval fvd --allow-small --smoke --real 'my videos' --fake samples --protocol fvd-any" in text
     assert "dit eval report a.json --out x.html" in text
+
+
+@pytest.mark.parametrize(
+    ("metric", "name", "stamp", "flag"),
+    [
+        ("fvd", "ucf101-zeroshot-10k", "other contents: 3 of 13320 real videos", "allow_small"),
+        ("fvd", "ucf101-zeroshot-10k", "contents not certified: 3 of 13320 real videos are, by hash", ""),
+        ("mmd", "jedi-vjepa2", "vjepa2 is not certified: no hash was named", "uncertified"),
+        ("mmd", "jedi-vjepa2", "", "encoder_sha256"),
+        ("is", "is-c3d-10k", UNCERTIFIED, "uncertified"),
+        ("dimensions", "vbench-like", "dino and aesthetic not certified: no checksum is", "uncertified"),
+    ],
+)
+def test_the_command_on_a_page_of_saved_scores_has_every_flag_that_it_takes(
+    tmp_path, monkeypatch, metric, name, stamp, flag
+):
+    protocol = load_protocols(name)[metric]
+    if flag == "encoder_sha256":
+        protocol = replace(protocol, network_sha256="a" * 64 + "+" + "b" * 64)
+    about = score("fvd", 1.0, stamps=[stamp] * bool(stamp)) | {"metric": metric}
+    about |= {"protocol": dataclasses.asdict(protocol), "protocol_sha256": protocol.hash()}
+    if metric == "dimensions":
+        about |= {"scores": {"temporal_flickering": 1.0}, "intervals": {}}
+        del about["value"], about["interval"]
+    write_json(tmp_path / "a.json", about)
+    monkeypatch.chdir(tmp_path)
+    report(ReportSettings(scores=("a.json",), out="x.html"))
+    [command] = re.findall(rf"<pre>(dit eval {metric}.*)</pre>", Path("x.html").read_text())
+    kind = importlib.import_module(VERBS[f"eval {metric}"][0]).METRIC.settings
+    asked = parse(kind, shlex.split(html_text(command))[3:], prog="dit")
+    flags = {flag for flag in ("allow_small", "uncertified", "encoder_sha256") if getattr(asked, flag, "")}
+    assert flags == {flag} - {""}
+    if metric in ("fvd", "mmd"):
+        assert distance_protocol(asked, metric) == protocol
 
 
 def test_the_template_is_part_of_the_package():

@@ -13,7 +13,7 @@ from eval.report.facts import CLIPS, called, meaning_of, rows_of, section
 from eval.report.page import Page, Table, command_of, html
 from eval.report.parts import Parts
 from eval.report.pictures import Shelf, Shown, choice_of
-from eval.scoring import DIGITS, check_outputs, is_seeded
+from eval.scoring import DIGITS, NOT_CERTIFIED, check_outputs, is_seeded
 from vae.data.sheets import evenly
 from vae.training.files import write_text
 
@@ -156,8 +156,11 @@ def _command_again(score: dict) -> str:
     stamps, fake = score["stamps"], str(score.get("fake", {}).get("where", ""))
     asked = {"real": str(score.get("real", {}).get("where", "")), "fake": fake, "videos": fake}
     asked |= {"protocol": score["protocol"]["name"], "smoke": is_seeded(stamps)}
-    asked |= {"allow_small": any(stamp.startswith(("small", "other videos")) for stamp in stamps)}
-    asked |= {"uncertified": any("is not certified" in stamp for stamp in stamps)}
+    small = ("small", "other videos", "other contents")
+    asked |= {"allow_small": any(stamp.startswith(small) for stamp in stamps)}
+    loose = [stamp for stamp in stamps if not stamp.startswith(NOT_CERTIFIED)]
+    asked |= {"uncertified": any("not certified" in stamp for stamp in loose)}
+    asked |= {"encoder_sha256": score["protocol"].get("network_sha256", "")}
     known = {field.name for field in dataclasses.fields(metric.settings)}
     return command_of(metric.settings(**{name: value for name, value in asked.items() if name in known}))
 
