@@ -18,7 +18,8 @@ from eval.kernel import discrepancies, discrepancy
 from eval.mmd import MmdSettings, mmd
 from eval.scoring import interval
 from tests.conftest import REFERENCE
-from tests.test_fvd import folders, quick, settings  # noqa: F401
+from tests.test_fvd import folders, launched, quick, settings  # noqa: F401
+from tests.tiny import environment
 
 KVD, JEDI, CMMD = (load_protocol(name, "mmd") for name in ("kvd-tats", "jedi-vjepa2", "cmmd-clip-frames"))
 PLAIN = replace(JEDI, scale=1.0)
@@ -171,3 +172,35 @@ def test_distances_that_share_a_network_share_its_features(folders, quick, tmp_p
     words = [f"--{side}={where}" for side, where in zip(("real", "fake"), saved, strict=True)]
     assert run(["eval", "mmd", *words, "--protocol", "kvd-tats", "--smoke"]) == 1
     assert "small: 5 of 2048 real clips; with --allow-small" in capsys.readouterr().err
+
+
+SCORES = """import importlib
+import sys
+import eval.networks.load
+from tests.test_fvd import SMOKE, Means
+eval.networks.load.load_i3d = lambda eps, given, smoke: (Means(), SMOKE)
+importlib.import_module(f"eval.{sys.argv[1]}").main(sys.argv[2:])
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("metric", "protocol", "more"),
+    [("fvd", "fvd-stylegan-v-2048", ["--repeats", 2, "--panel"]), ("mmd", "kvd-tats", [])],
+)
+def test_two_processes_write_what_one_writes(folders, tmp_path, metric, protocol, more):  # noqa: F811
+    (tmp_path / "scores.py").write_text(SCORES)
+    written = []
+    for processes in (1, 2):
+        home = tmp_path / str(processes)
+        home.mkdir()
+        words = [metric, "--real", folders[0], "--fake", folders[1], "--protocol", protocol, "--smoke", *more]
+        words += ["--allow-small", "--workers", 0, "--resamples", 20, "--json", home / "score.json"]
+        words += ["--report", home / "page.html", "--save-real", home / "real.safetensors"]
+        variables = environment() | {"XDG_CACHE_HOME": str(home / "cache")}
+        for _ in range(2):  # the second time from the cache
+            launched([tmp_path / "scores.py", *words], processes, variables)
+            saved = (home / "real.safetensors").read_bytes()
+            written.append((json.loads((home / "score.json").read_text()), saved))
+        assert (home / "page.html").is_file()
+    assert all(one == written[0] for one in written)
