@@ -322,7 +322,7 @@ def load_networks(
             check_one(settings.smoke, given[network])
             try:
                 if network not in networks:
-                    networks[network], weights[network] = _load(network, given[network], settings)
+                    networks[network], weights[network] = _load(network, name, given[network], settings)
             except ValueError as error:
                 if settings.dimension or given[network]:
                     raise
@@ -333,11 +333,11 @@ def load_networks(
     return networks, weights, left_out
 
 
-def _load(network: str, given: str, settings: DimensionsSettings) -> tuple[nn.Module, str]:
-    """A network and its weights' hash; raises ValueError where there are none, or they are not certified."""
+def _load(network: str, dimension: str, given: str, settings: DimensionsSettings) -> tuple[nn.Module, str]:
+    """A dimension's network and its weights' hash; ValueError where there are none, or uncertified ones."""
     if settings.smoke:
         return SEEDED[network](), "seeded"
-    place = find_weights(network, given)
+    place = find_weights(network, given, dimension.replace("_", " "))
     if network in UNPUBLISHED and not settings.uncertified:
         raise ValueError(
             f"no checksum of {NETWORKS[network].files[0]} is published, so that yours cannot be certified: "
