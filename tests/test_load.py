@@ -338,7 +338,7 @@ def documentation(kind: type) -> dict[str, str]:
         for field, line in zip(node.body, [*node.body[1:], None], strict=True):
             if isinstance(field, ast.AnnAssign):
                 assert isinstance(line, ast.Expr), f"{node.name}.{field.target.id} has no documentation"
-                lines[field.target.id] = line.value.value
+                lines.setdefault(field.target.id, line.value.value)
     return lines
 
 

@@ -32,7 +32,12 @@ ELSEWHERE = {
     "eval/inception.py": {"numpy.random.RandomState"},
     "eval/networks/i3d.py": {"numpy.random.RandomState"},
     "eval/networks/c3d.py": {"numpy.random.RandomState"},
+    "eval/interval.py": {"numpy.random.Generator"},
+    "eval/networks/aesthetic.py": {"torch.random.fork_rng", "torch.manual_seed"},
     "eval/networks/clip.py": {"torch.random.fork_rng", "torch.manual_seed"},
+    "eval/networks/dino.py": {"torch.random.fork_rng", "torch.manual_seed"},
+    "eval/networks/encoder.py": {"torch.random.fork_rng", "torch.manual_seed"},
+    "eval/people/page.py": {"secrets", "secrets.token_bytes"},  # which no voter may guess
     "vae/diffusers_models.py": {"torch.random.fork_rng", "torch.manual_seed"},
     "dit/pipelines.py": {"torch.Generator", "torch.Generator().manual_seed"},
 }
