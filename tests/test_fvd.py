@@ -119,7 +119,7 @@ def launched(words: list, processes: int, variables: dict[str, str]) -> list[tup
 @pytest.mark.long
 def test_one_two_and_three_processes_give_the_same_bits(folders, quick, tmp_path):
     (tmp_path / "several.py").write_text(SEVERAL)
-    scores = [fvd(settings(folders, cache=False, batch=2))]
+    scores = [fvd(settings(folders, cache=False, batch=2, json=str(tmp_path / "1.json")))]
     words = [
         *("--real", folders[0], "--fake", folders[1], "--protocol", "fvd-google", "--smoke", "--allow-small")
     ]
