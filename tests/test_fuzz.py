@@ -64,7 +64,7 @@ def test_a_share_of_the_fuzzers_inputs_is_answered_in_a_sentence(tmp_path, monke
     for target in fuzz.TARGETS:
         file, found = next(sound.glob(target.file)), set()
         if target.change in (fuzz.weights_file, fuzz.parquet_file):
-            for number in range(60):
+            for number in range(240):
                 copy = shutil.copy(file, tmp_path / f"copy{file.suffix}")
                 change = target.change(Path(copy), random.Random(number), target.needed)
                 found |= (
