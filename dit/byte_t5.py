@@ -5,6 +5,7 @@ vocabulary file, and the weights of `T5EncoderModel` (gated-gelu, T5 1.1) under 
 """
 
 import math
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,18 @@ NEIGHBOURS = ((-1, 1.0), (1, 1.0), (0, 0.5), (-3, 0.5))  # where a head looks fi
 def byte_tokens(prompt: str, max_tokens: int) -> list[int]:
     """Token ids of a prompt, the end mark last; the empty prompt is the end mark alone."""
     return [byte + FIRST_BYTE for byte in prompt.encode()[: max_tokens - 1]] + [END]
+
+
+@dataclass(frozen=True)
+class TextInputs:
+    """What an encoder reads of prompts, made of them on the host, and each prompt's length."""
+
+    tensors: tuple[Tensor, ...]
+    lengths: list[int]
+
+    def to(self, device: torch.device) -> "TextInputs":
+        """The same on a device, whose copies the host does not wait for."""
+        return replace(self, tensors=tuple(x.to(device, non_blocking=True) for x in self.tensors))
 
 
 class ByteEncoder(nn.Module):
@@ -45,19 +58,24 @@ class ByteEncoder(nn.Module):
                 )
         self.encoder.block[0].layer[0].SelfAttention.look_near()
 
-    def forward(self, prompts: list[str]) -> tuple[Tensor, list[int]]:
-        """Packed embeddings S x width of all prompts, and how many tokens each has."""
+    def read(self, prompts: list[str]) -> TextInputs:
+        """Padded token ids of prompts, and where in them those are that are no padding."""
         ids = [byte_tokens(prompt, self.config.max_tokens) for prompt in prompts]
         lengths = [len(row) for row in ids]
-        device = self.shared.weight.device
-        padded = torch.tensor([row + [PADDING] * (max(lengths) - len(row)) for row in ids], device=device)
-        real_BS = padded != PADDING
-        x = self.shared(padded)
-        positions = self.encoder.block[0].layer[0].SelfAttention.position_bias(padded.shape[1])
-        bias = positions.masked_fill(~real_BS[:, None, None, :], torch.finfo(positions.dtype).min)
+        padded = torch.tensor([row + [PADDING] * (max(lengths) - len(row)) for row in ids])
+        return TextInputs((padded, (padded != PADDING).flatten().nonzero().squeeze(1)), lengths)
+
+    def forward(self, prompts: list[str] | TextInputs) -> tuple[Tensor, list[int]]:
+        """Packed embeddings S x width of prompts, or of what was read of them, and each one's length."""
+        inputs = prompts if isinstance(prompts, TextInputs) else self.read(prompts)
+        padded_BS, places = inputs.to(self.shared.weight.device).tensors
+        x = self.shared(padded_BS)
+        positions = self.encoder.block[0].layer[0].SelfAttention.position_bias(padded_BS.shape[1])
+        padding = (padded_BS == PADDING)[:, None, None, :]
+        bias = positions.masked_fill(padding, torch.finfo(positions.dtype).min)
         for block in self.encoder.block:
             x = block(x, bias)
-        return self.encoder.final_layer_norm(x)[real_BS], lengths
+        return self.encoder.final_layer_norm(x).flatten(0, 1)[places], inputs.lengths
 
 
 class EncoderBlock(nn.Module):

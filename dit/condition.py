@@ -35,9 +35,17 @@ class Condition:
         return replace(self, **self.NULL | {"prompt": self.negative})
 
 
-def draw_condition(clip: Clip, latents_CTHW: Tensor, flow: FlowConfig, seed: int) -> Condition:
-    """A training sample's condition: its null or not, for guidance, and first frames or none, by the draw."""
-    random = generator(seed, "condition", clip.draw)
-    given, null = random.random() < flow.first_frame, random.random() < flow.prompt_dropout
-    condition = Condition(clip.caption, latents_CTHW[:, :1] if given and latents_CTHW.shape[1] > 1 else None)
-    return replace(condition, **condition.NULL) if null else condition
+def draw_condition(clip: Clip, flow: FlowConfig, seed: int) -> Condition:
+    """A training sample's condition by the draw: its null or not, for guidance."""
+    condition = Condition(clip.caption)
+    return replace(condition, **condition.NULL) if _shares(clip, seed)[1] < flow.prompt_dropout else condition
+
+
+def draw_given(clip: Clip, latent_frames: int, flow: FlowConfig, seed: int) -> int:
+    """How many first latent frames of a training sample are given, by the draw: one or none, not all."""
+    return int(_shares(clip, seed)[0] < flow.first_frame and latent_frames > 1)
+
+
+def _shares(clip: Clip, seed: int) -> tuple[float, float]:
+    """Where a sample lies in the shares of those that have given frames, and of those that have a null."""
+    return tuple(generator(seed, "condition", clip.draw).random(2))

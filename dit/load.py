@@ -16,6 +16,7 @@ from configs.ranges import Frames, Rate, Side
 from configs.sampling import SamplerConfig, SolverSettings
 from configs.train import FlowConfig
 from dit.attention import BACKENDS, choose_attention
+from dit.byte_t5 import TextInputs
 from dit.condition import Condition
 from dit.model import TextMemory, Transformer
 from dit.pack import Layout
@@ -67,13 +68,21 @@ class Denoiser(nn.Module):
         self.text = make_encoder(text) if encoder is None else encoder
         self.transformer = Transformer(config)
 
-    def embed(self, conditions: list[Condition]) -> TextMemory:
+    def read(self, conditions: list[Condition]) -> TextInputs:
+        """What `embed` takes of conditions, made on the host."""
+        return self.text.read([condition.prompt for condition in conditions])
+
+    def embed(self, conditions: list[Condition] | TextInputs) -> TextMemory:
         """What the blocks of the transformer read of conditions; while sampling it is computed once."""
-        embeddings, lengths = self.text([condition.prompt for condition in conditions])
+        embeddings, lengths = self.text(self.read(conditions) if isinstance(conditions, list) else conditions)
         return self.transformer.embed_text(embeddings.to(self.transformer.proj_out.weight.dtype), lengths)
 
     def forward(
-        self, tokens_LP: Tensor, times_M: Tensor, layout: Layout, conditions: list[Condition] | TextMemory
+        self,
+        tokens_LP: Tensor,
+        times_M: Tensor,
+        layout: Layout,
+        conditions: list[Condition] | TextInputs | TextMemory,
     ) -> Tensor:
         text = conditions if isinstance(conditions, TextMemory) else self.embed(conditions)
         return self.transformer(tokens_LP, times_M, text, layout)

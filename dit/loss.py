@@ -5,14 +5,14 @@ v = noise - x. Everything random is a function of (seed, draw), on however many 
 """
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from configs.train import FlowConfig
-from dit.condition import Condition, draw_condition
+from dit.condition import Condition, draw_condition, draw_given
 from dit.pack import Layout, make_layout, patchify
 from samplers.path import point_and_velocity, shift_for, shift_times
 from vae.compression import PATCH
@@ -22,61 +22,127 @@ from vae.training.seeds import normal
 
 @dataclass(frozen=True)
 class SampleDraw:
-    """What is drawn for a sample, noise C T H W and one time, on the CPU; and its condition."""
+    """What is drawn for a sample, on the CPU: noise C T H W, one time, its condition, and of how many first
+    latent frames the truth is given."""
 
     noise_CTHW: Tensor
     time: Tensor
     condition: Condition
+    given: int = 0
 
 
-def draw_sample(latents_CTHW: Tensor, clip: Clip, flow: FlowConfig, seed: int) -> SampleDraw:
-    """A training sample's draw: noise, condition, and a time whose logit is normal, shifted by the sample's
-    size (Esser et al. 2024, section 3.1 and eq. 23)."""
-    condition = draw_condition(clip, latents_CTHW, flow, seed)
-    noise = normal(latents_CTHW.shape, seed, "noise", clip.draw)
+def draw_sample(shape: tuple[int, ...], clip: Clip, flow: FlowConfig, seed: int) -> SampleDraw:
+    """The draw of a training sample of latents C T H W: noise, condition, given frames, and a time whose
+    logit is normal, shifted by the sample's size (Esser et al. 2024, section 3.1 and eq. 23)."""
+    noise = normal(shape, seed, "noise", clip.draw)
     time = torch.sigmoid(flow.time_mean + flow.time_std * normal((1,), seed, "time", clip.draw))
     tokens = noise[0].numel() // math.prod(PATCH)
-    return SampleDraw(noise, shift_times(time, shift_for(tokens, flow)), condition)
+    return SampleDraw(
+        noise,
+        shift_times(time, shift_for(tokens, flow)),
+        draw_condition(clip, flow, seed),
+        draw_given(clip, shape[1], flow, seed),
+    )
 
 
-def draw_validation(latents_CTHW: Tensor, clip: Clip, time: float, seed: int) -> SampleDraw:
+def draw_validation(shape: tuple[int, ...], clip: Clip, time: float, seed: int) -> SampleDraw:
     """A held-out sample's draw: fixed noise, at the time of its bin, with its caption and nothing given."""
-    noise = normal(latents_CTHW.shape, seed, "validation noise", clip.draw, str(time))
+    noise = normal(shape, seed, "validation noise", clip.draw, str(time))
     return SampleDraw(noise, torch.tensor([time]), Condition(clip.caption))
+
+
+def padding_sample(channels: int, tokens: int) -> SampleDraw:
+    """A sample of so many tokens that fills a pack up: zeros without a prompt, all given, not in the loss."""
+    _, height, width = PATCH
+    return SampleDraw(torch.zeros(channels, 1, height, tokens * width), torch.zeros(1), Condition(), given=1)
+
+
+@dataclass(frozen=True)
+class PackDraw:
+    """All of a pack but its latents: noise L x P, every token's time, and 1 for each token that is in the
+    loss, 0 for given ones; distinct times M, layout, conditions, what the network reads of those, and how
+    many tokens are in the loss.
+
+    It is drawn on the host, ahead of the step that takes it to its device.
+    """
+
+    noise_LP: Tensor
+    time_L: Tensor
+    in_loss_L: Tensor
+    times_M: Tensor
+    layout: Layout
+    conditions: list[Condition]
+    text: object
+    counted: int
+
+    def to(self, device: torch.device) -> "PackDraw":
+        """The same on a device, whose copies the host does not wait for."""
+        names = ("noise_LP", "time_L", "in_loss_L", "times_M")
+        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
+        text = self.text if isinstance(self.text, list) else self.text.to(device)
+        return replace(self, **moved, layout=self.layout.to(device), text=text)
+
+
+def draw_pack(
+    samples: Iterable[SampleDraw], head_width: int, read: Callable[[list[Condition]], object] | None = None
+) -> PackDraw:
+    """The draws of samples as one pack, in which given tokens have t = 0.
+
+    `read` makes of the conditions what the network takes in place of them (`Denoiser.read`).
+    """
+    noises, times, times_L, grids, in_loss, conditions = [], [], [], [], [], []
+    for sample in samples:
+        noise_LP, grid = patchify(sample.noise_CTHW)
+        given_L = torch.arange(len(noise_LP)) < sample.given * grid[1] * grid[2]
+        time_L = torch.where(given_L, 0.0, sample.time)
+        noises.append(noise_LP)
+        times.append(time_L if sample.given else sample.time)
+        times_L.append(time_L)
+        grids.append(grid)
+        in_loss.append(~given_L)
+        conditions.append(sample.condition)
+    in_loss_L = torch.cat(in_loss).float()
+    layout, times_M = make_layout(grids, times, head_width, torch.device("cpu"))
+    return PackDraw(
+        noise_LP=torch.cat(noises),
+        time_L=torch.cat(times_L),
+        in_loss_L=in_loss_L,
+        times_M=times_M,
+        layout=layout,
+        conditions=conditions,
+        text=read(conditions) if read else conditions,
+        counted=int(in_loss_L.sum()),
+    )
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A packed batch on the device: noisy tokens L x P, distinct times M, layout, conditions, target velocity
-    L x P, and 1 for each token that is in the loss, 0 for given ones."""
+    """A packed batch on the device: noisy tokens L x P, distinct times M, layout, conditions and what the
+    network reads of them, target velocity L x P, and 1 for each token in the loss, 0 for given ones."""
 
     tokens: Tensor
     times: Tensor
     layout: Layout
     conditions: list[Condition]
+    text: object
     target: Tensor
     in_loss: Tensor
 
 
-def make_batch(latents: list[Tensor], samples: Iterable[SampleDraw], head_width: int) -> Batch:
-    """Packs latents C T H W at their noise and times, on the latents' device; given tokens have t = 0."""
-    device = latents[0].device
-    tokens, targets, times, grids, in_loss, conditions = [], [], [], [], [], []
-    for x, sample in zip(latents, samples, strict=True):
-        (data_LP, grid), (noise_LP, _) = patchify(x), patchify(sample.noise_CTHW.to(device))
-        given = sample.condition.given_CTHW
-        given_L = torch.arange(len(data_LP)) < (0 if given is None else given.shape[1]) * grid[1] * grid[2]
-        time_L = torch.where(given_L, 0.0, sample.time)
-        noisy_LP, velocity_LP = point_and_velocity(data_LP, noise_LP, time_L)
-        tokens.append(noisy_LP)
-        targets.append(velocity_LP)
-        times.append(time_L if given_L.any() else sample.time)
-        grids.append(grid)
-        in_loss.append(~given_L)
-        conditions.append(sample.condition)
-    layout, distinct_M = make_layout(grids, times, head_width, device)
-    in_loss_L = torch.cat(in_loss).float().to(device)
-    return Batch(torch.cat(tokens), distinct_M, layout, conditions, torch.cat(targets), in_loss_L)
+def make_batch(latents: list[Tensor], pack: PackDraw) -> Batch:
+    """Packs latents C T H W at their noise and times, on the device where both are; the rest is padding."""
+    data = [patchify(x)[0] for x in latents]
+    padding_LP = torch.zeros_like(pack.noise_LP[sum(map(len, data)) :])
+    noisy_LP, velocity_LP = point_and_velocity(torch.cat([*data, padding_LP]), pack.noise_LP, pack.time_L)
+    return Batch(
+        tokens=noisy_LP,
+        times=pack.times_M,
+        layout=pack.layout,
+        conditions=pack.conditions,
+        text=pack.text,
+        target=velocity_LP,
+        in_loss=pack.in_loss_L,
+    )
 
 
 def flow_loss(network: nn.Module, batch: Batch, dtype=torch.float32) -> Tensor:
@@ -85,7 +151,7 @@ def flow_loss(network: nn.Module, batch: Batch, dtype=torch.float32) -> Tensor:
     A sum, as the mean is over all processes, or over the batches of a validation: divide by the sum of
     `in_loss`. It is added up in `dtype`.
     """
-    prediction_LP = network(batch.tokens, batch.times, batch.layout, batch.conditions)
+    prediction_LP = network(batch.tokens, batch.times, batch.layout, batch.text)
     error_LP = (prediction_LP.float() - batch.target).square()
     return (error_LP.mean(-1, dtype=dtype) * batch.in_loss).sum()
 

@@ -1,7 +1,7 @@
 """Packs: patches of many samples in one sequence, its layout, rotary positions and distinct times."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -27,6 +27,12 @@ class Layout:
     rows: Tensor | None
     rotary: tuple[Tensor, Tensor]
     run_length: int
+
+    def to(self, device: torch.device) -> "Layout":
+        """The same on a device."""
+        tokens = Lengths(self.tokens.each, device)
+        rows = None if self.rows is None else self.rows.to(device)
+        return replace(self, tokens=tokens, rows=rows, rotary=tuple(x.to(device) for x in self.rotary))
 
     @cached_property
     def rotary_factors(self) -> Tensor:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from configs.model import TextConfig
-from dit.byte_t5 import BUCKETS, END, EPS, FARTHEST, PADDING, VOCABULARY, ByteEncoder
+from dit.byte_t5 import BUCKETS, END, EPS, FARTHEST, PADDING, VOCABULARY, ByteEncoder, TextInputs
 from vae.cache.index import remedy
 from vae.cache.shards import Location, read_row
 from vae.diffusers_folder import read_config
@@ -25,22 +25,32 @@ class PretrainedEncoder(nn.Module):
         super().__init__()
         self.config, self.model, self.tokenizer = config, model.eval().requires_grad_(False), tokenizer
 
-    @torch.no_grad()
-    def forward(self, prompts: list[str]) -> tuple[Tensor, list[int]]:
-        """Packed embeddings S x width of all prompts, and each one's length, zero padding counted if kept."""
-        max_tokens = self.config.max_tokens
+    def read(self, prompts: list[str]) -> TextInputs:
+        """Padded token ids of prompts, their mask, and where in them those are that are no padding."""
         if self.config.padded:
             prompts = [clean(prompt) for prompt in prompts]
         batch = self.tokenizer(
-            prompts, max_length=max_tokens, truncation=True, padding="longest", return_tensors="pt"
+            prompts,
+            max_length=self.config.max_tokens,
+            truncation=True,
+            padding="longest",
+            return_tensors="pt",
         )
-        device = next(self.model.parameters()).device
-        mask = batch["attention_mask"].to(device)
-        embeddings = self.model(batch["input_ids"].to(device), attention_mask=mask)[0].float()
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        lengths = [self.config.max_tokens] * len(ids) if self.config.padded else mask.sum(1).tolist()
+        return TextInputs((ids, mask, mask.flatten().nonzero().squeeze(1)), lengths)
+
+    @torch.no_grad()
+    def forward(self, prompts: list[str] | TextInputs) -> tuple[Tensor, list[int]]:
+        """Packed embeddings S x width of prompts, or of what is read of them, and each one's length, zero
+        padding counted if kept."""
+        inputs = prompts if isinstance(prompts, TextInputs) else self.read(prompts)
+        ids, mask, places = inputs.to(next(self.model.parameters()).device).tensors
+        embeddings = self.model(ids, attention_mask=mask)[0].float()
         if not self.config.padded:
-            return embeddings[mask.bool()], mask.sum(1).tolist()
-        full = F.pad(embeddings * mask[..., None], (0, 0, 0, max_tokens - embeddings.shape[1]))
-        return full.flatten(0, 1), [max_tokens] * len(prompts)
+            return embeddings.flatten(0, 1)[places], inputs.lengths
+        missing = self.config.max_tokens - embeddings.shape[1]
+        return F.pad(embeddings * mask[..., None], (0, 0, 0, missing)).flatten(0, 1), inputs.lengths
 
 
 class EmbeddedText(nn.Module):
@@ -60,15 +70,21 @@ class EmbeddedText(nn.Module):
             packed, lengths = load_pretrained(self.config)(absent)
             self.kept |= dict(zip(absent, packed.split(lengths), strict=True))
 
-    def forward(self, prompts: list[str]) -> tuple[Tensor, list[int]]:
-        """Packed embeddings S x width of all prompts, and each one's length, zero padding counted if kept."""
+    def read(self, prompts: list[str]) -> TextInputs:
+        """The embeddings of prompts, where they are kept."""
         rows = [
             self.kept[prompt] if prompt in self.kept else self._stored(self.locations[prompt])
             for prompt in prompts
         ]
         if self.config.padded:
             rows = [F.pad(row, (0, 0, 0, self.config.max_tokens - len(row))) for row in rows]
-        return torch.cat(rows).to(self.home.device), [len(row) for row in rows]
+        return TextInputs((torch.cat(rows),), [len(row) for row in rows])
+
+    def forward(self, prompts: list[str] | TextInputs) -> tuple[Tensor, list[int]]:
+        """Packed embeddings S x width of prompts, or of what is read of them, and each one's length, zero
+        padding counted if kept."""
+        inputs = prompts if isinstance(prompts, TextInputs) else self.read(prompts)
+        return inputs.to(self.home.device).tensors[0], inputs.lengths
 
     def _stored(self, location: Location) -> Tensor:
         """The embedding that lies there; raises ValueError with the remedy where it cannot be read."""

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -24,17 +25,19 @@ from dit.load import (
     is_diffusers,
     model_folder,
 )
-from dit.loss import Batch, check_first_loss, draw_sample, draw_validation, flow_loss, make_batch
+from dit.loss import Batch, check_first_loss, draw_pack, draw_validation, flow_loss, make_batch
+from dit.steps import draw_steps
 from dit.text import EmbeddedText, cut_note, encoder_folder, encoder_hash, text_provenance
 from vae.cache.clips import find_cache, open_cached
 from vae.cache.index import Cache
 from vae.cache.shards import DTYPES
 from vae.compression import round_to
-from vae.data.clips import SHAPES, Clip, batches, files_hash, open_data
+from vae.data.clips import SHAPES, Clip, batches, files_hash, open_data, shares_of
 from vae.data.sheets import contact_sheet
 from vae.interface import same_shapes
 from vae.load import autoencoder_hash, keep_copy, load_autoencoder, same_latents
 from vae.model import Autoencoder
+from vae.training.ahead import made_ahead
 from vae.training.files import read_json
 from vae.training.optimizer import make_optimizer, set_learning_rate, update_average
 from vae.training.processes import gathered, on_main
@@ -51,7 +54,7 @@ SCENES_READ = 256
 
 def train(config: TransformerRun) -> Path:
     """Trains or goes on with the run in `config.out`; returns the path of the finished weights."""
-    loop, flow, seed = config.train, config.flow, config.train.seed
+    loop, seed = config.train, config.train.seed
     with Session(config, "transformer", TRANSFORMER) as run:
         # The autoencoder: once the run has begun its own copy, with which its folder is a whole model folder.
         autoencoder = load_autoencoder(run.folder if run.started else config.autoencoder)
@@ -113,19 +116,23 @@ def train(config: TransformerRun) -> Path:
         if run.due("show", run.step) and not run.has_shown("validation"):
             show(run.step)
 
-        # Batches from the step after the last, each process its share.
-        loader = batches(data, loop.batch, run.step, loop.steps, run.rank, run.ranks, config.data.workers)
-        for step, clips in run.steps(loader):
-            # Latents, and each sample's noise, time and condition: functions of (seed, draw).
-            latents = autoencoder.latents(clips, seed if sampled else None)
-            samples = (draw_sample(z, clip, flow, seed) for z, clip in zip(latents, clips, strict=True))
-            batch = make_batch(latents, samples, head_width)
+        # Steps after the last, each process its share, drawn on the host while the step before computes.
+        shares = shares_of(loop.batch, run.step, loop.steps, run.rank, run.ranks)
+        clips = ([clips] for clips in batches(data, shares, config.data.workers))
+        ahead = made_ahead(draw_steps(clips, config, autoencoder, model.read))
+        for step, share in run.steps(ahead, lambda share: share.clips):
+            # The loss is a mean over the tokens of the whole step: of all packs of all processes.
+            counted, error = run.sum(share.counted).float(), torch.zeros((), device=run.device)
+            for pack in share.packs:
+                # Latents at each sample's noise and time, with its condition: functions of (seed, draw).
+                batch = pack.batch(autoencoder, run.device)
 
-            # Rectified flow's loss: the mean over the tokens of all processes, which average their gradients.
-            with run.accelerator.autocast():
-                error = flow_loss(network, batch)
-            loss = error * run.ranks / run.accelerator.reduce(batch.in_loss.sum())
-            run.accelerator.backward(loss)
+                # Rectified flow's loss, whose gradients add up: over packs here, over processes at the last.
+                last = pack is share.packs[-1]
+                with run.accelerator.autocast(), nullcontext() if last else run.accelerator.no_sync(network):
+                    error_of_pack = flow_loss(network, batch)
+                    run.accelerator.backward(error_of_pack * (run.ranks / counted))
+                error += error_of_pack.detach()
 
             # AdamW at this step's learning rate, then the average moves towards the weights.
             norm = run.accelerator.clip_grad_norm_(model.parameters(), config.optimizer.max_gradient_norm)
@@ -136,11 +143,11 @@ def train(config: TransformerRun) -> Path:
             update_average(average, model, step, config.optimizer.ema_decay)
 
             # What is said, saved and shown; every process calls these, as each has its share in them.
-            mean_loss = run.accelerator.reduce(loss.detach(), "mean")
-            if step == 1 and not config.init:
-                run.print_once(check_first_loss(mean_loss.item(), latents))
             terms = {"gradient_norm": norm, "learning_rate": optimizer.param_groups[0]["lr"]}
-            run.end_step(step, mean_loss, ("tokens", len(batch.tokens) * run.ranks), **terms)
+            run.end_step(step, error / counted, ("tokens", share.tokens), **terms)
+            if step == 1 and share.clips and not config.init:
+                latents = [z for pack in share.packs for z in autoencoder.latents(pack.clips, pack.noises)]
+                run.print_once(check_first_loss(run.loss, latents))
             if run.due("save", step):
                 states = {"model": model.trained_state(), "average": average.trained_state()}
                 run.save(step, **states, optimizer=optimizer)
@@ -278,15 +285,16 @@ def validation_batches(
 ) -> list[tuple[float, Batch]]:
     """This process's share of the held-out clips, in batches: fixed noise, at the middle of each time bin."""
     mine = range(run.rank, min(HELD_OUT, len(held_out)), run.ranks)
-    many, head_width = config.train.batch // run.ranks, config.model.width // config.model.heads
+    many = max(1, config.train.batch // run.ranks)
+    head_width = config.model.width // config.model.heads
     result = []
     for draws in (mine[first : first + many] for first in range(0, len(mine), many)):
         clips = [held_out[draw] for draw in draws]
         latents = autoencoder.latents(clips)
         for time in VALIDATION_TIMES:
             pairs = zip(latents, clips, strict=True)
-            samples = (draw_validation(z, clip, time, config.train.seed) for z, clip in pairs)
-            result.append((time, make_batch(latents, samples, head_width)))
+            samples = (draw_validation(z.shape, clip, time, config.train.seed) for z, clip in pairs)
+            result.append((time, make_batch(latents, draw_pack(samples, head_width).to(run.device))))
     return result
 
 

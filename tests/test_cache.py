@@ -34,6 +34,7 @@ from vae.data.write import write_video
 from vae.interface import Statistics
 from vae.load import autoencoder_hash, load_autoencoder
 from vae.model import Autoencoder
+from vae.training.seeds import normal
 from vae.training.weights import load_weights, save_weights
 
 DATA = DataConfig(frames=5, size=32, fps=8.0, clips_per_file=3)
@@ -180,15 +181,16 @@ def test_autoencoders_of_diffusers_are_cached_as_ours_are(folder, tmp_path, name
             assert torch.equal(part[0], kept)
 
 
-def test_draws_of_a_posterior_have_its_mean_and_variance_and_are_their_key_s():
+def test_draws_of_a_posterior_have_its_mean_and_variance_and_are_their_noise_s():
     shape = 4, 1, 8, 8
     clip = Clip(None, "", "", posterior=(torch.full(shape, 2.0), torch.full(shape, 0.25).log()))
     model = Autoencoder(MODEL)
-    drawn = model.latents([replace(clip, draw=draw) for draw in range(200)], seed=0)
+    noises = [normal(shape, "noise", k) for k in range(200)]
+    drawn = model.latents([clip] * 200, noises)
     everything = torch.stack(drawn)
     assert everything.mean().item() == pytest.approx(2, abs=0.01)
     assert everything.std().item() == pytest.approx(0.5, abs=0.01)
-    assert torch.equal(drawn[3], model.latents([replace(clip, draw=3)], seed=0)[0])
+    assert torch.equal(drawn[3], model.latents([clip], noises[3:4])[0])
     assert not torch.equal(drawn[3], drawn[4])
     assert torch.equal(model.latents([clip])[0], clip.posterior[0])
 

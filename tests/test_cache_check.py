@@ -14,7 +14,7 @@ from vae.cache import encoding
 from vae.cache.clips import open_cached
 from vae.cache.index import load_cache
 from vae.cache.shards import shard_files, write_shard
-from vae.data.clips import batches
+from vae.data.clips import batches, shares_of
 from vae.load import load_autoencoder
 from vae.training.weights import load_weights, save_weights
 
@@ -137,7 +137,7 @@ def test_a_shard_that_goes_bad_stops_training_in_one_sentence(small, autoencoder
     for file in shard_files(small):
         file.write_bytes(file.read_bytes()[:-3000])
     with pytest.raises(ValueError, match=r"^\S+ ends \d+ bytes too early: `dit data check ") as caught:
-        for _ in batches(data, 4, 0, 8, 0, 1, workers):
+        for _ in batches(data, shares_of(4, 0, 8, 0, 1), workers):
             pass
     assert "\n" not in str(caught.value) and "dit data check" in str(caught.value)
     with pytest.raises(ValueError, match="is not there as it was: `dit data check"):

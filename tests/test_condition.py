@@ -20,6 +20,7 @@ import dit.train
 import vae.data.clips
 from configs.sampling import SampleSettings
 from configs.train import OptimizerConfig
+from dit.byte_t5 import TextInputs
 from dit.condition import Condition, draw_condition
 from dit.load import Denoiser
 from tests.test_train import autoencoder  # noqa: F401
@@ -43,14 +44,27 @@ class Bright(Condition):
     brightness: float = 0.0
 
 
+@dataclass(frozen=True)
+class BrightInputs(TextInputs):
+    """What is read of prompts, and the brightness of every token."""
+
+    brightness_S: torch.Tensor
+
+
 class BrightDenoiser(Denoiser):
     """Moves the embeddings of a prompt by its brightness."""
 
-    def embed(self, conditions):
-        embeddings, lengths = self.text([condition.prompt for condition in conditions])
+    def read(self, conditions):
+        text = super().read(conditions)
         brightness = torch.tensor([condition.brightness for condition in conditions])
-        moved = embeddings + brightness.repeat_interleave(torch.tensor(lengths))[:, None]
-        return self.transformer.embed_text(moved, lengths)
+        return BrightInputs(
+            text.tensors, text.lengths, brightness.repeat_interleave(torch.tensor(text.lengths))
+        )
+
+    def embed(self, conditions):
+        inputs = self.read(conditions) if isinstance(conditions, list) else conditions
+        embeddings, lengths = self.text(inputs)
+        return self.transformer.embed_text(embeddings + inputs.brightness_S[:, None], lengths)
 
 
 @pytest.fixture
@@ -62,7 +76,7 @@ def bright(monkeypatch):
 
     def drawn(clip, *rest):
         condition = draw_condition(clip, *rest)
-        bright = Bright(condition.prompt, condition.given_CTHW, brightness=clip.brightness)
+        bright = Bright(condition.prompt, brightness=clip.brightness)
         return bright if condition.prompt else replace(bright, **bright.NULL)
 
     asked = SimpleNamespace(brightness=0.0)

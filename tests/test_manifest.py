@@ -17,7 +17,7 @@ from configs.data import DataConfig
 from dit import cli
 from tests.tiny import autoencoder_run, seconds_of
 from vae.compression import Compression
-from vae.data.clips import VideoFiles, batches, clip_of, files_hash, open_data
+from vae.data.clips import VideoFiles, batches, clip_of, files_hash, open_data, shares_of
 from vae.data.manifest import find_files, load_manifest, save_manifest
 from vae.data.video import Probe, decoder, ffmpeg, probe, to_video
 from vae.data.write import to_frames, write_video
@@ -280,7 +280,7 @@ def test_training_names_and_counts_files_that_cannot_be_read(folder, tmp_path, c
     capsys.readouterr()
     with Session(config, "autoencoder", "autoencoder.safetensors") as run:
         run.begin(torch.nn.Linear(1, 1), data, data)
-        for step, clips in run.steps(batches(data, 2, 0, 6, 0, 1, workers)):
+        for step, clips in run.steps(batches(data, shares_of(2, 0, 6, 0, 1), workers)):
             sources |= {clip.source for clip in clips}
             run.end_step(step, torch.tensor(1.0), ("clips", 2), gradient_norm=1.0)
     assert not any("long.mp4" in source for source in sources) and len(sources) == 2
@@ -296,7 +296,7 @@ def test_with_nothing_readable_one_sentence_says_why(folder, workers):
     for entry in data.entries:
         entry.path.unlink()
     with pytest.raises(ValueError, match=r"^none of the 3 files of \S+ can be read: \S+: no such file$"):
-        next(batches(data, 1, 0, 1, 0, 1, workers))
+        next(batches(data, [[0]], workers))
 
 
 def test_held_out_files_that_go_bad_do_not_stop_training(folder, capsys):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+import dit.steps
 import dit.train
 import vae.train
 from configs.data import DataConfig
@@ -109,8 +110,8 @@ def test_mixed_sizes_share_a_pack_resume_to_the_bit_and_sample(data, autoencoder
         grids.append({patchify(x)[1] for x in latents})
         return make_batch(latents, *arguments)
 
-    make_batch = dit.train.make_batch
-    monkeypatch.setattr(dit.train, "make_batch", note_grids)
+    make_batch = dit.steps.make_batch
+    monkeypatch.setattr(dit.steps, "make_batch", note_grids)
     config = replace(transformer_run(tmp_path / "whole", autoencoder, steps=4, show_every=4), data=data)
     dit.train.train(config)
     assert any(len(shapes) >= 3 for shapes in grids)

@@ -19,6 +19,7 @@ from dit.encode import encode as encode_cache
 from dit.generate import generate
 from dit.load import AVERAGE, TRANSFORMER, load_model
 from dit.loss import check_first_loss
+from dit.steps import latent_shape
 from dit.train import train, validation_batches
 from tests.test_train_loss import random_denoiser
 from tests.tiny import (
@@ -40,7 +41,7 @@ from tests.tiny import (
 from vae.cache.clips import open_cached
 from vae.cache.index import load_cache
 from vae.compression import Compression
-from vae.data.clips import Clip, batches, open_data
+from vae.data.clips import Clip, batches, open_data, shares_of
 from vae.interface import Statistics
 from vae.load import load_autoencoder
 from vae.model import Autoencoder
@@ -297,8 +298,8 @@ def test_bf16_computes_near_fp32_and_keeps_fp32_weights(whole, autoencoder, tmp_
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_the_ranks_share_the_batches_of_one_process(ranks):
     data, _ = open_data(transformer_run("", "").data, 0, 1, Compression())
-    whole = [[clip.source for clip in clips] for clips in batches(data, 4, 2, 4, 0, 1, 0)]
-    parts = [list(batches(data, 4, 2, 4, rank, ranks, 0)) for rank in range(ranks)]
+    whole = [[clip.source for clip in clips] for clips in batches(data, shares_of(4, 2, 4, 0, 1), 0)]
+    parts = [list(batches(data, shares_of(4, 2, 4, rank, ranks), 0)) for rank in range(ranks)]
     assert whole == [[f"scene {draw}" for draw in range(8, 12)], [f"scene {draw}" for draw in range(12, 16)]]
     for step, sources in enumerate(whole):
         shares = [[clip.source for clip in part[step]] for part in parts]
@@ -312,10 +313,11 @@ def test_clips_of_one_shape_are_encoded_together_and_each_as_it_would_be_alone(a
     videos = [torch.rand(3, *size, generator=random) * 2 - 1 for size in sizes]
     clips = [Clip(video, "", "", draw=draw) for draw, video in enumerate(videos)]
     cached = Clip(None, "", "", posterior=(torch.ones(4, 2, 4, 4), torch.zeros(4, 2, 4, 4)), draw=5)
-    for seed in (0, None):
-        together = model.latents([*clips, cached], seed)
-        for one, clip in zip(together, [*clips, cached], strict=True):
-            assert torch.equal(one, model.latents([clip], seed)[0])
+    every = [*clips, cached]
+    noises = [torch.randn(latent_shape(clip, model), generator=random) for clip in every]
+    for k, (drawn, mean) in enumerate(zip(model.latents(every, noises), model.latents(every), strict=True)):
+        assert torch.equal(drawn, model.latents(every[k : k + 1], noises[k : k + 1])[0])
+        assert torch.equal(mean, model.latents(every[k : k + 1])[0])
     calls = []
     model.encode, whole = lambda video: calls.append(tuple(video.shape)) or whole(video), model.encode
     model.latents(clips)

@@ -7,7 +7,7 @@ import torch
 
 from configs.train import FlowConfig, TransformerRun
 from dit.load import Denoiser
-from dit.loss import draw_sample, flow_loss, make_batch
+from dit.loss import draw_pack, draw_sample, flow_loss, make_batch
 from dit.pack import patchify
 from samplers.path import shift_times
 from tests.tiny import fresh_accelerator, transformer_run  # noqa: F401
@@ -34,8 +34,8 @@ def training_batch(latents: list[torch.Tensor], draws: range, flow: FlowConfig, 
     """The batch of these draws, of heads of 16 channels."""
     prompts = prompts or [""] * len(latents)
     rows = zip(latents, prompts, draws, strict=True)
-    samples = [draw_sample(x, Clip(None, prompt, "", draw=draw), flow, 5) for x, prompt, draw in rows]
-    return make_batch(latents, samples, 16)
+    samples = [draw_sample(x.shape, Clip(None, prompt, "", draw=draw), flow, 5) for x, prompt, draw in rows]
+    return make_batch(latents, draw_pack(samples, 16))
 
 
 def losses(denoiser: Denoiser, batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -93,7 +93,7 @@ def test_times_are_logit_normal_and_a_shift_moves_their_logits_by_its_logarithm(
     count, x = 4000, torch.zeros(1, 1, 2, 8)  # four tokens
     flow = FlowConfig(time_mean=0.4, time_std=1.3, shift=1.5, shift_tokens=16)
     mean, std = 0.4 + math.log(1.5 * math.sqrt(4 / 16)), 1.3
-    samples = [draw_sample(x, Clip(None, "", "", draw=draw), flow, 3) for draw in range(count)]
+    samples = [draw_sample(x.shape, Clip(None, "", "", draw=draw), flow, 3) for draw in range(count)]
     times = torch.cat([sample.time for sample in samples]).double()
     logits = times.logit()
     assert abs(logits.mean() - mean) < 4 * std / math.sqrt(count)
@@ -108,9 +108,8 @@ def test_prompt_dropout_is_a_function_of_seed_and_draw_and_new_in_every_epoch():
     flow, x = FlowConfig(prompt_dropout=0.1), torch.zeros(1, 1, 2, 2)
 
     def dropped(seed: int, draws: range) -> list[bool]:
-        samples = [draw_sample(x, Clip(None, "x", "", draw=draw), flow, seed) for draw in draws]
-        batch = make_batch([x] * len(draws), samples, 4)
-        return [condition.prompt == "" for condition in batch.conditions]
+        samples = [draw_sample(x.shape, Clip(None, "x", "", draw=draw), flow, seed) for draw in draws]
+        return [condition.prompt == "" for condition in draw_pack(samples, 4).conditions]
 
     draws = dropped(3, range(2000))
     assert dropped(3, range(1990, 2000)) == draws[1990:] and dropped(4, range(99)) != draws[:99]

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from vae.compression import Compression, round_to
 from vae.data.clips import Clip
-from vae.training.seeds import normal
 
 STATISTICS = ("latent_mean", "latent_std")  # the buffers of them, which diffusers' weights do not have
 
@@ -91,8 +90,8 @@ class VideoAutoencoder(nn.Module, ABC):
         return self.posterior(video_BCTHW)[0]
 
     @torch.no_grad()
-    def latents(self, clips: Sequence[Clip], seed: int | None = None) -> list[Tensor]:
-        """Normalised latents C' T' H' W' of each clip: its posterior's mean, or with a seed its draw from it.
+    def latents(self, clips: Sequence[Clip], noises: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """Normalised latents C' T' H' W' of each clip: its posterior's mean, or with noise its draw from it.
 
         A cached clip brings its posterior along; others of one shape are encoded in one call. But a CPU
         rounds one image otherwise than several at once: there each passes alone, as it does in a cache and
@@ -104,16 +103,15 @@ class VideoAutoencoder(nn.Module, ABC):
                 continue
             alone = device.type == "cpu" and clips[group[0]].video.shape[1] == 1
             for numbers in [[k] for k in group] if alone else [group]:
-                video = torch.stack([clips[k].video for k in numbers]).to(device)
-                parts = (self.encode(video),) if seed is None else self.posterior(video)
+                video = torch.stack([clips[k].video.to(device, non_blocking=True) for k in numbers])
+                parts = (self.encode(video),) if noises is None else self.posterior(video)
                 for k, *posterior in zip(numbers, *parts, strict=True):
                     posteriors[k] = posterior
         latents = []
-        for clip, posterior in zip(clips, posteriors, strict=True):
-            mean, *log_variance = (part.to(device) for part in posterior)
-            if seed is not None:
-                noise = normal(mean.shape, seed, "posterior", clip.draw)
-                mean = mean + torch.exp(log_variance[0] / 2) * noise.to(device)
+        for k, posterior in enumerate(posteriors):
+            mean, *log_variance = (part.to(device, non_blocking=True) for part in posterior)
+            if noises is not None:
+                mean = mean + torch.exp(log_variance[0] / 2) * noises[k].to(device, non_blocking=True)
             latents.append(mean)
         return latents
 

@@ -129,7 +129,7 @@ def _measure(
 ) -> list[tuple[int, Tensor, dict]]:
     """For each clip of this process's share: draw, sums of its latents, and the files skipped for it."""
     draws = range(rank, settings.count, ranks)
-    loader = batches(data, ranks, 0, len(draws), rank, ranks, settings.workers)
+    loader = batches(data, ([draw] for draw in draws), settings.workers)
     bar = progress(zip(draws, loader, strict=True), "measuring", len(draws), unit="clip", disable=rank > 0)
     return [(draw, latent_sums(autoencoder, clip.video), clip.skipped) for draw, (clip,) in bar]
 

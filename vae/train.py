@@ -2,8 +2,8 @@
 
 import copy
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import fields, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from configs.load import from_json, parse_run
 from configs.model import AutoencoderConfig
 from configs.train import AutoencoderRun
 from vae.cache.index import is_cache
-from vae.data.clips import SHAPES, Clip, batches, files_hash, open_data
+from vae.data.clips import SHAPES, Clip, batches, files_hash, open_data, shares_of
 from vae.data.sheets import contact_sheet
 from vae.discriminator import Discriminator, adaptive_weight
 from vae.interface import same_shapes
@@ -25,6 +25,7 @@ from vae.perceptual import load_perceptual
 from vae.quality.lpips import SMALLEST, Lpips, load_lpips, lpips_of
 from vae.quality.psnr_ssim import psnr, ssim
 from vae.statistics import Statistics, checked, latent_sums, raw_sums, statistics_of
+from vae.training.ahead import made_ahead
 from vae.training.checkpoints import restore_optimizer
 from vae.training.collapse import Watch
 from vae.training.files import naming
@@ -32,6 +33,7 @@ from vae.training.optimizer import (
     average_gradients,
     clip_gradients,
     make_optimizer,
+    mean_over_processes,
     set_learning_rate,
     update_average,
 )
@@ -60,6 +62,8 @@ def train(config: AutoencoderRun) -> Path:
     with Session(config, "autoencoder", WEIGHTS) as run:
         # Clips of files or of the drawn world; some are held out.
         _check_recipe(config)
+        if loop.batch < run.ranks:
+            raise ValueError(f"train.batch = {loop.batch}: {run.ranks} processes need a clip each")
         data, held_out = open_data(config.data, seed, HELD_OUT, compression_of(config.model))
 
         # The autoencoder, from random weights or those of `init`, and the frozen network of its loss.
@@ -118,22 +122,22 @@ def train(config: AutoencoderRun) -> Path:
         if run.due("show", run.step) and not run.has_shown("psnr"):
             show(run.step)
 
-        # Batches from the step after the last, each process its share.
-        loader = batches(data, loop.batch, run.step, loop.steps, run.rank, run.ranks, config.data.workers)
-        for step, clips in run.steps(loader):
-            # Random crops, images among them: functions of (seed, draw).
-            videos = [crop(clip.video, config, clip.draw) for clip in clips]
+        # Steps after the last, each process its share, drawn on the host while the step before computes.
+        shares = shares_of(loop.batch, run.step, loop.steps, run.rank, run.ranks)
+        ahead = made_ahead(draw_steps(batches(data, shares, config.data.workers), config))
+        for step, share in run.steps(ahead, lambda share: share.clips):
+            # Gradients of all networks, crops of one shape together, each by its share of the step.
             discriminator_active = discriminator is not None and step > start
-
-            # Gradients of all networks, clips of one shape together, with their posteriors' noise.
             terms, autocast = Counter(), run.accelerator.autocast
-            for video, noise in group_with_noise(videos, [clip.draw for clip in clips], config):
-                group = video.to(run.device), noise.to(run.device), len(video) / len(videos)
-                terms.update(accumulate_gradients(networks, *group, config, discriminator_active, autocast))
-            # A process's gradients may lie in memory in another order, and are added there place by place.
-            terms = {name: run.accelerator.reduce(t.contiguous(), "mean") for name, t in terms.items()}
+            for group in share.groups:
+                video, noise = (x.to(run.device, non_blocking=True) for x in group)
+                part = len(video) * run.ranks / loop.batch
+                terms.update(
+                    accumulate_gradients(networks, video, noise, part, config, discriminator_active, autocast)
+                )
 
             # Their means over processes, at most as large as allowed, at this step's learning rates.
+            terms = mean_over_processes(terms, run.accelerator)
             updates = {"gradient_norm": (optimizer, step, config.optimizer)}
             if discriminator_active:
                 update = discriminator_optimizer, step - start, discriminator_config
@@ -161,7 +165,7 @@ def train(config: AutoencoderRun) -> Path:
                 reported["adaptive_weight"] = discriminator.adaptive_weight
             if config.learned_variance:
                 reported["log_scale"] = likelihood.log_scale.detach()
-            if run.end_step(step, loss, ("clips", loop.batch), **reported):
+            if run.end_step(step, loss / run.ranks, ("clips", len(share.clips)), **reported):
                 _warn_of_collapse(watch, run)
             if run.due("save", step):
                 run.save(step, **{name: part.state_dict() for name, part in states.items()}, **optimizers)
@@ -225,6 +229,21 @@ def start_from(model: Autoencoder, config: AutoencoderRun) -> None:
         model.set_statistics(Statistics((0.0,) * channels, (1.0,) * channels))
     elif path.is_file():
         check_measured(model, path, header)
+
+
+@dataclass(frozen=True)
+class StepClips:
+    """A process's share of a step: its clips, and their crops in groups of one shape with their noise."""
+
+    clips: list[Clip]
+    groups: list[tuple[Tensor, Tensor]]
+
+
+def draw_steps(steps: Iterable[list[Clip]], config: AutoencoderRun) -> Iterator[StepClips]:
+    """Random crops of every step's clips, images among them, and their noise: functions of (seed, draw)."""
+    for clips in steps:
+        videos = [crop(clip.video, config, clip.draw) for clip in clips]
+        yield StepClips(clips, group_with_noise(videos, [clip.draw for clip in clips], config))
 
 
 def crop(video_CTHW: Tensor, config: AutoencoderRun, draw: int) -> Tensor:

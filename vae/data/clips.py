@@ -7,7 +7,7 @@ import re
 import sys
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -302,27 +302,36 @@ def files_hash(*data: Dataset) -> str:
     return hashlib.sha256(json.dumps(identities).encode()).hexdigest()
 
 
-def batches(
-    data: Dataset, batch: int, first_step: int, steps: int, rank: int, ranks: int, workers: int
-) -> Iterator:
-    """This rank's share of every step's batch: step `s` holds draws `s * batch` to `(s + 1) * batch`.
+def batches(data: Dataset, shares: Iterable[list[int]], workers: int) -> Iterator[list[Clip]]:
+    """The clips of each share's draws, in order; reading begins at once where `workers` read.
 
-    The whole batch does not depend on the number of ranks, nor a step on where the run was resumed.
-    Raises ValueError where nothing can be read.
+    Raises ValueError, where a share is asked for, if nothing can be read.
     """
-    draws = (range(s * batch + rank, (s + 1) * batch, ranks) for s in range(first_step, steps))
     loader = DataLoader(
         data,
-        batch_sampler=draws,
+        batch_sampler=shares,
         collate_fn=list,
         num_workers=workers,
         worker_init_fn=ignore_terminal_signals,
     )
+    return _said_plainly(iter(loader))
+
+
+def _said_plainly(clips: Iterator[list[Clip]]) -> Iterator[list[Clip]]:
+    """The same clips; what cannot be trained on is said without the traceback that a worker puts above it."""
     try:
-        yield from loader
-    except UnusableData as error:  # a worker's has its traceback above the sentence
+        yield from clips
+    except UnusableData as error:
         name = f"{type(error).__module__}.{type(error).__qualname__}: "
         raise ValueError(str(error).strip().splitlines()[-1].removeprefix(name)) from error
+
+
+def shares_of(batch: int, first_step: int, steps: int, rank: int, ranks: int) -> Iterator[list[int]]:
+    """This rank's share of every step's draws: step `s` has draws `s * batch` to `(s + 1) * batch`, from 0.
+
+    The draws of a step do not depend on the number of ranks, nor on where the run was resumed.
+    """
+    return (list(range(s * batch + rank, (s + 1) * batch, ranks)) for s in range(first_step, steps))
 
 
 def ignore_terminal_signals(worker: int) -> None:

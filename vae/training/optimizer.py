@@ -1,11 +1,15 @@
 """The optimizer of both trainers: AdamW with a warm-up, and the running average of the weights."""
 
 import math
+from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from configs.train import OptimizerConfig
+
+Key = TypeVar("Key")
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig, beta1: float = 0.9) -> torch.optim.AdamW:
@@ -44,10 +48,21 @@ def average_gradients(optimizer: torch.optim.Optimizer, accelerator) -> None:
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    if accelerator.num_processes > 1:
-        mean = accelerator.reduce(torch.cat([p.grad.flatten() for p in parameters]), "mean")
-        for parameter, part in zip(parameters, mean.split([p.numel() for p in parameters]), strict=True):
-            parameter.grad.copy_(part.view_as(parameter))
+    means = mean_over_processes({k: p.grad for k, p in enumerate(parameters)}, accelerator)
+    for k, mean in means.items():
+        parameters[k].grad.copy_(mean)
+
+
+def mean_over_processes(tensors: Mapping[Key, Tensor], accelerator) -> dict[Key, Tensor]:
+    """The tensors' means over processes, by one reduction.
+
+    A process's may lie in memory in another order than another's: they are added number by number.
+    """
+    if accelerator.num_processes == 1:
+        return dict(tensors)
+    mean = accelerator.reduce(torch.cat([x.flatten() for x in tensors.values()]), "mean")
+    parts = mean.split([x.numel() for x in tensors.values()])
+    return {name: part.view(x.shape) for (name, x), part in zip(tensors.items(), parts, strict=True)}
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, config: OptimizerConfig) -> Tensor:

@@ -3,7 +3,7 @@
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from vae.training.signals import Noted, Stopped
 from vae.training.weights import save_weights
 
 SMOOTHING = 0.98  # of the loss, a step
+READ_EVERY = 5.0  # seconds within which several processes look whether one of them is to stop
 
 
 class Session:
@@ -39,6 +40,9 @@ class Session:
     all that a run is made again from. Steps count from 1; `run.step` is the last that ended, `run.stopping`
     says that a signal ended the loop, and the session then ends in Stopped. What is marked "every process"
     waits for all of them.
+
+    The host reads nothing of the device but where a line, a checkpoint or a picture is due; several processes
+    read a step every few seconds too, to see a signal that another had.
     """
 
     def __init__(self, config, kind: str, weights: str):
@@ -47,11 +51,12 @@ class Session:
         self.weights = self.folder / weights
         self.settings, self.facts = to_json(config), {}
         self.started = bool(checkpoints(self.folder))
-        self.step, self.smoothed, self.stopping = 0, None, False
+        self.step, self.loss, self.smoothed, self.stopping = 0, None, None, False
         self.sources: list[str] = []  # of the clips of the newest step that a line was written of
         self.skipped: dict[str, str] = {}  # unreadable files that were said, and why
         self._unnamed: dict[str, str] = {}  # those that this process met since then
         self._log: Log | None = None
+        self._batches: Iterator = iter(())
         self._held, self._signals = ExitStack(), ExitStack()
 
     def __enter__(self) -> "Session":
@@ -65,14 +70,14 @@ class Session:
         )
         self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
         self.rank, self.ranks = self.accelerator.process_index, self.accelerator.num_processes
-        if self.loop.batch % self.ranks:
-            raise ValueError(f"train.batch = {self.loop.batch} does not divide by the {self.ranks} processes")
         return self
 
     def __exit__(self, kind, error, trace) -> None:
         self._signals.close()
         if self._log:
             self._log.close()
+        if isinstance(self._batches, Generator):  # its thread ends with it
+            self._batches.close()
         try:
             if error is None:
                 self.accelerator.wait_for_everyone()  # none leaves the group while another still works
@@ -135,18 +140,36 @@ class Session:
     def begin(self, model: nn.Module, data, held_out) -> None:
         """Opens the log, without the rows of steps after the checkpoint, and says what is about to run."""
         self._signal = self._signals.enter_context(Noted())
+        self._running = None if self.smoothed is None else self._number(self.smoothed)
+        self._not_finite = self._number(0)  # the first step whose gradient was not
+        self._begin_window()
         if self.main:
             self._log = Log(self.folder, self.step, self.loop.steps)
         self.print_once(opening(model, data, held_out, self.device, self.ranks, self.step, self.loop.steps))
 
-    def steps(self, batches: Iterator[list]) -> Iterator[tuple[int, list]]:
-        """Number and clips of every step that is left; ends after the last one, or when a signal asks."""
+    def _number(self, value: float) -> Tensor:
+        """A number on the device, put there without a wait."""
+        return torch.full((), value, device=self.device, dtype=torch.float64)
+
+    def _begin_window(self) -> None:
+        """Begins to count anew for the next line of the log."""
+        self._window = {"seconds": 0.0, "waited": 0.0, "amount": 0}
+        self._sources: dict[int, list[str]] = {}
+
+    def steps(self, batches: Iterator, clips: Callable = list) -> Iterator[tuple[int, object]]:
+        """Number and batch of every step that is left; ends after the last one, or when a signal asks.
+
+        `clips` gives those of a batch.
+        """
+        self._batches = batches
+        self._next_read = self.step + 1
         while self.step < self.loop.steps and not self.stopping:
             self._began = time.monotonic()
-            self._clips = next(batches)
-            self._waited = time.monotonic() - self._began
-            self._unnamed |= {path: why for clip in self._clips for path, why in clip.skipped.items()}
-            yield self.step + 1, self._clips
+            batch = next(batches)
+            self._window["waited"] += time.monotonic() - self._began
+            self._sources[self.step + 1] = [clip.source for clip in clips(batch)]
+            self._unnamed |= {path: why for clip in clips(batch) for path, why in clip.skipped.items()}
+            yield self.step + 1, batch
         self._signals.close()  # signals are the process's own again
         if self._log:
             self._log.close()
@@ -163,29 +186,60 @@ class Session:
         return step > 0 and (step % every == 0 or step == self.loop.steps)
 
     def end_step(self, step: int, loss: Tensor, amount: tuple[str, int], **terms: Tensor | float) -> bool:
-        """Ends a step, with the loss as its mean over processes; says whether a line of the log was due.
+        """Ends a step; says whether a line of the log was due. Every process.
 
-        `amount` is what the step took and how many of it, such as `("tokens", 4096)`. Every process.
+        `loss` and `amount`, what the step took and how many of it such as `("tokens", 4096)`, are this
+        process's shares of those of all; `terms` are the same in all. Raises ValueError naming the clips of
+        the first step since the last line whose gradient was not finite.
         """
-        self.step = step
-        asked = torch.tensor(float(self._signal.number), device=self.device)
-        self.stopping = self.accelerator.reduce(asked).item() > 0 and step < self.loop.steps
-        value = loss.item()
-        before = self.smoothed  # a running average that starts at the first loss
-        self.smoothed = value if before is None else SMOOTHING * before + (1 - SMOOTHING) * value
+        # One reduction, of what the processes have each its own of: the loss, and what the host knows.
+        self.step, (unit, count) = step, amount
+        self._window["amount"] += count
+        spent = self._window["seconds"] + time.monotonic() - self._began
+        local = (float(self._signal.number > 0), spent, self._window["amount"])
+        shares = torch.stack([loss.detach().double(), *map(self._number, local)])
+        shares = self.accelerator.reduce(shares)
+
+        # A running average that starts at the first loss.
+        before = shares[0] if self._running is None else self._running
+        self._running = SMOOTHING * before + (1 - SMOOTHING) * shares[0]
+
+        # One read, where something is due that the host must know.
         due = self.due("log", step)
+        if not (due or self._reads(step)):
+            self._window["seconds"] += time.monotonic() - self._began
+            return False
+        tensors = {name: value for name, value in terms.items() if isinstance(value, Tensor)}
+        read = torch.stack(
+            [self._running, self._not_finite, *shares, *(v.double() for v in tensors.values())]
+        )
+        self.smoothed, not_finite, self.loss, asked, spent, amount, *values = read.tolist()
+        if not_finite:
+            named = ", ".join(gathered(self._sources[int(not_finite)]))
+            raise ValueError(f"gradient not finite at step {int(not_finite)}, on {named}")
+        self.stopping = asked > 0 and step < self.loop.steps
+        steps = len(self._sources)
+        self._next_read = step + max(1, int(READ_EVERY * steps * self.ranks / max(spent, 1e-6)))
+        self._window["seconds"] += time.monotonic() - self._began
         if due or self.stopping:
             self._name_skipped()
-            self.sources = gathered([clip.source for clip in self._clips])
+            self.sources = gathered(self._sources[step])
         if due and self._log:
-            seconds, (unit, count) = time.monotonic() - self._began, amount
-            row = {"step": step, "loss": value, "smoothed": self.smoothed}
-            row |= {name: float(value) for name, value in terms.items()}
-            row |= {f"{unit}_per_second": count / seconds, "waited": self._waited / seconds}
+            seconds = self._window["seconds"]
+            row = {"step": step, "loss": self.loss, "smoothed": self.smoothed}
+            row |= terms | dict(zip(tensors, values, strict=True))
+            row |= {f"{unit}_per_second": amount / seconds, "waited": self._window["waited"] / seconds}
             row |= resources(self.device)
             self._log.add(row)
             self._log.show(step, live_line(row, unit, self.skipped))
+        if due:
+            self._begin_window()
         return due
+
+    def _reads(self, step: int) -> bool:
+        """Whether the host reads after a step in which no line is due, alike in all processes."""
+        asked = self._signal.number > 0 if self.ranks == 1 else step >= self._next_read
+        return asked or self.due("save", step) or self.due("show", step)
 
     def _name_skipped(self) -> None:
         """Says once of every unreadable file, of whichever process, that it is skipped."""
@@ -196,10 +250,13 @@ class Session:
         self._unnamed.clear()
 
     def check_finite(self, step: int, *values: Tensor) -> None:
-        """Raises ValueError naming the step's clips where a value, equal in all processes, is not finite."""
-        if not torch.isfinite(torch.stack(values)).all():
-            named = ", ".join(gathered([clip.source for clip in self._clips]))
-            raise ValueError(f"gradient not finite at step {step}, on {named}")
+        """Notes on the device that a value, equal in all processes, is not finite: the next line says so."""
+        wrong = ~torch.isfinite(torch.stack(values)).all() & (self._not_finite == 0)
+        self._not_finite = torch.where(wrong, self._number(step), self._not_finite)
+
+    def sum(self, value: float) -> Tensor:
+        """The sum of a number of each process, on the device."""
+        return self.accelerator.reduce(self._number(value))
 
     def save(self, step: int, **parts: dict[str, Tensor] | torch.optim.Optimizer) -> None:
         """Writes a checkpoint of named states, whole or not at all. Every process calls it."""

@@ -1,0 +1,84 @@
+"""What training steps work on, drawn on the host ahead of the loop: packs of clips and all that is random."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from configs.train import TransformerRun
+from dit.loss import Batch, PackDraw, draw_pack, draw_sample, make_batch, padding_sample
+from vae.data.clips import Clip
+from vae.interface import VideoAutoencoder
+from vae.training.seeds import normal
+
+FILLER = 1  # tokens of a pack that has no clip, as other processes have more packs in the step
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Clips whose tokens go through the network together, what is drawn for them, and the noise of each one's
+    posterior where latents are drawn from it."""
+
+    clips: list[Clip]
+    draw: PackDraw
+    noises: list[Tensor] | None
+
+    def batch(self, autoencoder: VideoAutoencoder, device: torch.device) -> Batch:
+        """The pack on the device, with its clips' latents."""
+        return make_batch(autoencoder.latents(self.clips, self.noises), self.draw.to(device))
+
+
+@dataclass(frozen=True)
+class StepPacks:
+    """A process's share of a step."""
+
+    packs: list[Pack]
+
+    @property
+    def clips(self) -> list[Clip]:
+        """The clips of all packs."""
+        return [clip for pack in self.packs for clip in pack.clips]
+
+    @property
+    def counted(self) -> int:
+        """How many tokens are in the loss."""
+        return sum(pack.draw.counted for pack in self.packs)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens there are, padding left out."""
+        return sum(sum(pack.draw.layout.tokens.each[: len(pack.clips)]) for pack in self.packs)
+
+
+def draw_steps(
+    steps: Iterable[list[list[Clip]]], config: TransformerRun, autoencoder: VideoAutoencoder, read: Callable
+) -> Iterator[StepPacks]:
+    """The packs of steps, of each step's clips as they are packed, with their functions of (seed, draw).
+
+    `read` is the network's `Denoiser.read`. A sample is the same whichever process and pack it is in.
+    """
+    pack_of = partial(_draw, config=config, autoencoder=autoencoder, read=read)
+    for packs in steps:
+        yield StepPacks([pack_of(clips) for clips in packs])
+
+
+def _draw(clips: list[Clip], config: TransformerRun, autoencoder: VideoAutoencoder, read: Callable) -> Pack:
+    """A pack of clips and what is drawn for it."""
+    seed, model = config.train.seed, config.model
+    shapes = [latent_shape(clip, autoencoder) for clip in clips]
+    pairs = list(zip(shapes, clips, strict=True))
+    samples = [draw_sample(shape, clip, config.flow, seed) for shape, clip in pairs]
+    if not samples:
+        samples = [padding_sample(model.latent_channels, FILLER)]
+    sampled = config.posterior == "sample"
+    noises = [normal(shape, seed, "posterior", clip.draw) for shape, clip in pairs] if sampled else None
+    return Pack(clips, draw_pack(samples, model.width // model.heads, read), noises)
+
+
+def latent_shape(clip: Clip, autoencoder: VideoAutoencoder) -> tuple[int, ...]:
+    """C T H W of a clip's latents, cached or not."""
+    return (
+        tuple(clip.posterior[0].shape) if clip.posterior else autoencoder.latent_shape(*clip.video.shape[1:])
+    )
