@@ -62,6 +62,8 @@ class LoopConfig:
     """Steps between two validations, each with its pictures."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Precision of the computation; the weights are fp32 either way."""
+    tf32: bool = False
+    """Have a GPU round the factors of fp32 products to TF32's 10 bits, faster; other verbs never do."""
     from_older: bool = False
     """Where the newest checkpoint is damaged, put it aside and go on from the one before."""
 

@@ -61,6 +61,7 @@ SAME = {  # a setting of ours -> its names elsewhere; a verb answers with those 
     "encode-memory": "tile tiling vae-tiling tiled-vae enable-vae-tiling",
     "model": "checkpoint checkpoint-path checkpoint-dir ckpt ckpt-path ckpt-dir model-path model-dir "
     "model-id model-name pretrained pretrained-model-name-or-path run run-dir transformer weights load",
+    "train.tf32": "allow-tf32 enable-tf32 use-tf32",
     "precision": "dtype torch-dtype mixed-precision amp bf16 fp16 fp32 half float16 bfloat16",
     "out": "output output-dir output-path output-file output-folder outdir save-dir save-path save-to "
     "log-dir logdir results-dir result-dir exp-dir work-dir run-folder o dest destination",
@@ -119,6 +120,10 @@ NONE = {  # names elsewhere -> the settings of which a verb must have one, why t
     "ema use-ema ema-rate no-ema": (
         "train.steps model",
         "the average of the weights is always kept, and is what samples are made with",
+    ),
+    "tf32 allow-tf32 enable-tf32 use-tf32": (
+        "model protocol shard-clips",
+        "products of fp32 are exact in every verb but a training with --train.tf32",
     ),
     "fp16 half float16 amp": ("train.precision precision", "computation is in bf16 or fp32"),
     "gpus gpu num-gpus n-gpus ngpus devices num-devices nproc nproc-per-node num-processes world-size nodes "

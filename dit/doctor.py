@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import re
 import tempfile
@@ -96,25 +95,9 @@ def video_round_trip() -> str:
 
 def devices() -> list[tuple[str, str, str]]:
     """CPU and GPUs, and what they do with bf16."""
-    import torch
+    from vae.training.device import described
 
-    threads, cores = torch.get_num_threads(), os.cpu_count()
-    capability = torch.backends.cpu.get_cpu_capability()
-    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
-    avx = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    bf16 = "bf16 in AMX tiles" if amx else "bf16 in AVX512" if avx else "bf16 by conversion, slow"
-    rows = [("cpu", f"{cores} cores, {threads} threads", f"{capability}, {bf16}")]
-    for k in range(torch.cuda.device_count()):
-        card = torch.cuda.get_device_properties(k)
-        kind = "bf16" if card.major >= 8 else "no bf16"
-        memory = f"{card.total_memory / 2**30:.0f} GiB"
-        rows.append((f"cuda:{k}", card.name, f"{memory}, compute {card.major}.{card.minor}, {kind}"))
-    if not torch.cuda.is_available():
-        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
-        rows.append(("cuda", "-", f"PyTorch sees no GPU ({built})"))
-    if torch.backends.mps.is_available():
-        rows.append(("mps", "-", "Apple GPU: there, and not tested by this project"))
-    return rows
+    return described()
 
 
 def attention() -> list[tuple[str, str, str]]:
@@ -122,15 +105,16 @@ def attention() -> list[tuple[str, str, str]]:
     import torch
 
     from dit.attention import BACKENDS, choose_attention, why_not
+    from vae.training.device import device_kind, own_device
 
     rows, head_width = [], 64
-    for device in [torch.device("cpu")] + ([torch.device("cuda")] if torch.cuda.is_available() else []):
+    for device in dict.fromkeys([torch.device("cpu"), own_device()]):
         for label, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
             best = choose_attention(device, dtype, head_width)
             for name in BACKENDS:
                 reason = why_not(name, device, dtype, head_width)
                 verdict = f"no: {reason}" if reason else "works, and is chosen" if name == best else "works"
-                rows.append((name, f"{device.type} {label}", verdict))
+                rows.append((name, f"{device_kind(device)} {label}", verdict))
     return rows
 
 
@@ -142,9 +126,9 @@ def sampling() -> str:
     from dit.condition import Condition
     from dit.generate import Request, generate_videos
     from dit.load import load_model
+    from vae.training.device import own_device
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_model("builtin", device, torch.float32)
+    model = load_model("builtin", own_device(), torch.float32)
     request = Request(Condition("a red circle"), model.autoencoder.latent_shape(1, 64, 64), 0)
     (video,) = generate_videos(model, [request], SamplerConfig(steps=1))
     return "ready" if torch.isfinite(video).all() else "fails: the built-in model gives NaN"

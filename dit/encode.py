@@ -32,9 +32,10 @@ from vae.cache.shards import DTYPES, LATENTS, TEXTS, find_rows, stale_shards, wr
 from vae.data.clips import SHAPES, check_data
 from vae.data.manifest import NAME, Entry, load_manifest
 from vae.load import autoencoder_hash, load_autoencoder
+from vae.training.device import own_device
 from vae.training.files import remove_stale
 from vae.training.folder import locked
-from vae.training.processes import gathered, on_main, own_device, processes
+from vae.training.processes import gathered, on_main, processes
 from vae.training.progress import progress
 
 

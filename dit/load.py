@@ -25,6 +25,7 @@ from vae.compression import round_to
 from vae.load import BUILTIN, load_autoencoder, stored_hash
 from vae.model import Autoencoder
 from vae.training.checkpoints import checkpoints
+from vae.training.device import own_device, own_precision
 from vae.training.files import file_hash, naming, read_json
 from vae.training.weights import (
     TRANSFORMERS,
@@ -150,8 +151,8 @@ def load_model(
 
 def load_resolved(settings: Settings) -> tuple[Model, Settings]:
     """The model that settings name, on a GPU if there is one, and the settings with its own for each None."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    precision = settings.precision or ("bf16" if device.type == "cuda" else "fp32")
+    device = own_device()
+    precision = settings.precision or own_precision(device)
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
     model = load_model(settings.model, device, dtype, settings.text_folder)
     if model.kind == "transformer checkpoint":

@@ -39,7 +39,8 @@ from vae.data.video import decoder, resize_and_crop, to_video
 from vae.data.write import to_frames, write_png_frames
 from vae.quality.lpips import load_lpips
 from vae.quality.psnr_ssim import SSIM_SIDE
-from vae.training.processes import own_device, processes
+from vae.training.device import device_kind, own_device
+from vae.training.processes import processes
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def compare(settings: CompareVaeSettings) -> dict:
         "passed_over": passed,
         "decoder": decoder(),
         "torch": torch.__version__,
-        "device": device.type,
+        "device": device_kind(device),
         "version": __version__,
     }
     if rank == 0 and settings.repeats:

@@ -36,8 +36,9 @@ from vae.data.sheets import contact_sheet
 from vae.data.tables import few
 from vae.data.ucf101 import PROMPTS, classes_in_proportion, words
 from vae.data.video import read_frames, to_video
+from vae.training.device import own_device, own_precision
 from vae.training.files import remove_stale, write_json
-from vae.training.processes import gathered, on_main, own_device, processes
+from vae.training.processes import gathered, on_main, processes
 from vae.training.progress import progress
 from vae.training.seeds import uniform
 
@@ -151,9 +152,7 @@ def run(settings: RunEvalSettings) -> dict:
     for of_set in scoring[1:]:
         of_set |= {name: number_alone(asked) for name, asked in of_set.items()}
     check_outputs(str(out / "scores.json"), str(out / PAGE))
-    device = own_device()
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    own_device()
     maker = _pipeline_maker(settings) if is_foreign(settings.model) else _own_maker(settings, samples)
     least = max(p.least_frames(p.fake_stride) for p in protocols.values())  # of every video
     for k, home in enumerate(homes):
@@ -323,7 +322,7 @@ def _pipeline_maker(settings: RunEvalSettings) -> Maker:
             f"{settings.model} is another project's pipeline: it takes no --solver and no --batch"
         )
     device = own_device()
-    precision = settings.precision or ("bf16" if device.type == "cuda" else "fp32")
+    precision = settings.precision or own_precision(device)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     pipeline = load_pipeline(settings.model, device, dtype)
     names = ("frames", "height", "width", "steps", "guidance")

@@ -25,7 +25,7 @@ from vae.data.captions import read_captions
 from vae.data.index import list_hash
 from vae.data.tables import TABLES, few, finder
 from vae.quality.networks import find_weights
-from vae.training.processes import own_device
+from vae.training.device import own_device
 
 
 @dataclass(frozen=True)

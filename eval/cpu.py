@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vae.data.clips import ignore_terminal_signals
 from vae.data.video import UnreadableVideo
+from vae.training.device import on_cpu
 from vae.training.processes import gathered, processes
 from vae.training.progress import progress
 
@@ -41,7 +42,7 @@ def map_one_thread_each(compute: Callable, items: Iterable, device: torch.device
     same to the bit on any number of threads, workers and processes. It is also faster, as no thread waits for
     another that a worker has pushed aside.
     """
-    if device.type != "cpu":
+    if not on_cpu(device):
         yield from map(compute, items)
         return
     threads, waiting = torch.get_num_threads(), deque()

@@ -24,7 +24,7 @@ from eval.networks.certify import check_one
 from eval.report.page import publish
 from eval.shapes import wilson
 from vae.quality.networks import NETWORKS, find_weights
-from vae.training.processes import own_device
+from vae.training.device import own_device
 
 PAIRS, FRAMES = 4, 16  # pairs of frames whose flow is computed at once, and frames in one call of a network
 

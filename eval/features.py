@@ -14,6 +14,7 @@ from configs.protocol import FeatureProtocol
 from eval.clips import Clip, read_clip
 from eval.cpu import Rows, keep_memory, map_one_thread_each, read_ahead, shared_memory, single_threaded
 from eval.preprocess import prepare
+from vae.training.device import on_cpu
 from vae.training.processes import gathered, processes
 from vae.training.progress import progress
 
@@ -74,12 +75,12 @@ def extract(
     """
     rank, ranks = processes()
     device = next(network.buffers()).device
-    size = 1 if device.type == "cpu" else batch
+    size = 1 if on_cpu(device) else batch
     groups = [range(k, min(k + size, len(clips))) for k in range(0, len(clips), size)][rank::ranks]
-    if device.type == "cpu":
+    if on_cpu(device):
         keep_memory(min(torch.get_num_threads(), len(groups)))
     ahead = max(2, batch // max(1, workers))
-    in_use = 2 + (torch.get_num_threads() if device.type == "cpu" else 0)  # groups
+    in_use = 2 + (torch.get_num_threads() if on_cpu(device) else 0)  # groups
     slots = size * (in_use + -(-max(1, workers) * ahead // size))
     place = shared_memory(slots, protocol.frames, protocol.size, protocol.size, 3)
     own = [index for group in groups for index in group]

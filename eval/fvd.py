@@ -31,7 +31,7 @@ from eval.sides import (
     save_real,
     side_groups,
 )
-from vae.training.processes import own_device
+from vae.training.device import own_device
 
 
 @dataclass(frozen=True)

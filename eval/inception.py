@@ -18,7 +18,7 @@ from eval.networks.c3d import C3D
 from eval.networks.certify import load_c3d
 from eval.repeats import check_repeats, repeated
 from eval.report.page import publish
-from vae.training.processes import own_device
+from vae.training.device import own_device
 
 
 @dataclass(frozen=True)

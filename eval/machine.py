@@ -14,6 +14,7 @@ from torch import nn
 from dit import __version__
 from eval import clips, contents, cpu, features, preprocess
 from vae.data import images, video, write
+from vae.training.device import device_kind, gpu_libraries, gpu_name, on_cpu, products
 from vae.training.files import file_hash
 
 LIBRARIES = ("torch", "numpy", "Pillow")  # of every score; a metric names its further ones
@@ -24,11 +25,11 @@ READERS: tuple[ModuleType, ...] = (clips, contents, cpu, features, preprocess, i
 def made_with(device: torch.device, *libraries: str) -> dict[str, str]:
     """The device by name, and versions: what may move the last digits of a score, or more."""
     versions = {name: importlib.metadata.version(name) for name in (*LIBRARIES, *libraries)}
-    if device.type == "cuda":
-        versions["CUDA"], versions["cuDNN"] = str(torch.version.cuda), str(torch.backends.cudnn.version())
-        name = torch.cuda.get_device_name(device)
+    if on_cpu(device):
+        name = f"{device_kind(device)}, {platform.machine()} with {torch.backends.cpu.get_cpu_capability()}"
     else:
-        name = f"{device.type}, {platform.machine()} with {torch.backends.cpu.get_cpu_capability()}"
+        versions |= gpu_libraries() | {"fp32 products": products(device)}
+        name = gpu_name(device)
     return {"device": name, **versions, "decoder": write.decoder(), "dit": __version__}
 
 
@@ -39,7 +40,7 @@ def features_made_with(network: nn.Module, batch: int) -> dict[str, str]:
     """
     device = next(chain(network.buffers(), network.parameters())).device
     libraries = {_package(part) for part in network.modules()} & {"transformers"}
-    batches = {"batch": str(batch)} if device.type != "cpu" else {}
+    batches = {} if on_cpu(device) else {"batch": str(batch)}
     return made_with(device, *sorted(libraries)) | batches | {"code": _code_hash(network)}
 
 

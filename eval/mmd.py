@@ -17,7 +17,7 @@ from eval.networks.load import load_network
 from eval.repeats import check_repeats, repeated
 from eval.report.page import publish
 from eval.sides import check_real, check_save_real, distance_protocol, load_side, save_real, side_groups
-from vae.training.processes import own_device
+from vae.training.device import own_device
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from eval.scoring import Meaning, check_outputs, row_in_words
 from vae.data.video import to_video
 from vae.quality.lpips import SMALLEST, Lpips, load_lpips, lpips_of
 from vae.quality.psnr_ssim import SSIM_SIDE, grey, pooled_psnr, psnr, ssim, wrapped_psnr
-from vae.training.processes import own_device
+from vae.training.device import own_device
 
 
 @dataclass(frozen=True)

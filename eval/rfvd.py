@@ -17,7 +17,8 @@ from eval.preprocess import prepare
 from eval.sides import Side, contents_stamps, side_stamps
 from vae.data.video import decoder
 from vae.quality.networks import find_weights
-from vae.training.processes import own_device, processes
+from vae.training.device import own_device
+from vae.training.processes import processes
 
 
 @dataclass(frozen=True)

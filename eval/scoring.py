@@ -21,6 +21,7 @@ from eval.machine import made_with
 from eval.published_videos import check_contents
 from vae.data.index import list_hash
 from vae.data.video import decoder
+from vae.training.device import device_kind
 from vae.training.files import check_replaceable, check_writable, write_json
 from vae.training.processes import processes
 from vae.training.progress import progress
@@ -215,7 +216,7 @@ def result_of(
         "weights": weights,
         **parts,
         "torch": torch.__version__,
-        "device": device.type,
+        "device": device_kind(device),
         "made_with": made_with(device, *libraries),
         "version": __version__,
     }

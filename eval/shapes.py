@@ -21,6 +21,7 @@ from vae.data.drawn_captions import caption
 from vae.data.drawn_world import Scene, draw, random_scene
 from vae.data.sheets import contact_sheet
 from vae.quality.psnr_ssim import psnr, ssim
+from vae.training.device import device_kind
 from vae.training.files import write_json
 from vae.training.progress import progress
 from vae.training.weights import tensors_hash
@@ -144,7 +145,7 @@ def protocol(settings: EvalSettings, model: Model, sampler: SamplerConfig) -> di
         "sampler": to_json(sampler),
         "batch": settings.batch,
         "precision": settings.precision,
-        "device": model.autoencoder.latent_mean.device.type,
+        "device": device_kind(model.autoencoder.latent_mean),
         "weights": model.weights,
         "autoencoder": tensors_hash(model.autoencoder.state_dict()),
         "model": model.settings | model.facts,

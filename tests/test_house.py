@@ -194,6 +194,42 @@ def test_a_heavy_dependency_has_one_door(path):
     assert {module for module in used if name_of(path) not in DOORS.get(module, {name_of(path)})} == set()
 
 
+ASKS = re.compile(  # what asks about a device, or how exact its products are
+    r"(.*\bdevice\.type|.*\.(is_cuda|is_cpu|allow_tf32|fp32_precision)|torch\.(cuda|mps|xpu|accelerator)\b.*|"
+    r"torch\.backends\.(cuda|cudnn|mps)\b.*|torch\.(autocast|get_device_module|set_float32_matmul_precision)|"
+    r"torch\.amp\..*)"
+)
+DEVICE = "vae/training/device.py"
+
+
+def asks_about_a_device(source: str) -> set[str]:
+    """What of a file asks which device there is, what it can do, or how exact it is."""
+    names = {ast.unparse(node) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)}
+    return {name for name in names if ASKS.fullmatch(name)}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "x.device.type == 'cpu'",
+        "torch.cuda.is_available()",
+        "torch.backends.cuda.matmul.allow_tf32 = True",
+        "torch.backends.fp32_precision = 'tf32'",
+        "torch.autocast('cuda')",
+        "x.is_cuda",
+    ],
+)
+def test_a_question_about_the_device_is_seen(line):
+    assert asks_about_a_device(line)
+    assert not asks_about_a_device("x.to(y.device); torch.device('cpu'); model.type")
+
+
+@each(OURS)
+def test_the_device_has_one_door(path):
+    if name_of(path) not in (DEVICE, "dit/model.py", "dit/attention.py"):
+        assert asks_about_a_device(path.read_text()) == set()
+
+
 def opens_any_format(source: str) -> bool:
     """Whether Pillow may take any of its formats somewhere: EPS, whatever its name, starts ghostscript."""
     tree = ast.parse(source)

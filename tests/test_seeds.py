@@ -38,7 +38,8 @@ ELSEWHERE = {
     "eval/networks/dino.py": {"torch.random.fork_rng", "torch.manual_seed"},
     "eval/networks/encoder.py": {"torch.random.fork_rng", "torch.manual_seed"},
     "eval/people/page.py": {"secrets", "secrets.token_bytes"},  # which no voter may guess
-    "vae/diffusers_models.py": {"torch.random.fork_rng", "torch.manual_seed"},
+    "vae/diffusers_models.py": {"torch.manual_seed"},
+    "vae/training/device.py": {"torch.random.fork_rng"},
     "dit/pipelines.py": {"torch.Generator", "torch.Generator().manual_seed"},
 }
 SOURCE = re.compile(

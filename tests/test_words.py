@@ -59,6 +59,7 @@ def refused(kind, *words: str) -> str:
         (TransformerRun, "gradient-checkpointing", "checkpoint-activations"),
         (TransformerRun, "num-layers", "model.depth"),
         (EncodeSettings, "fps", "data.fps"),
+        (AutoencoderRun, "allow-tf32", "train.tf32"),
         (TransformerRun, "MAX_STEPS", "train.steps"),
     ],
 )
@@ -84,6 +85,7 @@ def test_a_name_from_elsewhere_is_answered_with_our_setting(kind, name, meant):
         (TransformerRun, "gpus", "the launcher says how many processes.*accelerate launch", ""),
         (SampleSettings, "gpus", "a GPU is taken where there is one", ""),
         (SampleSettings, "prompt", "prompts come first", ""),
+        (EncodeSettings, "allow-tf32", "products of fp32 are exact in every verb", ""),
         (EncodeSettings, "data.source", "a cache is of the manifest that is given first", ""),
     ],
 )

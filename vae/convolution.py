@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from vae.training.device import on_cpu
+
 SLICE_PIXELS = 1 << 12  # of a frame from which a kernel's slices are added up; below, calls cost more
 State = dict  # module -> the last frames it saw; what a chunk must know of the chunks before it
 
@@ -17,7 +19,7 @@ def convolve(layer: nn.Conv3d, x: Tensor) -> Tensor:
     Autocast does not know oneDNN's call: what it would do to another convolution is done here.
     """
     weight, bias = layer.weight, layer.bias
-    if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+    if on_cpu(x) and torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
         x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
     return conv3d(x, weight, bias, layer.stride, layer.padding)
@@ -27,7 +29,7 @@ def _in_slices(x: Tensor, weight: Tensor) -> bool:
     """Whether a kernel's slices are added up: of one large frame, without gradients, in fp32 by oneDNN."""
     one = x.shape[2] == 1 and x.shape[3] * x.shape[4] >= SLICE_PIXELS and not torch.is_grad_enabled()
     exact = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    return one and exact and x.device.type == "cpu" and onednn_takes(x.dtype)
+    return one and exact and on_cpu(x) and onednn_takes(x.dtype)
 
 
 def conv3d(x: Tensor, weight: Tensor, bias: Tensor, stride: tuple, padding: tuple) -> Tensor:
@@ -38,7 +40,7 @@ def conv3d(x: Tensor, weight: Tensor, bias: Tensor, stride: tuple, padding: tupl
     of a bf16 kernel of three on two frames, padded by one, is in part memory that nobody wrote: frames are
     padded before.
     """
-    if x.device.type == "cpu" and x.dtype == weight.dtype and onednn_takes(x.dtype):
+    if on_cpu(x) and x.dtype == weight.dtype and onednn_takes(x.dtype):
         if padding[0] and x.dtype == torch.bfloat16:
             x, padding = F.pad(x, (0, 0, 0, 0, padding[0], padding[0])), (0, *padding[1:])
         return torch.mkldnn_convolution(x, weight, bias, padding, stride, (1, 1, 1), 1)
@@ -103,7 +105,7 @@ class ChannelNorm(nn.Module):
 
     def activated(self, x_BCTHW: Tensor) -> Tensor:
         """SiLU of the norm; on a CPU without gradients a frame at a time, in fp32, with nothing beside it."""
-        if torch.is_grad_enabled() or x_BCTHW.device.type != "cpu":
+        if torch.is_grad_enabled() or not on_cpu(x_BCTHW):
             return F.silu(self(x_BCTHW), inplace=not torch.is_grad_enabled())
         x = x_BCTHW.movedim(1, -1)
         dtype = torch.promote_types(x.dtype, torch.float32)

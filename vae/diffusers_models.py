@@ -15,6 +15,7 @@ from vae.compression import Compression
 from vae.diffusers_folder import WAN, read_folder
 from vae.interface import Statistics, VideoAutoencoder
 from vae.statistics import checked
+from vae.training.device import forked_randomness
 from vae.training.files import naming
 from vae.training.weights import load_strictly
 
@@ -159,7 +160,7 @@ def _channels_of(model: nn.Module) -> int:
 @contextmanager
 def _same_noise(like: Tensor) -> Iterator[None]:
     """Within it PyTorch draws the same numbers every time: some decoders of LTX add noise to layers."""
-    with torch.random.fork_rng([like.device] if like.device.type == "cuda" else []):
+    with forked_randomness(like):
         torch.manual_seed(0)
         yield
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vae.compression import Compression, round_to
 from vae.data.clips import Clip
+from vae.training.device import on_cpu
 
 STATISTICS = ("latent_mean", "latent_std")  # the buffers of them, which diffusers' weights do not have
 
@@ -101,7 +102,7 @@ class VideoAutoencoder(nn.Module, ABC):
         for group in same_shapes([() if clip.posterior else clip.video.shape for clip in clips]):
             if clips[group[0]].posterior:
                 continue
-            alone = device.type == "cpu" and clips[group[0]].video.shape[1] == 1
+            alone = on_cpu(device) and clips[group[0]].video.shape[1] == 1
             for numbers in [[k] for k in group] if alone else [group]:
                 video = torch.stack([clips[k].video.to(device, non_blocking=True) for k in numbers])
                 parts = (self.encode(video),) if noises is None else self.posterior(video)

@@ -22,6 +22,7 @@ from configs.model import AutoencoderConfig
 from vae.compression import Compression
 from vae.convolution import CausalConv3d, ChannelNorm, State, convolve, per_frame
 from vae.interface import VideoAutoencoder
+from vae.training.device import on_cpu
 
 CHUNK_PIXELS = 1 << 16  # of one clip that `encode` looks at together
 FRAME_PIXELS = 1 << 14  # of a frame from which the widest layers take one at a time: smaller ones lose time
@@ -179,7 +180,7 @@ class Coder(nn.Module):
     def step(self, x: Tensor, state: State) -> Tensor:
         """A chunk of a stream, of large frames one at a time through the layers that see every frame."""
         pixels = x.shape[3] * x.shape[4] * self.scale**2
-        by_frame = x.device.type == "cpu" and pixels >= FRAME_PIXELS
+        by_frame = on_cpu(x) and pixels >= FRAME_PIXELS
         for layers, every in self.parts():
             done = []
             for y in x.split(1 if by_frame and every else x.shape[2], dim=2):

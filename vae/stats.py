@@ -23,8 +23,9 @@ from vae.statistics import (
     statistics_of,
     write_statistics,
 )
+from vae.training.device import own_device
 from vae.training.files import check_writable, read_json
-from vae.training.processes import gathered, own_device, processes
+from vae.training.processes import gathered, processes
 from vae.training.progress import progress
 from vae.training.weights import read_header, save_weights
 

@@ -24,6 +24,7 @@ from vae.data.write import write_stream
 from vae.diffusers_folder import autoencoder_settings
 from vae.load import load_autoencoder
 from vae.model import Autoencoder, compression_of, time_chunks
+from vae.training.device import own_device
 from vae.training.seeds import generator, normal
 
 
@@ -170,7 +171,7 @@ def _memory_of_length(name: str, precision: str, frames: int, threads: int | Non
     """
     if threads:
         torch.set_num_threads(threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = own_device()
     model = random_autoencoder(SHAPES[name]).to(device, measure.DTYPES[precision])
     count, *sides = model.compression.latent_size(frames, LENGTHS_SIZE, LENGTHS_SIZE)
     latents = (normal((1, model.channels, 1, *sides), "bench", k) for k in range(count))
@@ -271,7 +272,7 @@ def bench_vae(settings: BenchVaeSettings) -> dict:
         raise ValueError(
             f"--parts seams needs real clips: --clips {settings.clips!r} is no folder or manifest"
         )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = own_device()
     if settings.threads:
         torch.set_num_threads(settings.threads)
     clock, clock_name = measure.make_clock(device, torch.get_num_threads())

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from vae.training import device as door
 from vae.training.files import write_text
 from vae.training.seeds import normal
 
@@ -31,10 +32,10 @@ def make_clock(device: torch.device, threads: int) -> tuple[Clock, str]:
 
     One CPU thread is measured in CPU seconds; more wait for each other, which only the wall clock sees.
     """
-    if device.type == "cuda":
+    if not door.on_cpu(device):
 
         def clock() -> float:
-            torch.cuda.synchronize(device)
+            door.wait_for(device)
             return time.perf_counter()
 
         return clock, "wall clock, the GPU waited for"
@@ -56,7 +57,7 @@ def medians_in_turn(sides: dict[str, Callable[[], object]], repeats: int, clock:
 
 def matmul_peak(dtype: torch.dtype, device: torch.device, clock: Clock) -> float:
     """FLOP/s of the best of a few large matrix products."""
-    sizes = [(8192, 8192, 8192)] if device.type == "cuda" else [(2048, 2048, 2048), (1024, 384, 1536)]
+    sizes = [(8192, 8192, 8192)] if not door.on_cpu(device) else [(2048, 2048, 2048), (1024, 384, 1536)]
     best = 0.0
     for n, k, m in sizes:
         a, b = normal((n, k), "a").to(device, dtype), normal((m, k), "b").to(device, dtype)
@@ -72,10 +73,10 @@ def largest_difference(x: Tensor, reference: Tensor) -> float:
 
 def peak_memory(call: Callable[[], object], device: torch.device) -> int:
     """Most bytes held during a call, weights included: the GPU's, or those of the whole process."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    if not door.on_cpu(device):
+        door.forget_peak(device)
         call()
-        return torch.cuda.max_memory_allocated(device)
+        return door.peak_memory(device)
     try:
         RESET_PEAK.write_text("5")
     except OSError:  # another system, or a container that forbids it: the peak since the start
@@ -89,8 +90,8 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> int:
 
 def peak_allocated(call: Callable[[], object], device: torch.device) -> int:
     """Most bytes that PyTorch held during a call beyond what it held before."""
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
+    if not door.on_cpu(device):
+        before = door.memory(device)
         return peak_memory(call, device) - before
     with _without_stderr(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as measured:
         call()
@@ -118,8 +119,8 @@ def _without_stderr() -> Iterator[None]:
 
 def processor(device: torch.device) -> str:
     """The GPU's name, or what the CPU multiplies bf16 matrices with."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+    if name := door.gpu_name(device):
+        return name
     if torch.cpu._is_amx_tile_supported():
         return f"{platform.machine()} with AMX bf16"
     return f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, no AMX"

@@ -24,6 +24,7 @@ from dit.bench.passes import TIME, Pack, forward, make_pack, random_model, time_
 from dit.model import Transformer
 from dit.pack import make_layout, unpatchify
 from vae.compression import Compression
+from vae.training.device import autocast, on_cpu, own_device
 from vae.training.seeds import normal
 
 
@@ -58,6 +59,7 @@ MIXED = {  # packs of samples that differ in size: patches along frames, height 
     "clips of four durations": [(1, 16, 16), (2, 16, 16), (3, 16, 16), (4, 16, 16)],
 }
 GUIDANCE = 4.0
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def training_step(
     target = normal(pack.tokens.shape, "target").to(pack.tokens)
 
     def step() -> None:
-        with torch.autocast(pack.tokens.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with autocast(pack.tokens, precision == "bf16"):
             prediction = forward(model, pack, torch.float32)
         (prediction.float() - target).square().mean().backward()
         nn.utils.clip_grad_norm_(model.parameters(), optimizer.max_gradient_norm)
@@ -200,7 +202,7 @@ def _compare_diffusers(
         ("bf16", "bf16, both as their loaders cast", torch.bfloat16, False, False),
         ("bf16", "bf16 autocast, both", torch.float32, True, True),
     ]
-    for precision, label, dtype, cast_all, autocast in forms:
+    for precision, label, dtype, cast_all, cast in forms:
         if precision not in settings.precisions:
             continue
         ours = copy.deepcopy(model)
@@ -211,12 +213,12 @@ def _compare_diffusers(
         text = rearrange(pack.text, "(b s) d -> b s d", b=len(pack.grids)).to(dtype)
         times = torch.full((len(pack.grids),), TIME, device=device) * 1000
 
-        def our_call(ours=ours, dtype=dtype, autocast=autocast) -> Tensor:
-            with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+        def our_call(ours=ours, dtype=dtype, cast=cast) -> Tensor:
+            with autocast(device, cast):
                 return forward(ours, pack, dtype)
 
-        def other_call(other=other, latents=latents, text=text, times=times, autocast=autocast) -> Tensor:
-            with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+        def other_call(other=other, latents=latents, text=text, times=times, cast=cast) -> Tensor:
+            with autocast(device, cast):
                 return other(latents, times, text, return_dict=False)[0]
 
         reference = without_gradient(other_call)().float()
@@ -287,10 +289,8 @@ def _print_row(cells: tuple[str, ...]) -> None:
 
 def bench(settings: BenchSettings) -> dict:
     """Measures what the settings ask for, prints it part by part, and returns it all."""
-    device = torch.device(
-        settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    )
-    if device.type == "cuda" and not torch.cuda.is_available():
+    device = CPU if settings.device == "cpu" else own_device()
+    if settings.device == "cuda" and on_cpu(device):
         raise ValueError("--device cuda: PyTorch sees no GPU here; leave --device out, or see dit doctor")
     torch.set_num_threads(settings.threads)
     run = load_run(TransformerRun, settings.config) if settings.config else TransformerRun(model=REFERENCE)

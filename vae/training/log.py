@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from vae.training.device import device_kind, peak_memory, products
 from vae.training.files import write_whole
 
 LINES = 30.0  # seconds between two lines of progress where nobody watches a terminal
@@ -77,7 +78,8 @@ def opening(model: nn.Module, data, held_out, device: torch.device, ranks: int, 
     files = getattr(data, "entries", None)
     on = f"{len(files)} files, {len(held_out)} held out" if files else "the drawn world"
     begins = f"goes on from step {step}" if step else "begins"
-    where = f"{device.type} in {ranks} process{'es' if ranks > 1 else ''}"
+    rounded = " with TF32 products" if products(device) == "TF32" else ""
+    where = f"{device_kind(device)}{rounded} in {ranks} process{'es' if ranks > 1 else ''}"
     return f"{begins}: {steps} steps, {weights:,} weights trained on {on}, on {where}"
 
 
@@ -94,16 +96,14 @@ def live_line(row: dict, unit: str, skipped: dict[str, str]) -> str:
 def resources(device: torch.device) -> dict:
     """What the log says of the machine: this process's peak memory so far in MiB, a GPU's where it has one,
     and the time of day."""
-    if device.type == "cuda":
-        memory = torch.cuda.max_memory_allocated(device)
-    elif sys.platform == "win32":  # which does not tell
-        memory = 0
-    else:
+    memory = peak_memory(device)
+    if memory is None and sys.platform != "win32":  # which does not tell
         import resource
 
         unit = 1 if sys.platform == "darwin" else 1024
         memory = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"peak_memory": round(memory / 2**20), "time": datetime.now(UTC).isoformat(timespec="seconds")}
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"peak_memory": round((memory or 0) / 2**20), "time": now}
 
 
 def read_log(file: Path) -> Iterator[dict]:

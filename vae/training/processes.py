@@ -1,4 +1,4 @@
-"""Processes that share work: which one this is, on which device, and what all of them found."""
+"""Processes that share work: which one this is, and what all of them found."""
 
 import ctypes
 import os
@@ -49,13 +49,6 @@ def processes() -> tuple[int, int]:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         dist.init_process_group("gloo", timeout=PATIENCE)  # one may wait for another's whole share
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-def own_device() -> torch.device:
-    """This process's GPU where there is one, with exact fp32 products; else the CPU."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    there = torch.cuda.is_available()
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if there else torch.device("cpu")
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from vae.training.checkpoints import (
     restore_optimizer,
     save_checkpoint,
 )
+from vae.training.device import on_cpu, own_device
 from vae.training.files import naming
 from vae.training.folder import locked, open_run
 from vae.training.log import Log, draw_curve, live_line, opening, read_log, resources
@@ -64,11 +65,11 @@ class Session:
 
         end_with_launcher()
         self.accelerator = Accelerator(
-            cpu=not torch.cuda.is_available(),
+            cpu=on_cpu(own_device()),
             mixed_precision="bf16" if self.loop.precision == "bf16" else "no",
             kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
         )
-        self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
+        self.device, self.main = own_device(self.loop.tf32), self.accelerator.is_main_process
         self.rank, self.ranks = self.accelerator.process_index, self.accelerator.num_processes
         return self
 

@@ -1,0 +1,126 @@
+"""The one door to the device: which one computes, what it can do, and how exact its fp32 products are.
+
+fp32 products are exact in every verb, so that what one encodes, trains, samples and scores the others find
+again to the bit; `train.tf32` alone has a training round them. Nobody else asks what kind of device there is.
+"""
+
+import os
+
+import torch
+from torch import Tensor
+
+Device = torch.device | Tensor
+
+
+def own_device(tf32: bool = False) -> torch.device:
+    """This process's GPU where there is one, else the CPU; sets how fp32 products are made.
+
+    Several processes have a GPU each, by LOCAL_RANK among those that each of them sees.
+    """
+    set_products(tf32)
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    torch.cuda.set_device(device)  # kernels of others ask for the current one
+    return device
+
+
+def set_products(tf32: bool) -> None:
+    """Has GPUs compute matrix products and convolutions of fp32 exactly, or rounded to TF32's 10 bits.
+
+    PyTorch keeps this twice, and refuses to tell where the two differ: first the older pair of flags, which
+    compiled code reads, then what each library is told by name, which no default of all libraries overrides.
+    """
+    backends = torch.backends
+    backends.cuda.matmul.allow_tf32 = backends.cudnn.allow_tf32 = tf32
+    for library in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn):
+        library.fp32_precision = "tf32" if tf32 else "ieee"
+
+
+def products(device: Device) -> str:
+    """How fp32 products are made there: `exact`, or `TF32`."""
+    return "TF32" if not on_cpu(device) and torch.backends.cuda.matmul.allow_tf32 else "exact"
+
+
+def device_kind(device: Device) -> str:
+    """The word by which records name a device, such as `cuda`."""
+    return (device.device if isinstance(device, Tensor) else device).type
+
+
+def on_cpu(device: Device) -> bool:
+    """Whether this is the CPU (or lies there), whose libraries, threads and memory have ways of their own."""
+    return device_kind(device) == "cpu"
+
+
+def own_precision(device: Device) -> str:
+    """The precision that suits a device where none is asked for: bf16 on a GPU, fp32 on a CPU."""
+    return "fp32" if on_cpu(device) else "bf16"
+
+
+def autocast(device: Device, enabled: bool = True) -> torch.autocast:
+    """Within it matrix products and convolutions are of bf16, unless `enabled` is False."""
+    return torch.autocast(device_kind(device), torch.bfloat16, enabled=enabled)
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device: from pinned memory, so that the host goes on while it is copied."""
+    return tensor.to(device) if on_cpu(device) else tensor.pin_memory().to(device, non_blocking=True)
+
+
+def wait_for(device: torch.device) -> None:
+    """Returns when all that a GPU was given is done; a CPU is done when a call returns."""
+    if not on_cpu(device):
+        torch.get_device_module(device).synchronize(device)
+
+
+def forget_peak(device: torch.device) -> None:
+    """Begins anew to look for a GPU's peak of memory."""
+    if not on_cpu(device):
+        torch.get_device_module(device).reset_peak_memory_stats(device)
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Most bytes that tensors held on a GPU, since the start or `forget_peak`; None for a CPU."""
+    return None if on_cpu(device) else torch.get_device_module(device).max_memory_allocated(device)
+
+
+def memory(device: torch.device) -> int | None:
+    """Bytes that tensors hold on a GPU now; None for a CPU."""
+    return None if on_cpu(device) else torch.get_device_module(device).memory_allocated(device)
+
+
+def forked_randomness(device: Device) -> torch.random.fork_rng:
+    """Within it PyTorch's own generators, the CPU's and the device's, may be seeded: they are put back."""
+    own = device.device if isinstance(device, Tensor) else device
+    return torch.random.fork_rng([] if on_cpu(own) else [own], device_type=device_kind(own))
+
+
+def gpu_name(device: torch.device) -> str:
+    """A GPU's name, or nothing for a CPU."""
+    return "" if on_cpu(device) else torch.get_device_module(device).get_device_name(device)
+
+
+def gpu_libraries() -> dict[str, str]:
+    """The versions of what computes on a GPU."""
+    return {"CUDA": str(torch.version.cuda), "cuDNN": str(torch.backends.cudnn.version())}
+
+
+def described() -> list[tuple[str, str, str]]:
+    """Every device of this machine, in words: its name, what it is, and what it does with bf16."""
+    threads, cores = torch.get_num_threads(), os.cpu_count()
+    capability = torch.backends.cpu.get_cpu_capability()
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    avx = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    bf16 = "bf16 in AMX tiles" if amx else "bf16 in AVX512" if avx else "bf16 by conversion, slow"
+    rows = [("cpu", f"{cores} cores, {threads} threads", f"{capability}, {bf16}")]
+    for k in range(torch.cuda.device_count()):
+        card = torch.cuda.get_device_properties(k)
+        half = "bf16" if card.major >= 8 else "no bf16"
+        size = f"{card.total_memory / 2**30:.0f} GiB"
+        rows.append((f"cuda:{k}", card.name, f"{size}, compute {card.major}.{card.minor}, {half}"))
+    if not torch.cuda.is_available():
+        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+        rows.append(("cuda", "-", f"PyTorch sees no GPU ({built})"))
+    if torch.backends.mps.is_available():
+        rows.append(("mps", "-", "Apple GPU: there, and not tested by this project"))
+    return rows
