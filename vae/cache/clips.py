@@ -1,15 +1,18 @@
 """Training clips of a latent cache."""
 
+import math
 from pathlib import Path
 
+import numpy
 import torch
 from torch import Tensor
 
 from configs.data import DataConfig
 from vae.cache.index import Cache, CachedFile, is_cache, load_cache, remedy
 from vae.cache.shards import DTYPES, Location, read_row
-from vae.compression import Compression
+from vae.compression import PATCH, Compression
 from vae.data.clips import SHAPES, HeldOutFiles, UnusableData, VideoFiles, check_data, held_out_split, starts
+from vae.data.sizes import FileSizes
 from vae.data.video import UnreadableVideo
 from vae.interface import VideoAutoencoder
 from vae.load import autoencoder_hash
@@ -75,6 +78,15 @@ class CachedFiles(VideoFiles):
             2 if sample else 1,
         )
         self.number = {start: k for k, start in enumerate(starts(config.clips_per_file))}
+
+    def sizes(self, compression: Compression) -> FileSizes:
+        """The planned tokens of every draw; a file that could not be read is taken for a median one."""
+        counts = [
+            math.prod(entry.clips[0].shape[2:]) // math.prod(PATCH) if entry.clips else 0
+            for entry in self.entries
+        ]
+        usual = int(numpy.median([count for count in counts if count] or [1]))
+        return FileSizes(numpy.array([count or usual for count in counts]), self.seed)
 
     def content(self, entry: CachedFile, start: float) -> tuple[None, tuple[Tensor, ...]]:
         """No video, and the posterior of a clip."""

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -19,6 +20,7 @@ from vae.compression import Compression
 from vae.data.drawn_captions import caption
 from vae.data.drawn_world import draw as draw_scene
 from vae.data.drawn_world import random_scene
+from vae.data.sizes import EqualSizes, FileSizes, tokens_of
 from vae.data.video import TICKS, UnreadableVideo, read_frames, resize_and_crop, to_video
 from vae.training.files import naming
 from vae.training.seeds import generator, shuffled
@@ -65,6 +67,11 @@ class DrawnWorld(Dataset):
         scene = random_scene(self.seed, draw, self.split)
         video = draw_scene(scene, self.config.frames, self.config.size, self.config.size)
         return Clip(video, self.caption(draw, draw), f"scene {draw}", draw=draw)
+
+    def sizes(self, compression: Compression) -> EqualSizes:
+        """The planned tokens of every draw."""
+        size = self.config.size
+        return EqualSizes(tokens_of(compression, self.config.frames, size, size))
 
     def caption(self, index: int, draw: int) -> str:
         """A caption of scene `index`, phrased anew for every draw."""
@@ -113,6 +120,13 @@ class VideoFiles(Dataset):
         reason = next(iter(skipped.values()))
         raise NothingReadable(f"none of the {count} files of {self.config.source} can be read: {reason}")
 
+    def sizes(self, compression: Compression) -> FileSizes:
+        """The planned tokens of every draw."""
+        counts = [
+            tokens_of(compression, *clip_size(entry, self.config, compression)) for entry in self.entries
+        ]
+        return FileSizes(numpy.array(counts), self.seed)
+
     def content(self, entry, start: float) -> tuple[Tensor | None, tuple[Tensor, ...]]:
         """Video and posterior of a clip of a file; here the video alone."""
         indices, height, width = clip_of(entry, start, self.config, self.compression)
@@ -152,33 +166,41 @@ def starts(places: int) -> list[float]:
     return [k / (places - 1) for k in range(places)] if places > 1 else [0.5]
 
 
+def clip_size(entry, config: DataConfig, compression: Compression) -> tuple[int, int, int]:
+    """Frames, height and width of the clips of a file.
+
+    They have as many frames as an autoencoder can take, of at most `config.frames`. Sides are whole tokens,
+    their area is near `config.size` squared, and the aspect ratio near the file's.
+    """
+    last, stride = _span(entry, config)
+    available = int(last / stride) + 1
+    length = 1 + compression.step * ((min(available, config.frames) - 1) // compression.step)
+    scale, token = config.size / (entry.height * entry.width) ** 0.5, compression.token_side
+    return length, *(token * max(1, round(side * scale / token)) for side in (entry.height, entry.width))
+
+
 def clip_of(entry, start: float, config: DataConfig, compression: Compression) -> tuple[list[int], int, int]:
     """Which frames of a file the clip from `start` has, and the height and width that they are fitted to.
 
-    It is the longest that an autoencoder can take, of at most `config.frames`; the start goes from 0, the
-    first frame, to 1, as late as the clip can be. Of a file of constant rate it has the frames nearest in
-    time, of another the frame that a player shows at each time. Sides are whole tokens, their area is near
-    `config.size` squared, and the aspect ratio near the file's.
+    The start goes from 0, the first frame, to 1, as late as the clip can be. Of a file of constant rate it
+    has the frames nearest in time, of another the frame that a player shows at each time.
     """
-    # Where the file ends and how far the clip's frames lie apart: in frames of the file, or in seconds.
-    times = [tick / TICKS for tick in array("I", entry.times)]
-    if times:
-        last, stride = times[-1] + ROUNDED, 1 / config.fps
-    else:
-        last, stride = entry.frames - 1, entry.fps / config.fps if entry.frames > 1 else 1.0
-
-    # As many as there is time for, of what the compression allows.
-    available = int(last / stride) + 1
-    length = 1 + compression.step * ((min(available, config.frames) - 1) // compression.step)
+    length, height, width = clip_size(entry, config, compression)
+    last, stride = _span(entry, config)
     first = start * (last - (length - 1) * stride)
     places = [first + k * stride for k in range(length)]
-    if times:
-        indices = [bisect_right(times, place + ROUNDED) - 1 for place in places]
-    else:
-        indices = [min(entry.frames - 1, round(place)) for place in places]
+    if entry.times:
+        times = [tick / TICKS for tick in array("I", entry.times)]
+        return [bisect_right(times, place + ROUNDED) - 1 for place in places], height, width
+    return [min(entry.frames - 1, round(place)) for place in places], height, width
 
-    scale, token = config.size / (entry.height * entry.width) ** 0.5, compression.token_side
-    return indices, *(token * max(1, round(side * scale / token)) for side in (entry.height, entry.width))
+
+def _span(entry, config: DataConfig) -> tuple[float, float]:
+    """Where a file ends and how far a clip's frames lie apart: in frames of the file, or in seconds."""
+    if entry.times:
+        (last,) = array("I", entry.times[-array("I").itemsize :])
+        return last / TICKS + ROUNDED, 1 / config.fps
+    return entry.frames - 1, entry.fps / config.fps if entry.frames > 1 else 1.0
 
 
 def open_data(

@@ -45,7 +45,12 @@ def uniform(*key: int | str) -> float:
     return (int.from_bytes(digest, "little") >> 75) * 2**-53
 
 
+def permutation(count: int, *key: int | str) -> numpy.ndarray:
+    """A permutation of `range(count)` that is a function of the key."""
+    return generator(*key).permutation(count)
+
+
 @functools.lru_cache(maxsize=4)
 def shuffled(count: int, *key: int | str) -> tuple[int, ...]:
-    """A permutation of `range(count)` that is a function of the key."""
-    return tuple(generator(*key).permutation(count).tolist())
+    """The same as `permutation`, kept for as long as it is used."""
+    return tuple(permutation(count, *key).tolist())
