@@ -15,7 +15,7 @@ from annotated_types import Ge, Gt, Le, Lt
 Count = Annotated[int, Ge(1), Le(10**6)]
 CountOrZero = Annotated[int, Ge(0), Le(10**6)]
 Steps = Annotated[int, Ge(1), Le(10**9)]
-StepsOrZero = Annotated[int, Ge(0), Le(10**9)]
+StepsOrZero = TokensOrZero = Annotated[int, Ge(0), Le(10**9)]
 Workers = Annotated[int, Ge(0), Le(1024)]
 Threads = Annotated[int, Ge(1), Le(1024)]
 Frames = Annotated[int, Ge(1), Le(10**5)]

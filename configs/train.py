@@ -19,6 +19,7 @@ from configs.ranges import (
     Side,
     Steps,
     StepsOrZero,
+    TokensOrZero,
     Width,
 )
 from configs.sampling import SamplerConfig
@@ -159,6 +160,20 @@ class FlowConfig:
 
 
 @dataclass(frozen=True)
+class TransformerLoop(LoopConfig):
+    """The loop of a transformer, whose steps can have so many tokens instead, and are computed in packs."""
+
+    tokens: TokensOrZero = 0
+    """Tokens in a step on the average, over all processes, in place of `batch`; 0: `batch` samples."""
+    pack_tokens: TokensOrZero = 0
+    """Most tokens that a process computes at once; it adds up a step's packs of them. 0: all at once."""
+    round_tokens: TokensOrZero = 0
+    """Packs are padded, outside the loss, to a multiple of so many tokens; 0: they are not."""
+    crossover_tokens: TokensOrZero = 0
+    """Tokens of a sample whose attention takes as long as all else, to deal samples by; 0: by FLOPs."""
+
+
+@dataclass(frozen=True)
 class TransformerRun:
     """A training run of the transformer, with its text encoder where that is ours."""
 
@@ -178,7 +193,7 @@ class TransformerRun:
     """The text encoder."""
     flow: FlowConfig = field(default_factory=FlowConfig)
     """Times, tasks and prompts of the training samples."""
-    train: LoopConfig = field(default_factory=LoopConfig)
+    train: TransformerLoop = field(default_factory=TransformerLoop)
     """The loop."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """The optimizer."""

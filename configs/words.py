@@ -13,6 +13,10 @@ SAME = {  # a setting of ours -> its names elsewhere; a verb answers with those 
     "max-iters iterations num-iterations epochs num-epochs num-train-epochs max-epochs n-epochs epoch",
     "train.batch": "bs batch batch-size train-batch-size global-batch-size micro-batch micro-batch-size "
     "per-device-train-batch-size",
+    "train.tokens": "batch-tokens tokens-per-batch tokens-per-step max-tokens-per-batch global-batch-tokens",
+    "train.pack-tokens": "accumulate accum grad-accum accumulation accumulation-steps gradient-accumulation "
+    "grad-accum-steps accumulate-grad-batches gradient-accumulation-steps max-tokens max-tokens-per-gpu "
+    "max-packed-tokens pack-size packed-length",
     "train.log-every": "log-every log-interval log-steps logging-steps log-freq print-freq log-every-n-steps",
     "train.save-every": "save-every save-steps save-interval save-freq ckpt-every checkpoint-every "
     "checkpoint-steps checkpointing-steps checkpoint-interval ckpt-interval",
@@ -85,7 +89,7 @@ NONE = {  # names elsewhere -> the settings of which a verb must have one, why t
     ),
     "accumulate accum grad-accum accumulation accumulation-steps gradient-accumulation grad-accum-steps "
     "accumulate-grad-batches gradient-accumulation-steps": (
-        "train.steps",
+        "kl-weight",
         "there is no gradient accumulation: --train.batch is the whole batch of a step, and "
         "--checkpoint-activations or more processes make it fit",
     ),

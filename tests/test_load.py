@@ -238,8 +238,8 @@ def config_file(tmp_path):
 
 def test_a_file_of_one_s_own_is_a_config_and_flags_change_it(config_file):
     file = config_file(
-        "from configs.train import LoopConfig, TransformerRun\n"
-        "config = TransformerRun(out='here', train=LoopConfig(steps=7, batch=3))\n"
+        "from configs.train import TransformerLoop, TransformerRun\n"
+        "config = TransformerRun(out='here', train=TransformerLoop(steps=7, batch=3))\n"
     )
     config = parse_run(TransformerRun, [file, "--train.steps", "9"], "dit train")
     assert (config.out, config.train.steps, config.train.batch) == ("here", 9, 3)

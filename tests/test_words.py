@@ -40,6 +40,8 @@ def refused(kind, *words: str) -> str:
         (TransformerRun, "batch-size", "train.batch"),
         (TransformerRun, "data.batch-size", "train.batch"),
         (FvdSettings, "batch-size", "batch"),
+        (TransformerRun, "accumulate", "train.pack-tokens"),
+        (TransformerRun, "tokens-per-batch", "train.tokens"),
         (TransformerRun, "resolution", "data.size"),
         (SampleSettings, "resolution", "height and --width"),
         (TransformerRun, "num-frames", "data.frames"),
@@ -74,8 +76,7 @@ def test_a_name_from_elsewhere_is_answered_with_our_setting(kind, name, meant):
     ("kind", "name", "why", "meant"),
     [
         (TransformerRun, "wandb", "there is no tracker.*log.jsonl", ""),
-        (TransformerRun, "accumulate", "there is no gradient accumulation.*--checkpoint-activations", ""),
-        (AutoencoderRun, "grad-accum", "there is no gradient accumulation", ""),
+        (AutoencoderRun, "grad-accum", "there is no gradient accumulation.*--checkpoint-activations", ""),
         (TransformerRun, "epochs", "a run is counted in steps", "train.steps"),
         (TransformerRun, "fp16", "computation is in bf16 or fp32", "train.precision"),
         (SampleSettings, "fp16", "computation is in bf16 or fp32", "precision"),

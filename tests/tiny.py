@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from array import array
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +14,7 @@ import torch
 from configs.data import DataConfig
 from configs.model import AutoencoderConfig, TextConfig, TransformerConfig
 from configs.sampling import SamplerConfig
-from configs.train import AutoencoderRun, LoopConfig, TransformerRun
+from configs.train import AutoencoderRun, LoopConfig, TransformerLoop, TransformerRun
 from vae.data.video import TICKS, Probe
 from vae.training.checkpoints import checkpoints, load_checkpoint
 from vae.training.log import read_log
@@ -24,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 MODEL = AutoencoderConfig(
     base_width=4, decoder_base_width=4, width_multipliers=(1, 1, 1, 1), residual_blocks=1, latent_channels=4
 )
-LOOP = LoopConfig(steps=6, batch=4, log_every=1, save_every=2, show_every=3, precision="fp32")
+LOOP = {"steps": 6, "batch": 4, "log_every": 1, "save_every": 2, "show_every": 3, "precision": "fp32"}
 CLOCK = {"tokens_per_second", "clips_per_second", "waited", "peak_memory", "time"}
 
 
@@ -36,7 +35,7 @@ def autoencoder_run(out: Path, **loop) -> AutoencoderRun:
         model=MODEL,
         crop=16,
         crop_frames=5,
-        train=replace(LOOP, **loop),
+        train=LoopConfig(**LOOP | loop),
     )
 
 
@@ -51,7 +50,7 @@ def transformer_run(out: Path, autoencoder: Path, source: str = "shapes", **loop
         ),
         text=TextConfig(width=16, depth=1, heads=2, mlp_width=16),
         sampler=SamplerConfig(steps=2, guidance=2.0),
-        train=replace(LOOP, **loop),
+        train=TransformerLoop(**LOOP | loop),
     )
 
 

@@ -12,7 +12,7 @@ Result: validation loss 0.227.
 from configs.data import DataConfig
 from configs.model import TextConfig, TransformerConfig
 from configs.sampling import SamplerConfig
-from configs.train import FlowConfig, LoopConfig, OptimizerConfig, TransformerRun
+from configs.train import FlowConfig, OptimizerConfig, TransformerLoop, TransformerRun
 
 config = TransformerRun(
     out="runs/shapes",
@@ -21,7 +21,9 @@ config = TransformerRun(
     model=TransformerConfig(width=192, depth=6, heads=3, mlp_width=576, text_width=128),
     text=TextConfig(width=128, depth=2, heads=4, mlp_width=256, max_tokens=96),
     flow=FlowConfig(shift=2.0, shift_tokens=80),
-    train=LoopConfig(steps=4000, batch=64, log_every=20, precision="fp32", save_every=250, show_every=500),
+    train=TransformerLoop(
+        steps=4000, batch=64, log_every=20, precision="fp32", save_every=250, show_every=500
+    ),
     optimizer=OptimizerConfig(
         learning_rate=1e-3, warmup_steps=200, decay_steps=4000, weight_decay=0.01, ema_decay=0.998
     ),

@@ -10,13 +10,13 @@ Result: validation loss 0.190; README.md has its score.
 from dataclasses import replace
 
 from configs.runs.shapes import config as first
-from configs.train import LoopConfig, OptimizerConfig
+from configs.train import OptimizerConfig, TransformerLoop
 
 config = replace(
     first,
     out="runs/shapes-longer",
     init="runs/shapes",
-    train=LoopConfig(
+    train=TransformerLoop(
         steps=1500, batch=64, log_every=20, precision="fp32", seed=1, save_every=250, show_every=500
     ),
     optimizer=OptimizerConfig(
