@@ -1,19 +1,21 @@
 """What training steps work on, drawn on the host ahead of the loop: packs of clips and all that is random."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from configs.train import TransformerRun
 from dit.loss import Batch, PackDraw, draw_pack, draw_sample, make_batch, padding_sample
+from vae.compression import PATCH
 from vae.data.clips import Clip
+from vae.data.plan import padding
 from vae.interface import VideoAutoencoder
 from vae.training.seeds import normal
-
-FILLER = 1  # tokens of a pack that has no clip, as other processes have more packs in the step
 
 
 @dataclass(frozen=True)
@@ -53,15 +55,19 @@ class StepPacks:
 
 
 def draw_steps(
-    steps: Iterable[list[list[Clip]]], config: TransformerRun, autoencoder: VideoAutoencoder, read: Callable
+    steps: Iterable[tuple[list[list[int]], list[Clip]]],
+    config: TransformerRun,
+    autoencoder: VideoAutoencoder,
+    read: Callable,
 ) -> Iterator[StepPacks]:
-    """The packs of steps, of each step's clips as they are packed, with their functions of (seed, draw).
+    """The packs of steps: of each step its packs of draws, and these draws' clips in that order.
 
     `read` is the network's `Denoiser.read`. A sample is the same whichever process and pack it is in.
     """
     pack_of = partial(_draw, config=config, autoencoder=autoencoder, read=read)
-    for packs in steps:
-        yield StepPacks([pack_of(clips) for clips in packs])
+    for packs, clips in steps:
+        rest = iter(clips)
+        yield StepPacks([pack_of(list(islice(rest, len(draws)))) for draws in packs])
 
 
 def _draw(clips: list[Clip], config: TransformerRun, autoencoder: VideoAutoencoder, read: Callable) -> Pack:
@@ -70,11 +76,16 @@ def _draw(clips: list[Clip], config: TransformerRun, autoencoder: VideoAutoencod
     shapes = [latent_shape(clip, autoencoder) for clip in clips]
     pairs = list(zip(shapes, clips, strict=True))
     samples = [draw_sample(shape, clip, config.flow, seed) for shape, clip in pairs]
-    if not samples:
-        samples = [padding_sample(model.latent_channels, FILLER)]
+    missing = padding(sum(map(_tokens, shapes)), config.train.round_tokens)
+    samples += [padding_sample(model.latent_channels, missing)] if missing else []
     sampled = config.posterior == "sample"
     noises = [normal(shape, seed, "posterior", clip.draw) for shape, clip in pairs] if sampled else None
     return Pack(clips, draw_pack(samples, model.width // model.heads, read), noises)
+
+
+def _tokens(shape: tuple[int, ...]) -> int:
+    """The tokens of latents C T H W."""
+    return math.prod(shape[1:]) // math.prod(PATCH)
 
 
 def latent_shape(clip: Clip, autoencoder: VideoAutoencoder) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from configs.load import from_json, parse_run
 from configs.model import TextConfig
 from configs.train import TransformerRun
 from dit.attention import BACKENDS, choose_attention
+from dit.bench.flops import sample_cost
 from dit.condition import Condition
 from dit.generate import Request, generate
 from dit.load import (
@@ -32,7 +34,8 @@ from vae.cache.clips import find_cache, open_cached
 from vae.cache.index import Cache
 from vae.cache.shards import DTYPES
 from vae.compression import round_to
-from vae.data.clips import SHAPES, Clip, batches, files_hash, open_data, shares_of
+from vae.data.clips import SHAPES, Clip, batches, files_hash, open_data
+from vae.data.plan import Cost, Plan
 from vae.data.sheets import contact_sheet
 from vae.interface import same_shapes
 from vae.load import autoencoder_hash, keep_copy, load_autoencoder, same_latents
@@ -70,6 +73,9 @@ def train(config: TransformerRun) -> Path:
             data, held_out = open_cached(cache, config.data, seed, HELD_OUT, autoencoder, sampled)
         else:
             data, held_out = open_data(config.data, seed, HELD_OUT, autoencoder.compression)
+
+        # Which clips a step has, and which process computes which.
+        plan = _plan(config, data, autoencoder)
 
         # The network, from random weights or those of `init`. A cache has its captions' embeddings.
         torch.manual_seed(seed)
@@ -117,9 +123,9 @@ def train(config: TransformerRun) -> Path:
             show(run.step)
 
         # Steps after the last, each process its share, drawn on the host while the step before computes.
-        shares = shares_of(loop.batch, run.step, loop.steps, run.rank, run.ranks)
-        clips = ([clips] for clips in batches(data, shares, config.data.workers))
-        ahead = made_ahead(draw_steps(clips, config, autoencoder, model.read))
+        packs = partial(plan.shares, range(run.step + 1, loop.steps + 1), run.rank, run.ranks)
+        clips = batches(data, (list(chain(*step)) for step in packs()), config.data.workers)
+        ahead = made_ahead(draw_steps(zip(packs(), clips, strict=True), config, autoencoder, model.read))
         for step, share in run.steps(ahead, lambda share: share.clips):
             # The loss is a mean over the tokens of the whole step: of all packs of all processes.
             counted, error = run.sum(share.counted).float(), torch.zeros((), device=run.device)
@@ -180,6 +186,13 @@ def _check_fit(config: TransformerRun, autoencoder: Autoencoder) -> None:
     side = autoencoder.compression.token_side
     if data.source == SHAPES and data.size % side:
         raise ValueError(f"data.size = {data.size} is no multiple of {side}: use {round_to(data.size, side)}")
+
+
+def _plan(config: TransformerRun, data, autoencoder: Autoencoder) -> Plan:
+    """The plan of a run's steps; raises ValueError where a step or a pack cannot hold the largest clip."""
+    loop, text = config.train, config.text.max_tokens if config.text.padded else 0
+    cost = Cost(1.0, loop.crossover_tokens) if loop.crossover_tokens else sample_cost(config.model, text)
+    return Plan(data.sizes(autoencoder.compression), loop.batch, loop.tokens, loop.pack_tokens, cost)
 
 
 def _text_notes(config: TransformerRun, data, held_out) -> list[str]:

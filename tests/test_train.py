@@ -195,6 +195,18 @@ def test_two_processes_equal_one(whole, autoencoder, sources, tmp_path):
     assert "holds a run with flow.shift = 3.0, not 1.0" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "packing", [{"pack_tokens": 8}, {"pack_tokens": 17, "round_tokens": 5}, {"tokens": 32}]
+)
+def test_a_step_in_packs_of_any_size_is_the_step(whole, autoencoder, sources, tmp_path, packing):
+    """Four samples of eight tokens: in packs of one, of two with padding, and as a budget of tokens."""
+    config = transformer_run(tmp_path / "run", autoencoder, sources["cached"], **packing)
+    train(config)
+    assert largest_difference(config.out, whole["cached"]) < 1e-5
+    losses = [[row["loss"] for row in rows(out) if "loss" in row] for out in (config.out, whole["cached"])]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
 def test_a_finished_run_does_nothing_and_says_so(whole, autoencoder, capsys):
     out = whole["online"]
     files = {file: file.stat().st_mtime_ns for file in out.rglob("*") if file.name != "run.json"}

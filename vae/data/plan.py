@@ -1,6 +1,7 @@
 """What a step trains on, from sizes alone: its draws, dealt to processes and cut into packs."""
 
 import heapq
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy
@@ -62,6 +63,10 @@ class Plan:
         draws = self.draws(step)
         dealt = deal(self.sizes.tokens(draws), ranks, self.pack_tokens, self.cost)
         return [[[draws[k] for k in pack] for pack in packs] for packs in dealt]
+
+    def shares(self, steps: range, rank: int, ranks: int) -> Iterator[list[list[int]]]:
+        """One process's packs of draws of each of these steps."""
+        return (self.packs(step, ranks)[rank] for step in steps)
 
 
 def deal(tokens_N: numpy.ndarray, ranks: int, pack_tokens: int, cost: Cost) -> list[list[list[int]]]:
