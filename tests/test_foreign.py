@@ -1,6 +1,7 @@
 """Proves that files of others are not trusted: each has bounds and types, and is named where it has not."""
 
 import json
+import math
 import os
 import zipfile
 from dataclasses import replace
@@ -312,7 +313,8 @@ def test_a_header_without_its_part_is_no_traceback(tmp_path):
 
 
 def test_sizes_that_no_network_has_are_refused_in_any_config(tmp_path):
-    for values in ({"num_layers": 10**9}, {"d_model": 10**20}, {"block_out_channels": [1] * 2000}):
+    large = [{"num_layers": 10**9}, {"d_model": 10**20}, {"block_out_channels": [1] * 2000}]
+    for values in (*large, {"dropout_rate": math.nan}):
         (tmp_path / "config.json").write_text(json.dumps(values))
         with pytest.raises(ValueError, match=f"config.json: {next(iter(values))}"):
             read_config(tmp_path / "config.json")

@@ -37,9 +37,9 @@ def read_config(file: Path) -> dict:
     for name, value in settings.items():
         most = MOST_BLOCKS if re.search("layers|blocks|depth", name) else MOST_WIDE
         numbers = value if isinstance(value, list) else [value]
-        large = [n for n in numbers if isinstance(n, int | float) and abs(n) > most]
+        large = [n for n in numbers if isinstance(n, int | float) and not abs(n) <= most]  # NaN among them
         if large or len(numbers) > MOST_BLOCKS:
-            raise ValueError(f"{file}: {name} = {value!r}: no network of that size is read")
+            raise ValueError(f"{file}: {name} = {value!r}: no network with that number is read")
     return settings
 
 
