@@ -1,9 +1,9 @@
 """The one door to attention: packed queries, keys and values, exactly zero weight between samples."""
 
 import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -13,42 +13,37 @@ from torch import Tensor
 from vae.training.seeds import normal
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Lengths:
-    """How many tokens each sample of a packed sequence has."""
+    """How many tokens each sample of a packed sequence has; `make_lengths` makes it.
+
+    `cumulative` is the start of every sample and the end of the last, int32. Where the samples are to be read
+    as a padded batch, `padding` says which of its B x longest places hold a token, and for every place the
+    token that it holds, or any.
+    """
 
     each: tuple[int, ...]
-    device: torch.device
+    equal: bool
+    longest: int
+    cumulative: Tensor
+    padding: tuple[Tensor, Tensor] | None = None
 
-    @cached_property
-    def equal(self) -> bool:
-        """Whether a plain batch can hold the samples."""
-        return len(set(self.each)) == 1
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Lengths":
+        """The same lengths with every tensor changed, moved or pinned."""
+        padding = self.padding and tuple(map(change, self.padding))
+        return replace(self, cumulative=change(self.cumulative), padding=padding)
 
-    @cached_property
-    def real(self) -> Tensor:
-        """Which places of a padded batch hold a token, bool B x longest."""
-        lengths = torch.tensor(self.each, device=self.device)
-        return torch.arange(self.longest, device=self.device) < lengths[:, None]
 
-    @cached_property
-    def places(self) -> Tensor:
-        """For every place of a padded batch the token that it holds, or any; B x longest."""
-        return self.cumulative[:-1, None] + torch.arange(self.longest, device=self.device) * self.real
-
-    def padded(self, x_LND: Tensor) -> Tensor:
-        """The samples as a padded batch, B x longest x N x D; what lies in the padding means nothing."""
-        return x_LND[self.places]
-
-    @cached_property
-    def longest(self) -> int:
-        """The most tokens a sample has."""
-        return max(self.each)
-
-    @cached_property
-    def cumulative(self) -> Tensor:
-        """Start of every sample and the end of the last, int32 (samples + 1)."""
-        return torch.tensor([0, *self.each], device=self.device).cumsum(0).int()
+def make_lengths(each: Iterable[int], device: torch.device, padded: bool = False) -> Lengths:
+    """The lengths of samples, their tensors made on the CPU and copied, which the host does not wait for."""
+    each = tuple(each)
+    counts, longest, padding = torch.tensor(each), max(each), None
+    cumulative = F.pad(counts.cumsum(0), (1, 0))
+    if padded:
+        real = torch.arange(longest) < counts[:, None]
+        padding = real, cumulative[:-1, None] + torch.arange(longest) * real
+    lengths = Lengths(each, len(set(each)) == 1, longest, cumulative.int(), padding)
+    return lengths.map(lambda x: x.to(device, non_blocking=True))
 
 
 Attention = Callable[[Tensor, Tensor, Tensor, Lengths, Lengths], Tensor]
@@ -59,27 +54,37 @@ def sdpa(q_LND: Tensor, k_SND: Tensor, v_SND: Tensor, queries: Lengths, keys: Le
 
     A mask over the padded batch would compute, and on a CPU also store, what it then throws away.
     """
+    if not q_LND.numel():
+        return _nothing(q_LND, k_SND, v_SND)
     if queries.equal and keys.equal:
         batch = len(queries.each)
         q, k, v = (rearrange(x, "(b s) n d -> b n s d", b=batch) for x in (q_LND, k_SND, v_SND))
         return rearrange(F.scaled_dot_product_attention(q, k, v), "b n s d -> (b s) n d")
-    if queries.equal:  # texts of several lengths are short beside the video: one padded call is the fastest
-        batch = len(queries.each)
+    if queries.equal and keys.padding:  # texts are short beside the video: one padded call is the fastest
+        batch, (real, places) = len(queries.each), keys.padding
         q = rearrange(q_LND, "(b s) n d -> b n s d", b=batch)
-        k, v = (rearrange(keys.padded(x), "b s n d -> b n s d") for x in (k_SND, v_SND))
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=keys.real[:, None, None])
+        k, v = (rearrange(x[places], "b s n d -> b n s d") for x in (k_SND, v_SND))
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=real[:, None, None])
         return rearrange(y, "b n s d -> (b s) n d")
     outputs = [
         F.scaled_dot_product_attention(*(rearrange(x, "s n d -> 1 n s d") for x in qkv))
         for qkv in zip(q_LND.split(queries.each), k_SND.split(keys.each), v_SND.split(keys.each), strict=True)
+        if len(qkv[0])
     ]
     return torch.cat([rearrange(x, "1 n s d -> s n d") for x in outputs])
+
+
+def _nothing(q_LND: Tensor, k_SND: Tensor, v_SND: Tensor) -> Tensor:
+    """The output where no query lies here, or no head: empty, and the gradients of all three are zero."""
+    return q_LND + (k_SND + v_SND).sum(0)
 
 
 def varlen(q_LND: Tensor, k_SND: Tensor, v_SND: Tensor, queries: Lengths, keys: Lengths) -> Tensor:
     """PyTorch's variable-length flash attention (CUDA, half precision)."""
     from torch.nn.attention.varlen import varlen_attn
 
+    if not q_LND.numel():  # no kernel starts on an empty grid
+        return _nothing(q_LND, k_SND, v_SND)
     return varlen_attn(
         q_LND, k_SND, v_SND, queries.cumulative, keys.cumulative, queries.longest, keys.longest
     )
@@ -89,6 +94,8 @@ def xformers(q_LND: Tensor, k_SND: Tensor, v_SND: Tensor, queries: Lengths, keys
     """xformers' memory-efficient attention with a block-diagonal mask (CUDA)."""
     from xformers.ops import memory_efficient_attention
 
+    if not q_LND.numel():
+        return _nothing(q_LND, k_SND, v_SND)
     mask = block_diagonal_mask(queries.each, keys.each, q_LND.device)
     return memory_efficient_attention(q_LND[None], k_SND[None], v_SND[None], attn_bias=mask)[0]
 
@@ -129,7 +136,7 @@ def why_not(backend: str, device: torch.device, dtype: torch.dtype, head_width: 
     want heads whose width is a multiple of 8, at most 256.
     """
     try:
-        lengths, numbers = Lengths((5, 11), device), normal((16, 3, 2, head_width), "attention")
+        lengths, numbers = make_lengths((5, 11), device), normal((16, 3, 2, head_width), "attention")
         q, k, v = numbers.to(device, dtype).requires_grad_().unbind(1)
         output = BACKENDS[backend](q, k, v, lengths, lengths)
         output.float().sum().backward()

@@ -62,7 +62,7 @@ def generate(
         grids.append(grid)
     x_LP, moving_L1 = torch.cat(starts).to(device), torch.cat(times)[:, None].to(device)
     layout, times_M = make_layout(grids * copies, times * copies, config.width // config.heads, device)
-    text = denoiser.embed(conditions)
+    text = denoiser.remember(conditions)
 
     def velocity(x_LP: Tensor, t: float) -> Tensor:
         v = denoiser(x_LP.to(dtype).repeat(copies, 1), times_M * t, layout, text)

@@ -15,7 +15,6 @@ from configs.model import TextConfig, TransformerConfig
 from configs.ranges import Frames, Rate, Side
 from configs.sampling import SamplerConfig, SolverSettings
 from configs.train import FlowConfig
-from dit.attention import BACKENDS, choose_attention
 from dit.byte_t5 import TextInputs
 from dit.condition import Condition
 from dit.model import TextMemory, Transformer
@@ -74,9 +73,13 @@ class Denoiser(nn.Module):
         return self.text.read([condition.prompt for condition in conditions])
 
     def embed(self, conditions: list[Condition] | TextInputs) -> TextMemory:
-        """What the blocks of the transformer read of conditions; while sampling it is computed once."""
+        """What the blocks of the transformer read of conditions."""
         embeddings, lengths = self.text(self.read(conditions) if isinstance(conditions, list) else conditions)
         return self.transformer.embed_text(embeddings.to(self.transformer.proj_out.weight.dtype), lengths)
+
+    def remember(self, conditions: list[Condition]) -> TextMemory:
+        """`embed`, with all that does not depend on time: while sampling it is computed once."""
+        return self.transformer.remember(self.embed(conditions))
 
     def forward(
         self,
@@ -143,8 +146,7 @@ def load_model(
     if model.denoiser.text.config.folder:  # frozen, and often larger than the transformer
         model.denoiser.text.to(dtype)
     model.denoiser.to(device).eval().requires_grad_(False)
-    head_width = model.denoiser.transformer.head_width
-    model.denoiser.transformer.attention = BACKENDS[choose_attention(device, dtype, head_width)]
+    model.denoiser.transformer.use_attention(device, dtype)
     model.autoencoder.to(device).eval().requires_grad_(False)
     return model
 

@@ -7,7 +7,7 @@ queries and keys, cross-attention to text, one shared adaLN projection of time w
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from configs.model import TransformerConfig
-from dit.attention import BACKENDS, Lengths
+from dit.attention import BACKENDS, Attention, Lengths, choose_attention, make_lengths
 from dit.pack import Layout
 from vae.compression import PATCH
 
@@ -27,10 +27,14 @@ FULL_PRECISION = ("time_", "norm", "scale_shift_table")  # parts of the names of
 
 @dataclass(frozen=True)
 class TextMemory:
-    """What the blocks read of the text: each block's keys and values, S x N x D, and the samples' lengths."""
+    """What the blocks read of the text: its embedding S x D, and the samples' lengths.
 
-    keys_values: list[tuple[Tensor, Tensor]]
+    While sampling also each block's keys and values, S x N x D; in training a block computes its own.
+    """
+
+    embedding: Tensor
     lengths: Lengths
+    keys_values: list[tuple[Tensor, Tensor]] | None = None
 
 
 class NormAndRotate(torch.autograd.Function):
@@ -65,10 +69,11 @@ class NormAndRotate(torch.autograd.Function):
 def norm_and_rotate(x_L2ND: Tensor, weight_2ND: Tensor, layout: Layout, eps: float) -> Tensor:
     """RMS norm of queries and keys, whose channel pairs then turn by the token's angles."""
     if not torch.compiler.is_compiling():
-        return NormAndRotate.apply(x_L2ND, weight_2ND, layout.rotary_factors, eps)
+        factors = torch.view_as_complex(layout.rotary)[:, None, None]
+        return NormAndRotate.apply(x_L2ND, weight_2ND, factors, eps)
     # A compiler fuses all this.
     normed = rms_norm(x_L2ND.flatten(2).float(), eps).view_as(x_L2ND) * weight_2ND
-    cos, sin = (part[:, None] for part in layout.rotary)
+    cos, sin = layout.rotary[:, None, None].unbind(-1)
     even, odd = normed.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).type_as(x_L2ND)
 
@@ -118,7 +123,7 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, keys_values, text: Lengths, layout: Layout, attention) -> Tensor:
         q = self.to_q(x).flatten(0, 1)
         q = rearrange(rms_norm(q.float(), self.eps).type_as(q), "l (n d) -> l n d", n=self.heads)
-        y = attention(q, *keys_values, layout.tokens, text)
+        y = attention(q, *keys_values, layout.local, text)
         return self.to_out(y.flatten(1)).view_as(x)
 
 
@@ -152,25 +157,38 @@ class Block(nn.Module):
         self.ffn_out = nn.Linear(config.mlp_width, config.width)
         self.scale_shift_table = nn.Parameter(torch.empty(6, config.width))
 
+    def keys_values(self, text_SD: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the text, to be given to `forward` in its place."""
+        return self.attn2.keys_values(text_SD)
+
     def forward(
-        self, x: Tensor, modulation_M6D: Tensor, keys_values, text: Lengths, layout: Layout, attention
+        self,
+        x: Tensor,
+        modulation_M6D: Tensor,
+        text: Tensor | tuple[Tensor, Tensor],
+        text_lengths: Lengths,
+        layout: Layout,
+        self_attention: Attention,
+        cross_attention: Attention,
     ) -> Tensor:
+        """Tokens after the block, runs x tokens of a run x D; `text` is embedded, or its keys and values."""
         table = (modulation_M6D + self.scale_shift_table).type_as(x)
         shift1, scale1, gate1, shift2, scale2, gate2 = _modulation_rows(table, layout).unbind(2)
         x = torch.addcmul(
-            x, self.attn1(_modulated_norm(x, scale1, shift1, self.eps), layout, attention), gate1
+            x, self.attn1(_modulated_norm(x, scale1, shift1, self.eps), layout, self_attention), gate1
         )
         normed = F.layer_norm(
             x, x.shape[-1:], self.norm2.weight.type_as(x), self.norm2.bias.type_as(x), self.eps
         )
-        x = x + self.attn2(normed, keys_values, text, layout, attention)
+        keys_values = text if isinstance(text, tuple) else self.keys_values(text)
+        x = x + self.attn2(normed, keys_values, text_lengths, layout, cross_attention)
         hidden = F.gelu(self.ffn_in(_modulated_norm(x, scale2, shift2, self.eps)), approximate="tanh")
         return torch.addcmul(x, self.ffn_out(hidden), gate2)
 
 
 def _modulation_rows(table_MKD: Tensor, layout: Layout) -> Tensor:
     """Every run's row of the modulation, shaped to broadcast over its tokens: runs x 1 x K x D."""
-    return (table_MKD if layout.rows is None else table_MKD[layout.rows])[:, None]
+    return table_MKD[layout.rows][:, None]
 
 
 class Transformer(nn.Module):
@@ -191,7 +209,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList([Block(config) for _ in range(config.depth)])
         self.proj_out = nn.Linear(config.width, patch)
         self.scale_shift_table = nn.Parameter(torch.empty(2, config.width))
-        self.attention = BACKENDS["sdpa"]
+        self.self_attention = self.cross_attention = BACKENDS["sdpa"]
         self.initialise()
 
     @torch.no_grad()
@@ -216,10 +234,18 @@ class Transformer(nn.Module):
         return self.config.width // self.config.heads
 
     def embed_text(self, text_SD: Tensor, lengths: list[int]) -> TextMemory:
-        """What the blocks read of the packed text; while sampling it is computed once."""
-        text = self.text_out(F.gelu(self.text_in(text_SD), approximate="tanh"))
-        keys_values = [block.attn2.keys_values(text) for block in self.blocks]
-        return TextMemory(keys_values, Lengths(tuple(lengths), text_SD.device))
+        """What the blocks read of the packed text."""
+        embedding = self.text_out(F.gelu(self.text_in(text_SD), approximate="tanh"))
+        return TextMemory(embedding, make_lengths(lengths, text_SD.device, padded=True))
+
+    def remember(self, text: TextMemory) -> TextMemory:
+        """The same text with every block's keys and values, which do not depend on time: computed once."""
+        return replace(text, keys_values=[block.keys_values(text.embedding) for block in self.blocks])
+
+    def use_attention(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Takes the best attention for a device and compute dtype, decided once at setup."""
+        name = choose_attention(device, dtype, self.head_width)
+        self.self_attention = self.cross_attention = BACKENDS[name]
 
     def cast(self, dtype: torch.dtype) -> "Transformer":
         """Brings the weights to a dtype, those of norms and times to fp32, as diffusers' Wan."""
@@ -244,13 +270,14 @@ class Transformer(nn.Module):
     def forward(self, tokens_LP: Tensor, times_M: Tensor, text: TextMemory, layout: Layout) -> Tensor:
         """Velocity L x P of the packed noisy tokens, in the tokens' dtype.
 
-        `times_M` and `layout` come from `make_layout`, `text` from `embed_text`.
+        `times_M` and `layout` come from `make_layout`, `text` from `embed_text`, and may be remembered.
         """
         time, modulation = self.embed_time(times_M)
         x = self.patch_embedding(tokens_LP)
         x = rearrange(x, "(b l) d -> b l d", l=layout.run_length)
-        for block, keys_values in zip(self.blocks, text.keys_values, strict=True):
-            inputs = (x, modulation, keys_values, text.lengths, layout, self.attention)
+        texts = text.keys_values or [text.embedding] * len(self.blocks)
+        for block, its_text in zip(self.blocks, texts, strict=True):
+            inputs = x, modulation, its_text, text.lengths, layout, self.self_attention, self.cross_attention
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, *inputs, use_reentrant=False)
             else:

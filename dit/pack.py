@@ -1,43 +1,84 @@
 """Packs: patches of many samples in one sequence, its layout, rotary positions and distinct times."""
 
 import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import lru_cache
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from dit.attention import Lengths
+from dit.attention import Lengths, make_lengths
 from vae.compression import PATCH
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layout:
     """Where the samples of a packed sequence lie, and which tokens share a time; made once per batch.
 
-    The sequence is cut into equal runs of one sample and time each, as long as the pack allows: whole
-    clips where all are equal, a latent frame where first frames are given. `rows` maps runs to the M
-    distinct (sample, time) pairs, or is None where the runs are the pairs in order. `rotary` has the cosine
-    and sine of every token's angles, each L x 1 x D/2.
+    `tokens` are the whole pack's, among which self-attention looks, and `local` those that lie here, of each
+    sample: the same object where a process has the whole pack. The local ones are cut into equal runs of one
+    sample and time each, as long as the pack allows: whole clips where all are equal, a latent frame where
+    first frames are given. `rows` maps runs to the M = `pairs` distinct (sample, time) pairs, and `stretches`
+    are those of all tokens in order, each a row and how many tokens in succession have it. `rotary` has the
+    cosine and sine of every local token's angles, L x D/2 x 2.
     """
 
     tokens: Lengths
+    local: Lengths
     pairs: int
-    rows: Tensor | None
-    rotary: tuple[Tensor, Tensor]
+    stretches: tuple[tuple[int, int], ...]
     run_length: int
+    rows: Tensor
+    rotary: Tensor
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Layout":
+        """The same layout with every tensor changed, moved or pinned."""
+        tokens = self.tokens.map(change)
+        local = tokens if self.local is self.tokens else self.local.map(change)
+        return replace(self, tokens=tokens, local=local, rows=change(self.rows), rotary=change(self.rotary))
 
     def to(self, device: torch.device) -> "Layout":
-        """The same on a device."""
-        tokens = Lengths(self.tokens.each, device)
-        rows = None if self.rows is None else self.rows.to(device)
-        return replace(self, tokens=tokens, rows=rows, rotary=tuple(x.to(device) for x in self.rotary))
+        """The same layout on a device; from pinned memory the host does not wait for the copy."""
+        return self.map(lambda x: x.to(device, non_blocking=True))
 
-    @cached_property
-    def rotary_factors(self) -> Tensor:
-        """The rotary table as complex numbers, L x 1 x 1 x D/2."""
-        return torch.complex(*self.rotary)[:, None]
+    def pin_memory(self) -> "Layout":
+        """The same layout in pinned memory, as a loader of PyTorch asks for it."""
+        return self.map(Tensor.pin_memory)
+
+    def part(self, first: int, last: int) -> "Layout":
+        """The layout of the tokens [first, last) of the pack; its rows are still those of all M pairs."""
+        local = [b - a for a, b in _cut(self.tokens.each, first, last)]
+        counts = [b - a for a, b in _cut([count for _, count in self.stretches], first, last)]
+        rows = [row for row, _ in self.stretches]
+        stretches = tuple((row, count) for row, count in zip(rows, counts, strict=True) if count)
+        run_length, rows_of_runs = _runs(stretches)
+        return replace(
+            self,
+            local=make_lengths(local, self.rows.device),
+            stretches=stretches,
+            run_length=run_length,
+            rows=rows_of_runs.to(self.rows.device, non_blocking=True),
+            rotary=self.rotary[first:last],
+        )
+
+
+def _cut(lengths: Iterable[int], first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Where the part [first, last) of a sequence begins and ends in each of the pieces that lie in a row."""
+    end = 0
+    for length in lengths:
+        start, end = end, end + length
+        yield min(max(first, start), end), max(min(last, end), start)
+
+
+def _runs(stretches: Iterable[tuple[int, int]]) -> tuple[int, Tensor]:
+    """The longest length that divides all stretches, and the row of every run of that length."""
+    rows, counts = zip(*stretches, strict=True) if stretches else ((), ())
+    length = math.gcd(*counts) or 1
+    return length, torch.tensor(rows, dtype=torch.long).repeat_interleave(
+        torch.tensor(counts, dtype=torch.long) // length
+    )
 
 
 def patchify(latents_CTHW: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
@@ -55,33 +96,29 @@ def unpatchify(tokens_LP: Tensor, grid: tuple[int, int, int]) -> Tensor:
     )
 
 
-def _rotary_table(
-    grids: tuple[tuple[int, int, int], ...], head_width: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of every token's angles, each L x 1 x D/2, fp32.
+@lru_cache(maxsize=256)
+def _turns(size: int, width: int) -> Tensor:
+    """Cosine and sine of the angles of one axis, size x width/2 x 2, computed in fp64."""
+    frequencies = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    angles = torch.outer(torch.arange(size, dtype=torch.float64), frequencies)
+    return torch.stack([angles.cos(), angles.sin()], dim=-1).float()
+
+
+def _rotary_table(grids: list[tuple[int, int, int]], head_width: int) -> Tensor:
+    """Cosine and sine of every token's angles, L x D/2 x 2, fp32.
 
     3D rotary embedding (Su et al. 2021, over three axes): of the D/2 frequencies a third turns with the row,
     a third with the column and the rest with the frame, as Wan splits them.
     """
     spatial = 2 * (head_width // 6)
-    angles = []
-    for t, h, w in grids:
-        axes = []
-        for size, width in zip((t, h, w), (head_width - 2 * spatial, spatial, spatial), strict=True):
-            frequencies = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
-            axes.append(torch.outer(torch.arange(size, dtype=torch.float64), frequencies))
-        frame, row, column = axes
-        full = torch.cat(
-            [
-                frame[:, None, None].expand(t, h, w, -1),
-                row[None, :, None].expand(t, h, w, -1),
-                column[None, None, :].expand(t, h, w, -1),
-            ],
-            dim=-1,
-        )
-        angles.append(rearrange(full, "t h w d -> (t h w) 1 d"))
-    table = torch.cat(angles)
-    return table.cos().float().to(device), table.sin().float().to(device)
+    widths = head_width - 2 * spatial, spatial, spatial
+    tables = [torch.empty(*grid, head_width // 2, 2) for grid in grids]
+    for grid, table_THWD2 in zip(grids, tables, strict=True):
+        frame, row, column = map(_turns, grid, widths)
+        parts = table_THWD2.split([width // 2 for width in widths], dim=-2)
+        for part, turns in zip(parts, (frame[:, None, None], row[:, None], column), strict=True):
+            part.copy_(turns)
+    return torch.cat([rearrange(table, "t h w d two -> (t h w) d two") for table in tables])
 
 
 def make_layout(
@@ -89,27 +126,29 @@ def make_layout(
 ) -> tuple[Layout, Tensor]:
     """The layout of a pack and its M distinct times, from each sample's grid and its time, one or per token.
 
-    Tokens of one sample that share a time share a row of the modulation, wherever they lie.
+    Tokens of one sample that share a time share a row of the modulation, wherever they lie. All is made on
+    the CPU, where the times must be, and then copied; a thread may make it for the CPU and pin it.
     """
-    tokens = tuple(math.prod(grid) for grid in grids)
-    distinct, rows, first = [], [], 0
-    for time, count in zip(times_L, tokens, strict=True):
+    distinct, stretches = [], []
+    for time, grid in zip(times_L, grids, strict=True):
+        first, count = sum(map(len, distinct)), math.prod(grid)
         if time.numel() == 1:
-            values, inverse = time.reshape(1), torch.zeros(count, dtype=torch.long)
-        else:
-            values, inverse = time.cpu().unique(return_inverse=True)
-        distinct.append(values.cpu())
-        rows.append(inverse + first)
-        first += len(values)
-    row_of_token = torch.cat(rows)
-    run_length = math.gcd(*row_of_token.unique_consecutive(return_counts=True)[1].tolist())
-    row_of_run = row_of_token[::run_length]
-    in_order = torch.equal(row_of_run, torch.arange(first))
+            distinct.append(time.reshape(1))
+            stretches.append((first, count))
+            continue
+        values, inverse = time.unique(return_inverse=True)
+        rows, counts = inverse.unique_consecutive(return_counts=True)
+        distinct.append(values)
+        stretches += zip((rows + first).tolist(), counts.tolist(), strict=True)
+    tokens = make_lengths(map(math.prod, grids), torch.device("cpu"))
+    run_length, rows = _runs(stretches)
     layout = Layout(
-        tokens=Lengths(tokens, device),
-        pairs=first,
-        rows=None if in_order else row_of_run.to(device),
-        rotary=_rotary_table(tuple(grids), head_width, device),
+        tokens=tokens,
+        local=tokens,
+        pairs=sum(map(len, distinct)),
+        stretches=tuple(stretches),
         run_length=run_length,
+        rows=rows,
+        rotary=_rotary_table(grids, head_width),
     )
-    return layout, torch.cat(distinct).float().to(device)
+    return layout.to(device), torch.cat(distinct).float().to(device, non_blocking=True)

@@ -13,7 +13,6 @@ from torch import Tensor
 from configs.load import from_json, parse_run
 from configs.model import TextConfig
 from configs.train import TransformerRun
-from dit.attention import BACKENDS, choose_attention
 from dit.bench.flops import sample_cost
 from dit.condition import Condition
 from dit.generate import Request, generate
@@ -92,8 +91,7 @@ def train(config: TransformerRun) -> Path:
         autoencoder.to(run.device).eval().requires_grad_(False)
         model.to(run.device)
         model.transformer.checkpointing = config.checkpoint_activations
-        compute, head_width = COMPUTE[loop.precision], model.transformer.head_width
-        model.transformer.attention = BACKENDS[choose_attention(run.device, compute, head_width)]
+        model.transformer.use_attention(run.device, COMPUTE[loop.precision])
 
         # What samples and is validated is the average of the weights; a frozen text encoder has none.
         shared = {id(model.text): model.text} if config.text.folder else {}

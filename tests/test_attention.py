@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dit import attention
-from dit.attention import BACKENDS, Lengths, choose_attention, sdpa, why_not, works
+from dit.attention import BACKENDS, Lengths, choose_attention, make_lengths, sdpa, why_not, works
 
 CPU = torch.device("cpu")
 PACKS = {  # lengths of the queries and of the keys
@@ -19,6 +19,9 @@ PACKS = {  # lengths of the queries and of the keys
     "cross, unequal queries, equal keys": ((2, 7), (3, 3)),
     "cross, equal": ((4, 4, 4), (3, 3, 3)),
     "one sample": ((11,), (4,)),
+    "cross, samples without queries": ((0, 3, 0, 2), (2, 8, 1, 4)),
+    "cross, as many queries of some, none of others": ((0, 3, 3), (2, 8, 1)),
+    "cross, no queries at all": ((0, 0), (3, 5)),
 }
 
 
@@ -31,16 +34,17 @@ def by_definition(q_LND: Tensor, k_SND: Tensor, v_SND: Tensor, queries: Lengths,
     return torch.einsum("nls,snd->lnd", scores.softmax(-1), v_SND)
 
 
-def tensors(queries: tuple[int, ...], keys: tuple[int, ...], **kind) -> tuple:
+def tensors(queries: tuple[int, ...], keys: tuple[int, ...], padded: bool = False, **kind) -> tuple:
     q = torch.randn(sum(queries), 2, 64, **kind)
     k, v = torch.randn(2, sum(keys), 2, 64, **kind)
     leaves = [x.requires_grad_() for x in (q, k, v)]
-    return *leaves, Lengths(queries, q.device), Lengths(keys, q.device)
+    return *leaves, make_lengths(queries, q.device), make_lengths(keys, q.device, padded)
 
 
+@pytest.mark.parametrize("padded", [False, True], ids=["plain", "padded"])
 @pytest.mark.parametrize("pack", PACKS)
-def test_attention_and_its_gradient_are_the_definition(pack: str):
-    inputs = tensors(*PACKS[pack], dtype=torch.float64)
+def test_attention_and_its_gradient_are_the_definition(pack: str, padded: bool):
+    inputs = tensors(*PACKS[pack], padded, dtype=torch.float64)
     ours, wanted = sdpa(*inputs), by_definition(*inputs)
     assert torch.allclose(ours, wanted, rtol=0, atol=1e-12)
     probe = torch.randn_like(wanted)
@@ -48,7 +52,14 @@ def test_attention_and_its_gradient_are_the_definition(pack: str):
     assert all(torch.allclose(a, b, rtol=0, atol=1e-12) for a, b in zip(*gradients, strict=True))
 
 
-@pytest.mark.parametrize("pack", [name for name, (queries, _) in PACKS.items() if len(queries) > 1])
+def test_heads_that_lie_elsewhere_are_no_error():
+    q, k, v, queries, keys = tensors((3, 2), (3, 2))
+    output = sdpa(q[:, :0], k[:, :0], v[:, :0], queries, keys)
+    assert output.shape == (5, 0, 64)
+    assert not any(gradient.any() for gradient in torch.autograd.grad(output.sum(), (q, k, v)))
+
+
+@pytest.mark.parametrize("pack", [name for name, (queries, _) in PACKS.items() if queries[0]])
 def test_attention_between_samples_is_exactly_zero(pack: str):
     q, k, v, queries, keys = tensors(*PACKS[pack])
     output = sdpa(q, k, v, queries, keys)
@@ -65,7 +76,7 @@ def test_attention_between_samples_is_exactly_zero(pack: str):
 
 
 def test_cumulative_lengths_are_where_samples_start():
-    lengths = Lengths((5, 1, 9), CPU)
+    lengths = make_lengths((5, 1, 9), CPU)
     assert lengths.cumulative.tolist() == [0, 5, 6, 15]
     assert lengths.cumulative.dtype == torch.int32 and lengths.longest == 9 and not lengths.equal
 
@@ -102,7 +113,7 @@ def test_backends_agree(backend: str, device: torch.device, dtype: torch.dtype):
 
 def test_a_backend_that_leaks_or_fails_is_found_out(monkeypatch):
     def leaks(q, k, v, queries, keys):
-        return sdpa(q, k, v, Lengths((len(q),), q.device), Lengths((len(k),), k.device))
+        return sdpa(q, k, v, make_lengths([len(q)], q.device), make_lengths([len(k)], k.device))
 
     def fails(*_):
         raise NotImplementedError("no kernel\nfor this device")

@@ -69,8 +69,8 @@ def evaluate(model, pack):
 def test_formula_counts_what_pytorch_counts(model):
     pack = bench.make_pack(TINY, GRIDS, 5, CPU)
     tokens, text, pairs = [math.prod(grid) for grid in GRIDS], [5, 5, 5], pack.layout.pairs
-    embedded = model.embed_text(pack.text, text)
-    assert count_flops(lambda: model.embed_text(pack.text, text)) == text_flops(TINY, 15)
+    embedded = model.remember(model.embed_text(pack.text, text))
+    assert count_flops(lambda: model.remember(model.embed_text(pack.text, text))) == text_flops(TINY, 15)
     step = count_flops(lambda: model(pack.tokens, pack.times, embedded, pack.layout))
     assert step == step_flops(TINY, tokens, text, pairs)
     both = count_flops(lambda: bench.forward(model, pack, torch.float32).square().mean().backward())
@@ -98,7 +98,7 @@ def test_padded_side_does_the_same_work(model):
     other, attention, real = bench.padded(pack)
     packed = evaluate(model, pack)
     masked = copy.copy(model)
-    masked.attention = attention
+    masked.self_attention = attention
     assert len(other.tokens) == 3 * 24 and real.sum() == 36
     assert measure.largest_difference(evaluate(masked, other)[real], packed) < 1e-5
     filled = replace(other, tokens=torch.where(real[:, None], other.tokens, 100.0))
@@ -186,8 +186,7 @@ def test_one_row_per_run_equals_one_row_per_token(model):
     for name, (time, run_length) in cases.items():
         layout, distinct = make_layout(GRIDS, [time, *rest], 24, CPU)
         assert layout.run_length == run_length, name
-        rows = torch.arange(len(pack.tokens) // layout.run_length) if layout.rows is None else layout.rows
-        by_token = replace(layout, run_length=1, rows=rows.repeat_interleave(layout.run_length))
+        by_token = replace(layout, run_length=1, rows=layout.rows.repeat_interleave(layout.run_length))
         fast = evaluate(model, replace(pack, times=distinct, layout=layout))
         slow = evaluate(model, replace(pack, times=distinct, layout=by_token))
         assert measure.largest_difference(fast, slow) < 1e-6, name

@@ -17,7 +17,7 @@ from configs.load import Positional, load_run, parse
 from configs.model import TransformerConfig
 from configs.ranges import Count, Threads
 from configs.train import OptimizerConfig, TransformerRun
-from dit.attention import BACKENDS, Lengths, choose_attention
+from dit.attention import Lengths
 from dit.bench import measure
 from dit.bench.flops import step_flops, training_flops
 from dit.bench.passes import TIME, Pack, forward, make_pack, random_model, time_passes, without_gradient
@@ -119,7 +119,7 @@ def measure_model(
         for what in ("training step", "sampling step"):
             copies = 2 if what == "sampling step" else 1
             model = random_model(config, device)
-            model.attention = BACKENDS[choose_attention(device, measure.DTYPES[name], model.head_width)]
+            model.use_attention(device, measure.DTYPES[name])
             pack = make_pack(config, [grid] * settings.batch, settings.text_tokens, device, copies)
             tokens, text, pairs = list(pack.layout.tokens.each), pack.text_lengths, pack.layout.pairs
             if what == "training step":
@@ -162,7 +162,7 @@ def sampling_step(model: Transformer, pack: Pack) -> Callable[[], Tensor]:
 
     dtype = model.proj_out.weight.dtype
     with torch.no_grad():
-        text = model.embed_text(pack.text.to(dtype), pack.text_lengths)
+        text = model.remember(model.embed_text(pack.text.to(dtype), pack.text_lengths))
 
     def step() -> Tensor:
         with torch.no_grad():
@@ -207,7 +207,7 @@ def _compare_diffusers(
             continue
         ours = copy.deepcopy(model)
         ours = ours.to(dtype) if cast_all else ours.cast(dtype)
-        ours.attention = BACKENDS[choose_attention(device, measure.DTYPES[precision], ours.head_width)]
+        ours.use_attention(device, measure.DTYPES[precision])
         other = diffusers_model(model, dtype, cast_all)
         latents = torch.stack(pack.latents).to(dtype)
         text = rearrange(pack.text, "(b s) d -> b s d", b=len(pack.grids)).to(dtype)
@@ -231,7 +231,7 @@ def _compare_diffusers(
 
 
 def padded(pack: Pack) -> tuple[Pack, Callable, Tensor]:
-    """The samples as a batch padded to the longest: pack, masked attention, and which tokens are real."""
+    """The samples as a batch padded to the longest: pack, masked self-attention, which tokens are real."""
     lengths, longest = pack.layout.tokens.each, pack.layout.tokens.longest
     device, samples = pack.tokens.device, len(lengths)
 
@@ -242,16 +242,13 @@ def padded(pack: Pack) -> tuple[Pack, Callable, Tensor]:
     real = torch.arange(longest, device=device) < torch.tensor(lengths, device=device)[:, None]
     mask = rearrange(real, "b s -> b 1 1 s")
     layout, times = make_layout(
-        [(1, 1, longest)] * samples,
-        [torch.tensor([TIME])] * samples,
-        2 * pack.layout.rotary[0].shape[-1],
-        device,
+        [(1, 1, longest)] * samples, [torch.tensor([TIME])] * samples, 2 * pack.layout.rotary.shape[1], device
     )
-    layout = replace(layout, rotary=tuple(pad(part) for part in pack.layout.rotary))
+    layout = replace(layout, rotary=pad(pack.layout.rotary))
 
     def attention(q: Tensor, k: Tensor, v: Tensor, queries: Lengths, keys: Lengths) -> Tensor:
         q, k, v = (rearrange(x, "(b s) n d -> b n s d", b=samples) for x in (q, k, v))
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask if keys is layout.tokens else None)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return rearrange(y, "b n s d -> (b s) n d")
 
     return replace(pack, tokens=pad(pack.tokens), times=times, layout=layout), attention, real.flatten()
@@ -263,10 +260,10 @@ def _compare_padding(config: TransformerConfig, settings: BenchSettings, device,
         dtype = measure.DTYPES[precision]
         packed_model = random_model(config, device).cast(dtype)
         padded_model = copy.deepcopy(packed_model)
-        packed_model.attention = BACKENDS[choose_attention(device, dtype, packed_model.head_width)]
+        packed_model.use_attention(device, dtype)
         for name, grids in MIXED.items():
             pack = make_pack(config, grids, settings.text_tokens, device)
-            padded_pack, padded_model.attention, real = padded(pack)
+            padded_pack, padded_model.self_attention, real = padded(pack)
 
             def packed_call(model=packed_model, pack=pack, dtype=dtype) -> Tensor:
                 return forward(model, pack, dtype)
