@@ -3,13 +3,14 @@
 import importlib.util
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from vae.training.device import on_cpu, send
 from vae.training.seeds import normal
 
 
@@ -43,7 +44,7 @@ def make_lengths(each: Iterable[int], device: torch.device, padded: bool = False
         real = torch.arange(longest) < counts[:, None]
         padding = real, cumulative[:-1, None] + torch.arange(longest) * real
     lengths = Lengths(each, len(set(each)) == 1, longest, cumulative.int(), padding)
-    return lengths.map(lambda x: x.to(device, non_blocking=True))
+    return lengths.map(partial(send, device=device))
 
 
 Attention = Callable[[Tensor, Tensor, Tensor, Lengths, Lengths], Tensor]
@@ -114,7 +115,7 @@ BACKENDS: dict[str, Attention] = {"sdpa": sdpa, "varlen": varlen, "xformers": xf
 def choose_attention(device: torch.device, dtype: torch.dtype, head_width: int) -> str:
     """The best backend for a device, compute dtype and width of a head, decided once at setup."""
     half = dtype in (torch.float16, torch.bfloat16)
-    if device.type == "cuda" and half:
+    if not on_cpu(device) and half:
         if importlib.util.find_spec("torch.nn.attention.varlen") and works(
             "varlen", device, dtype, head_width
         ):

@@ -20,6 +20,7 @@ from configs.model import TransformerConfig
 from dit.attention import BACKENDS, Attention, Lengths, choose_attention, make_lengths
 from dit.pack import Layout
 from vae.compression import PATCH
+from vae.training.device import autocast
 
 TIME_SCALE = 1000.0  # Wan's time embedding takes t in thousandths
 FULL_PRECISION = ("time_", "norm", "scale_shift_table")  # parts of the names of what stays fp32
@@ -263,7 +264,7 @@ class Transformer(nn.Module):
         steps = torch.arange(half, device=times_M.device, dtype=torch.float32)
         angles = TIME_SCALE * times_M.float()[:, None] * torch.exp(-math.log(10000) / half * steps)
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.time_in.weight.dtype)
-        with torch.autocast(times_M.device.type, enabled=False):
+        with autocast(times_M, enabled=False):
             time = self.time_out(F.silu(self.time_in(waves)))
             return time, rearrange(self.time_proj(F.silu(time)), "m (six d) -> m six d", six=6)
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from einops import rearrange
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dit.attention import Lengths, make_lengths
 from vae.compression import PATCH
+from vae.training.device import send
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +41,8 @@ class Layout:
         return replace(self, tokens=tokens, local=local, rows=change(self.rows), rotary=change(self.rotary))
 
     def to(self, device: torch.device) -> "Layout":
-        """The same layout on a device; from pinned memory the host does not wait for the copy."""
-        return self.map(lambda x: x.to(device, non_blocking=True))
-
-    def pin_memory(self) -> "Layout":
-        """The same layout in pinned memory, as a loader of PyTorch asks for it."""
-        return self.map(Tensor.pin_memory)
+        """A layout of the CPU on a device, from pinned memory: the host does not wait for the copy."""
+        return self.map(partial(send, device=device))
 
     def part(self, first: int, last: int) -> "Layout":
         """The layout of the tokens [first, last) of the pack; its rows are still those of all M pairs."""
@@ -59,7 +56,7 @@ class Layout:
             local=make_lengths(local, self.rows.device),
             stretches=stretches,
             run_length=run_length,
-            rows=rows_of_runs.to(self.rows.device, non_blocking=True),
+            rows=send(rows_of_runs, self.rows.device),
             rotary=self.rotary[first:last],
         )
 
@@ -127,7 +124,7 @@ def make_layout(
     """The layout of a pack and its M distinct times, from each sample's grid and its time, one or per token.
 
     Tokens of one sample that share a time share a row of the modulation, wherever they lie. All is made on
-    the CPU, where the times must be, and then copied; a thread may make it for the CPU and pin it.
+    the CPU, where the times must be, and then sent; a thread may make it for the CPU.
     """
     distinct, stretches = [], []
     for time, grid in zip(times_L, grids, strict=True):
@@ -151,4 +148,4 @@ def make_layout(
         rows=rows,
         rotary=_rotary_table(grids, head_width),
     )
-    return layout.to(device), torch.cat(distinct).float().to(device, non_blocking=True)
+    return layout.to(device), send(torch.cat(distinct).float(), device)
