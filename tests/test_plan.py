@@ -14,9 +14,10 @@ from configs.data import DataConfig
 from configs.model import TransformerConfig
 from dit.bench.flops import sample_cost, step_flops, training_flops
 from vae.compression import PATCH, Compression
-from vae.data import sizes
+from vae.data import mixture, sizes
 from vae.data.clips import DrawnWorld, VideoFiles, clip_of
 from vae.data.manifest import Entry
+from vae.data.mixture import MixedSizes, Shares
 from vae.data.plan import CLOSE, Cost, Plan, deal, padding
 from vae.data.sizes import EqualSizes, FileSizes, Sizes
 from vae.data.video import TICKS, UnreadableVideo
@@ -80,17 +81,32 @@ def test_planned_sizes_are_those_of_the_clips_that_come(compression):
 def some_sizes() -> dict[str, Sizes]:
     """Sizes of each kind."""
     random = numpy.random.default_rng(0)
+    files_N, few_N = random.integers(1, 60, 23), random.integers(1, 90, 3)
     return {
         "equal": EqualSizes(12),
-        "files": FileSizes(random.integers(1, 60, 23), 5),
+        "files": FileSizes(files_N, 5),
         "one file": FileSizes(numpy.array([7]), 5),
+        "mixture": MixedSizes(
+            Shares((30, 13, 7), 5), (EqualSizes(12), FileSizes(files_N, 5), FileSizes(few_N, 6))
+        ),
     }
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Mixtures whose blocks are short, so that these tests cross many of them."""
+    monkeypatch.setattr(mixture, "BLOCK", 50)
+    yield
+    for kept in (mixture._block, mixture._block_tokens, sizes._ends):
+        kept.cache_clear()
 
 
 @pytest.mark.parametrize("name", some_sizes())
 def test_steps_cut_the_row_of_samples_at_every_budget(name):
     """A second implementation walks the row; the plan knows any step without walking there."""
     given = some_sizes()[name]
+    drawn = given.tokens(range(4_600))
+    assert given.mean == pytest.approx(drawn.mean(), rel=5e-3) and given.largest == drawn.max()
     plan = Plan(given, batch=1, tokens=97)
     ends = numpy.concatenate([given.tokens(range(k, k + 1)) for k in range(600)]).cumsum()
     steps = -(-ends // 97)  # the step in which each draw's last token falls
@@ -104,13 +120,12 @@ def test_steps_cut_the_row_of_samples_at_every_budget(name):
 @pytest.mark.parametrize("name", some_sizes())
 def test_a_far_step_is_known_at_once_and_follows_the_one_before(name, monkeypatch):
     shuffles = []
-    monkeypatch.setattr(sizes, "permutation", lambda count, *key: shuffles.append(key) or numpy.arange(count))
-    sizes._ends.cache_clear()
+    real = sizes.permutation
+    monkeypatch.setattr(sizes, "permutation", lambda count, *key: shuffles.append(key) or real(count, *key))
     plan = Plan(some_sizes()[name], batch=1, tokens=97)
     far = [plan.draws(10**6 + k) for k in range(1, 9)]
     assert all(one.stop == two.start and len(one) for one, two in itertools.pairwise(far))
     assert len(shuffles) < 130, "no more than those epochs are ordered"
-    sizes._ends.cache_clear()
 
 
 def test_with_a_batch_a_step_has_so_many_draws():
