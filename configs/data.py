@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from configs.ranges import CountOrZero, Frames, Rate, Side, Workers
 
+SHAPES = "shapes"
+
 
 @dataclass(frozen=True)
 class ClipConfig:
@@ -29,5 +31,7 @@ class ClipConfig:
 class DataConfig(ClipConfig):
     """Which clips are trained on, and how large."""
 
-    source: str = field(default="shapes", kw_only=True)
+    source: str = field(default=SHAPES, kw_only=True)
     """`shapes` (the drawn world), a manifest or its folder, or, for a transformer, a cache of latents."""
+    sources: tuple[str, ...] = field(default=(), kw_only=True)
+    """Several of these, of which each draw is one, with weights: `videos=0.7 images=0.3`."""

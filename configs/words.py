@@ -26,6 +26,8 @@ SAME = {  # a setting of ours -> its names elsewhere; a verb answers with those 
     "train.seed": "seed random-seed manual-seed",
     "data.source": "data dataset dataset-name dataset-path data-dir data-path data-root train-data "
     "train-data-dir train-dir manifest videos video-dir video-folder cache latents input",
+    "data.sources": "mixture mix data-mix data-mixture datasets dataset-weights data-weights source-weights "
+    "sampling-weights",
     "data.frames": "num-frames n-frames frames max-frames video-length sample-n-frames clip-length",
     "data.size": "resolution res size image-size video-size height width",
     "data.fps": "fps frame-rate framerate sample-rate target-fps",

@@ -15,6 +15,7 @@ from configs.model import AutoencoderConfig
 from configs.train import AutoencoderRun
 from vae.cache.index import is_cache
 from vae.data.clips import SHAPES, Clip, batches, files_hash, open_data, shares_of
+from vae.data.mixture import source_weights
 from vae.data.sheets import contact_sheet
 from vae.discriminator import Discriminator, adaptive_weight
 from vae.interface import same_shapes
@@ -190,8 +191,9 @@ def _check_recipe(config: AutoencoderRun) -> None:
         compression_of(config.model).check(config.crop_frames, config.crop, config.crop)
     except ValueError as error:
         raise ValueError(f"crop_frames and crop: {error}") from None
-    if config.data.source != SHAPES and is_cache(config.data.source):
-        raise ValueError(f"{config.data.source} holds latents and no video: give the manifest it was made of")
+    for source in source_weights(config.data):
+        if source != SHAPES and is_cache(source):
+            raise ValueError(f"{source} holds latents and no video: give the manifest it was made of")
 
 
 def start_from(model: Autoencoder, config: AutoencoderRun) -> None:

@@ -1,17 +1,29 @@
 """Training clips of a latent cache."""
 
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from configs.data import DataConfig
 from vae.cache.index import Cache, CachedFile, is_cache, load_cache, remedy
 from vae.cache.shards import DTYPES, Location, read_row
 from vae.compression import PATCH, Compression
-from vae.data.clips import SHAPES, HeldOutFiles, UnusableData, VideoFiles, check_data, held_out_split, starts
+from vae.data.clips import (
+    SHAPES,
+    HeldOutFiles,
+    UnusableData,
+    VideoFiles,
+    check_data,
+    held_out_split,
+    open_data,
+    starts,
+)
+from vae.data.mixture import open_mixture, source_weights
 from vae.data.sizes import FileSizes
 from vae.data.video import UnreadableVideo
 from vae.interface import VideoAutoencoder
@@ -27,6 +39,30 @@ class DamagedCache(UnusableData):
 def find_cache(source: str) -> Cache | None:
     """The cache that a source of data is; None where it is something else."""
     return load_cache(source) if source != SHAPES and is_cache(source) else None
+
+
+def find_caches(config: DataConfig) -> dict[str, Cache]:
+    """The caches among the sources of data."""
+    found = {source: find_cache(source) for source in source_weights(config)}
+    return {source: cache for source, cache in found.items() if cache}
+
+
+def open_clips(
+    config: DataConfig,
+    seed: int,
+    validation: int,
+    autoencoder: VideoAutoencoder,
+    sample: bool,
+    caches: dict[str, Cache],
+) -> tuple[Dataset, Dataset]:
+    """Training and held-out data of one source or several: of caches where `open_cached` has them, and of
+    files or the drawn world as in `open_data`."""
+    rest = {"autoencoder": autoencoder, "sample": sample, "caches": caches}
+    if config.sources:
+        return open_mixture(config, seed, validation, partial(open_clips, **rest))
+    if cache := caches.get(config.source):
+        return open_cached(cache, config, seed, validation, autoencoder, sample)
+    return open_data(config, seed, validation, autoencoder.compression)
 
 
 def _check_provenance(cache: Cache, config: DataConfig, autoencoder: VideoAutoencoder) -> None:

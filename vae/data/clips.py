@@ -9,23 +9,24 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from configs.data import DataConfig
+from configs.data import SHAPES, DataConfig
 from vae.compression import Compression
 from vae.data.drawn_captions import caption
 from vae.data.drawn_world import draw as draw_scene
 from vae.data.drawn_world import random_scene
+from vae.data.mixture import open_mixture
 from vae.data.sizes import EqualSizes, FileSizes, tokens_of
 from vae.data.video import TICKS, UnreadableVideo, read_frames, resize_and_crop, to_video
 from vae.training.files import naming
 from vae.training.seeds import generator, shuffled
 
-SHAPES = "shapes"
 ROUNDED = 1e-4  # seconds by which the times of frames, and sums of them, may be off
 
 
@@ -67,6 +68,8 @@ class DrawnWorld(Dataset):
         scene = random_scene(self.seed, draw, self.split)
         video = draw_scene(scene, self.config.frames, self.config.size, self.config.size)
         return Clip(video, self.caption(draw, draw), f"scene {draw}", draw=draw)
+
+    identity = ()  # settings and seed say all of it
 
     def sizes(self, compression: Compression) -> EqualSizes:
         """The planned tokens of every draw."""
@@ -119,6 +122,11 @@ class VideoFiles(Dataset):
             skipped[path] = self.skipped[path]
         reason = next(iter(skipped.values()))
         raise NothingReadable(f"none of the {count} files of {self.config.source} can be read: {reason}")
+
+    @property
+    def identity(self) -> list:
+        """What a run on it depends on in the files."""
+        return [entry.identity for entry in self.entries]
 
     def sizes(self, compression: Compression) -> FileSizes:
         """The planned tokens of every draw."""
@@ -211,6 +219,8 @@ def open_data(
     Clips fit an autoencoder of this compression, and their latents a transformer's patches. Raises ValueError
     where the source is not there, or for values that cannot form a clip.
     """
+    if config.sources:
+        return open_mixture(config, seed, validation, partial(open_data, compression=compression))
     check_data(config, compression)
     if config.source == SHAPES:
         if config.held_out or config.group:
@@ -317,11 +327,10 @@ def files_hash(*data: Dataset) -> str:
 
     Of each file of a manifest that is the number of frames, the rate, height and width, every frame's
     checksum (an image has none, but its size in bytes) and time, and the captions; of each file of a cache
-    the keys of its clips and the captions. Where files lie and how they are read is left out: decord is not
-    the same at every call, and an index may find it sound or not.
+    the keys of its clips and the captions; of a mixture each source's share too. Where files lie and how they
+    are read is left out: decord is not the same at every call, and an index may find it sound or not.
     """
-    identities = [[entry.identity for entry in getattr(part, "entries", [])] for part in data]
-    return hashlib.sha256(json.dumps(identities).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([part.identity for part in data]).encode()).hexdigest()
 
 
 def batches(data: Dataset, shares: Iterable[list[int]], workers: int) -> Iterator[list[Clip]]:

@@ -79,7 +79,7 @@ def deal(tokens_N: numpy.ndarray, ranks: int, pack_tokens: int, cost: Cost) -> l
     """
     tokens_N = numpy.asarray(tokens_N)
     costs_N = cost.of(tokens_N)
-    costs_N = numpy.rint(costs_N * (FINE / costs_N.max(initial=1e-300))).astype(numpy.int64)
+    costs_N = numpy.rint(costs_N * (FINE / (costs_N.max(initial=0) or 1))).astype(numpy.int64)
     no_cap = int(tokens_N.sum()) + 1
     shares = _spread(costs_N, tokens_N, numpy.arange(len(tokens_N)), ranks, no_cap)
     if not pack_tokens:

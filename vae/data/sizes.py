@@ -18,6 +18,10 @@ class Sizes(Protocol):
     def largest(self) -> int:
         """The most tokens that a draw has."""
 
+    @property
+    def mean(self) -> float:
+        """The tokens of a draw on the average."""
+
     def tokens(self, draws: range) -> numpy.ndarray:
         """The tokens of each of some draws in a row."""
 
@@ -37,6 +41,11 @@ class EqualSizes:
     @property
     def largest(self) -> int:
         """The most tokens that a draw has."""
+        return self.each
+
+    @property
+    def mean(self) -> float:
+        """The tokens of a draw on the average."""
         return self.each
 
     def tokens(self, draws: range) -> numpy.ndarray:
@@ -68,6 +77,11 @@ class FileSizes:
     def largest(self) -> int:
         """The most tokens that a draw has."""
         return int(self.files_N.max())
+
+    @property
+    def mean(self) -> float:
+        """The tokens of a draw on the average."""
+        return self.total / len(self.files_N)
 
     def tokens(self, draws: range) -> numpy.ndarray:
         """The tokens of each of some draws in a row."""

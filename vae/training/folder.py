@@ -16,6 +16,7 @@ from vae.training.weights import read_header
 MAY_CHANGE = {
     "out",
     "data.source",
+    "data.sources",
     "data.workers",
     "data.held_out",
     "data.group",
@@ -81,8 +82,9 @@ def open_run(folder: Path, kind: str, config, data: str) -> None:
                     f"give that value, or another folder with --out"
                 )
         if saved["facts"].get("data") != data:
+            source = ", ".join(config.data.sources) or config.data.source
             raise ValueError(
-                f"{folder} holds a run on other data than {config.data.source} now has: "
+                f"{folder} holds a run on other data than {source} now has: "
                 f"bring back what it began with, or give another folder with --out"
             )
     record = {"kind": kind, "settings": to_json(config), "facts": {"data": data}}
