@@ -5,7 +5,9 @@ vocabulary file, and the weights of `T5EncoderModel` (gated-gelu, T5 1.1) under 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from configs.model import TextConfig
+from vae.training.device import send
 
 PADDING, END, FIRST_BYTE = 0, 1, 3
 VOCABULARY = 384
@@ -33,9 +36,13 @@ class TextInputs:
     tensors: tuple[Tensor, ...]
     lengths: list[int]
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> "TextInputs":
+        """The same with every tensor changed, moved or pinned."""
+        return replace(self, tensors=tuple(map(change, self.tensors)))
+
     def to(self, device: torch.device) -> "TextInputs":
-        """The same on a device, whose copies the host does not wait for."""
-        return replace(self, tensors=tuple(x.to(device, non_blocking=True) for x in self.tensors))
+        """The same on a device, from pinned memory: the host does not wait for the copy."""
+        return self.map(partial(send, device=device))
 
 
 class ByteEncoder(nn.Module):

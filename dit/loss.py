@@ -7,6 +7,7 @@ v = noise - x. Everything random is a function of (seed, draw), on however many 
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from dit.pack import Layout, make_layout, patchify
 from samplers.path import point_and_velocity, shift_for, shift_times
 from vae.compression import PATCH
 from vae.data.clips import Clip
+from vae.training.device import send
 from vae.training.seeds import normal
 
 
@@ -75,12 +77,16 @@ class PackDraw:
     text: object
     counted: int
 
-    def to(self, device: torch.device) -> "PackDraw":
-        """The same on a device, whose copies the host does not wait for."""
+    def map(self, change: Callable[[Tensor], Tensor]) -> "PackDraw":
+        """The same with every tensor changed, moved or pinned."""
         names = ("noise_LP", "time_L", "in_loss_L", "times_M")
-        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
-        text = self.text if isinstance(self.text, list) else self.text.to(device)
-        return replace(self, **moved, layout=self.layout.to(device), text=text)
+        changed = {name: change(getattr(self, name)) for name in names}
+        text = self.text if isinstance(self.text, list) else self.text.map(change)
+        return replace(self, **changed, layout=self.layout.map(change), text=text)
+
+    def to(self, device: torch.device) -> "PackDraw":
+        """The same on a device, from pinned memory: the host does not wait for the copy."""
+        return self.map(partial(send, device=device))
 
 
 def draw_pack(

@@ -15,6 +15,7 @@ from vae.compression import PATCH
 from vae.data.clips import Clip
 from vae.data.plan import padding
 from vae.interface import VideoAutoencoder
+from vae.training.device import pinned
 from vae.training.seeds import normal
 
 
@@ -59,18 +60,27 @@ def draw_steps(
     config: TransformerRun,
     autoencoder: VideoAutoencoder,
     read: Callable,
+    device: torch.device,
 ) -> Iterator[StepPacks]:
     """The packs of steps: of each step its packs of draws, and these draws' clips in that order.
 
-    `read` is the network's `Denoiser.read`. A sample is the same whichever process and pack it is in.
+    `read` is the network's `Denoiser.read`. A sample is the same whichever process and pack it is in. All
+    lies where a device copies from by itself.
     """
-    pack_of = partial(_draw, config=config, autoencoder=autoencoder, read=read)
+    pin = partial(pinned, device=device)
+    pack_of = partial(_draw, config=config, autoencoder=autoencoder, read=read, pin=pin)
     for packs, clips in steps:
         rest = iter(clips)
         yield StepPacks([pack_of(list(islice(rest, len(draws)))) for draws in packs])
 
 
-def _draw(clips: list[Clip], config: TransformerRun, autoencoder: VideoAutoencoder, read: Callable) -> Pack:
+def _draw(
+    clips: list[Clip],
+    config: TransformerRun,
+    autoencoder: VideoAutoencoder,
+    read: Callable,
+    pin: Callable[[Tensor], Tensor],
+) -> Pack:
     """A pack of clips and what is drawn for it."""
     seed, model = config.train.seed, config.model
     shapes = [latent_shape(clip, autoencoder) for clip in clips]
@@ -79,8 +89,9 @@ def _draw(clips: list[Clip], config: TransformerRun, autoencoder: VideoAutoencod
     missing = padding(sum(map(_tokens, shapes)), config.train.round_tokens)
     samples += [padding_sample(model.latent_channels, missing)] if missing else []
     sampled = config.posterior == "sample"
-    noises = [normal(shape, seed, "posterior", clip.draw) for shape, clip in pairs] if sampled else None
-    return Pack(clips, draw_pack(samples, model.width // model.heads, read), noises)
+    noises = [pin(normal(shape, seed, "posterior", clip.draw)) for shape, clip in pairs] if sampled else None
+    draw = draw_pack(samples, model.width // model.heads, read).map(pin)
+    return Pack([clip.map(pin) for clip in clips], draw, noises)
 
 
 def _tokens(shape: tuple[int, ...]) -> int:

@@ -123,7 +123,9 @@ def train(config: TransformerRun) -> Path:
         # Steps after the last, each process its share, drawn on the host while the step before computes.
         packs = partial(plan.shares, range(run.step + 1, loop.steps + 1), run.rank, run.ranks)
         clips = batches(data, (list(chain(*step)) for step in packs()), config.data.workers)
-        ahead = made_ahead(draw_steps(zip(packs(), clips, strict=True), config, autoencoder, model.read))
+        ahead = made_ahead(
+            draw_steps(zip(packs(), clips, strict=True), config, autoencoder, model.read, run.device)
+        )
         for step, share in run.steps(ahead, lambda share: share.clips):
             # The loss is a mean over the tokens of the whole step: of all packs of all processes.
             counted, error = run.sum(share.counted).float(), torch.zeros((), device=run.device)

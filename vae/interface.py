@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vae.compression import Compression, round_to
 from vae.data.clips import Clip
-from vae.training.device import on_cpu
+from vae.training.device import on_cpu, send
 
 STATISTICS = ("latent_mean", "latent_std")  # the buffers of them, which diffusers' weights do not have
 
@@ -104,15 +104,15 @@ class VideoAutoencoder(nn.Module, ABC):
                 continue
             alone = on_cpu(device) and clips[group[0]].video.shape[1] == 1
             for numbers in [[k] for k in group] if alone else [group]:
-                video = torch.stack([clips[k].video.to(device, non_blocking=True) for k in numbers])
+                video = torch.stack([send(clips[k].video, device) for k in numbers])
                 parts = (self.encode(video),) if noises is None else self.posterior(video)
                 for k, *posterior in zip(numbers, *parts, strict=True):
                     posteriors[k] = posterior
         latents = []
         for k, posterior in enumerate(posteriors):
-            mean, *log_variance = (part.to(device, non_blocking=True) for part in posterior)
+            mean, *log_variance = (send(part, device) if clips[k].posterior else part for part in posterior)
             if noises is not None:
-                mean = mean + torch.exp(log_variance[0] / 2) * noises[k].to(device, non_blocking=True)
+                mean = mean + torch.exp(log_variance[0] / 2) * send(noises[k], device)
             latents.append(mean)
         return latents
 

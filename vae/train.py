@@ -29,6 +29,7 @@ from vae.statistics import Statistics, checked, latent_sums, raw_sums, statistic
 from vae.training.ahead import made_ahead
 from vae.training.checkpoints import restore_optimizer
 from vae.training.collapse import Watch
+from vae.training.device import pinned, send
 from vae.training.files import naming
 from vae.training.optimizer import (
     average_gradients,
@@ -125,13 +126,13 @@ def train(config: AutoencoderRun) -> Path:
 
         # Steps after the last, each process its share, drawn on the host while the step before computes.
         shares = shares_of(loop.batch, run.step, loop.steps, run.rank, run.ranks)
-        ahead = made_ahead(draw_steps(batches(data, shares, config.data.workers), config))
+        ahead = made_ahead(draw_steps(batches(data, shares, config.data.workers), config, run.device))
         for step, share in run.steps(ahead, lambda share: share.clips):
             # Gradients of all networks, crops of one shape together, each by its share of the step.
             discriminator_active = discriminator is not None and step > start
             terms, autocast = Counter(), run.accelerator.autocast
             for group in share.groups:
-                video, noise = (x.to(run.device, non_blocking=True) for x in group)
+                video, noise = (send(x, run.device) for x in group)
                 part = len(video) * run.ranks / loop.batch
                 terms.update(
                     accumulate_gradients(networks, video, noise, part, config, discriminator_active, autocast)
@@ -241,11 +242,17 @@ class StepClips:
     groups: list[tuple[Tensor, Tensor]]
 
 
-def draw_steps(steps: Iterable[list[Clip]], config: AutoencoderRun) -> Iterator[StepClips]:
-    """Random crops of every step's clips, images among them, and their noise: functions of (seed, draw)."""
+def draw_steps(
+    steps: Iterable[list[Clip]], config: AutoencoderRun, device: torch.device
+) -> Iterator[StepClips]:
+    """Random crops of every step's clips, images among them, and their noise: functions of (seed, draw).
+
+    All lies where a device copies from by itself.
+    """
     for clips in steps:
         videos = [crop(clip.video, config, clip.draw) for clip in clips]
-        yield StepClips(clips, group_with_noise(videos, [clip.draw for clip in clips], config))
+        groups = group_with_noise(videos, [clip.draw for clip in clips], config)
+        yield StepClips(clips, [tuple(pinned(x, device) for x in group) for group in groups])
 
 
 def crop(video_CTHW: Tensor, config: AutoencoderRun, draw: int) -> Tensor:

@@ -7,8 +7,8 @@ import re
 import sys
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -45,6 +45,11 @@ class Clip:
     skipped: dict[str, str] = field(default_factory=dict)
     posterior: tuple[Tensor, ...] = ()
     draw: int = 0
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Clip":
+        """The same clip with every tensor changed, moved or pinned."""
+        video = None if self.video is None else change(self.video)
+        return replace(self, video=video, posterior=tuple(map(change, self.posterior)))
 
 
 class UnusableData(ValueError):

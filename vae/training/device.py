@@ -62,9 +62,14 @@ def autocast(device: Device, enabled: bool = True) -> torch.autocast:
     return torch.autocast(device_kind(device), torch.bfloat16, enabled=enabled)
 
 
+def pinned(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU in memory that a GPU copies from by itself; for a CPU the tensor as it is."""
+    return tensor if on_cpu(device) else tensor.pin_memory()
+
+
 def send(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor of the CPU on a device: from pinned memory, so that the host goes on while it is copied."""
-    return tensor.to(device) if on_cpu(device) else tensor.pin_memory().to(device, non_blocking=True)
+    return pinned(tensor, device).to(device, non_blocking=not on_cpu(device))
 
 
 def wait_for(device: torch.device) -> None:
