@@ -2,7 +2,8 @@
 
 import hashlib
 import html
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 
 from configs.model import TextConfig
 from dit.byte_t5 import BUCKETS, END, EPS, FARTHEST, PADDING, VOCABULARY, ByteEncoder, TextInputs
-from vae.cache.index import remedy
-from vae.cache.shards import Location, read_row
+from vae.cache.index import Cache, remedy
+from vae.cache.shards import DTYPES, Location, read_row
 from vae.diffusers_folder import read_config
 from vae.training.files import file_hash, out_of_memory
 from vae.training.weights import read_model, weights_files
@@ -53,28 +54,41 @@ class PretrainedEncoder(nn.Module):
         return F.pad(embeddings * mask[..., None], (0, 0, 0, missing)).flatten(0, 1), inputs.lengths
 
 
+@dataclass(frozen=True)
+class StoredText:
+    """An embedding in a cache: its folder, the stored precision, and where it lies."""
+
+    folder: Path
+    dtype: torch.dtype
+    location: Location
+
+    def read(self) -> Tensor:
+        """The embedding S x width; raises ValueError with the remedy where it cannot be read."""
+        try:
+            return read_row(self.folder, self.location, self.dtype)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{error}: {remedy(self.folder)}") from None
+
+
 class EmbeddedText(nn.Module):
     """What a frozen encoder made of prompts, read from where a cache keeps it, in place of the encoder."""
 
-    def __init__(
-        self, config: TextConfig, folder: Path, dtype: torch.dtype, locations: Mapping[str, Location]
-    ):
+    def __init__(self, config: TextConfig, stored: Mapping[str, StoredText]):
         super().__init__()
-        self.config, self.folder, self.dtype, self.locations = config, folder, dtype, locations
+        self.config, self.stored = config, stored
         self.kept: dict[str, Tensor] = {}
         self.register_buffer("home", torch.empty(0), persistent=False)  # knows the device
 
     def keep(self, prompts: Iterable[str]) -> None:
         """Has the encoder itself, once, embed those prompts that the cache lacks."""
-        if absent := [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.locations]:
+        if absent := [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.stored]:
             packed, lengths = load_pretrained(self.config)(absent)
             self.kept |= dict(zip(absent, packed.split(lengths), strict=True))
 
     def read(self, prompts: list[str]) -> TextInputs:
         """The embeddings of prompts, where they are kept."""
         rows = [
-            self.kept[prompt] if prompt in self.kept else self._stored(self.locations[prompt])
-            for prompt in prompts
+            self.kept[prompt] if prompt in self.kept else self.stored[prompt].read() for prompt in prompts
         ]
         if self.config.padded:
             rows = [F.pad(row, (0, 0, 0, self.config.max_tokens - len(row))) for row in rows]
@@ -86,12 +100,42 @@ class EmbeddedText(nn.Module):
         inputs = prompts if isinstance(prompts, TextInputs) else self.read(prompts)
         return inputs.to(self.home.device).tensors[0], inputs.lengths
 
-    def _stored(self, location: Location) -> Tensor:
-        """The embedding that lies there; raises ValueError with the remedy where it cannot be read."""
-        try:
-            return read_row(self.folder, location, self.dtype)
-        except (ValueError, OSError) as error:
-            raise ValueError(f"{error}: {remedy(self.folder)}") from None
+
+def embedded_text(
+    caches: Sequence[Cache], config: TextConfig, prompts: Iterable[str], print_once: Callable
+) -> EmbeddedText | None:
+    """The embeddings of caches, and of these prompts, in place of the frozen text encoder; None where a cache
+    has none, and so says.
+
+    Raises ValueError where another encoder or other settings made them.
+    """
+    needed, stored = text_provenance(config), {}
+    for cache in caches:
+        if not (held := cache.provenance["text"]):
+            print_once(
+                f"note: {cache.folder} has no embeddings, the text encoder runs in every step; "
+                f"`dit vae encode … --text.folder {config.folder}` adds them"
+            )
+            return None
+        for name, value in needed.items():
+            if value != held[name]:
+                what = (
+                    f"text.{name} = {held[name]}, not {value}"
+                    if name != "encoder"
+                    else "another text encoder"
+                )
+                raise ValueError(
+                    f"{cache.folder} holds embeddings of {what}: give `dit vae encode` the settings of this "
+                    f"run, which encodes the captions alone"
+                )
+        places = {"": cache.empty}
+        for file in cache.files:
+            places |= zip(file.captions, file.texts, strict=True)
+        dtype = DTYPES[cache.provenance["dtype"]]
+        stored |= {text: StoredText(cache.folder, dtype, place) for text, place in places.items()}
+    text = EmbeddedText(config, stored)
+    text.keep(prompts)
+    return text
 
 
 def clean(prompt: str) -> str:

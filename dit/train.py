@@ -28,12 +28,11 @@ from dit.load import (
 )
 from dit.loss import Batch, check_first_loss, draw_pack, draw_validation, flow_loss, make_batch
 from dit.steps import draw_steps
-from dit.text import EmbeddedText, cut_note, encoder_folder, encoder_hash, text_provenance
-from vae.cache.clips import find_cache, open_cached
-from vae.cache.index import Cache
-from vae.cache.shards import DTYPES
+from dit.text import cut_note, embedded_text, encoder_folder, encoder_hash
+from vae.cache.clips import find_caches, open_clips
 from vae.compression import round_to
-from vae.data.clips import SHAPES, Clip, batches, files_hash, open_data
+from vae.data.clips import SHAPES, Clip, batches, files_hash
+from vae.data.mixture import source_weights
 from vae.data.plan import Cost, Plan
 from vae.data.sheets import contact_sheet
 from vae.interface import same_shapes
@@ -68,17 +67,17 @@ def train(config: TransformerRun) -> Path:
 
         # Clips of files or of the drawn world, or latents of a cache; some are held out.
         sampled = config.posterior == "sample"
-        if cache := find_cache(config.data.source):
-            data, held_out = open_cached(cache, config.data, seed, HELD_OUT, autoencoder, sampled)
-        else:
-            data, held_out = open_data(config.data, seed, HELD_OUT, autoencoder.compression)
+        caches = find_caches(config.data)
+        data, held_out = open_clips(config.data, seed, HELD_OUT, autoencoder, sampled, caches)
 
         # Which clips a step has, and which process computes which.
         plan = _plan(config, data, autoencoder)
 
-        # The network, from random weights or those of `init`. A cache has its captions' embeddings.
+        # The network, from random weights or those of `init`. Caches have their captions' embeddings.
         torch.manual_seed(seed)
-        embeddings = _embedded_text(cache, config, run.print_once) if cache and config.text.folder else None
+        embeddings = None
+        if config.text.folder and len(caches) == len(source_weights(config.data)):
+            embeddings = embedded_text([*caches.values()], config.text, config.prompts, run.print_once)
         model = Denoiser(config.model, config.text, embeddings)
         if config.init and not run.started:
             start_from(model, model_folder(config.init))
@@ -184,7 +183,7 @@ def _check_fit(config: TransformerRun, autoencoder: Autoencoder) -> None:
             f"model.latent_channels = {model.latent_channels}, but the autoencoder has {autoencoder.channels}"
         )
     side = autoencoder.compression.token_side
-    if data.source == SHAPES and data.size % side:
+    if SHAPES in source_weights(data) and data.size % side:
         raise ValueError(f"data.size = {data.size} is no multiple of {side}: use {round_to(data.size, side)}")
 
 
@@ -250,35 +249,6 @@ def check_text(config: TextConfig, folder: Path) -> str:
     if config.padded != padded:
         raise ValueError(f"the transformer of {folder} was trained with other text padding: give {flag}")
     return ""
-
-
-def _embedded_text(cache: Cache, config: TransformerRun, print_once: Callable) -> EmbeddedText | None:
-    """A cache's embeddings in place of the frozen text encoder; None where it has none, and so says.
-
-    Raises ValueError where another encoder or other settings made them.
-    """
-    held, needed = cache.provenance["text"], text_provenance(config.text)
-    if not held:
-        print_once(
-            f"note: {cache.folder} has no embeddings, the text encoder runs in every step; "
-            f"`dit vae encode … --text.folder {config.text.folder}` adds them"
-        )
-        return None
-    for name, value in needed.items():
-        if value != held[name]:
-            what = f"text.{name} = {held[name]}, not {value}" if name != "encoder" else "another text encoder"
-            raise ValueError(
-                f"{cache.folder} holds embeddings of {what}: give `dit vae encode` the settings of this run, "
-                f"which encodes the captions alone"
-            )
-    places = {}
-    for file in cache.files:
-        places |= zip(file.captions, file.texts, strict=True)
-    text = EmbeddedText(
-        config.text, cache.folder, DTYPES[cache.provenance["dtype"]], places | {"": cache.empty}
-    )
-    text.keep(config.prompts)
-    return text
 
 
 def start_from(model: Denoiser, folder: Path) -> None:

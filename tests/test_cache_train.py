@@ -11,7 +11,7 @@ import vae.train
 from configs.model import TextConfig
 from configs.train import AutoencoderRun, FlowConfig
 from dit.encode import encode
-from dit.text import EmbeddedText, make_encoder
+from dit.text import EmbeddedText, StoredText, make_encoder
 from tests.test_cache import DATA, autoencoder, folder, made, settings, text_folder  # noqa: F401
 from tests.test_text import tiny_umt5
 from tests.tiny import assert_same_run, fresh_accelerator, rows, transformer_run  # noqa: F401
@@ -77,7 +77,8 @@ def test_kept_embeddings_are_the_encoder_s(made, text_folder):  # noqa: F811
     text = TextConfig(folder=str(text_folder), max_tokens=32)
     found = load_cache(made)
     places = {c: p for file in found.files for c, p in zip(file.captions, file.texts, strict=True)}
-    kept = EmbeddedText(text, made, torch.float32, places | {"": found.empty})
+    places[""] = found.empty
+    kept = EmbeddedText(text, {c: StoredText(made, torch.float32, p) for c, p in places.items()})
     prompts = ["a red circle", "", "w", "not in the cache"]
     kept.keep(prompts)
     packed, lengths = kept(prompts)
