@@ -207,6 +207,25 @@ def test_a_step_in_packs_of_any_size_is_the_step(whole, autoencoder, sources, tm
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
+@pytest.mark.long
+def test_a_signal_that_one_process_has_stops_all_within_seconds(autoencoder, sources, tmp_path):
+    """However far the next line of the log is, and all at one step."""
+    out = tmp_path / "run"
+    run = transformer_run(out, autoencoder, sources["cached"], steps=10**6, log_every=10**6)
+    run = replace(run, train=replace(run.train, save_every=10**6, show_every=10**6))
+    words = command("dit.train", write_config(tmp_path / "two.py", run), processes=2)
+    launcher = subprocess.Popen(words, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
+    while not (out / "log.jsonl").is_file() or not rows(out):
+        assert launcher.poll() is None
+        time.sleep(0.1)
+    workers = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    (second,) = (w for w in workers if b"\0RANK=1\0" in Path(f"/proc/{w}/environ").read_bytes())
+    os.kill(int(second), signal.SIGTERM)
+    _, said = launcher.communicate(timeout=60)
+    assert launcher.returncode != 0 and newest_step(out) > 1
+    assert f"stopped at step {newest_step(out)}" in said
+
+
 def test_a_finished_run_does_nothing_and_says_so(whole, autoencoder, capsys):
     out = whole["online"]
     files = {file: file.stat().st_mtime_ns for file in out.rglob("*") if file.name != "run.json"}
