@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import dit.train
+import vae.train
 from configs.data import DataConfig
 from configs.load import to_json
 from configs.model import TextConfig
@@ -20,13 +21,13 @@ from dit.encode import EncodeSettings, encode
 from dit.text import text_provenance
 from tests.test_others import CASES, saved
 from tests.test_text import tiny_umt5
-from tests.tiny import MODEL, fresh_accelerator, launch, rows, transformer_run  # noqa: F401
+from tests.tiny import MODEL, autoencoder_run, fresh_accelerator, launch, rows, transformer_run  # noqa: F401
 from vae.cache import encoding
-from vae.cache.clips import CachedFiles, find_cache, open_cached
+from vae.cache.clips import CachedFiles, find_cache, find_caches, open_cached, open_clips
 from vae.cache.index import Cache, CachedFile, is_cache, load_cache
 from vae.cache.shards import find_rows, read_locations, read_row, shard_files, write_shard
 from vae.compression import Compression
-from vae.data.clips import Clip, DrawnWorld, clip_of, files_hash, open_data, starts
+from vae.data.clips import Clip, DrawnWorld, VideoFiles, clip_of, files_hash, open_data, starts
 from vae.data.drawn_world import random_scene
 from vae.data.manifest import load_manifest
 from vae.data.video import Probe, to_video
@@ -161,6 +162,30 @@ def test_a_cache_has_the_clips_of_its_files_draw_by_draw(folder, autoencoder, ma
                 seen.add((Path(kept.source).name, kept.caption, kept.posterior[0].sum().item()))
     assert len({name for name, _, _ in seen}) == 4 and len({caption for _, caption, _ in seen}) == 6
     assert len({value for _, _, value in seen}) > 8, "several places of a file are drawn"
+
+
+def test_sources_of_a_mixture_are_opened_each_as_what_it_is(folder, autoencoder, made):
+    """Files, their cache and the drawn world; planned sizes are those of all of them."""
+    model = load_autoencoder(autoencoder)
+    config = replace(DATA, sources=(f"{folder}=1", f"{made}=1", "shapes=1"))
+    caches = find_caches(config)
+    data, held_out = open_clips(config, 0, 3, model, True, caches)
+    assert list(caches) == [str(made)] and [type(p) for p in data.parts] == [
+        VideoFiles,
+        CachedFiles,
+        DrawnWorld,
+    ]
+    clips = [data[draw] for draw in range(30)]
+    assert {data.shares.place(clip.draw)[0] for clip in clips if clip.posterior} == {1}
+    counts = [model.latents([clip])[0][0].numel() // 4 for clip in clips]
+    assert data.sizes(model.compression).tokens(range(30)).tolist() == counts and len(set(counts)) > 1
+    assert [bool(held_out[draw].posterior) for draw in range(len(held_out))].count(True) == 1
+    online = open_data(replace(DATA, source=str(folder)), 0, 1, model.compression)[0]
+    offline = open_cached(caches[str(made)], replace(DATA, source=str(made)), 0, 1, model, False)[0]
+    ours, cached = (part.sizes(model.compression).files_N.tolist() for part in (online, offline))
+    assert ours == cached
+    with pytest.raises(ValueError, match=r"holds latents and no video"):
+        vae.train.train(replace(autoencoder_run(made.parent / "run"), data=config))
 
 
 @pytest.mark.parametrize("name", ["CogVideoX", "HunyuanVideo", "KL", "Tiny"])

@@ -42,6 +42,26 @@ def test_training_from_a_cache_is_training_online_to_the_bit(folder, autoencoder
     assert len({row["loss"] for row in rows(online) if "loss" in row}) == 5
 
 
+def test_a_mixture_of_a_cache_and_the_drawn_world_is_that_of_its_files_and_goes_on_where_it_stopped(
+    folder,  # noqa: F811
+    autoencoder,  # noqa: F811
+    made,  # noqa: F811
+    tmp_path,
+):
+    """With steps by tokens, in packs: the same losses and weights; other shares are refused."""
+    outs = []
+    for name, source, stops in (("online", folder, [4]), ("stopped", made, [2, 4])):
+        data = replace(DATA, sources=(f"{source}=3", "shapes=1"))
+        for steps in stops:
+            loop = {"steps": steps, "save_every": 2, "show_every": 2, "tokens": 40, "pack_tokens": 24}
+            config = transformer_run(tmp_path / name, autoencoder, **loop)
+            dit.train.train(replace(config, data=data))
+        outs.append(tmp_path / name)
+    assert_same_run(*outs)
+    with pytest.raises(ValueError, match=r"a run on other data than .*cache=1, shapes=1 now has"):
+        dit.train.train(replace(config, data=replace(DATA, sources=(f"{made}=1", "shapes=1"))))
+
+
 def test_the_posterior_s_draws_move_the_loss(folder, autoencoder, made, tmp_path):  # noqa: F811
     losses = []
     for posterior in ("mean", "sample"):
