@@ -198,6 +198,9 @@ def _check_parts(score: dict, path: Path) -> None:
         raise ValueError(f"{path} is a score of {score['metric']}, by a protocol of {of}")
     if not score.get("scores", True):
         raise ValueError(f"{path} has no number")
+    told = score.get("intervals", {}).keys() | score.get("measures", {}).keys()
+    if lost := sorted(told - score["scores"].keys()) if "scores" in score else []:
+        raise ValueError(f"{path} tells of {lost[0]}, and scores.{lost[0]} is missing: it is not whole")
     intervals = {name: score.get(name) for name in ("interval", "true_interval")} | score.get("intervals", {})
     for name, ends in intervals.items():
         if ends and {"low", "high"} <= ends.keys() and ends["low"] > ends["high"]:

@@ -15,7 +15,7 @@ import eval.dimensions
 import vae.quality.networks
 from configs.protocol import load_protocol
 from dit.cli import run
-from eval.compare import compare
+from eval.compare import compare, read_scores
 from eval.cpu import CPU, CannotScore
 from eval.dimensions import (
     DimensionsSettings,
@@ -267,6 +267,12 @@ def test_the_verb_gives_means_and_every_video_s_values(folder, tmp_path, capsys)
     assert "has 2 frames, and 3 are needed" in passed["short"] and "torn" in passed and len(passed) == 2
     told = capsys.readouterr().out
     assert "not VBench's number" in told and "subject_consistency left out: subject consistency needs" in told
+    del score["scores"]["motion_smoothness"]
+    file.write_text(json.dumps(score))
+    with pytest.raises(
+        ValueError, match=r"score\.json tells of motion_smoothness, and scores\.motion_smooth"
+    ):
+        read_scores(str(file))
 
 
 def test_videos_of_one_prompt_or_group_are_one_in_the_intervals(folder, tmp_path, capsys):

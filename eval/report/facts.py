@@ -133,9 +133,6 @@ def section(score: dict, label: str, command: str, folders: dict[str, str], shel
     whose videos the generated ones are copies.
     """
     score = from_json(Parts, score, label)
-    told = score.get("measures", {}).keys() | score.get("intervals", {}).keys()
-    if lost := sorted(told - score.get("scores", {}).keys()) if "scores" in score else []:
-        raise ValueError(f"{label}: scores.{lost[0]} is missing, of which its intervals or measures tell")
     metric, about = score.get("metric", ""), score.get("protocol", {})
     meaning, digits, stamps = meaning_of(metric, about), DIGITS.get(metric, 4), score.get("stamps", [])
     choice = choice_of(about, label)
