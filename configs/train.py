@@ -174,6 +174,18 @@ class TransformerLoop(LoopConfig):
 
 
 @dataclass(frozen=True)
+class ParallelConfig:
+    """How the processes share the work; the launcher says how many there are."""
+
+    shard: Literal["none", "full", "hybrid"] = "none"
+    """Weights, optimizer and average: on every process, sharded over all, or over groups of `shard_size`."""
+    shard_size: CountOrZero = 0
+    """Processes of a group that shards the weights, with `hybrid`; 0: those of one machine."""
+    context: Count = 1
+    """Processes that share a pack of samples, each a slice of its tokens, for clips that one cannot hold."""
+
+
+@dataclass(frozen=True)
 class TransformerRun:
     """A training run of the transformer, with its text encoder where that is ours."""
 
@@ -195,6 +207,8 @@ class TransformerRun:
     """Times, tasks and prompts of the training samples."""
     train: TransformerLoop = field(default_factory=TransformerLoop)
     """The loop."""
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    """How the processes share the work."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """The optimizer."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)

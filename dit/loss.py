@@ -63,7 +63,7 @@ def padding_sample(channels: int, tokens: int) -> SampleDraw:
 class PackDraw:
     """All of a pack but its latents: noise L x P, every token's time, and 1 for each token that is in the
     loss, 0 for given ones; distinct times M, layout, conditions, what the network reads of those, and how
-    many tokens are in the loss.
+    many tokens are in the loss. Of a part of a pack, the tokens are those from the `first` one on.
 
     It is drawn on the host, ahead of the step that takes it to its device.
     """
@@ -76,6 +76,14 @@ class PackDraw:
     conditions: list[Condition]
     text: object
     counted: int
+    first: int = 0
+
+    def part(self, first: int, last: int) -> "PackDraw":
+        """The tokens [first, last) of a whole pack; times and conditions are still those of all."""
+        names = ("noise_LP", "time_L", "in_loss_L")
+        cut = {name: getattr(self, name)[first:last] for name in names}
+        counted = int(cut["in_loss_L"].sum())
+        return replace(self, **cut, layout=self.layout.part(first, last), counted=counted, first=first)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "PackDraw":
         """The same with every tensor changed, moved or pinned."""
@@ -136,10 +144,14 @@ class Batch:
 
 
 def make_batch(latents: list[Tensor], pack: PackDraw) -> Batch:
-    """Packs latents C T H W at their noise and times, on the device where both are; the rest is padding."""
-    data = [patchify(x)[0] for x in latents]
-    padding_LP = torch.zeros_like(pack.noise_LP[sum(map(len, data)) :])
-    noisy_LP, velocity_LP = point_and_velocity(torch.cat([*data, padding_LP]), pack.noise_LP, pack.time_L)
+    """Packs latents C T H W at their noise and times, on the device where both are; the rest is padding.
+
+    Of a part of a pack the latents are those of the whole.
+    """
+    data_LP = torch.cat([pack.noise_LP[:0], *(patchify(x)[0] for x in latents)])
+    data_LP = data_LP[pack.first : pack.first + len(pack.noise_LP)]
+    padding_LP = torch.zeros_like(pack.noise_LP[len(data_LP) :])
+    noisy_LP, velocity_LP = point_and_velocity(torch.cat([data_LP, padding_LP]), pack.noise_LP, pack.time_L)
     return Batch(
         tokens=noisy_LP,
         times=pack.times_M,

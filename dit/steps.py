@@ -51,8 +51,8 @@ class StepPacks:
 
     @property
     def tokens(self) -> int:
-        """How many tokens there are, padding left out."""
-        return sum(sum(pack.draw.layout.tokens.each[: len(pack.clips)]) for pack in self.packs)
+        """How many tokens are computed here, padding left out."""
+        return sum(sum(pack.draw.layout.local.each[: len(pack.clips)]) for pack in self.packs)
 
 
 def draw_steps(
@@ -61,14 +61,15 @@ def draw_steps(
     autoencoder: VideoAutoencoder,
     read: Callable,
     device: torch.device,
+    cut: Callable[[PackDraw], PackDraw],
 ) -> Iterator[StepPacks]:
     """The packs of steps: of each step its packs of draws, and these draws' clips in that order.
 
-    `read` is the network's `Denoiser.read`. A sample is the same whichever process and pack it is in. All
-    lies where a device copies from by itself.
+    `read` is the network's `Denoiser.read`, and `cut` gives this process's slice of a pack. A sample is the
+    same whichever process and pack it is in. All lies where a device copies from by itself.
     """
     pin = partial(pinned, device=device)
-    pack_of = partial(_draw, config=config, autoencoder=autoencoder, read=read, pin=pin)
+    pack_of = partial(_draw, config=config, autoencoder=autoencoder, read=read, cut=cut, pin=pin)
     for packs, clips in steps:
         rest = iter(clips)
         yield StepPacks([pack_of(list(islice(rest, len(draws)))) for draws in packs])
@@ -79,6 +80,7 @@ def _draw(
     config: TransformerRun,
     autoencoder: VideoAutoencoder,
     read: Callable,
+    cut: Callable[[PackDraw], PackDraw],
     pin: Callable[[Tensor], Tensor],
 ) -> Pack:
     """A pack of clips and what is drawn for it."""
@@ -90,7 +92,7 @@ def _draw(
     samples += [padding_sample(model.latent_channels, missing)] if missing else []
     sampled = config.posterior == "sample"
     noises = [pin(normal(shape, seed, "posterior", clip.draw)) for shape, clip in pairs] if sampled else None
-    draw = draw_pack(samples, model.width // model.heads, read).map(pin)
+    draw = cut(draw_pack(samples, model.width // model.heads, read)).map(pin)
     return Pack([clip.map(pin) for clip in clips], draw, noises)
 
 

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -27,6 +26,7 @@ from dit.load import (
     model_folder,
 )
 from dit.loss import Batch, check_first_loss, draw_pack, draw_validation, flow_loss, make_batch
+from dit.parallel import make_mesh, mesh_shape, parallelise, reducing, slice_of, whole
 from dit.steps import draw_steps
 from dit.text import cut_note, embedded_text, encoder_folder, encoder_hash
 from vae.cache.clips import find_caches, open_clips
@@ -40,7 +40,7 @@ from vae.load import autoencoder_hash, keep_copy, load_autoencoder, same_latents
 from vae.model import Autoencoder
 from vae.training.ahead import made_ahead
 from vae.training.files import read_json
-from vae.training.optimizer import make_optimizer, set_learning_rate, update_average
+from vae.training.optimizer import clip_gradients, make_optimizer, set_learning_rate, update_average
 from vae.training.processes import gathered, on_main
 from vae.training.session import Session
 from vae.training.weights import TRANSFORMERS, load_strictly, load_weights
@@ -57,6 +57,10 @@ def train(config: TransformerRun) -> Path:
     """Trains or goes on with the run in `config.out`; returns the path of the finished weights."""
     loop, seed = config.train, config.train.seed
     with Session(config, "transformer", TRANSFORMER) as run:
+        # Of the processes, neighbours share a pack: this one has a slice of each of its data rank's packs.
+        shape, context = mesh_shape(config.parallel, run.ranks), config.parallel.context
+        data_rank, slice_rank = divmod(run.rank, context)
+
         # The autoencoder: once the run has begun its own copy, with which its folder is a whole model folder.
         autoencoder = load_autoencoder(run.folder if run.started else config.autoencoder)
         _check_fit(config, autoencoder)
@@ -95,6 +99,8 @@ def train(config: TransformerRun) -> Path:
         # What samples and is validated is the average of the weights; a frozen text encoder has none.
         shared = {id(model.text): model.text} if config.text.folder else {}
         average = copy.deepcopy(model, shared).requires_grad_(False).eval()
+        mesh = make_mesh(shape, run.device)
+        network = parallelise(model, average, mesh, config.parallel, loop.precision == "bf16")
         optimizer = make_optimizer(model, config.optimizer)
         run.restore(
             model=partial(model.load_trained_state, source=run.folder),
@@ -107,12 +113,12 @@ def train(config: TransformerRun) -> Path:
         run.begin(model, data, held_out)
         for note in _text_notes(config, data, held_out) if run.main else ():
             run.print_once(note)
-        network = run.accelerator.prepare(model)
 
         # What every `show_every` steps shows, and the start of a run that a signal kept from showing it.
         def show(step: int) -> None:
-            show_samples(average, autoencoder, config, held_out, run, step)
-            row = validate(average, validation, run)
+            with whole(average):
+                show_samples(average, autoencoder, config, held_out, run, step)
+                row = validate(average, validation, run)
             run.log({"step": step} | row, PANELS)
             run.print_once(f"step {step}: validation loss {row['validation']:.4f}")
 
@@ -120,11 +126,11 @@ def train(config: TransformerRun) -> Path:
             show(run.step)
 
         # Steps after the last, each process its share, drawn on the host while the step before computes.
-        packs = partial(plan.shares, range(run.step + 1, loop.steps + 1), run.rank, run.ranks)
+        ranks, cut = run.ranks // context, partial(slice_of, rank=slice_rank, ranks=context)
+        packs = partial(plan.shares, range(run.step + 1, loop.steps + 1), data_rank, ranks)
         clips = batches(data, (list(chain(*step)) for step in packs()), config.data.workers)
-        ahead = made_ahead(
-            draw_steps(zip(packs(), clips, strict=True), config, autoencoder, model.read, run.device)
-        )
+        shares = zip(packs(), clips, strict=True)
+        ahead = made_ahead(draw_steps(shares, config, autoencoder, model.read, run.device, cut))
         for step, share in run.steps(ahead, lambda share: share.clips):
             # The loss is a mean over the tokens of the whole step: of all packs of all processes.
             counted, error = run.sum(share.counted).float(), torch.zeros((), device=run.device)
@@ -133,14 +139,14 @@ def train(config: TransformerRun) -> Path:
                 batch = pack.batch(autoencoder, run.device)
 
                 # Rectified flow's loss, whose gradients add up: over packs here, over processes at the last.
-                last = pack is share.packs[-1]
-                with run.accelerator.autocast(), nullcontext() if last else run.accelerator.no_sync(network):
-                    error_of_pack = flow_loss(network, batch)
-                    run.accelerator.backward(error_of_pack * (run.ranks / counted))
+                with reducing(network, pack is share.packs[-1]):
+                    with run.accelerator.autocast():
+                        error_of_pack = flow_loss(network, batch)
+                    (error_of_pack / counted).backward()
                 error += error_of_pack.detach()
 
             # AdamW at this step's learning rate, then the average moves towards the weights.
-            norm = run.accelerator.clip_grad_norm_(model.parameters(), config.optimizer.max_gradient_norm)
+            norm = clip_gradients(optimizer, config.optimizer)
             run.check_finite(step, norm)
             set_learning_rate(optimizer, step, config.optimizer)
             optimizer.step()

@@ -23,6 +23,7 @@ MAY_CHANGE = {
 }  # what data there is, its identity says
 MAY_CHANGE |= {"train.steps", "train.log_every", "train.save_every", "train.show_every", "train.from_older"}
 MAY_CHANGE |= {"train.pack_tokens", "train.round_tokens", "train.crossover_tokens"}  # who computes what
+MAY_CHANGE |= {"parallel.shard", "parallel.shard_size", "parallel.context"}
 LOCK_PATIENCE = 10.0  # seconds; processes that read ahead live on for some after a kill, and hold the lock
 
 

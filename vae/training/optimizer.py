@@ -66,9 +66,13 @@ def mean_over_processes(tensors: Mapping[Key, Tensor], accelerator) -> dict[Key,
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, config: OptimizerConfig) -> Tensor:
-    """Scales the gradients to at most the global norm that is allowed; returns what it was."""
+    """Scales the gradients to at most the global norm that is allowed; returns what it was.
+
+    Every process, as gradients may be sharded.
+    """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    return nn.utils.clip_grad_norm_(parameters, config.max_gradient_norm)
+    norm = nn.utils.clip_grad_norm_(parameters, config.max_gradient_norm)
+    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
 
 @torch.no_grad()
