@@ -59,6 +59,8 @@ class LoopConfig:
     """Steps between two lines of the log."""
     save_every: Steps = 500
     """Steps between two checkpoints; the newest two are kept, and so is any copy under another name."""
+    keep_every: CountOrZero = 0
+    """Keep every so many-th checkpoint for good, of those at every `save_every` steps; 0 keeps none."""
     show_every: Steps = 500
     """Steps between two validations, each with its pictures."""
     precision: Literal["bf16", "fp32"] = "bf16"

@@ -18,7 +18,7 @@ from vae.load import WEIGHTS as AUTOENCODER
 from vae.load import load_autoencoder, same_latents
 from vae.model import Autoencoder
 from vae.training.files import read_json, whole, write_json
-from vae.training.weights import TRANSFORMERS, read_header, save_weights
+from vae.training.weights import TRANSFORMERS, read_header, save_weights, shards
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ def export(settings: ExportSettings) -> Path:
 def _is_autoencoder(path: Path) -> bool:
     """Whether a model is an autoencoder alone: its weights file, or a folder of one and no transformer."""
     if not (path / AUTOENCODER).is_file():
-        return path.is_file()
+        return bool(shards(path))
     if (path / "run.json").is_file():
         return read_json(path / "run.json").get("kind") == "autoencoder"
-    files = [path / TRANSFORMER, *path.glob(f"step-*/{AVERAGE}")]
-    return not any(read_header(file).kind in TRANSFORMERS for file in files if file.is_file())
+    files = [path / TRANSFORMER, *(step / AVERAGE for step in path.glob("step-*/"))]
+    return not any(read_header(file).kind in TRANSFORMERS for file in files if shards(file))
 
 
 def _same_latents(before: Autoencoder, source: str) -> Autoencoder:

@@ -33,7 +33,9 @@ from vae.training.weights import (
     load_strictly,
     load_weights,
     read_header,
+    shards,
     weights_files,
+    weights_hash,
 )
 
 TRANSFORMER = "transformer.safetensors"
@@ -169,14 +171,14 @@ def load_resolved(settings: Settings) -> tuple[Model, Settings]:
 def find_weights(folder: Path) -> Path:
     """The transformer's weights in a model folder: the finished ones, or the average of a newer checkpoint.
 
-    The folder may be a checkpoint itself.
+    The folder may be a checkpoint itself. Where the average has shards, its name stands for them.
     """
     finished, steps = folder / TRANSFORMER, checkpoints(folder)
     newest = int(steps[-1].name.removeprefix("step-")) if steps else 0
-    if finished.is_file() and read_header(finished).facts.get("step", newest) >= newest:
+    if shards(finished) and read_header(finished).facts.get("step", newest) >= newest:
         return finished
     for file in (*(step / AVERAGE for step in steps[-1:]), folder / AVERAGE):
-        if file.is_file():
+        if shards(file):
             return file
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such model folder; --model takes a folder, not a file in it")
@@ -215,7 +217,7 @@ def _load_our_model(folder: Path, text_folder: str | None) -> Model:
         autoencoder=autoencoder,
         sampler=sampler,
         flow=flow,
-        weights="+".join([file_hash(file), stored_hash(home), *_text_hash(denoiser)]),
+        weights="+".join([weights_hash(file), stored_hash(home), *_text_hash(denoiser)]),
         size=(data.frames, side, side),
         fps=data.fps,
         settings=settings,

@@ -102,11 +102,7 @@ def train(config: TransformerRun) -> Path:
         mesh = make_mesh(shape, run.device)
         network = parallelise(model, average, mesh, config.parallel, loop.precision == "bf16")
         optimizer = make_optimizer(model, config.optimizer)
-        run.restore(
-            model=partial(model.load_trained_state, source=run.folder),
-            average=partial(average.load_trained_state, source=run.folder),
-            optimizer=optimizer,
-        )
+        run.restore(model=model.trained_state(), average=average.trained_state(), optimizer=optimizer)
         validation = validation_batches(held_out, autoencoder, config, run)
 
         # The log is opened; from here on a signal ends the step at hand, not the process.
@@ -149,6 +145,7 @@ def train(config: TransformerRun) -> Path:
             norm = clip_gradients(optimizer, config.optimizer)
             run.check_finite(step, norm)
             set_learning_rate(optimizer, step, config.optimizer)
+            run.wait_copied()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             update_average(average, model, step, config.optimizer.ema_decay)

@@ -18,11 +18,11 @@ from dit.load import AVERAGE, TRANSFORMER
 from eval.scoring import DIGITS, is_seeded, numbers_of
 from vae.load import WEIGHTS as AUTOENCODER
 from vae.training.checkpoints import CHECKPOINTS_KEPT, checkpoints, finished_step, step_of
-from vae.training.files import file_hash, read_json, read_text, remove_stale, whole, write_whole
+from vae.training.files import read_json, read_text, remove_stale, whole, write_whole
 from vae.training.folder import RunFile
 from vae.training.processes import on_main, processes
 from vae.training.progress import say
-from vae.training.weights import TRANSFORMERS, read_header
+from vae.training.weights import TRANSFORMERS, copy_weights, read_header, weights_hash
 
 ROWS, CURVE, MODEL = "every.jsonl", "every.png", "model"
 MAY_CHANGE = {  # settings that move no score
@@ -197,10 +197,10 @@ def _copied(out: Path) -> dict[int, Path]:
 
 
 def _weights(file: Path) -> str:
-    """SHA-256 of a file; empty where it is gone by now."""
+    """SHA-256 of weights; empty where they are gone by now."""
     try:
-        return file_hash(file)
-    except FileNotFoundError:
+        return weights_hash(file)
+    except (FileNotFoundError, ValueError):
         return ""
 
 
@@ -215,13 +215,13 @@ def _copy(run: Path, file: Path, place: Path) -> None:
         read_header(file, *TRANSFORMERS)
         with whole(place / MODEL) as model:
             model.mkdir()
-            shutil.copyfile(file, model / TRANSFORMER)
+            copy_weights(file, model / TRANSFORMER)
             if (run / AUTOENCODER).is_file():
                 shutil.copyfile(run / AUTOENCODER, model / AUTOENCODER)
             else:
                 shutil.copytree(run / "vae", model / "vae")
     except (FileNotFoundError, ValueError) as error:
-        if file.is_file():
+        if file.parent.is_dir():
             raise
         say(f"{file.parent} was dropped while it was copied: {error}")
 
@@ -247,7 +247,7 @@ def _keep(out: Path, step: int, scores: dict[str, dict], settings) -> None:
     model = _place(out, step) / MODEL
     row = {
         "step": step,
-        "weights": file_hash(model / TRANSFORMER),
+        "weights": weights_hash(model / TRANSFORMER),
         "numbers": {
             name: {"value": value, "interval": _interval(score, name)}
             for score in scores.values()

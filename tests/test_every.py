@@ -18,8 +18,16 @@ from dit.cli import run as run_command
 from eval.benchmark import RunEvalSettings, run
 from eval.every import CURVE, MODEL, ROWS, follow, rows_of
 from tests.test_diffusers_format import write_run
-from tests.tiny import autoencoder_run, command, environment, launch, transformer_run, write_config
-from vae.training.checkpoints import checkpoints, save_checkpoint
+from tests.tiny import (
+    autoencoder_run,
+    command,
+    environment,
+    launch,
+    save_checkpoint,
+    transformer_run,
+    write_config,
+)
+from vae.training.checkpoints import checkpoints
 from vae.training.files import file_hash, write_json
 from vae.training.signals import Stopped
 from vae.training.weights import load_weights, save_weights

@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 from tests import tiny
-from vae.training.checkpoints import checkpoints, load_checkpoint, save_checkpoint
+from tests.tiny import load_checkpoint, save_checkpoint
+from vae.training.checkpoints import checkpoints
 from vae.training.log import DRAWN, Log, draw_curve, live_line, opening, read_log
 from vae.training.session import Session
 

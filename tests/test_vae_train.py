@@ -17,6 +17,7 @@ import vae.training.checkpoints
 import vae.training.folder
 import vae.training.processes
 import vae.training.session
+import vae.training.sharded
 from configs.data import DataConfig
 from configs.load import from_json, to_json
 from configs.train import AutoencoderRun, OptimizerConfig
@@ -123,22 +124,22 @@ def test_three_steps_made_six_equal_six(whole, tmp_path):
 
 def test_a_kill_while_saving_leaves_the_last_checkpoint(whole, tmp_path, monkeypatch):
     out = tmp_path / "run"
-    save = vae.training.checkpoints.save_weights
+    save = vae.training.sharded.save_weights
 
     class Killed(BaseException):
         pass
 
-    def die_in_the_second_part_of_step_4(path, *about):
+    def die_in_the_second_part_of_step_4(path, *about, **more):
         if "step-00000004" in str(path) and "average" in path.name:
             path.with_name(".tmpAbCdEf").write_bytes(b"half")  # as safetensors names it
             shutil.copytree(path.parent.parent, out / ".step-00000004.abcdefgh.tmp")  # a kill removes nothing
             raise Killed
-        save(path, *about)
+        save(path, *about, **more)
 
-    monkeypatch.setattr(vae.training.checkpoints, "save_weights", die_in_the_second_part_of_step_4)
+    monkeypatch.setattr(vae.training.sharded, "save_weights", die_in_the_second_part_of_step_4)
     with pytest.raises(Killed):
         train(autoencoder_run(out))
-    monkeypatch.setattr(vae.training.checkpoints, "save_weights", save)
+    monkeypatch.setattr(vae.training.sharded, "save_weights", save)
     assert (out / ".step-00000004.abcdefgh.tmp").is_dir() and newest_step(out) == 2
     with open(out / "log.jsonl", "a") as file:
         file.write('{"step": 5, "lo')  # a line that the kill cut short
@@ -220,14 +221,14 @@ def test_a_kill_before_the_curve_is_drawn_leaves_it_to_be_drawn(whole, tmp_path,
 
 
 def test_a_full_disk_says_which_step_is_kept(tmp_path, monkeypatch):
-    save = vae.training.checkpoints.save_weights
+    save = vae.training.sharded.save_weights
 
-    def fail_at_step_4(path, *about):
+    def fail_at_step_4(path, *about, **more):
         if "step-00000004" in str(path):
             raise OSError(28, "No space left on device", str(path))
-        save(path, *about)
+        save(path, *about, **more)
 
-    monkeypatch.setattr(vae.training.checkpoints, "save_weights", fail_at_step_4)
+    monkeypatch.setattr(vae.training.sharded, "save_weights", fail_at_step_4)
     with pytest.raises(OSError) as error:
         train(autoencoder_run(tmp_path / "run"))
     assert error.value.filename == str(tmp_path / "run" / "step-00000004")
@@ -354,7 +355,7 @@ def test_only_what_a_run_itself_left_half_written_is_removed(tmp_path):
 def test_whatever_the_main_process_raises_reaches_the_others(monkeypatch):
     sent = []
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "broadcast_object_list", sent.extend)
+    monkeypatch.setattr(torch.distributed, "broadcast_object_list", lambda m, group: sent.extend(m))
 
     def fails():
         raise KeyError
@@ -362,7 +363,9 @@ def test_whatever_the_main_process_raises_reaches_the_others(monkeypatch):
     with pytest.raises(KeyError):
         vae.training.processes.on_main(True, fails)
     assert sent == ["KeyError()", None]
-    monkeypatch.setattr(torch.distributed, "broadcast_object_list", lambda m: m.__setitem__(0, sent[0]))
+    monkeypatch.setattr(
+        torch.distributed, "broadcast_object_list", lambda m, group: m.__setitem__(0, sent[0])
+    )
     with pytest.raises(ValueError, match="KeyError"):
         vae.training.processes.on_main(False, fails)
 

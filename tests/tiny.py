@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from array import array
@@ -16,8 +17,10 @@ from configs.model import AutoencoderConfig, TextConfig, TransformerConfig
 from configs.sampling import SamplerConfig
 from configs.train import AutoencoderRun, LoopConfig, TransformerLoop, TransformerRun
 from vae.data.video import TICKS, Probe
-from vae.training.checkpoints import checkpoints, load_checkpoint
+from vae.training.checkpoints import checkpoints
 from vae.training.log import read_log
+from vae.training.saving import Saver
+from vae.training.weights import load_weights
 
 ROOT = Path(__file__).parent.parent
 MODEL = AutoencoderConfig(
@@ -82,6 +85,23 @@ def launch(module: str, *arguments: str, processes: int = 1) -> subprocess.Compl
         text=True,
         timeout=900,
     )
+
+
+def save_checkpoint(
+    folder: Path, kind: str, states: dict, settings: dict, facts: dict, kept: int = 0
+) -> None:
+    """A checkpoint, of one process, that is written when this returns."""
+    saver = Saver(torch.device("cpu"))
+    saver.save(folder, kind, states, settings, facts, kept)
+    saver.wait_written()
+
+
+def load_checkpoint(checkpoint: Path, kind: str) -> tuple[dict, dict[str, dict[str, torch.Tensor]]]:
+    """Facts and parts of a checkpoint, whatever processes wrote it."""
+    parts = sorted({re.sub(r"-\d{5}-of-\d{5}", "", file.name) for file in checkpoint.glob("*.safetensors")})
+    loaded = {Path(part).stem: load_weights(checkpoint / part, f"{kind} checkpoint") for part in parts}
+    facts = next(iter(loaded.values()))[1].facts
+    return facts, {part: tensors for part, (tensors, _) in loaded.items()}
 
 
 def state(out: str | Path) -> dict[str, torch.Tensor]:

@@ -25,8 +25,10 @@ from vae.training.weights import (
     load_strictly,
     load_weights,
     save_weights,
+    shards,
     tensors_hash,
     weights_files,
+    weights_hash,
 )
 
 BUILTIN = Path(__file__).parent.parent / "dit" / "builtin"
@@ -42,7 +44,7 @@ def load_autoencoder(
     `as_shipped`. Raises ValueError where there is none.
     """
     path = find_autoencoder(source)
-    model = _load_ours(path) if path.is_file() else load_folder(path, as_shipped)
+    model = _load_ours(path) if shards(path) else load_folder(path, as_shipped)
     return model.to(device).eval().requires_grad_(False)
 
 
@@ -50,7 +52,7 @@ def find_autoencoder(source: str | Path) -> Path:
     """The weights file of ours, or diffusers' folder, that a name means; raises ValueError where none is."""
     path = BUILTIN if str(source) == "builtin" else Path(source)
     for place in (path, path / WEIGHTS):
-        if place.is_file():
+        if shards(place):
             return place
     for folder in (path / "vae", path):  # a pipeline's, a run's, or the autoencoder's own
         if (folder / "config.json").is_file():
@@ -64,8 +66,8 @@ def find_autoencoder(source: str | Path) -> Path:
 def stored_hash(source: str | Path) -> str:
     """SHA-256 of an autoencoder's weights file; of a folder that of all its files, statistics included."""
     path = find_autoencoder(source)
-    if path.is_file():
-        return file_hash(path)
+    if shards(path):
+        return weights_hash(path)
     return hashlib.sha256("".join(map(file_hash, _folder_files(path))).encode()).hexdigest()
 
 

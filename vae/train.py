@@ -4,7 +4,6 @@ import copy
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,7 +26,6 @@ from vae.quality.lpips import SMALLEST, Lpips, load_lpips, lpips_of
 from vae.quality.psnr_ssim import psnr, ssim
 from vae.statistics import Statistics, checked, latent_sums, raw_sums, statistics_of
 from vae.training.ahead import made_ahead
-from vae.training.checkpoints import restore_optimizer
 from vae.training.collapse import Watch
 from vae.training.device import pinned, send
 from vae.training.files import naming
@@ -42,7 +40,7 @@ from vae.training.optimizer import (
 from vae.training.processes import gathered
 from vae.training.seeds import generator, normal, uniform
 from vae.training.session import Session
-from vae.training.weights import AUTOENCODERS, load_strictly, load_weights
+from vae.training.weights import AUTOENCODERS, load_strictly, load_weights, shards
 
 HELD_OUT = 16
 SCORES = ("psnr", "ssim", "lpips")
@@ -99,12 +97,11 @@ def train(config: AutoencoderRun) -> Path:
             optimizers["discriminator_optimizer"] = discriminator_optimizer
         networks = Networks(model, likelihood, perceptual and perceptual.to(run.device), discriminator)
         lpips, _ = load_lpips("alex")  # what held-out clips are judged by, where its weights are there
-        loads = {name: partial(load_strictly, part, source="it") for name, part in states.items()}
-        if discriminator:
-            loads["discriminator_optimizer"] = lambda tensors: restore_optimizer(
-                discriminator_optimizer, tensors, max(0, run.step - start)
-            )
-        run.restore(**loads, optimizer=optimizer)
+
+        def parts() -> dict:
+            return {name: part.state_dict() for name, part in states.items()} | optimizers
+
+        run.restore({"discriminator_optimizer": start}, **parts())
 
         # The log is opened; from here on a signal ends the step at hand, not the process.
         run.begin(model, data, held_out)
@@ -150,6 +147,7 @@ def train(config: AutoencoderRun) -> Path:
                 average_gradients(adamw, run.accelerator)
                 norms[name] = clip_gradients(adamw, adamw_config)
             run.check_finite(step, *norms.values(), terms["loss"])
+            run.wait_copied()
             for adamw, *_ in updates.values():
                 adamw.step()
                 adamw.zero_grad(set_to_none=True)
@@ -170,7 +168,7 @@ def train(config: AutoencoderRun) -> Path:
             if run.end_step(step, loss / run.ranks, ("clips", len(share.clips)), **reported):
                 _warn_of_collapse(watch, run)
             if run.due("save", step):
-                run.save(step, **{name: part.state_dict() for name, part in states.items()}, **optimizers)
+                run.save(step, **parts())
             if run.due("show", step):
                 show(step)
 
@@ -211,7 +209,7 @@ def start_from(model: Autoencoder, config: AutoencoderRun) -> None:
         path = find_autoencoder(config.init)
     except ValueError as error:
         raise ValueError(f"init = {error}; make that first, or give another with --init") from None
-    if path.is_file():
+    if shards(path):
         tensors, header = load_weights(path, *AUTOENCODERS)
         with naming(path):
             theirs = from_json(AutoencoderConfig, header.settings["model"])
@@ -230,7 +228,7 @@ def start_from(model: Autoencoder, config: AutoencoderRun) -> None:
     if config.train_encoder:
         channels = model.channels
         model.set_statistics(Statistics((0.0,) * channels, (1.0,) * channels))
-    elif path.is_file():
+    elif shards(path):
         check_measured(model, path, header)
 
 

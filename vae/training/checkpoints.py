@@ -8,10 +8,11 @@ from itertools import chain
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from vae.training.files import whole
-from vae.training.weights import check_tensors, load_weights, read_header, read_tensors, save_weights
+from vae.training.processes import gathered, on_main
+from vae.training.weights import read_header, read_tensors, shards
 
 CHECKPOINTS_KEPT = 2
 
@@ -25,20 +26,16 @@ def finished_step(folder: Path, weights: Path, steps: int) -> int | None:
     return step if step >= steps and read_header(weights).facts.get("step") == step else None
 
 
-def save_checkpoint(
-    folder: Path, kind: str, parts: dict[str, dict[str, Tensor]], settings: dict, facts: dict
-) -> None:
-    """Writes `folder/step-N/PART.safetensors` of each part, whole or not at all; drops the oldest ones.
+def checkpoint_folder(folder: Path, step: int) -> Path:
+    """The folder of a run's checkpoint at a step."""
+    return folder / f"step-{step:08d}"
 
-    `kind` is that of the weights which the run ends in; `facts` has the `step` and the `smoothed` loss.
-    """
-    final = folder / f"step-{facts['step']:08d}"
-    with whole(final) as place:
-        for part, tensors in parts.items():
-            save_weights(place / f"{part}.safetensors", tensors, f"{kind} checkpoint", settings, facts)
-        shutil.rmtree(final, ignore_errors=True)
+
+def prune(folder: Path, kept_for_good: int = 0) -> None:
+    """Drops a run's checkpoints but the newest two, and those whose step is a multiple that is kept."""
     for old in checkpoints(folder)[:-CHECKPOINTS_KEPT]:
-        shutil.rmtree(old)
+        if not kept_for_good or step_of(old) % kept_for_good:
+            shutil.rmtree(old)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -47,46 +44,56 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def newest_sound(folder: Path, kind: str, parts: Collection[str], from_older: bool) -> Path | None:
-    """The newest checkpoint of a run, or None where there is none yet.
+    """The newest checkpoint of a run, or None where there is none yet; every process calls it.
 
     Raises ValueError naming what is wrong with it, and what to do: with `from_older`, damaged ones are put
     aside under other names, and the newest sound one is taken.
     """
-    wrong = ""
-    for checkpoint in reversed(steps := checkpoints(folder)):
-        try:
-            _check_parts(checkpoint, kind, parts, from_older)
-        except ValueError as error:
-            wrong = wrong or str(error)
-        else:
+    main = not dist.is_initialized() or dist.get_rank() == 0
+    steps, first = on_main(main, lambda: checkpoints(folder)), ""
+    for checkpoint in reversed(steps):
+        if not (wrong := _wrong(checkpoint, kind, parts)):
             break
+        first = first or wrong
     else:
         if steps:
-            raise ValueError(f"{wrong}; no other checkpoint is sound: give another --out")
+            raise ValueError(f"{first}; no other checkpoint is sound: give another --out")
         return None
-    if wrong and not from_older:
-        raise ValueError(f"{wrong}; --train.from-older goes on from {checkpoint.name}")
-    for damaged in steps[steps.index(checkpoint) + 1 :]:
-        aside = folder / f"damaged-{damaged.name}"
-        shutil.rmtree(aside, ignore_errors=True)
-        damaged.rename(aside)
-        print(f"{damaged} is damaged: now {aside.name}, going on from {checkpoint.name}", file=sys.stderr)
+    if first and not from_older:
+        raise ValueError(f"{first}; --train.from-older goes on from {checkpoint.name}")
+
+    def put_aside() -> None:
+        for damaged in steps[steps.index(checkpoint) + 1 :]:
+            aside = folder / f"damaged-{damaged.name}"
+            shutil.rmtree(aside, ignore_errors=True)
+            damaged.rename(aside)
+            print(f"{damaged} is damaged: now {aside.name}, going on from {checkpoint.name}", file=sys.stderr)
+
+    on_main(main, put_aside)
     return checkpoint
 
 
-def _check_parts(checkpoint: Path, kind: str, parts: Collection[str], numbers: bool) -> None:
-    """Raises ValueError unless a checkpoint has every part, each a whole file of its kind and step.
+def _wrong(checkpoint: Path, kind: str, parts: Collection[str]) -> str:
+    """What is wrong with a checkpoint: a part that is not there, whole, or of its kind and step. Else empty.
 
-    Where `numbers` are looked at, they must be finite.
+    Every process reads its share of the files.
     """
-    for part in parts:
-        file = checkpoint / f"{part}.safetensors"
-        if not file.is_file():
-            raise ValueError(f"{checkpoint} has no {file.name}")
-        if (step := read_header(file, f"{kind} checkpoint").facts.get("step")) != step_of(checkpoint):
-            raise ValueError(f"{file} is of step {step}")
-        if numbers:
+    rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    wrong = ""
+    try:
+        files = []
+        for part in parts:
+            file = checkpoint / f"{part}.safetensors"
+            if not (found := shards(file)):
+                raise ValueError(f"{checkpoint} has no {file.name}")
+            if (step := read_header(file, f"{kind} checkpoint").facts.get("step")) != step_of(checkpoint):
+                raise ValueError(f"{file} is of step {step}")
+            files += found
+        for file in files[rank::ranks]:
             read_tensors(file)
+    except ValueError as error:
+        wrong = str(error)
+    return next(filter(None, gathered([wrong])), "")
 
 
 def step_of(checkpoint: Path) -> int:
@@ -94,12 +101,9 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
-def load_checkpoint(checkpoint: Path, kind: str) -> tuple[dict, dict[str, dict[str, Tensor]]]:
-    """Facts and parts of a checkpoint."""
-    files = sorted(checkpoint.glob("*.safetensors"))
-    loaded = {file.stem: load_weights(file, f"{kind} checkpoint") for file in files}
-    facts = next(iter(loaded.values()))[1].facts
-    return facts, {part: tensors for part, (tensors, _) in loaded.items()}
+def read_facts(checkpoint: Path, part: str) -> dict:
+    """The facts in a checkpoint."""
+    return read_header(checkpoint / f"{part}.safetensors").facts
 
 
 def _named_parameters(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -108,35 +112,35 @@ def _named_parameters(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return dict(chain(*groups))
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as flat tensors, named by its parameters: `blocks.0.ffn_in.bias.exp_avg`."""
-    states = {name: optimizer.state.get(p, {}) for name, p in _named_parameters(optimizer).items()}
-    return {f"{name}.{key}": value for name, values in states.items() for key, value in values.items()}
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether a tensor is a DTensor, whose class takes long to import where none is."""
+    return hasattr(tensor, "to_local")
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], updates: int) -> None:
-    """The inverse of `optimizer_tensors`, of an optimizer after so many updates.
+def local_part(tensor: Tensor) -> Tensor:
+    """What of a tensor lies in this process."""
+    return tensor.to_local() if is_sharded(tensor) else tensor
 
-    Moments take the memory layout of their weights: the fused kernel pairs them by their place in memory.
-    Raises ValueError naming what is missing, has no place or another shape or type, or is of other updates.
+
+def optimizer_tensors(optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
+    """The optimizer's state by its parameters' names, as `blocks.0.ffn_in.bias.exp_avg`; at first all zeros.
+
+    Moments lie in memory, and in processes, as their weights do: the fused kernel pairs them by their place.
     """
-    parameters = _named_parameters(optimizer)
-    keys = {"exp_avg": None, "exp_avg_sq": None, "step": torch.tensor(0.0)}
-    known = {
-        f"{name}.{key}": parameter if value is None else value
-        for name, parameter in (parameters if updates else {}).items()
-        for key, value in keys.items()
-    }
-    check_tensors(tensors, known, "the state")
-    indices = {name: index for index, name in enumerate(parameters)}
-    state: dict[int, dict[str, Tensor]] = {}
-    for full_name, value in tensors.items():
-        name, key = full_name.rsplit(".", 1)
-        if key == "step" and value != updates:
-            raise ValueError(f"{full_name} is of {value:g} updates, not {updates}")
-        if key == "exp_avg_sq" and value.numel() and value.min() < 0:
-            raise ValueError(f"{full_name} has squares below 0")
-        if value.shape == parameters[name].shape:
-            value = torch.empty_like(parameters[name]).copy_(value)
-        state.setdefault(indices[name], {})[key] = value
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+    tensors = {}
+    for name, parameter in _named_parameters(optimizer).items():
+        if not (state := optimizer.state[parameter]):
+            state["step"] = torch.zeros((), device=parameter.device)
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        tensors |= {f"{name}.{key}": value for key, value in state.items()}
+    return tensors
+
+
+def check_optimizer(optimizer: torch.optim.AdamW, updates: int) -> None:
+    """Raises ValueError naming a state that is not one of an optimizer after so many updates."""
+    for name, value in optimizer_tensors(optimizer).items():
+        value = local_part(value)
+        if name.endswith(".step") and value != updates:
+            raise ValueError(f"{name} is of {value:g} updates, not {updates}")
+        if name.endswith(".exp_avg_sq") and value.numel() and value.min() < 0:
+            raise ValueError(f"{name} has squares below 0")

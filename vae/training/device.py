@@ -5,6 +5,8 @@ again to the bit; `train.tf32` alone has a training round them. Nobody else asks
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -70,6 +72,28 @@ def pinned(tensor: Tensor, device: torch.device) -> Tensor:
 def send(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor of the CPU on a device: from pinned memory, so that the host goes on while it is copied."""
     return pinned(tensor, device).to(device, non_blocking=not on_cpu(device))
+
+
+def mark(device: torch.device) -> torch.Event | None:
+    """A mark behind all that a GPU was given so far; None for a CPU, which is done when a call returns."""
+    return None if on_cpu(device) else torch.get_device_module(device).current_stream(device).record_event()
+
+
+@contextmanager
+def beside(device: torch.device, computed: torch.Event | None) -> Iterator[None]:
+    """Within it a thread copies from a GPU beside what that computes, from a mark on; then that is done.
+
+    Copies go to pinned memory, and must not block.
+    """
+    if computed is None:
+        yield
+        return
+    module = torch.get_device_module(device)
+    stream = module.Stream(device)
+    stream.wait_event(computed)
+    with module.stream(stream):
+        yield
+    stream.synchronize()
 
 
 def wait_for(device: torch.device) -> None:

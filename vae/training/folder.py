@@ -21,7 +21,8 @@ MAY_CHANGE = {
     "data.held_out",
     "data.group",
 }  # what data there is, its identity says
-MAY_CHANGE |= {"train.steps", "train.log_every", "train.save_every", "train.show_every", "train.from_older"}
+MAY_CHANGE |= {"train.steps", "train.log_every", "train.save_every", "train.keep_every", "train.show_every"}
+MAY_CHANGE |= {"train.from_older"}
 MAY_CHANGE |= {"train.pack_tokens", "train.round_tokens", "train.crossover_tokens"}  # who computes what
 MAY_CHANGE |= {"parallel.shard", "parallel.shard_size", "parallel.context"}
 LOCK_PATIENCE = 10.0  # seconds; processes that read ahead live on for some after a kill, and hold the lock

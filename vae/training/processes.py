@@ -19,8 +19,11 @@ SHARE = 2**18  # numbers of a layer's input that one more thread is worth
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
 
 
-def on_main(main: bool, work: Callable[[], Result]) -> Result:
-    """What `work` gives on the main process, which alone runs it, and what it raises: for all of them."""
+def on_main(main: bool, work: Callable[[], Result], group: dist.ProcessGroup | None = None) -> Result:
+    """What `work` gives on the main process, which alone runs it, and what it raises: for all of them.
+
+    They tell each other in a `group` of all of them, or in the one that there is.
+    """
     message, error = ["", None], None
     if main:
         try:
@@ -28,7 +31,7 @@ def on_main(main: bool, work: Callable[[], Result]) -> Result:
         except Exception as caught:
             message, error = [str(caught) or repr(caught), None], caught
     if torch.distributed.is_initialized():
-        torch.distributed.broadcast_object_list(message)
+        torch.distributed.broadcast_object_list(message, group=group)
     if error or message[0]:
         raise error or ValueError(message[0])
     return message[1]

@@ -3,29 +3,29 @@
 import signal
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.optim import AdamW
 
 from configs.load import to_json
 from vae.training.checkpoints import (
+    check_optimizer,
     checkpoints,
     finished_step,
-    load_checkpoint,
     newest_sound,
     optimizer_tensors,
-    restore_optimizer,
-    save_checkpoint,
+    read_facts,
 )
 from vae.training.device import on_cpu, own_device
 from vae.training.files import naming
 from vae.training.folder import locked, open_run
 from vae.training.log import Log, draw_curve, live_line, opening, read_log, resources
 from vae.training.processes import PATIENCE, end_with_launcher, gathered, on_main
+from vae.training.saving import Saver
 from vae.training.signals import Noted, Stopped
 from vae.training.weights import save_weights
 
@@ -71,10 +71,14 @@ class Session:
         )
         self.device, self.main = own_device(self.loop.tf32), self.accelerator.is_main_process
         self.rank, self.ranks = self.accelerator.process_index, self.accelerator.num_processes
+        self._saver = Saver(self.device)
         return self
 
     def __exit__(self, kind, error, trace) -> None:
         self._signals.close()
+        if error:
+            with suppress(Exception):  # the first error is the one to say
+                self._saver.wait_written()
         if self._log:
             self._log.close()
         if isinstance(self._batches, Generator):  # its thread ends with it
@@ -115,15 +119,15 @@ class Session:
             )
         return finished is None
 
-    def restore(self, **parts: Callable[[dict[str, Tensor]], object] | torch.optim.Optimizer) -> None:
-        """Gives the newest checkpoint's tensors, where there is one, to what loads each part.
+    def restore(self, starts: Mapping[str, int] = {}, **parts: Mapping[str, Tensor] | AdamW) -> None:
+        """Gives named states the values of the newest checkpoint, where there is one. Every process.
 
-        Raises ValueError where a fact of the run, such as a frozen network's hash, is not as it was there.
+        `starts` names optimizers that begin after a later step than the first. Raises ValueError where a fact
+        of the run, such as a frozen network's hash, is not as it was there.
         """
-        newest = partial(newest_sound, self.folder, self.kind, parts, self.loop.from_older)
-        if (checkpoint := on_main(self.main, newest)) is None:
+        if (checkpoint := newest_sound(self.folder, self.kind, parts, self.loop.from_older)) is None:
             return
-        facts, tensors = load_checkpoint(checkpoint, self.kind)
+        facts = read_facts(checkpoint, next(iter(parts)))
         for name, value in self.facts.items():
             if facts.get(name) != value:
                 raise ValueError(
@@ -131,12 +135,18 @@ class Session:
                     f"another folder with --out"
                 )
         self.step, self.smoothed = facts["step"], facts["smoothed"]
-        for name, load in parts.items():
-            with naming(checkpoint / f"{name}.safetensors"):
-                if isinstance(load, torch.optim.Optimizer):
-                    restore_optimizer(load, tensors[name], self.step)
-                else:
-                    load(tensors[name])
+        for name, tensors in self._named(parts).items():
+            self._saver.read(file := checkpoint / f"{name}.safetensors", tensors)
+            if isinstance(parts[name], AdamW):
+                with naming(file):
+                    check_optimizer(parts[name], max(0, self.step - starts.get(name, 0)))
+
+    @staticmethod
+    def _named(parts: Mapping[str, Mapping[str, Tensor] | AdamW]) -> dict[str, Mapping[str, Tensor]]:
+        """The tensors of every part."""
+        return {
+            name: optimizer_tensors(part) if isinstance(part, AdamW) else part for name, part in parts.items()
+        }
 
     def begin(self, model: nn.Module, data, held_out) -> None:
         """Opens the log, without the rows of steps after the checkpoint, and says what is about to run."""
@@ -171,6 +181,7 @@ class Session:
             self._sources[self.step + 1] = [clip.source for clip in clips(batch)]
             self._unnamed |= {path: why for clip in clips(batch) for path, why in clip.skipped.items()}
             yield self.step + 1, batch
+        self._saver.wait_written()
         self._signals.close()  # signals are the process's own again
         if self._log:
             self._log.close()
@@ -259,15 +270,18 @@ class Session:
         """The sum of a number of each process, on the device."""
         return self.accelerator.reduce(self._number(value))
 
-    def save(self, step: int, **parts: dict[str, Tensor] | torch.optim.Optimizer) -> None:
-        """Writes a checkpoint of named states, whole or not at all. Every process calls it."""
-        if self.main:
-            tensors = {
-                name: optimizer_tensors(part) if isinstance(part, torch.optim.Optimizer) else part
-                for name, part in parts.items()
-            }
-            facts = self.facts | {"step": step, "smoothed": self.smoothed, "data": self._data}
-            save_checkpoint(self.folder, self.kind, tensors, self.settings, facts)
+    def save(self, step: int, **parts: Mapping[str, Tensor] | AdamW) -> None:
+        """Begins a checkpoint of named states, which appears whole or not at all. Every process calls it.
+
+        The states may change after `wait_copied`; what was wrong with writing, the next save or the end says.
+        """
+        facts = self.facts | {"step": step, "smoothed": self.smoothed, "data": self._data}
+        kept = self.loop.save_every * self.loop.keep_every
+        self._saver.save(self.folder, self.kind, self._named(parts), self.settings, facts, kept)
+
+    def wait_copied(self) -> None:
+        """Returns when what is being saved is copied, and may change. Before every update of the states."""
+        self._saver.wait_copied()
 
     def finish(self, tensors: dict[str, Tensor]) -> None:
         """Writes the weights that the run ends in. The main process alone calls it."""

@@ -4,8 +4,9 @@ import hashlib
 import json
 import math
 import re
+import shutil
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from typing_extensions import TypedDict
 
 from configs.load import from_json, parse_json
 from configs.ranges import StepsOrZero
-from vae.training.files import check_unfolded, naming, out_of_memory, read_json, write_whole
+from vae.training.files import check_unfolded, file_hash, naming, out_of_memory, read_json, write_whole
 
 KINDS = {  # of weights files, and the verb that makes each
     "transformer": "dit train",
@@ -29,6 +30,7 @@ KINDS = {  # of weights files, and the verb that makes each
     "features": "dit eval fvd",
 }
 CHECKSUM = "tensors_crc32"  # in the header of our own files
+OFFSETS = "DCP_SHARDING_INFO"  # torch.distributed.checkpoint's word for where a shard's tensors begin
 POINTER = b"version https://git-lfs"
 TRANSFORMERS = ("transformer", "transformer checkpoint")
 AUTOENCODERS = ("autoencoder", "autoencoder checkpoint")
@@ -58,12 +60,23 @@ class Header:
 
 
 def save_weights(
-    path: Path, tensors: Mapping[str, Tensor], kind: str, settings: dict, facts: dict | None = None
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    kind: str,
+    settings: dict,
+    facts: dict | None = None,
+    offsets: dict[str, list[int]] | None = None,
 ) -> None:
-    """Saves tensors with kind, settings and facts in the header, and a checksum that every reader proves."""
+    """Saves tensors with kind, settings and facts in the header, and a checksum that every reader proves.
+
+    `offsets` says of the parts of sharded tensors where they begin, as torch.distributed.checkpoint does.
+    """
     assert kind in KINDS, kind
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = {"kind": kind, CHECKSUM: _checksum(plain)}
+    header = {"kind": kind}
+    if offsets is not None:
+        header[OFFSETS] = json.dumps({name: {"saved_offsets": begin} for name, begin in offsets.items()})
+    header[CHECKSUM] = _checksum(plain, header.get(OFFSETS, ""))
     header |= {
         name: json.dumps(part or {}, sort_keys=True)
         for name, part in {"settings": settings, "facts": facts}.items()
@@ -74,6 +87,42 @@ def save_weights(
         _sort_header(file)
 
     write_whole(path, write)
+
+
+def shard(path: Path, number: int, count: int) -> Path:
+    """The file of one of so many shards, counted from 1, of the weights that a path names."""
+    return path.with_name(f"{path.stem}-{number:05d}-of-{count:05d}.safetensors") if count > 1 else path
+
+
+def shards(path: Path) -> list[Path]:
+    """The files of the weights that a path names: the one, or `NAME-00001-of-00002.safetensors` and so on.
+
+    None where there is none; raises ValueError naming one that is missing, or is left over of others.
+    """
+    if path.is_file() or path.suffix != ".safetensors":
+        return [path] if path.is_file() else []
+    pattern = re.compile(rf"{re.escape(path.stem)}-\d{{5}}-of-(\d{{5}})\.safetensors")
+    found = {f: int(m[1]) for f in path.parent.glob("*.safetensors") if (m := pattern.fullmatch(f.name))}
+    count = max(found.values(), default=0)
+    files = [shard(path, number, count) for number in range(1, count + 1)]
+    if missing := [file for file in files if file not in found]:
+        raise ValueError(f"{missing[0]} is missing, one of {count} shards: bring it back")
+    if len(found) > count:
+        raise ValueError(f"{min(found.keys() - set(files))} is left over, there are {count} shards of others")
+    return files
+
+
+def copy_weights(source: Path, to: Path) -> None:
+    """Copies the file of weights, or their shards, under another name."""
+    files = shards(source) or [source]
+    for number, file in enumerate(files, 1):
+        shutil.copyfile(file, shard(to, number, len(files)))
+
+
+def weights_hash(path: Path) -> str:
+    """SHA-256 of the file of weights, or of the hashes of their shards; raises OSError where none is."""
+    hashes = [file_hash(file) for file in shards(path) or [path]]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def _sort_header(file: Path) -> None:
@@ -94,12 +143,21 @@ def load_weights(path: Path, *kinds: str) -> tuple[dict[str, Tensor], Header]:
 
 
 def read_header(path: Path, *kinds: str) -> Header:
-    """The header of a weights file; raises ValueError naming one that is not ours, or of none of `kinds`.
+    """The header of weights, of one file or of all shards alike.
 
-    Without `kinds` it may be of any.
+    Raises ValueError naming a file that is not ours, or of none of `kinds`; without `kinds` it may be of any.
     """
-    if not Path(path).is_file():
+    if not (files := shards(Path(path))):
         raise ValueError(f"{path}: no such weights file")
+    first, *others = [_read_header(file, *kinds) for file in files]
+    for file, header in zip(files[1:], others, strict=True):
+        if header != first:
+            raise ValueError(f"{file} is a shard of other weights than {files[0].name} is")
+    return first
+
+
+def _read_header(path: Path, *kinds: str) -> Header:
+    """The header of one file."""
     check_pointer(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -132,16 +190,18 @@ def check_pointer(file: Path) -> None:
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """All that a safetensors file or one of PyTorch's holds, on the CPU; no code of it is run.
+    """All that a safetensors file, its shards, or PyTorch's file holds, on the CPU; no code of it is run.
 
     Raises ValueError naming the file, and the tensor, where it cannot be read or a number is not finite.
     """
+    if len(files := shards(file)) > 1:
+        return _joined(file, files)
     check_pointer(file)
     try:
         check_unfolded(file)
         whole = file.suffix == ".safetensors"
         tensors = load_file(file) if whole else torch.load(file, "cpu", weights_only=True)
-        stated = _stated_checksum(file) if whole else None
+        stated, offsets = _stated(file) if whole else (None, "")
     except Exception as error:  # whatever a foreign file does wrong is the answer
         if out_of_memory(error):
             raise
@@ -149,25 +209,53 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     if not isinstance(tensors, dict):
         raise ValueError(f"{file} holds no set of named tensors")
     check_finite(tensors, file)
-    if stated is not None and stated != _checksum(tensors):
+    if stated is not None and stated != _checksum(tensors, offsets):
         raise ValueError(
             f"{file} is damaged: its tensors are not those that were written; restore or remake it"
         )
     return tensors
 
 
-def _stated_checksum(file: Path) -> str | None:
-    """What the header of a safetensors file says of its tensors' bytes; nothing in those of others."""
+def _stated(file: Path) -> tuple[str | None, str]:
+    """What the header of a safetensors file says of its tensors' bytes, nothing in those of others; and of
+    where a shard's tensors begin."""
     with safe_open(file, framework="pt") as opened:
-        return (opened.metadata() or {}).get(CHECKSUM)
+        header = opened.metadata() or {}
+    return header.get(CHECKSUM), header.get(OFFSETS, "")
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    """CRC-32 of the values of named tensors, by the names' order."""
-    crc = 0
+def _checksum(tensors: Mapping[str, Tensor], offsets: str = "") -> str:
+    """CRC-32 of the values of named tensors, by the names' order, after where they begin."""
+    crc = zlib.crc32(offsets.encode())
     for name in sorted(tensors):
         crc = zlib.crc32(tensors[name].contiguous().view(-1).view(torch.uint8).numpy(), crc)
     return f"{crc:08x}"
+
+
+def _joined(path: Path, files: list[Path]) -> dict[str, Tensor]:
+    """The whole tensors of the shards of weights; raises ValueError naming one that they leave holes in."""
+    parts: dict[str, list[tuple[list[int], Tensor]]] = {}
+    for file in files:
+        with naming(file):
+            begins = json.loads(_stated(file)[1])
+            for name, part in read_tensors(file).items():
+                parts.setdefault(name, []).append((begins[name]["saved_offsets"], part))
+    joined = {}
+    with naming(path):
+        for name, found in parts.items():
+            ends = [[b + n for b, n in zip(begin, part.shape, strict=True)] for begin, part in found]
+            size = [max(axis) for axis in zip(*ends, strict=True)]
+            check_filled(name, size, [part.shape for _, part in found])
+            joined[name] = torch.empty(size, dtype=found[0][1].dtype)
+            for (begin, part), end in zip(found, ends, strict=True):
+                joined[name][tuple(map(slice, begin, end))] = part
+    return joined
+
+
+def check_filled(name: str, size: Sequence[int], parts: Iterable[Sequence[int]]) -> None:
+    """Raises ValueError for a tensor of this size that parts of those sizes do not make up."""
+    if sum(map(math.prod, parts)) != math.prod(size):
+        raise ValueError(f"{name} is not whole in its shards")
 
 
 def check_finite(tensors: Mapping[str, Tensor], source: str | Path) -> None:
