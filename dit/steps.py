@@ -61,7 +61,7 @@ def draw_steps(
     autoencoder: VideoAutoencoder,
     read: Callable,
     device: torch.device,
-    cut: Callable[[PackDraw], PackDraw],
+    cut: Callable[[PackDraw], PackDraw] = lambda pack: pack,
 ) -> Iterator[StepPacks]:
     """The packs of steps: of each step its packs of draws, and these draws' clips in that order.
 

@@ -163,7 +163,7 @@ def train(config: TransformerRun) -> Path:
                 show(step)
 
         # The average is the model.
-        if run.main and not run.stopping:
+        if not run.stopping:
             run.finish(average.trained_state())
             run.print_once(f"model: {run.folder} (dit sample PROMPT --model {run.folder})")
     return run.weights

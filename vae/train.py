@@ -173,8 +173,8 @@ def train(config: AutoencoderRun) -> Path:
                 show(step)
 
         # The average is the autoencoder; a kept encoder has its latents' statistics already.
-        if run.main and not run.stopping:
-            if config.train_encoder:
+        if not run.stopping:
+            if config.train_encoder and run.main:
                 average.set_statistics(measure(average, data))
             run.finish(average.state_dict())
             run.print_once(f"weights: {run.weights}")

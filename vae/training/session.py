@@ -16,6 +16,7 @@ from vae.training.checkpoints import (
     check_optimizer,
     checkpoints,
     finished_step,
+    is_sharded,
     newest_sound,
     optimizer_tensors,
     read_facts,
@@ -284,8 +285,10 @@ class Session:
         self._saver.wait_copied()
 
     def finish(self, tensors: dict[str, Tensor]) -> None:
-        """Writes the weights that the run ends in. The main process alone calls it."""
-        save_weights(self.weights, tensors, self.kind, self.settings, self.facts | {"step": self.step})
+        """Writes the weights that the run ends in, whole ones of sharded states. Every process calls it."""
+        whole = {name: x.full_tensor().cpu() if is_sharded(x) else x for name, x in tensors.items()}
+        if self.main:
+            save_weights(self.weights, whole, self.kind, self.settings, self.facts | {"step": self.step})
 
     def log(self, row: dict, panels: dict[str, str]) -> None:
         """Appends a row, and draws the curve with a panel for each of the log's keys that it has."""
