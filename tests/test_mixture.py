@@ -1,9 +1,9 @@
 """Proves that a mixture draws each source by its share, as often as is due, whoever asks and from where."""
 
+import itertools
 import math
 from collections import Counter
 from dataclasses import replace
-from itertools import chain
 
 import pytest
 import torch
@@ -27,6 +27,7 @@ FILES = {
 def open_one(config: DataConfig, seed: int, validation: int) -> tuple:
     """Training and held-out clips of one source."""
     if config.source == "shapes":
+        assert not config.held_out and not config.group, "open_data refuses these of the drawn world"
         return DrawnWorld(config, seed), DrawnWorld(config, seed + 1)
     kept, held = held_out_split(FILES[config.source], config, seed, validation)
     data = GreyFiles(config, seed, kept, Compression())
@@ -82,8 +83,9 @@ def test_shares_are_exact_in_every_block_and_random_within():
                 so_far += of == source  # hypergeometric
                 deviation = math.sqrt(k * share * (1 - share) * (BLOCK - k) / (BLOCK - 1))
                 assert abs(so_far - k * share) < 5 * deviation + 1
-    orders = [[Shares((50 * 100, 50 * 100), seed).place(k)[0] for k in range(200)] for seed in (0, 1)]
-    assert orders[0] != orders[1]
+    halves = [(seed, first) for seed in (0, 1) for first in (0, BLOCK)]
+    orders = {tuple(Shares((5000, 5000), s).place(first + k)[0] for k in range(200)) for s, first in halves}
+    assert len(orders) == 4, "seeds and blocks have orders of their own"
 
 
 def test_every_source_goes_through_its_own_draws_in_their_order():
@@ -112,7 +114,7 @@ def test_a_draw_is_the_same_whoever_asks_and_wherever_a_run_begins():
     plan = Plan(data.sizes(Compression()), 1, tokens=300, cost=COST)
     wanted = {draw: opened()[0][draw] for draw in plan.draws(50)}
     for ranks in (1, 3):
-        shares = [list(chain(*packs)) for packs in plan.packs(50, ranks)]
+        shares = [list(itertools.chain(*packs)) for packs in plan.packs(50, ranks)]
         for clips, draws in zip(batches(data, shares, workers=0), shares, strict=True):
             for clip, draw in zip(clips, draws, strict=True):
                 assert (clip.source, clip.draw) == (wanted.pop(draw).source, draw)
@@ -157,7 +159,9 @@ def test_clips_of_every_source_are_held_out_none_twice_and_none_trained_on(held_
     count = Counter(name.split()[0] for name in names)
     assert count["image"] == 4 and count["scene"] == 1 and count["video"] == (4 if held_out else 5)
     assert len(set(names)) == len(names)
-    assert {clip.source.split()[0] for clip in clips[:6]} >= {"video", "image"}
+    for so_far, (kind, n) in itertools.product(range(len(names)), count.items()):
+        met = sum(name.startswith(kind) for name in names[:so_far])
+        assert abs(met - so_far * n / len(names)) <= 1, "sources stand evenly among each other"
     trained = {entry.path.as_posix() for entry in data.entries}
     assert not trained & set(names) and len(trained) == 71 - len({e.path for e in held.entries})
     if held_out:
@@ -167,6 +171,8 @@ def test_clips_of_every_source_are_held_out_none_twice_and_none_trained_on(held_
 def test_what_a_run_depends_on_has_the_shares_and_every_source():
     before = files_hash(*opened())
     assert files_hash(*opened()) == before
+    alike = (opened(weights, held_out="0.2") for weights in (WEIGHTS, ("videos=6", "images=3", "shapes=1")))
+    assert len({files_hash(data) for data, _ in alike}) == 2, "only the shares differ"
     assert files_hash(*opened(("videos=7", "images=2.5", "shapes=0.5"))) == before, "the same shares"
     assert files_hash(*opened(("videos=0.6", "images=0.35", "shapes=0.05"))) != before
     assert files_hash(*opened(("images=0.25", "videos=0.7", "shapes=0.05"))) != before

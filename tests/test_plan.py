@@ -78,6 +78,20 @@ def test_planned_sizes_are_those_of_the_clips_that_come(compression):
     assert len(set(files.sizes(compression).tokens(range(7)).tolist())) > 2
 
 
+def test_planned_sizes_are_worked_out_by_hand():
+    """Rows of 16 pixels, and latent frames of 4 frames after the first: 17 frames are 5, 14 are 13 and 4."""
+    counts = grey_files(Compression()).sizes(Compression()).files_N
+    assert dict(zip([entry.path.name for entry in ENTRIES], counts, strict=True)) == {
+        "image": 3 * 5,
+        "short": 4 * 4,
+        "wide": 2 * 8 * 5,
+        "long": 4 * 4 * 5,
+        "fast": 5 * 3 * 4,
+        "uneven": 4 * 4 * 5,
+        "tall": 9 * 2 * 3,
+    }
+
+
 def some_sizes() -> dict[str, Sizes]:
     """Sizes of each kind."""
     random = numpy.random.default_rng(0)
@@ -179,8 +193,9 @@ def costs_of(tokens_N: numpy.ndarray, dealt: list) -> numpy.ndarray:
 @pytest.mark.parametrize("cap", [0, 20_000, 40_000])
 def test_every_sample_is_dealt_once_under_the_cap_and_all_have_as_many_packs(ranks, cap):
     random = numpy.random.default_rng(ranks)
-    for count in (0, 1, 2, 7, 100):
+    for count in (0, 1, 2, 7, 30, 60, 100, 100, 100):
         tokens_N = random.choice([64, 1024, 4096, 16_384, 20_000], count)
+        tokens_N = numpy.where(random.random(count) < 0.5, random.integers(1, 20_000, count), tokens_N)
         dealt = deal(tokens_N, ranks, cap, COST)
         assert sorted(k for packs in dealt for pack in packs for k in pack) == list(range(count))
         assert len(dealt) == ranks and len({len(packs) for packs in dealt}) == 1
