@@ -111,6 +111,10 @@ class AutoencoderRun:
     """Folder of the run; the same command given again resumes it where it stopped."""
     init: str = ""
     """Weights file, run or diffusers folder to start from; empty starts from random weights."""
+    from_run: str = ""
+    """Run to go on from with other settings, RUN or RUN@STEP: its weights, average, optimizer and step."""
+    from_optimizer: bool = True
+    """Take the optimizer of `from_run` too; without it that begins anew, and so does the learning rate."""
     data: DataConfig = field(default_factory=DataConfig)
     """The clips."""
     model: AutoencoderConfig = field(default_factory=AutoencoderConfig)
@@ -197,6 +201,10 @@ class TransformerRun:
     """Autoencoder: a weights file, a run's or a diffusers folder; `builtin` is the drawn world's."""
     init: str = ""
     """Model folder to start from (of a diffusers one the transformer alone); empty: random weights."""
+    from_run: str = ""
+    """Run to go on from with other settings, RUN or RUN@STEP: its weights, average, optimizer and step."""
+    from_optimizer: bool = True
+    """Take the optimizer of `from_run` too; without it that begins anew, and so does the learning rate."""
     new_latents: bool = False
     """Start from `init` on an autoencoder whose latents its transformer never knew, to learn them anew."""
     data: DataConfig = field(default_factory=DataConfig)

@@ -39,6 +39,7 @@ from vae.interface import same_shapes
 from vae.load import autoencoder_hash, keep_copy, load_autoencoder, same_latents
 from vae.model import Autoencoder
 from vae.training.ahead import made_ahead
+from vae.training.branch import find_checkpoint
 from vae.training.files import read_json
 from vae.training.optimizer import clip_gradients, make_optimizer, set_learning_rate, update_average
 from vae.training.processes import gathered, on_main
@@ -68,6 +69,9 @@ def train(config: TransformerRun) -> Path:
         run.facts["text_weights"] = encoder_hash(config.text) if config.text.folder else ""
         if config.init and not run.started:
             _check_init(config, autoencoder, run.print_once)
+        if config.from_run and not run.started and not config.new_latents:
+            whose, home = f"--from-run {config.from_run}", find_checkpoint(config.from_run).parent
+            _check_latents(whose, home, False, config.autoencoder, autoencoder)
 
         # Clips of files or of the drawn world, or latents of a cache; some are held out.
         sampled = config.posterior == "sample"
@@ -144,7 +148,7 @@ def train(config: TransformerRun) -> Path:
             # AdamW at this step's learning rate, then the average moves towards the weights.
             norm = clip_gradients(optimizer, config.optimizer)
             run.check_finite(step, norm)
-            set_learning_rate(optimizer, step, config.optimizer)
+            set_learning_rate(optimizer, run.updates(step), config.optimizer)
             run.wait_copied()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -214,20 +218,23 @@ def _check_init(config: TransformerRun, autoencoder: Autoencoder, print_once: Ca
     the autoencoder's latents, unless new ones are allowed."""
     if note := check_text(config.text, model_folder(config.init)):
         print_once(note)
-    if config.new_latents:
-        return
-    folder, advice = model_folder(config.init), "--new-latents has it learn others"
-    home = autoencoder_folder(folder)
+    if not config.new_latents:
+        folder = model_folder(config.init)
+        home, shipped = autoencoder_folder(folder), is_diffusers(folder)
+        _check_latents(f"--init {config.init}", home, shipped, config.autoencoder, autoencoder)
+
+
+def _check_latents(whose: str, home: Path, shipped: bool, name: str, autoencoder: Autoencoder) -> None:
+    """Raises ValueError unless an autoencoder, of this name, has the latents of the one in `home`."""
+    advice = "--new-latents has it learn others"
     try:
-        known = load_autoencoder(home, as_shipped=is_diffusers(folder))
+        known = load_autoencoder(home, as_shipped=shipped)
     except ValueError as error:
-        raise ValueError(
-            f"nothing says which latents --init {config.init} knows ({error}); {advice}"
-        ) from None
+        raise ValueError(f"nothing says which latents {whose} knows ({error}); {advice}") from None
     if not same_latents(known, autoencoder):
         raise ValueError(
-            f"--autoencoder {config.autoencoder} has other latents than those that --init {config.init} "
-            f"knows: give its own, --autoencoder {home}; {advice}"
+            f"--autoencoder {name} has other latents than those that {whose} knows: give its own, "
+            f"--autoencoder {home}; {advice}"
         )
 
 

@@ -69,7 +69,7 @@ def train(config: AutoencoderRun) -> Path:
         # The autoencoder, from random weights or those of `init`, and the frozen network of its loss.
         torch.manual_seed(seed)
         model = Autoencoder(config.model)
-        if not run.started:
+        if not (run.started or config.from_run):
             start_from(model, config)
         perceptual, run.facts["perceptual_weights"], note = load_perceptual(config.perceptual)
 
@@ -102,6 +102,8 @@ def train(config: AutoencoderRun) -> Path:
             return {name: part.state_dict() for name, part in states.items()} | optimizers
 
         run.restore({"discriminator_optimizer": start}, **parts())
+        if not config.train_encoder and not model.measured:
+            raise ValueError(f"--from-run {config.from_run} trains its encoder: that cannot be kept as it is")
 
         # The log is opened; from here on a signal ends the step at hand, not the process.
         run.begin(model, data, held_out)
@@ -137,9 +139,10 @@ def train(config: AutoencoderRun) -> Path:
 
             # Their means over processes, at most as large as allowed, at this step's learning rates.
             terms = mean_over_processes(terms, run.accelerator)
-            updates = {"gradient_norm": (optimizer, step, config.optimizer)}
+            updates = {"gradient_norm": (optimizer, run.updates(step), config.optimizer)}
             if discriminator_active:
-                update = discriminator_optimizer, step - start, discriminator_config
+                count = run.updates(step, "discriminator_optimizer", start)
+                update = discriminator_optimizer, count, discriminator_config
                 updates["discriminator_gradient_norm"] = update
             norms = {}
             for name, (adamw, count, adamw_config) in updates.items():

@@ -15,6 +15,7 @@ from vae.training.processes import gathered, on_main
 from vae.training.weights import read_header, read_tensors, shards
 
 CHECKPOINTS_KEPT = 2
+NAME = r"step-\d{8}"
 
 
 def finished_step(folder: Path, weights: Path, steps: int) -> int | None:
@@ -40,7 +41,7 @@ def prune(folder: Path, kept_for_good: int = 0) -> None:
 
 def checkpoints(folder: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first; a user's copies under other names are none."""
-    return sorted(path for path in folder.glob("step-*/") if re.fullmatch(r"step-\d{8}", path.name))
+    return sorted(path for path in folder.glob("step-*/") if re.fullmatch(NAME, path.name))
 
 
 def newest_sound(folder: Path, kind: str, parts: Collection[str], from_older: bool) -> Path | None:
@@ -52,7 +53,7 @@ def newest_sound(folder: Path, kind: str, parts: Collection[str], from_older: bo
     main = not dist.is_initialized() or dist.get_rank() == 0
     steps, first = on_main(main, lambda: checkpoints(folder)), ""
     for checkpoint in reversed(steps):
-        if not (wrong := _wrong(checkpoint, kind, parts)):
+        if not (wrong := wrong_with(checkpoint, kind, parts)):
             break
         first = first or wrong
     else:
@@ -73,12 +74,13 @@ def newest_sound(folder: Path, kind: str, parts: Collection[str], from_older: bo
     return checkpoint
 
 
-def _wrong(checkpoint: Path, kind: str, parts: Collection[str]) -> str:
+def wrong_with(checkpoint: Path, kind: str, parts: Collection[str]) -> str:
     """What is wrong with a checkpoint: a part that is not there, whole, or of its kind and step. Else empty.
 
-    Every process reads its share of the files.
+    Every process reads its share of the files. A user's copy, of any name, is of its first part's step.
     """
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    known = step_of(checkpoint) if re.fullmatch(NAME, checkpoint.name) else None
     wrong = ""
     try:
         files = []
@@ -86,7 +88,9 @@ def _wrong(checkpoint: Path, kind: str, parts: Collection[str]) -> str:
             file = checkpoint / f"{part}.safetensors"
             if not (found := shards(file)):
                 raise ValueError(f"{checkpoint} has no {file.name}")
-            if (step := read_header(file, f"{kind} checkpoint").facts.get("step")) != step_of(checkpoint):
+            step = read_header(file, f"{kind} checkpoint").facts["step"]
+            known = step if known is None else known
+            if step != known:
                 raise ValueError(f"{file} is of step {step}")
             files += found
         for file in files[rank::ranks]:

@@ -61,9 +61,10 @@ def locked(folder: Path) -> Iterator[None]:
                 file.unlink(missing_ok=True)
 
 
-def open_run(folder: Path, kind: str, config, data: str) -> None:
+def open_run(folder: Path, kind: str, config, data: str, came_from: dict | None = None) -> dict:
     """Writes the run's complete settings before its first step, or checks that they are those of the run.
 
+    Returns the facts that the run has for good: the identity of its data, and where it came from, if it did.
     A run may be made longer: what `MAY_CHANGE` lists may change, and a setting newer than the run takes its
     default. Anything else raises ValueError that names the setting, as does other `data`, its identity.
     Until the first checkpoint there is nothing to keep, and the settings are written anew. What a kill left
@@ -71,6 +72,7 @@ def open_run(folder: Path, kind: str, config, data: str) -> None:
     """
     remove_stale(folder)
     file = folder / "run.json"
+    facts = {"data": data} | ({"from": came_from} if came_from else {})
     if checkpoints(folder):
         saved = _saved(folder, file)
         if saved["kind"] != kind:
@@ -89,8 +91,9 @@ def open_run(folder: Path, kind: str, config, data: str) -> None:
                 f"{folder} holds a run on other data than {source} now has: "
                 f"bring back what it began with, or give another folder with --out"
             )
-    record = {"kind": kind, "settings": to_json(config), "facts": {"data": data}}
-    write_json(file, record)
+        facts = {name: saved["facts"][name] for name in ("data", "from") if name in saved["facts"]}
+    write_json(file, {"kind": kind, "settings": to_json(config), "facts": facts})
+    return facts
 
 
 def _saved(folder: Path, file: Path) -> dict:

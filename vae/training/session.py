@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from configs.load import to_json
+from vae.training.branch import Origin, origin_of, taken, told
 from vae.training.checkpoints import (
     check_optimizer,
     checkpoints,
@@ -20,6 +21,7 @@ from vae.training.checkpoints import (
     newest_sound,
     optimizer_tensors,
     read_facts,
+    wrong_with,
 )
 from vae.training.device import on_cpu, own_device
 from vae.training.files import naming
@@ -60,6 +62,10 @@ class Session:
         self._log: Log | None = None
         self._batches: Iterator = iter(())
         self._held, self._signals = ExitStack(), ExitStack()
+        self._origin: Origin | None = None
+        self._begun: dict[str, int] = {}  # optimizers that began anew, and after which step
+        if config.init and config.from_run:
+            raise ValueError("--init and --from-run both say where a run begins: give one of them")
 
     def __enter__(self) -> "Session":
         from accelerate import Accelerator, InitProcessGroupKwargs
@@ -102,17 +108,21 @@ class Session:
         `data` is the identity of the data. Every process. Raises ValueError naming what differs from the run.
         """
 
-        def write() -> None:
+        def write() -> dict:
             for name, what in {"manifest.parquet": "manifest", "index.parquet": "cache"}.items():
                 if (self.folder / name).is_file():
                     raise ValueError(
                         f"{self.folder} holds a {what}: give the run a folder of its own with --out"
                     )
             self._held.enter_context(locked(self.folder))
-            open_run(self.folder, self.kind, self.config, data)
+            return open_run(self.folder, self.kind, self.config, data, came_from)
 
-        self._data = data
-        on_main(self.main, write)
+        if self.config.from_run and not self.started:
+            self._origin = origin_of(self.config, self.kind, data, self.main)
+        came_from = self._origin.record if self._origin else None
+        self._kept_facts = on_main(self.main, write)
+        if came_from:
+            self.print_once(told(came_from))
         finished = finished_step(self.folder, self.weights, self.loop.steps)
         if finished is not None:
             self.print_once(
@@ -123,24 +133,43 @@ class Session:
     def restore(self, starts: Mapping[str, int] = {}, **parts: Mapping[str, Tensor] | AdamW) -> None:
         """Gives named states the values of the newest checkpoint, where there is one. Every process.
 
-        `starts` names optimizers that begin after a later step than the first. Raises ValueError where a fact
-        of the run, such as a frozen network's hash, is not as it was there.
+        `starts` names optimizers that begin after a later step than the first. A run that begins from the
+        checkpoint of another takes those values, and first writes one of its own. Raises ValueError where a
+        fact of the run, such as a frozen network's hash, is not as it was there.
         """
-        if (checkpoint := newest_sound(self.folder, self.kind, parts, self.loop.from_older)) is None:
-            return
-        facts = read_facts(checkpoint, next(iter(parts)))
-        for name, value in self.facts.items():
-            if facts.get(name) != value:
-                raise ValueError(
-                    f"{self.folder} began with other {name.replace('_', ' ')}: bring those back, or give "
-                    f"another folder with --out"
-                )
-        self.step, self.smoothed = facts["step"], facts["smoothed"]
-        for name, tensors in self._named(parts).items():
-            self._saver.read(file := checkpoint / f"{name}.safetensors", tensors)
+        if self._origin:
+            checkpoint = self._origin.checkpoint
+            optimizers = [name for name, part in parts.items() if isinstance(part, AdamW)]
+            names = taken(checkpoint, parts, optimizers, self.config.from_optimizer)
+            if wrong := wrong_with(checkpoint, self.kind, names):
+                raise ValueError(f"--from-run {self.config.from_run}: {wrong}")
+            facts = read_facts(checkpoint, "model")
+            begun = facts.get("begun", {}) | {n: facts["step"] for n in optimizers if n not in names}
+        else:
+            checkpoint = newest_sound(self.folder, self.kind, parts, self.loop.from_older)
+            if checkpoint is None:
+                return
+            names, facts = list(parts), read_facts(checkpoint, "model")
+            begun = facts.get("begun", {})
+            for name, value in self.facts.items():
+                if facts.get(name) != value:
+                    raise ValueError(
+                        f"{self.folder} began with other {name.replace('_', ' ')}: bring those back, or give "
+                        f"another folder with --out"
+                    )
+        self.step, self.smoothed, self._begun = facts["step"], facts["smoothed"], begun
+        tensors = self._named(parts)
+        for name in names:
+            self._saver.read(file := checkpoint / f"{name}.safetensors", tensors[name])
             if isinstance(parts[name], AdamW):
                 with naming(file):
-                    check_optimizer(parts[name], max(0, self.step - starts.get(name, 0)))
+                    check_optimizer(parts[name], max(0, self.updates(self.step, name, starts.get(name, 0))))
+        if self._origin:
+            self.save(self.step, **parts)
+
+    def updates(self, step: int, optimizer: str = "optimizer", start: int = 0) -> int:
+        """How many updates an optimizer has made with a step, if it begins after step `start`."""
+        return step - max(start, self._begun.get(optimizer, 0))
 
     @staticmethod
     def _named(parts: Mapping[str, Mapping[str, Tensor] | AdamW]) -> dict[str, Mapping[str, Tensor]]:
@@ -276,7 +305,8 @@ class Session:
 
         The states may change after `wait_copied`; what was wrong with writing, the next save or the end says.
         """
-        facts = self.facts | {"step": step, "smoothed": self.smoothed, "data": self._data}
+        facts = self.facts | self._kept_facts
+        facts |= {"step": step, "smoothed": self.smoothed} | ({"begun": self._begun} if self._begun else {})
         kept = self.loop.save_every * self.loop.keep_every
         self._saver.save(self.folder, self.kind, self._named(parts), self.settings, facts, kept)
 
@@ -288,7 +318,9 @@ class Session:
         """Writes the weights that the run ends in, whole ones of sharded states. Every process calls it."""
         whole = {name: x.full_tensor().cpu() if is_sharded(x) else x for name, x in tensors.items()}
         if self.main:
-            save_weights(self.weights, whole, self.kind, self.settings, self.facts | {"step": self.step})
+            came_from = {name: value for name, value in self._kept_facts.items() if name == "from"}
+            facts = self.facts | came_from | {"step": self.step}
+            save_weights(self.weights, whole, self.kind, self.settings, facts)
 
     def log(self, row: dict, panels: dict[str, str]) -> None:
         """Appends a row, and draws the curve with a panel for each of the log's keys that it has."""

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NotRequired
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -48,6 +49,7 @@ class CheckpointFacts(TypedDict):
 
     step: StepsOrZero
     smoothed: float | None
+    begun: NotRequired[dict[str, StepsOrZero]]
 
 
 @dataclass(frozen=True)
