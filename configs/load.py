@@ -52,7 +52,7 @@ def parse_run(kind: type[Settings], arguments: list[str], prog: str) -> Settings
         print(f"{prog} CONFIG [settings]: CONFIG is {choices}")
         print("--print shows every setting with where it comes from, and does nothing else\n")
         return parse(kind, ["--help"], f"{prog} CONFIG", kind())
-    name, *words = arguments
+    name, *words = _unabbreviated(arguments)
     changes = [word for word in words if word != "--print"]
     config = parse(kind, changes, f"{prog} {name}", load_run(kind, name))
     if changes == words:
@@ -104,10 +104,16 @@ def _print_settings(rows: Iterable[tuple[str, object, str]]) -> None:
     Console(width=width, markup=False, highlight=False, emoji=False).print(table)
 
 
+def _unabbreviated(arguments: list[str]) -> list[str]:
+    """The same words with `--from-run` for `--from`, as no field of Python's can be called `from`."""
+    return [re.sub(r"^--from(?==|$)", "--from-run", word) for word in arguments]
+
+
 def parse(kind: type[Settings], arguments: list[str], prog: str, default: Settings | None = None) -> Settings:
     """Settings of a dataclass from a command line over `default`; raises ValueError for a wrong one."""
     import tyro
 
+    arguments = _unabbreviated(arguments)
     known = names(kind)
     for argument in arguments:
         name = _setting(argument).replace("_", "-")

@@ -112,7 +112,7 @@ class AutoencoderRun:
     init: str = ""
     """Weights file, run or diffusers folder to start from; empty starts from random weights."""
     from_run: str = ""
-    """Run to go on from with other settings, RUN or RUN@STEP: its weights, average, optimizer and step."""
+    """Run to begin from with other settings, RUN or RUN@STEP (short: --from): weights, average, optimizer."""
     from_optimizer: bool = True
     """Take the optimizer of `from_run` too; without it that begins anew, and so does the learning rate."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -202,7 +202,7 @@ class TransformerRun:
     init: str = ""
     """Model folder to start from (of a diffusers one the transformer alone); empty: random weights."""
     from_run: str = ""
-    """Run to go on from with other settings, RUN or RUN@STEP: its weights, average, optimizer and step."""
+    """Run to begin from with other settings, RUN or RUN@STEP (short: --from): weights, average, optimizer."""
     from_optimizer: bool = True
     """Take the optimizer of `from_run` too; without it that begins anew, and so does the learning rate."""
     new_latents: bool = False

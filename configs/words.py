@@ -38,7 +38,7 @@ SAME = {  # a setting of ours -> its names elsewhere; a verb answers with those 
     "sampler.solver": "solver sampler sample-solver noise-scheduler",
     "init": "pretrained pretrained-path pretrained-model pretrained-model-name-or-path checkpoint "
     "checkpoint-path ckpt ckpt-path finetune finetune-from load load-from init-from init-weights weights",
-    "from-run": "from from-checkpoint start-from fork branch",
+    "from-run": "from-checkpoint start-from fork branch",
     "autoencoder": "vae ae vae-path vae-folder first-stage",
     "text.folder": "text-encoder text-encoder-path t5 t5-path tokenizer",
     "flow.shift": "timestep-shift time-shift flow-shift",

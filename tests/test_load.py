@@ -245,6 +245,14 @@ def test_a_file_of_one_s_own_is_a_config_and_flags_change_it(config_file):
     assert (config.out, config.train.steps, config.train.batch) == ("here", 9, 3)
 
 
+@pytest.mark.parametrize("words", [["--from", "runs/a@4"], ["--from=runs/a@4"], ["--from-run", "runs/a@4"]])
+def test_from_is_said_without_more(words, capsys):
+    assert parse_run(TransformerRun, ["small", *words], "dit train").from_run == "runs/a@4"
+    with pytest.raises(SystemExit):
+        parse_run(TransformerRun, ["small", *words, "--print"], "dit train")
+    assert re.search(r"from_run +runs/a@4 +command line", capsys.readouterr().out)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
