@@ -34,6 +34,7 @@ from vae.training.weights import save_weights
 
 SMOOTHING = 0.98  # of the loss, a step
 READ_EVERY = 5.0  # seconds within which several processes look whether one of them is to stop
+MOST_STEPS = 1000  # between two reads: so many steps' clips are known, should one of them end the run
 
 
 class Session:
@@ -46,7 +47,7 @@ class Session:
     waits for all of them.
 
     The host reads nothing of the device but where a line, a checkpoint or a picture is due; several processes
-    read a step every few seconds too, to see a signal that another had.
+    read every few seconds too, to see a signal that another had.
     """
 
     def __init__(self, config, kind: str, weights: str):
@@ -194,8 +195,7 @@ class Session:
 
     def _begin_window(self) -> None:
         """Begins to count anew for the next line of the log."""
-        self._window = {"seconds": 0.0, "waited": 0.0, "amount": 0}
-        self._sources: dict[int, list[str]] = {}
+        self._window = {"steps": 0, "seconds": 0.0, "waited": 0.0, "amount": 0}
 
     def steps(self, batches: Iterator, clips: Callable = list) -> Iterator[tuple[int, object]]:
         """Number and batch of every step that is left; ends after the last one, or when a signal asks.
@@ -204,6 +204,7 @@ class Session:
         """
         self._batches = batches
         self._next_read = self.step + 1
+        self._sources: dict[int, list[str]] = {}  # of every step since the last that was read
         while self.step < self.loop.steps and not self.stopping:
             self._began = time.monotonic()
             batch = next(batches)
@@ -236,6 +237,7 @@ class Session:
         """
         # One reduction, of what the processes have each its own of: the loss, and what the host knows.
         self.step, (unit, count) = step, amount
+        self._window["steps"] += 1
         self._window["amount"] += count
         spent = self._window["seconds"] + time.monotonic() - self._began
         local = (float(self._signal.number > 0), spent, self._window["amount"])
@@ -260,8 +262,8 @@ class Session:
             named = ", ".join(gathered(self._sources[int(not_finite)]))
             raise ValueError(f"gradient not finite at step {int(not_finite)}, on {named}")
         self.stopping = asked > 0 and step < self.loop.steps
-        steps = len(self._sources)
-        self._next_read = step + max(1, int(READ_EVERY * steps * self.ranks / max(spent, 1e-6)))
+        a_step = spent / self.ranks / self._window["steps"]
+        self._next_read = step + max(1, int(READ_EVERY / max(a_step, 1e-6)))
         self._window["seconds"] += time.monotonic() - self._began
         if due or self.stopping:
             self._name_skipped()
@@ -274,6 +276,7 @@ class Session:
             row |= resources(self.device)
             self._log.add(row)
             self._log.show(step, live_line(row, unit, self.skipped))
+        self._sources.clear()
         if due:
             self._begin_window()
         return due
@@ -281,7 +284,8 @@ class Session:
     def _reads(self, step: int) -> bool:
         """Whether the host reads after a step in which no line is due, alike in all processes."""
         asked = self._signal.number > 0 if self.ranks == 1 else step >= self._next_read
-        return asked or self.due("save", step) or self.due("show", step)
+        full = len(self._sources) == MOST_STEPS
+        return asked or full or self.due("save", step) or self.due("show", step)
 
     def _name_skipped(self) -> None:
         """Says once of every unreadable file, of whichever process, that it is skipped."""
