@@ -227,5 +227,7 @@ class TransformerRun:
     """Latents that are trained on: the posterior's mean, or a new draw from it for every use of a clip."""
     prompts: tuple[str, ...] = ()
     """Prompts of the contact sheet; without any, held-out captions are sampled, each in its clip's shape."""
-    checkpoint_activations: bool = False
-    """Recompute activations in the backward pass, which takes less memory."""
+    checkpoint_activations: Literal["none", "blocks", "selective"] = "none"
+    """Activations to recompute in the backward pass: none, all, or all but products' and attention's."""
+    compile: bool = False
+    """Compile the transformer's blocks, once for packs of any lengths; takes a C++ compiler."""

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from dit import attention_node
 from vae.training.device import on_cpu, send
 from vae.training.seeds import normal
 
@@ -18,14 +19,15 @@ from vae.training.seeds import normal
 class Lengths:
     """How many tokens each sample of a packed sequence has; `make_lengths` makes it.
 
-    `cumulative` is the start of every sample and the end of the last, int32. Where the samples are to be read
-    as a padded batch, `padding` says which of its B x longest places hold a token, and for every place the
-    token that it holds, or any.
+    `cumulative` is the start of every sample and the end of the last, int32, and `on_host` the same on the
+    CPU. Where the samples are to be read as a padded batch, `padding` says which of its B x longest places
+    hold a token, and for every place the token that it holds, or any.
     """
 
     each: tuple[int, ...]
     equal: bool
     longest: int
+    on_host: Tensor
     cumulative: Tensor
     padding: tuple[Tensor, Tensor] | None = None
 
@@ -43,7 +45,8 @@ def make_lengths(each: Iterable[int], device: torch.device, padded: bool = False
     if padded:
         real = torch.arange(longest) < counts[:, None]
         padding = real, cumulative[:-1, None] + torch.arange(longest) * real
-    lengths = Lengths(each, len(set(each)) == 1, longest, cumulative.int(), padding)
+    starts = cumulative.int()
+    lengths = Lengths(each, len(set(each)) == 1, longest, starts, starts, padding)
     return lengths.map(partial(send, device=device))
 
 
@@ -55,6 +58,8 @@ def sdpa(q_LND: Tensor, k_SND: Tensor, v_SND: Tensor, queries: Lengths, keys: Le
 
     A mask over the padded batch would compute, and on a CPU also store, what it then throws away.
     """
+    if torch.compiler.is_compiling():
+        return attention_node.attention(q_LND, k_SND, v_SND, queries.on_host, keys.on_host)[0]
     if not q_LND.numel():
         return _nothing(q_LND, k_SND, v_SND)
     if queries.equal and keys.equal:

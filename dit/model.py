@@ -7,6 +7,7 @@ queries and keys, cross-attention to text, one shared adaLN projection of time w
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,7 +15,6 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.utils.checkpoint import checkpoint
 
 from configs.model import TransformerConfig
 from dit.attention import BACKENDS, Attention, Lengths, choose_attention, make_lengths
@@ -140,13 +140,20 @@ def rms_norm(x: Tensor, eps: float) -> Tensor:
 
 def _modulated_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
     """`layer_norm(x) * (1 + scale) + shift` (Peebles & Xie 2023, adaLN), in one pass for one sample."""
-    if len(scale) == 1:
+    if not torch.compiler.is_compiling() and len(scale) == 1:
         return F.layer_norm(x, x.shape[-1:], 1 + scale[0, 0], shift[0, 0], eps)
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=eps), 1 + scale)
 
 
+def run_plainly(function: Callable, *inputs):
+    """Calls a function, or a block: what may be put in its place (`dit/blocks.py`) does more around it."""
+    return function(*inputs)
+
+
 class Block(nn.Module):
     """Self-attention, cross-attention and feed-forward layer; the first and last modulated by time."""
+
+    run = staticmethod(run_plainly)
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -162,7 +169,11 @@ class Block(nn.Module):
         """Keys and values of the text, to be given to `forward` in its place."""
         return self.attn2.keys_values(text_SD)
 
-    def forward(
+    def forward(self, *inputs) -> Tensor:
+        """Tokens L x D after the block, of the inputs of `compute`."""
+        return self.run(self.compute, *inputs)
+
+    def compute(
         self,
         x: Tensor,
         modulation_M6D: Tensor,
@@ -172,7 +183,8 @@ class Block(nn.Module):
         self_attention: Attention,
         cross_attention: Attention,
     ) -> Tensor:
-        """Tokens after the block, runs x tokens of a run x D; `text` is embedded, or its keys and values."""
+        """Tokens L x D after the block; `text` is embedded, or its keys and values."""
+        x = _in_runs(x, layout)
         table = (modulation_M6D + self.scale_shift_table).type_as(x)
         shift1, scale1, gate1, shift2, scale2, gate2 = _modulation_rows(table, layout).unbind(2)
         x = torch.addcmul(
@@ -184,18 +196,49 @@ class Block(nn.Module):
         keys_values = text if isinstance(text, tuple) else self.keys_values(text)
         x = x + self.attn2(normed, keys_values, text_lengths, layout, cross_attention)
         hidden = F.gelu(self.ffn_in(_modulated_norm(x, scale2, shift2, self.eps)), approximate="tanh")
-        return torch.addcmul(x, self.ffn_out(hidden), gate2)
+        return torch.addcmul(x, self.ffn_out(hidden), gate2).flatten(0, 1)
+
+
+def _in_runs(x_LD: Tensor, layout: Layout) -> Tensor:
+    """The tokens as runs of one row of the modulation, runs x tokens of a run x D; compiled, each alone."""
+    length = 1 if torch.compiler.is_compiling() else layout.run_length
+    return rearrange(x_LD, "(b l) d -> b l d", l=length)
 
 
 def _modulation_rows(table_MKD: Tensor, layout: Layout) -> Tensor:
     """Every run's row of the modulation, shaped to broadcast over its tokens: runs x 1 x K x D."""
+    if torch.compiler.is_compiling():
+        return RowsOfTokens.apply(table_MKD, layout.row_of_token)[:, None]
     return table_MKD[layout.rows][:, None]
+
+
+class RowsOfTokens(torch.autograd.Function):
+    """Every token's row of the modulation, for a compiler, which reads the table where it uses a row.
+
+    The gradient is a matrix product: what a compiler makes of the indexing adds up in any order.
+    """
+
+    @staticmethod
+    def forward(ctx, table_MKD: Tensor, row_of_token: Tensor) -> Tensor:
+        """L x K x D of a table M x K x D."""
+        ctx.save_for_backward(row_of_token)
+        ctx.rows = len(table_MKD)
+        return table_MKD[row_of_token]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        """The sum over the tokens of each row."""
+        (row_of_token,) = ctx.saved_tensors
+        rows = torch.arange(ctx.rows, device=gradient.device)
+        tokens_ML = (row_of_token == rows[:, None]).type_as(gradient)
+        return (tokens_ML @ gradient.flatten(1)).unflatten(1, gradient.shape[1:]), None
 
 
 class Transformer(nn.Module):
     """Predicts the velocity of every token from its noisy patch, its own time and its sample's text."""
 
-    checkpointing = False
+    call_block = staticmethod(run_plainly)
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -275,16 +318,13 @@ class Transformer(nn.Module):
         """
         time, modulation = self.embed_time(times_M)
         x = self.patch_embedding(tokens_LP)
-        x = rearrange(x, "(b l) d -> b l d", l=layout.run_length)
         texts = text.keys_values or [text.embedding] * len(self.blocks)
         for block, its_text in zip(self.blocks, texts, strict=True):
             inputs = x, modulation, its_text, text.lengths, layout, self.self_attention, self.cross_attention
-            if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, *inputs, use_reentrant=False)
-            else:
-                x = block(*inputs)
+            x = self.call_block(block, *inputs)
         table = (self.scale_shift_table + time[:, None]).type_as(x)
         shift, scale = _modulation_rows(table, layout).unbind(2)
-        x = self.proj_out(_modulated_norm(x, scale, shift, self.config.eps)).flatten(0, 1)
+        x = _modulated_norm(_in_runs(x, layout), scale, shift, self.config.eps)
+        x = self.proj_out(x).flatten(0, 1)
         (pt, ph, pw), c = PATCH, self.config.latent_channels
         return rearrange(x, "l (pt ph pw c) -> l (c pt ph pw)", pt=pt, ph=ph, pw=pw, c=c).to(tokens_LP.dtype)

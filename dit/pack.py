@@ -22,8 +22,9 @@ class Layout:
     sample: the same object where a process has the whole pack. The local ones are cut into equal runs of one
     sample and time each, as long as the pack allows: whole clips where all are equal, a latent frame where
     first frames are given. `rows` maps runs to the M = `pairs` distinct (sample, time) pairs, and `stretches`
-    are those of all tokens in order, each a row and how many tokens in succession have it. `rotary` has the
-    cosine and sine of every local token's angles, L x D/2 x 2.
+    are those of all tokens in order, each a row and how many tokens in succession have it. `row_of_token` is
+    for a compiler, to which runs of each pack's own length are no use. `rotary` has the cosine and sine of
+    every local token's angles, L x D/2 x 2.
     """
 
     tokens: Lengths
@@ -32,13 +33,15 @@ class Layout:
     stretches: tuple[tuple[int, int], ...]
     run_length: int
     rows: Tensor
+    row_of_token: Tensor
     rotary: Tensor
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Layout":
         """The same layout with every tensor changed, moved or pinned."""
         tokens = self.tokens.map(change)
         local = tokens if self.local is self.tokens else self.local.map(change)
-        return replace(self, tokens=tokens, local=local, rows=change(self.rows), rotary=change(self.rotary))
+        names = ("rows", "row_of_token", "rotary")
+        return replace(self, tokens=tokens, local=local, **{n: change(getattr(self, n)) for n in names})
 
     def to(self, device: torch.device) -> "Layout":
         """A layout of the CPU on a device, from pinned memory: the host does not wait for the copy."""
@@ -51,13 +54,15 @@ class Layout:
         rows = [row for row, _ in self.stretches]
         stretches = tuple((row, count) for row, count in zip(rows, counts, strict=True) if count)
         run_length, rows_of_runs = _runs(stretches)
+        device = self.rows.device
         return replace(
             self,
-            local=make_lengths(local, self.rows.device),
+            local=make_lengths(local, device),
             stretches=stretches,
             run_length=run_length,
-            rows=send(rows_of_runs, self.rows.device),
-            rotary=self.rotary[first:last],
+            rows=send(rows_of_runs, device),
+            row_of_token=self.row_of_token[first:last].clone(),  # no view: that is another graph
+            rotary=self.rotary[first:last].clone(),
         )
 
 
@@ -76,6 +81,11 @@ def _runs(stretches: Iterable[tuple[int, int]]) -> tuple[int, Tensor]:
     return length, torch.tensor(rows, dtype=torch.long).repeat_interleave(
         torch.tensor(counts, dtype=torch.long) // length
     )
+
+
+def _of_tokens(rows: Tensor, run_length: int) -> Tensor:
+    """The row of every token."""
+    return rows[torch.arange(len(rows) * run_length) // run_length]
 
 
 def patchify(latents_CTHW: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
@@ -146,6 +156,7 @@ def make_layout(
         stretches=tuple(stretches),
         run_length=run_length,
         rows=rows,
+        row_of_token=_of_tokens(rows, run_length),
         rotary=_rotary_table(grids, head_width),
     )
     return layout.to(device), send(torch.cat(distinct).float(), device)

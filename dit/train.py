@@ -13,6 +13,7 @@ from configs.load import from_json, parse_run
 from configs.model import TextConfig
 from configs.train import TransformerRun
 from dit.bench.flops import sample_cost
+from dit.blocks import check_compiler, checkpoint_blocks, compile_blocks
 from dit.condition import Condition
 from dit.generate import Request, generate
 from dit.load import (
@@ -65,6 +66,8 @@ def train(config: TransformerRun) -> Path:
         # The autoencoder: once the run has begun its own copy, with which its folder is a whole model folder.
         autoencoder = load_autoencoder(run.folder if run.started else config.autoencoder)
         _check_fit(config, autoencoder)
+        if config.compile:
+            check_compiler(run.device)
         run.facts["autoencoder_weights"] = autoencoder_hash(autoencoder)
         run.facts["text_weights"] = encoder_hash(config.text) if config.text.folder else ""
         if config.init and not run.started:
@@ -97,7 +100,7 @@ def train(config: TransformerRun) -> Path:
             on_main(run.main, lambda: keep_copy(config.autoencoder, autoencoder, run.folder))
         autoencoder.to(run.device).eval().requires_grad_(False)
         model.to(run.device)
-        model.transformer.checkpointing = config.checkpoint_activations
+        checkpoint_blocks(model.transformer, config.checkpoint_activations)
         model.transformer.use_attention(run.device, COMPUTE[loop.precision])
 
         # What samples and is validated is the average of the weights; a frozen text encoder has none.
@@ -107,6 +110,8 @@ def train(config: TransformerRun) -> Path:
         network = parallelise(model, average, mesh, config.parallel, loop.precision == "bf16")
         optimizer = make_optimizer(model, config.optimizer)
         run.restore(model=model.trained_state(), average=average.trained_state(), optimizer=optimizer)
+        if config.compile:
+            compile_blocks(model.transformer)
         validation = validation_batches(held_out, autoencoder, config, run)
 
         # The log is opened; from here on a signal ends the step at hand, not the process.

@@ -10,7 +10,7 @@ from dit.parallel import FINE, bounds, mesh_shape
 from tests.tiny import fresh_accelerator  # noqa: F401
 from tests.worlds import EQUAL, Case, differences, make_home, run_case, run_world
 
-MORE = {"train": (("pack_tokens", 100),), "run": (("checkpoint_activations", True),)}
+MORE = {"train": (("pack_tokens", 100),), "run": (("checkpoint_activations", "selective"),)}
 CASES = {
     "data-2": (2, Case()),
     "fsdp-2": (2, Case(ParallelConfig("full"))),

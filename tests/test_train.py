@@ -238,8 +238,8 @@ def test_changed_settings_are_refused_by_name(whole, autoencoder):
     config = transformer_run(whole["online"], autoencoder)
     with pytest.raises(ValueError, match=r"holds a run with flow.shift = 3.0, not 1.0"):
         train(replace(config, flow=replace(config.flow, shift=1.0)))
-    with pytest.raises(ValueError, match="holds a run with checkpoint_activations = False, not True"):
-        train(replace(config, checkpoint_activations=True))
+    with pytest.raises(ValueError, match="holds a run with new_latents = False, not True"):
+        train(replace(config, new_latents=True))
 
 
 def test_a_run_keeps_its_own_autoencoder(whole, autoencoder, tmp_path):

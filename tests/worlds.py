@@ -31,7 +31,8 @@ from vae.training.weights import save_weights
 
 FILES = [(1, 48, 48), (9, 48, 32), (17, 32, 48), (1, 32, 64), (9, 48, 48), (5, 32, 32), (13, 48, 48)]
 FILES += [(1, 32, 32), (17, 32, 32), (9, 64, 32), (1, 48, 32), (5, 48, 48), (9, 32, 32), (13, 32, 48)]
-EQUAL = {"gradient": 1e-5, "weights": 1e-5, "average": 1e-5, "loss": 1e-6, "validation": 1e-6}
+EQUAL = {"gradient": 1e-5, "gradient_norm": 1e-5, "weights": 1e-5, "average": 1e-5}
+EQUAL |= {"loss": 1e-6, "validation": 1e-6}
 # AdamW's eps: a step of a gradient much smaller than its tensor's largest, whose digits are rounding, is not
 # brought to the size of the others.
 STEADY = 1e-5
@@ -80,8 +81,7 @@ def settings(home: Path, name: str, case: Case) -> TransformerRun:
     """The run of a case."""
     run = transformer_run(home / name, home / "vae.safetensors", str(home / "cache"))
     model = replace(run.model, width=24, heads=3, depth=2, mlp_width=40)
-    steps = case.steps
-    loop = replace(run.train, steps=steps, batch=6, save_every=steps, show_every=steps, **dict(case.train))
+    given = {"steps": case.steps, "save_every": case.steps, "show_every": case.steps} | dict(case.train)
     return replace(
         run,
         init=str(home / "start"),
@@ -90,7 +90,7 @@ def settings(home: Path, name: str, case: Case) -> TransformerRun:
         model=model,
         flow=FlowConfig(first_frame=0.5, prompt_dropout=0.3),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=1, ema_decay=0.8),
-        train=loop,
+        train=replace(run.train, batch=6, **given),
         parallel=case.parallel,
         **dict(case.run),
     )

@@ -21,6 +21,7 @@ from dit.attention import Lengths
 from dit.bench import measure
 from dit.bench.flops import step_flops, training_flops
 from dit.bench.passes import TIME, Pack, forward, make_pack, random_model, time_passes, without_gradient
+from dit.blocks import check_compiler, compile_blocks
 from dit.model import Transformer
 from dit.pack import make_layout, unpatchify
 from vae.compression import Compression
@@ -46,6 +47,8 @@ class BenchSettings:
     """Where to run; `auto` is the GPU where there is one."""
     precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
     """Precisions to measure."""
+    compile: bool = False
+    """Compile the blocks of the model whose training and sampling steps are measured."""
     parts: tuple[Literal["model", "diffusers", "packs"], ...] = ("model", "diffusers", "packs")
     """What to measure: our training and sampling steps, the same work in diffusers, packs against padding."""
     json: str = ""
@@ -120,6 +123,8 @@ def measure_model(
             copies = 2 if what == "sampling step" else 1
             model = random_model(config, device)
             model.use_attention(device, measure.DTYPES[name])
+            if settings.compile:
+                compile_blocks(model)
             pack = make_pack(config, [grid] * settings.batch, settings.text_tokens, device, copies)
             tokens, text, pairs = list(pack.layout.tokens.each), pack.text_lengths, pack.layout.pairs
             if what == "training step":
@@ -290,6 +295,8 @@ def bench(settings: BenchSettings) -> dict:
     if settings.device == "cuda" and on_cpu(device):
         raise ValueError("--device cuda: PyTorch sees no GPU here; leave --device out, or see dit doctor")
     torch.set_num_threads(settings.threads)
+    if settings.compile:
+        check_compiler(device)
     run = load_run(TransformerRun, settings.config) if settings.config else TransformerRun(model=REFERENCE)
     grid = REFERENCE_GRID
     if settings.config:  # tokens of the run's longest clip along frames, height and width, latents of 4x8x8

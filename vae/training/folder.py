@@ -25,6 +25,7 @@ MAY_CHANGE |= {"train.steps", "train.log_every", "train.save_every", "train.keep
 MAY_CHANGE |= {"train.from_older"}
 MAY_CHANGE |= {"train.pack_tokens", "train.round_tokens", "train.crossover_tokens"}  # who computes what
 MAY_CHANGE |= {"parallel.shard", "parallel.shard_size", "parallel.context"}
+MAY_CHANGE |= {"compile", "checkpoint_activations"}
 LOCK_PATIENCE = 10.0  # seconds; processes that read ahead live on for some after a kill, and hold the lock
 
 
