@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from configs.train import ParallelConfig
 from dit.attention import Attention, Lengths
+from dit.byte_t5 import TextInputs
 from dit.load import Denoiser
 from dit.loss import PackDraw
 from vae.training.device import device_kind
@@ -94,9 +95,9 @@ class Apart:
     either."""
 
     def __init__(self, encoder: nn.Module):
-        self.encoder, self.config = encoder, encoder.config
+        self.encoder, self.config, self.read = encoder, encoder.config, encoder.read
 
-    def __call__(self, prompts: list[str]) -> tuple[Tensor, list[int]]:
+    def __call__(self, prompts: list[str] | TextInputs) -> tuple[Tensor, list[int]]:
         return self.encoder(prompts)
 
 
