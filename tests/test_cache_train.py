@@ -14,7 +14,7 @@ from dit.encode import encode
 from dit.text import EmbeddedText, StoredText, make_encoder
 from tests.test_cache import DATA, autoencoder, folder, made, settings, text_folder  # noqa: F401
 from tests.test_text import tiny_umt5
-from tests.tiny import assert_same_run, fresh_accelerator, rows, transformer_run  # noqa: F401
+from tests.tiny import assert_same_run, fresh_accelerator, launch, rows, transformer_run, write_config  # noqa: F401
 from vae.cache.index import is_cache, load_cache
 from vae.data.clips import VideoFiles, open_data
 from vae.load import load_autoencoder
@@ -60,6 +60,29 @@ def test_a_mixture_of_a_cache_and_the_drawn_world_is_that_of_its_files_and_goes_
     assert_same_run(*outs)
     with pytest.raises(ValueError, match=r"a run on other data than .*cache=1, shapes=1 now has"):
         dit.train.train(replace(config, data=replace(DATA, sources=(f"{made}=1", "shapes=1"))))
+
+
+@pytest.mark.long
+def test_a_mixture_by_tokens_is_the_same_on_any_number_of_processes(folder, autoencoder, made, tmp_path):  # noqa: F811
+    """Stopped on two processes and gone on with on three, in packs; no sample twice and none left out."""
+    data = replace(DATA, sources=(f"{folder}=1", f"{made}=2", "shapes=1"))
+    outs = []
+    for name, worlds in (("one", [(6, 1, 0)]), ("several", [(3, 2, 24), (6, 3, 30)])):
+        for steps, processes, cap in worlds:
+            loop = {"steps": steps, "save_every": 3, "show_every": 3, "tokens": 60, "pack_tokens": cap}
+            config = transformer_run(tmp_path / name, autoencoder, **loop)
+            config = replace(config, data=data)
+            if processes == 1:
+                dit.train.train(config)
+                continue
+            file = write_config(tmp_path / f"{name}{steps}.py", config)
+            done = launch("dit.train", file, processes=processes)
+            assert done.returncode == 0, done.stderr[-2000:]
+        outs.append(tmp_path / name)
+    for one, several in zip(*map(rows, outs), strict=True):
+        assert one == pytest.approx(several, rel=1e-5)
+    losses = [[row["loss"] for row in rows(out) if "loss" in row] for out in outs]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6) and len(set(losses[0])) == 6
 
 
 def test_the_posterior_s_draws_move_the_loss(folder, autoencoder, made, tmp_path):  # noqa: F811

@@ -196,11 +196,14 @@ def print_budgets(steps: int) -> None:
         print(f"  {times:3} largest samples: mean {numpy.mean(spreads):7.2%}, worst {max(spreads):7.2%}")
 
 
-def fit(seconds: dict[int, float]) -> Cost:
-    """The cost a n^2 + b n that is nearest to measured seconds, by the relative error (least squares)."""
-    rows = numpy.array([[n * n / s, n / s] for n, s in seconds.items()])
-    pairs, tokens = numpy.linalg.lstsq(rows, numpy.ones(len(rows)), rcond=None)[0]
-    return Cost(float(pairs), float(tokens))
+def fit(seconds: dict[int, float]) -> tuple[Cost, float]:
+    """The cost a n^2 + b n, and the seconds of a call whatever is in it, nearest to measured seconds.
+
+    By least squares of the relative error. A call costs the same however samples are dealt.
+    """
+    rows = numpy.array([[n * n / s, n / s, 1 / s] for n, s in seconds.items()])
+    pairs, tokens, call = numpy.linalg.lstsq(rows, numpy.ones(len(rows)), rcond=None)[0].tolist()
+    return Cost(pairs, tokens), call
 
 
 def print_fit(repeats: int) -> None:
@@ -214,14 +217,16 @@ def print_fit(repeats: int) -> None:
         pack = make_pack(config, [(1, tokens // 32, 32)], 16, device)
         return lambda: forward(model, pack, torch.float32).square().mean().backward()
 
-    counts = (256, 512, 1024, 2048, 4096)
+    counts = (256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
     median = medians_in_turn({str(n): passes(n) for n in counts}, repeats, clock)
     seconds = {n: median[str(n)] for n in counts}
-    cost, counted = fit(seconds), sample_cost(config)
-    apart = max(abs(cost.of(numpy.array(n)) / s - 1) for n, s in seconds.items())
+    (cost, call), counted = fit(seconds), sample_cost(config)
+    apart = max(abs((call + cost.of(numpy.array(n))) / s - 1) for n, s in seconds.items())
     print(f"\nwidth {config.width}, depth {config.depth}, forward and backward, {name}:")
     print("  " + ", ".join(f"{n} tokens {s * 1e3:.0f} ms" for n, s in seconds.items()))
-    print(f"  fit: {cost.pairs:.3g} n^2 + {cost.tokens:.3g} n seconds, off by at most {apart:.1%}")
+    print(
+        f"  fit: {cost.pairs:.3g} n^2 + {cost.tokens:.3g} n + {call:.3g} seconds, off by {apart:.1%} at most"
+    )
     print(
         f"  attention takes half at {cost.tokens / cost.pairs:,.0f} tokens (--train.crossover-tokens); "
         f"by FLOPs {counted.tokens / counted.pairs:,.0f}"
