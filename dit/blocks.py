@@ -58,22 +58,21 @@ def _double(x: Tensor) -> Tensor:
     return 2 * x
 
 
-def compile_blocks(transformer: Transformer) -> None:
+def compile_blocks(transformer: Transformer, breaks: bool = False) -> None:
     """Has PyTorch compile the blocks: one graph for all of them and for packs of any lengths.
 
-    To be called before the blocks are sharded. What is deep-copied of it is not compiled. A size of one is a
-    constant to a compiler, and sizes that are equal in the first pack are one size, unless it is told.
+    With `breaks` a block may have something in it that is not compiled. Hooks of a block, such as those that
+    gather its weights, stay outside. What is deep-copied before is not compiled. A size of one is a constant
+    to a compiler, and sizes that are equal in the first pack are one size, unless it is told.
     """
     torch.fx.experimental._config.use_duck_shape = False
     for block in transformer.blocks:
-        block.compile(fullgraph=True, dynamic=True)
+        block.forward = torch.compile(block.forward, fullgraph=not breaks, dynamic=True)
     transformer.call_block = _with_spare_rows
 
 
 def _with_spare_rows(block: Block, x: Tensor, modulation_M6D: Tensor, text, *inputs) -> Tensor:
     """A call of a compiled block, whose times and text have a row more that nothing reads."""
-    if block._compiled_call_impl is None:
-        return block(x, modulation_M6D, text, *inputs)
     text = tuple(map(_spare, text)) if isinstance(text, tuple) else _spare(text)
     return block(x, _spare(modulation_M6D), text, *inputs)
 

@@ -111,7 +111,7 @@ def train(config: TransformerRun) -> Path:
         optimizer = make_optimizer(model, config.optimizer)
         run.restore(model=model.trained_state(), average=average.trained_state(), optimizer=optimizer)
         if config.compile:
-            compile_blocks(model.transformer)
+            compile_blocks(model.transformer, breaks=context > 1)  # at the exchange of tokens for heads
         validation = validation_batches(held_out, autoencoder, config, run)
 
         # The log is opened; from here on a signal ends the step at hand, not the process.
