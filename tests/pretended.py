@@ -17,6 +17,7 @@ import re
 import sys
 import threading
 from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -37,6 +38,7 @@ SIZED = {  # by their data
     *(aten.unique_consecutive, aten._linalg_eigh, aten._linalg_svd),
 }
 INDEXED = {aten.index, aten._unsafe_index, aten.index_put, aten.index_put_, aten._index_put_impl_}
+PLAIN = {aten._conj: torch.conj_physical, aten._neg_view: torch.neg}  # a view's bit, which is not seen inside
 CROSSING = {aten._to_copy, aten.copy_}
 FACTORIES = (
     *("empty.memory_format", "empty_strided", "full", "ones", "zeros", "scalar_tensor"),
@@ -162,7 +164,7 @@ def _run(operation, args, kwargs):
 
     given = {id(x.inside): x for x in tensors if _there(x)}
     args, kwargs = tree_map(inside, (args, kwargs))
-    result = operation(*args, **kwargs)
+    result = PLAIN.get(packet, operation)(*args, **kwargs)
     if leaves or packet in READ:
         return result
 
@@ -218,8 +220,26 @@ def _line() -> str:
     return "the backward pass"
 
 
+class _Stream:
+    """An order of work, of which all is done at once."""
+
+    def __init__(self, device=None):
+        pass
+
+    def record_event(self) -> "_Stream":
+        return self
+
+    def wait_event(self, event: "_Stream") -> None:
+        pass
+
+    def synchronize(self) -> None:
+        _note("synchronize")
+
+
 class _Module(_DummyBackendModule):
     """What PyTorch asks of `torch.pretended`."""
+
+    Stream = _Stream
 
     def __init__(self):
         self.state = torch.zeros(1, dtype=torch.uint8)
@@ -232,6 +252,12 @@ class _Module(_DummyBackendModule):
 
     def synchronize(self, device=None) -> None:
         _note("synchronize")
+
+    def current_stream(self, device=None) -> _Stream:
+        return _Stream()
+
+    def stream(self, stream: _Stream) -> AbstractContextManager:
+        return nullcontext()
 
     def get_device_name(self, device=None) -> str:
         return "a pretended device"

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from vae.training.checkpoints import checkpoint_folder, is_sharded, local_part, prune
-from vae.training.device import beside, mark, on_cpu
+from vae.training.device import beside, mark, on_cpu, pinned
 from vae.training.files import whole
 from vae.training.processes import PATIENCE, on_main
 
@@ -112,15 +112,14 @@ class Saver:
 
     def _copy(self, states: Mapping[str, Tensor], computed) -> None:
         """Copies states into memory of the host that is kept from one checkpoint to the next."""
-        pinned = not on_cpu(self.device)
         with beside(self.device, computed):
             for name, tensor in states.items():
                 local = local_part(tensor)
                 held = self.copies.get(name)
                 if held is None or held.shape != local.shape or held.dtype != local.dtype:
-                    held = torch.empty(local.shape, dtype=local.dtype, pin_memory=pinned)
+                    held = pinned(torch.empty(local.shape, dtype=local.dtype), self.device)
                     self.copies[name] = held
-                held.copy_(local.detach(), non_blocking=pinned)
+                held.copy_(local.detach(), non_blocking=not on_cpu(self.device))
 
 
 def _share(states: Mapping[str, Tensor], rank: int, ranks: int) -> dict[str, Tensor]:
