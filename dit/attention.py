@@ -25,6 +25,7 @@ class Lengths:
     """
 
     each: tuple[int, ...]
+    total: int
     equal: bool
     longest: int
     on_host: Tensor
@@ -46,7 +47,7 @@ def make_lengths(each: Iterable[int], device: torch.device, padded: bool = False
         real = torch.arange(longest) < counts[:, None]
         padding = real, cumulative[:-1, None] + torch.arange(longest) * real
     starts = cumulative.int()
-    lengths = Lengths(each, len(set(each)) == 1, longest, starts, starts, padding)
+    lengths = Lengths(each, sum(each), len(set(each)) == 1, longest, starts, starts, padding)
     return lengths.map(partial(send, device=device))
 
 

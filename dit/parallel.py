@@ -11,9 +11,7 @@ from itertools import pairwise
 
 import torch
 import torch.distributed as dist
-from einops import rearrange
 from torch import Tensor, nn
-from torch.distributed._functional_collectives import all_to_all_single_autograd
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -207,28 +205,75 @@ def ulysses(attention: Attention, group: dist.ProcessGroup) -> Attention:
 
     Heads and tokens need not divide: a process may have no head, or no token.
     """
-    rank, ranks = dist.get_rank(group), dist.get_world_size(group)
+    name = group.group_name
 
     def over_slices(q_LND: Tensor, k_LND: Tensor, v_LND: Tensor, queries: Lengths, keys: Lengths) -> Tensor:
-        (tokens, heads, width), every = q_LND.shape, sum(keys.each)
-        heads_of, tokens_of = _sizes(heads, ranks), _sizes(every, ranks)
-        mine = heads_of[rank]
-
-        # To each process its heads of this one's tokens; from each its tokens of this one's heads.
-        parts = torch.stack([q_LND, k_LND, v_LND]).split(heads_of, dim=2)
-        sent = torch.cat([rearrange(part, "three l n d -> (l three n d)") for part in parts])
-        sizes = [3 * count * mine * width for count in tokens_of], [3 * tokens * n * width for n in heads_of]
-        received = all_to_all_single_autograd(sent, *sizes, group)
-        q, k, v = received.view(every, 3, mine, width).unbind(1)
-
-        # And back: to each process its tokens, from each its heads.
-        y = attention(q, k, v, keys, keys).flatten()
-        sizes = [tokens * n * width for n in heads_of], [count * mine * width for count in tokens_of]
-        parts = all_to_all_single_autograd(y, *sizes, group).split(sizes[0])
-        heads_LND = [part.view(tokens, n, width) for part, n in zip(parts, heads_of, strict=True)]
-        return torch.cat(heads_LND, dim=1)
+        q, k, v = _to_heads(torch.stack([q_LND, k_LND, v_LND], dim=1), keys.total, name).unbind(1)
+        y = attention(q, k, v, keys, keys)
+        return _to_tokens(y[:, None], len(q_LND), q_LND.shape[1], name).squeeze(1)
 
     return over_slices
+
+
+@torch.library.custom_op("dit::to_heads", mutates_args=())
+def _to_heads(x_LKND: Tensor, tokens: int, group: str) -> Tensor:
+    """All the pack's `tokens` of this process's heads, from its tokens of all heads."""
+    (here, kinds, heads, width), (rank, ranks) = x_LKND.shape, _place(group)
+    heads_of, tokens_of = _sizes(heads, ranks), _sizes(tokens, ranks)
+    sent = torch.cat([part.flatten() for part in x_LKND.split(heads_of, dim=2)])
+    received = x_LKND.new_empty(tokens, kinds, heads_of[rank], width)
+    sizes = (
+        [kinds * n * heads_of[rank] * width for n in tokens_of],
+        [here * kinds * n * width for n in heads_of],
+    )
+    dist.all_to_all_single(received.flatten(), sent, *sizes, group=_group(group))
+    return received
+
+
+@torch.library.custom_op("dit::to_tokens", mutates_args=())
+def _to_tokens(x_LKND: Tensor, here: int, heads: int, group: str) -> Tensor:
+    """The way back: this process's tokens `here` of all `heads`, from all tokens of its heads."""
+    (tokens, kinds, mine, width), (_, ranks) = x_LKND.shape, _place(group)
+    heads_of, tokens_of = _sizes(heads, ranks), _sizes(tokens, ranks)
+    received = x_LKND.new_empty(here * kinds * heads * width)
+    sizes = [here * kinds * n * width for n in heads_of], [kinds * n * mine * width for n in tokens_of]
+    dist.all_to_all_single(received, x_LKND.flatten(), *sizes, group=_group(group))
+    parts = zip(received.split(sizes[0]), heads_of, strict=True)
+    return torch.cat([part.view(here, kinds, n, width) for part, n in parts], dim=2)
+
+
+def _group(name: str) -> dist.ProcessGroup:
+    """The group of a name, by which a node of a compiled graph knows it."""
+    return dist.distributed_c10d._resolve_process_group(name)
+
+
+def _place(group: str) -> tuple[int, int]:
+    """This process's rank in a group, and how many there are."""
+    return dist.get_rank(_group(group)), dist.get_world_size(_group(group))
+
+
+@_to_heads.register_fake
+def _(x_LKND, tokens, group):
+    rank, ranks = _place(group)
+    return x_LKND.new_empty(tokens, x_LKND.shape[1], _sizes(x_LKND.shape[2], ranks)[rank], x_LKND.shape[3])
+
+
+@_to_tokens.register_fake
+def _(x_LKND, here, heads, group):
+    return x_LKND.new_empty(here, x_LKND.shape[1], heads, x_LKND.shape[3])
+
+
+def _keep_sizes(ctx, inputs, output) -> None:
+    ctx.tokens, ctx.heads, ctx.group = inputs[0].shape[0], inputs[0].shape[2], inputs[-1]
+
+
+# Each is the other's gradient: numbers are carried over, and none is added to another.
+_to_heads.register_autograd(
+    lambda ctx, g: (_to_tokens(g, ctx.tokens, ctx.heads, ctx.group), None, None), setup_context=_keep_sizes
+)
+_to_tokens.register_autograd(
+    lambda ctx, g: (_to_heads(g, ctx.tokens, ctx.group), None, None, None), setup_context=_keep_sizes
+)
 
 
 def _sizes(count: int, parts: int) -> list[int]:

@@ -86,11 +86,12 @@ def outputs_and_gradients(model: Transformer, pack, precision: torch.dtype) -> d
 
 
 def largest_error(ours: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
-    """The largest difference of a tensor's norm, relative to it, or to the typical one's where that is zero:
-    of what asks for a single key."""
-    typical = torch.stack([x.norm() for x in wanted.values()]).median().item()
-    errors = [(ours[k] - x).norm().item() / max(x.norm().item(), 1e-2 * typical) for k, x in wanted.items()]
-    return max(errors)
+    """The largest norm of a difference, relative to the tensor's; where that is zero but for rounding, as the
+    gradient of what asks for a single key, to the typical tensor's."""
+    norms = {name: x.norm().item() for name, x in wanted.items()}
+    typical = torch.tensor([*norms.values()]).median().item()
+    scales = {name: norm if norm > 1e-4 * typical else typical for name, norm in norms.items()}
+    return max((ours[name] - x).norm().item() / scales[name] for name, x in wanted.items())
 
 
 @pytest.mark.long
@@ -106,7 +107,7 @@ def test_one_graph_for_all_blocks_and_packs_is_the_eager_model(kept: str):
     checkpoint_blocks(compiled, kept)
     compile_blocks(compiled)
     generator = random.Random(0)
-    for k in range(50):
+    for k in range(50 if kept == "none" else 10):
         pack = random_pack(generator)
         pack = tuple(part[:1] for part in pack) if k % 5 == 4 else pack  # one sample alone
         with torch.compiler.set_stance("default" if k < 2 else "fail_on_recompile"):

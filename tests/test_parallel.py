@@ -1,5 +1,6 @@
 """Proves that several processes train as one does, however weights and packs are spread over them."""
 
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,6 +24,9 @@ CASES = {
     "fsdp-ulysses-4": (4, Case(ParallelConfig("full", context=2))),
     "hybrid-ulysses-4": (4, Case(ParallelConfig("hybrid", 2, context=2))),
 }
+if shutil.which("g++"):  # a world has no one to tell that it skips
+    compiled = ("compile", True), ("checkpoint_activations", "selective")
+    CASES["fsdp-ulysses-compiled-2"] = 2, Case(ParallelConfig("full", context=2), run=compiled)
 
 
 @pytest.fixture(scope="module")
