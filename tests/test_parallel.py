@@ -1,32 +1,42 @@
 """Proves that several processes train as one does, however weights and packs are spread over them."""
 
-import shutil
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 
 from configs.train import ParallelConfig
+from dit.blocks import why_not_compiled
 from dit.parallel import FINE, bounds, mesh_shape
 from tests.tiny import fresh_accelerator  # noqa: F401
-from tests.worlds import EQUAL, Case, differences, make_home, run_case, run_world
+from tests.worlds import EQUAL, Case, again, differences, make_home, run_case, run_world
 
-MORE = {"train": (("pack_tokens", 100),), "run": (("checkpoint_activations", "selective"),)}
+PACKS = (("pack_tokens", 30), ("round_tokens", 16))
+AGAIN, KEPT, COMPILED = (
+    ("checkpoint_activations", "blocks"),
+    ("checkpoint_activations", "selective"),
+    ("compile", True),
+)
 CASES = {
     "data-2": (2, Case()),
     "fsdp-2": (2, Case(ParallelConfig("full"))),
     "ulysses-2": (2, Case(ParallelConfig(context=2))),
     "fsdp-ulysses-2": (2, Case(ParallelConfig("full", context=2))),
+    "data-packs-2": (2, Case(train=PACKS, run=(AGAIN,))),
+    "fsdp-packs-2": (2, Case(ParallelConfig("full"), PACKS, (KEPT,))),
+    "fsdp-text-2": (2, Case(ParallelConfig("full"), frozen_text=True)),
+    "fsdp-compiled-2": (2, Case(ParallelConfig("full"), PACKS, (AGAIN, COMPILED))),
+    "fsdp-ulysses-compiled-2": (2, Case(ParallelConfig("full", context=2), PACKS, (COMPILED,))),
     "data-4": (4, Case()),
     "fsdp-4": (4, Case(ParallelConfig("full"))),
     "hybrid-4": (4, Case(ParallelConfig("hybrid", 2))),
     "ulysses-4": (4, Case(ParallelConfig(context=4))),
     "fsdp-ulysses-4": (4, Case(ParallelConfig("full", context=2))),
     "hybrid-ulysses-4": (4, Case(ParallelConfig("hybrid", 2, context=2))),
+    "fsdp-ulysses-packs-4": (4, Case(ParallelConfig("full", context=2), PACKS, (AGAIN,))),
+    "hybrid-ulysses-text-4": (4, Case(ParallelConfig("hybrid", 2, context=2), frozen_text=True)),
 }
-if shutil.which("g++"):  # a world has no one to tell that it skips
-    compiled = ("compile", True), ("checkpoint_activations", "selective")
-    CASES["fsdp-ulysses-compiled-2"] = 2, Case(ParallelConfig("full", context=2), run=compiled)
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +44,8 @@ def home(tmp_path_factory) -> Path:
     """The runs of all cases, beside that of one process."""
     home = make_home(tmp_path_factory.mktemp("worlds"))
     run_case(home, "one", Case())
+    again()
+    run_case(home, "one-text", Case(frozen_text=True))
     for processes in (2, 4):
         run_world(home, processes, "tests.test_parallel")
     return home
@@ -42,7 +54,10 @@ def home(tmp_path_factory) -> Path:
 @pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 def test_several_processes_train_as_one(home, name):
-    found = differences(home, name, "one")
+    case = CASES[name][1]
+    if COMPILED in case.run and (reason := why_not_compiled(torch.device("cpu"))):
+        pytest.skip(reason)
+    found = differences(home, name, "one-text" if case.frozen_text else "one")
     assert all(found[part] <= EQUAL[part] for part in EQUAL), found
 
 

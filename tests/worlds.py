@@ -18,10 +18,13 @@ from torch import Tensor
 import dit.train
 from configs.data import DataConfig
 from configs.load import to_json
+from configs.model import TextConfig
 from configs.train import FlowConfig, OptimizerConfig, ParallelConfig, TransformerRun
+from dit.blocks import why_not_compiled
 from dit.cli import run as command
 from dit.encode import EncodeSettings, encode
 from dit.load import TRANSFORMER, Denoiser
+from tests.test_text import tiny_umt5
 from tests.tiny import MODEL, launch, rows, transformer_run
 from vae.data.video import to_video
 from vae.data.write import write_video
@@ -45,6 +48,7 @@ class Case:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     train: tuple[tuple[str, object], ...] = ()
     run: tuple[tuple[str, object], ...] = ()
+    frozen_text: bool = False
     steps: int = 20
     fault: Callable[[], object] | None = None
 
@@ -66,14 +70,14 @@ def make_home(home: Path) -> Path:
     )
     data = DataConfig(frames=9, size=48, clips_per_file=2)
     encode(EncodeSettings(str(home), str(home / "cache"), str(home / "vae.safetensors"), data, dtype="fp32"))
-    config = settings(home, "", Case())
-    model = Denoiser(config.model, config.text)
-    for (
-        parameter
-    ) in model.parameters():  # no weight is zero, so that every path counts from the first step on
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    (home / "start").mkdir()
-    save_weights(home / "start" / TRANSFORMER, model.state_dict(), "transformer", to_json(config))
+    tiny_umt5(home / "umt5")
+    for case in (Case(), Case(frozen_text=True)):
+        config = settings(home, "", case)
+        model = Denoiser(config.model, config.text)
+        for parameter in model.parameters():  # none is zero: every path counts from the first step on
+            parameter.data += 0.1 * torch.randn_like(parameter) * parameter.requires_grad
+        (start := Path(config.init)).mkdir()
+        save_weights(start / TRANSFORMER, model.trained_state(), "transformer", to_json(config))
     return home
 
 
@@ -81,13 +85,18 @@ def settings(home: Path, name: str, case: Case) -> TransformerRun:
     """The run of a case."""
     run = transformer_run(home / name, home / "vae.safetensors", str(home / "cache"))
     model = replace(run.model, width=24, heads=3, depth=2, mlp_width=40)
+    text, start = run.text, home / "start"
+    if case.frozen_text:
+        text, start = TextConfig(folder=str(home / "umt5"), max_tokens=32), home / "frozen"
+        model = replace(model, text_width=20)
     given = {"steps": case.steps, "save_every": case.steps, "show_every": case.steps} | dict(case.train)
     return replace(
         run,
-        init=str(home / "start"),
+        init=str(start),
         new_latents=True,
         data=DataConfig(source=str(home / "cache"), frames=9, size=48, clips_per_file=2, held_out="0.3"),
         model=model,
+        text=text,
         flow=FlowConfig(first_frame=0.5, prompt_dropout=0.3),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=1, ema_decay=0.8),
         train=replace(run.train, batch=6, **given),
@@ -120,7 +129,9 @@ def run_case(home: Path, name: str, case: Case) -> None:
             update(average, model, step, decay)
             if step == case.steps:
                 for part, network in {"weights": model, "average": average}.items():
-                    seen.update({f"{part}/{n}": _whole(p.data) for n, p in network.named_parameters()})
+                    seen.update(
+                        {f"{part}/{n}": _whole(x.detach()) for n, x in network.trained_state().items()}
+                    )
 
         stack.enter_context(patch.object(dit.train, "make_optimizer", make_steady))
         stack.enter_context(patch.object(dit.train, "clip_gradients", clip_seen))
@@ -176,16 +187,22 @@ def run_world(home: Path, processes: int, module: str) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
 
 
-def main(home: Path, module: str) -> None:
-    """What `run_world` starts in each process."""
+def again() -> None:
+    """Lets a process begin another run."""
     from accelerate.state import AcceleratorState
 
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def main(home: Path, module: str) -> None:
+    """What `run_world` starts in each process."""
     torch.set_num_threads(1)
     cases = import_module(module).CASES
     with joined():
         for name, (processes, case) in cases.items():
-            if processes == dist.get_world_size():
-                AcceleratorState._reset_state(reset_partial_state=True)
+            compiled = dict(case.run).get("compile") and why_not_compiled(torch.device("cpu"))
+            if processes == dist.get_world_size() and not compiled:
+                again()
                 run_case(home, name, case)
 
 
