@@ -1,6 +1,5 @@
 """Proves that several processes train as one does, however weights and packs are spread over them."""
 
-import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -38,9 +37,6 @@ CASES = {
     "fsdp-ulysses-packs-4": (4, Case(ParallelConfig("full", context=2), PACKS, (AGAIN,))),
     "hybrid-ulysses-text-4": (4, Case(ParallelConfig("hybrid", 2, context=2), frozen_text=True)),
 }
-if shutil.which("g++"):  # a world has no one to tell that it skips
-    compiled = ("compile", True), ("checkpoint_activations", "selective")
-    CASES["fsdp-ulysses-compiled-2"] = 2, Case(ParallelConfig("full", context=2), run=compiled)
 
 
 @pytest.fixture(scope="module")
