@@ -73,6 +73,7 @@ def parallelise(
     if config.shard == "none":
         network = DistributedDataParallel(model, gradient_as_bucket_view=True)
         network.register_comm_hook(None, _sum)
+        _settle(network)
         return network
     weights = _mesh_of_weights(mesh)
     if model.text.config.folder and next(model.text.parameters(), None) is not None:
@@ -145,6 +146,17 @@ def _gather_with(block: nn.Module, linear: FSDPModule) -> None:
 def sharded(network: nn.Module) -> list[FSDPModule]:
     """The parts of a network that are sharded."""
     return [module for module in network.modules() if isinstance(module, FSDPModule)]
+
+
+def _settle(network: DistributedDataParallel) -> None:
+    """Has the gradients' final buckets made before the first step, by a backward pass of nothing.
+
+    They would be made after it, and a resumed run's first step add up in another order than the same step of
+    one that was never stopped.
+    """
+    network.reducer.prepare_for_backward([])
+    sum((p * 0).sum() for p in network.parameters() if p.requires_grad).backward()
+    network.zero_grad(set_to_none=True)
 
 
 @contextmanager

@@ -1,6 +1,9 @@
 """Proves that checkpoints are whole, are written behind the loop, and go over to other processes and runs."""
 
 import json
+import shutil
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -8,18 +11,31 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing
 from torch import Tensor
 
 import dit.train
-import vae.training.saving
 import vae.training.sharded
+from dit.load import AVERAGE, find_weights, load_model
+from tests import tiny
 from tests.test_train import autoencoder  # noqa: F401
 from tests.tiny import fresh_accelerator, rows, save_checkpoint, state, transformer_run  # noqa: F401
 from vae.training.branch import find_checkpoint
-from vae.training.checkpoints import checkpoints
+from vae.training.checkpoints import checkpoints, newest_sound
+from vae.training.files import remove_stale, whole
 from vae.training.saving import Saver
 from vae.training.sharded import read_states
-from vae.training.weights import load_weights, read_tensors, save_weights, shard, shards, weights_hash
+from vae.training.weights import (
+    Header,
+    copy_weights,
+    load_weights,
+    read_tensors,
+    save_weights,
+    shard,
+    shards,
+    weights_hash,
+)
 
 
 def tensors(seed: int = 0) -> dict[str, Tensor]:
@@ -36,7 +52,10 @@ def tensors(seed: int = 0) -> dict[str, Tensor]:
     }
 
 
-def write_shards(path: Path, whole: dict[str, Tensor], count: int, step: int = 1) -> None:
+HEADER = Header("transformer checkpoint", {}, {"step": 1, "smoothed": None})
+
+
+def write_shards(path: Path, whole: dict[str, Tensor], count: int, header: Header = HEADER) -> None:
     """Writes weights in shards as so many processes would, the axes of every tensor cut in turn."""
     for number in range(count):
         parts, begins = {}, {}
@@ -50,8 +69,8 @@ def write_shards(path: Path, whole: dict[str, Tensor], count: int, step: int = 1
             begin = min(number * size, tensor.shape[axis])
             parts[name] = tensor.narrow(axis, begin, min(size, tensor.shape[axis] - begin))
             begins[name] = [begin if a == axis else 0 for a in range(tensor.ndim)]
-        facts = {"step": step, "smoothed": None}
-        save_weights(shard(path, number + 1, count), parts, "transformer checkpoint", {}, facts, begins)
+        file = shard(path, number + 1, count)
+        save_weights(file, parts, header.kind, header.settings, header.facts, begins)
 
 
 def assert_equal(found: dict[str, Tensor], whole: dict[str, Tensor]) -> None:
@@ -69,6 +88,25 @@ def test_shards_are_read_as_the_whole_by_two_readers(tmp_path, count):
     live = {name: torch.full_like(tensor, 9) for name, tensor in whole.items()}
     read_states(path, live, None)
     assert_equal(live, whole)
+
+
+def test_a_model_in_shards_is_the_model(run, tmp_path):
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    (other / "transformer.safetensors").unlink()
+    file = other / "step-00000003" / AVERAGE
+    tensors, header = load_weights(file)
+    models = [load_model(str(other), torch.device("cpu"), torch.float32)]
+    file.unlink()
+    write_shards(file, tensors, 3, header)
+    assert len(shards(find_weights(other))) == 3
+    models += [load_model(str(place), torch.device("cpu"), torch.float32) for place in (other, file.parent)]
+    for model in models:
+        assert_equal(model.denoiser.trained_state(), tensors)
+    assert models[1].weights == models[2].weights != models[0].weights
+    (tmp_path / "copy").mkdir()
+    copy_weights(file, tmp_path / "copy" / "transformer.safetensors")
+    assert_equal(load_weights(find_weights(tmp_path / "copy"))[0], tensors)
 
 
 def flip(file: Path, before: bytes, after: bytes) -> None:
@@ -113,12 +151,12 @@ def test_a_shard_that_is_not_there_or_another_is_named(tmp_path, harm, words):
 
 def test_the_hash_of_weights_is_of_all_their_shards(tmp_path):
     path, found = tmp_path / "model.safetensors", set()
-    for count, seed in ((1, 0), (2, 0), (2, 1)):
-        for file in shards(path):
-            file.unlink()
-        write_shards(path, tensors(seed), count)
+    for count in (1, 2):
+        write_shards(path, tensors(), count)
         found.add(weights_hash(path))
-    assert len(found) == 3
+        path.unlink(missing_ok=True)
+    save_weights(shard(path, 2, 2), {}, HEADER.kind, HEADER.settings, HEADER.facts, {})
+    assert len(found | {weights_hash(path)}) == 3
 
 
 @pytest.mark.parametrize(("kept", "there"), [(0, [6, 7]), (3, [3, 6, 7]), (1, range(1, 8))])
@@ -166,6 +204,29 @@ def test_what_kept_a_checkpoint_from_being_written_is_said_once_and_by_the_next(
     saver.save(tmp_path, "transformer", states, {}, facts)
     saver.wait_written()
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_what_a_kill_left_half_removed_is_removed_by_the_next(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    killed: list[Path] = []
+
+    def die(folder: Path, **more) -> None:
+        """Is killed when the first file is gone; what follows in this process is not done."""
+        if not killed:
+            next(path for path in Path(folder).iterdir() if path.is_file()).unlink()
+            killed.append(folder)
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed), whole(tmp_path / "run") as temporary:
+        temporary.mkdir()
+        (temporary / "model.safetensors").touch()
+        patch.setattr("shutil.rmtree", die)
+        raise ValueError
+    assert killed and len(list(tmp_path.iterdir())) == 1
+    remove_stale(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -246,3 +307,90 @@ def test_what_no_branch_can_begin_from_is_said(run, autoencoder, tmp_path):  # n
         dit.train.train(other)
     assert not (tmp_path / "branch" / "step-00000001").exists()
     assert find_checkpoint(str(run)).name == "step-00000003"
+
+
+WORLDS = (4, 1, 3, 2, 4, 2)
+
+
+def chain(rank: int, folder: Path) -> None:
+    """What one of four processes does: in each world that it is in, reads the states, adds one, and saves."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    for step, ranks in enumerate(WORLDS, 1):
+        if rank < ranks:
+            dist.init_process_group("gloo", f"file://{folder}/meet-{step}", rank=rank, world_size=ranks)
+            hybrid = ranks == 4 and step > 1
+            mesh = init_device_mesh("cpu", (2, 2) if hybrid else (ranks,))
+            places = [Replicate(), Shard(0)] if hybrid else [Shard(0)]
+            states = {}
+            for part, seed in (("model", 0), ("average", 1)):
+                whole = {name: x if step == 1 else torch.zeros_like(x) for name, x in tensors(seed).items()}
+                kept = {name for k, name in enumerate(whole) if not whole[name].ndim or (k + step) % 3 == 0}
+                states[part] = {
+                    name: x if name in kept else distribute_tensor(x, mesh, places)
+                    for name, x in whole.items()
+                }
+            saver = Saver(torch.device("cpu"))
+            if step > 1:
+                newest = newest_sound(folder / "run", "transformer", states, False)
+                for part, named in states.items():
+                    saver.read(newest / f"{part}.safetensors", named)
+            for named in states.values():
+                for tensor in named.values():
+                    tensor.add_(1)
+            saver.save(folder / "run", "transformer", states, {}, {"step": step, "smoothed": None})
+            saver.wait_copied()
+            for named in states.values():
+                for tensor in named.values():
+                    tensor.zero_()
+            saver.wait_written()
+            dist.barrier()
+            dist.destroy_process_group()
+        while not (folder / "run" / f"step-{step:08d}").is_dir():
+            time.sleep(0.01)
+
+
+@pytest.mark.long
+def test_states_go_over_to_any_number_of_processes_sharded_or_not(tmp_path):
+    (tmp_path / "run").mkdir()
+    torch.multiprocessing.spawn(chain, (tmp_path,), 4)
+    last = tmp_path / "run" / f"step-{len(WORLDS):08d}"
+    assert len(list(last.iterdir())) == 2 * WORLDS[-1]
+    for part, seed in (("model", 0), ("average", 1)):
+        expected = tensors(seed)
+        for _ in WORLDS:
+            expected = {name: tensor + 1 for name, tensor in expected.items()}
+        assert_equal(load_weights(last / f"{part}.safetensors")[0], expected)
+
+
+@pytest.mark.long
+def test_a_full_disk_of_one_process_is_said_by_all(tmp_path):
+    (tmp_path / "run").mkdir()
+    torch.multiprocessing.spawn(fail, (tmp_path,), 2)
+    assert not list((tmp_path / "run").iterdir())
+
+
+def fail(rank: int, folder: Path) -> None:
+    """What one of two processes does, of which the second finds its disk full."""
+    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
+    if rank:
+
+        def full(*about, **more) -> None:
+            raise OSError(28, "No space left on device")
+
+        vae.training.sharded.save_weights = full
+    saver = Saver(torch.device("cpu"))
+    states = {"model": {name: torch.ones(3) for name in "abcd"}}
+    saver.save(folder / "run", "transformer", states, {}, {"step": 1, "smoothed": None})
+    with pytest.raises((OSError, ValueError), match="No space left on device"):
+        saver.wait_written()
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.long
+def test_killed_on_any_processes_a_training_ends_as_one_left_alone():
+    words = [sys.executable, "-m", "tests.bench.kills", "worlds", "--kills", "8"]
+    done = subprocess.run(words, cwd=tiny.ROOT, env=tiny.environment(), capture_output=True, text=True)
+    assert done.returncode == 0 and ", 0 went wrong" in done.stdout, done.stdout + done.stderr[-2000:]

@@ -2,20 +2,26 @@
 
 python -m tests.bench.kills [VERB …] [--kills 100] [--seed 0]
 
-VERBs are train, vae-train, encode, sample and eval-run, on the smallest configurations. Each runs in a fork
-that has everything imported, and is sent SIGKILL, SIGTERM, SIGHUP and SIGINT in turn at a moment drawn evenly
-over the time that the whole takes; then it is given again. Wrong is: another status than the signal's, a
-traceback, an end that is not the undisturbed one's to the bit, a temporary file, a process that lives on.
+VERBs are train, vae-train, encode, sample, eval-run and worlds, on the smallest configurations. Each runs in
+a fork that has everything imported, and is sent SIGKILL, SIGTERM, SIGHUP and SIGINT in turn at a moment drawn
+evenly over the time that the whole takes; then it is given again. Wrong is: another status than the signal's,
+a traceback, an end that is not the undisturbed one's to the bit, a temporary file, a process that lives on.
+
+worlds is `dit train` on 1 to 4 processes, sharded or not, which are killed and given again on other numbers,
+or always on the same; every step saves. Wrong is: losses or weights that are not those of one process left
+alone, to 1e-6 and to 1e-5 of a tensor's largest; where the number stays, those of that number to the bit.
 """
 
 import argparse
 import ctypes
+import itertools
 import json
 import multiprocessing
 import os
 import random
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -30,6 +36,7 @@ import matplotlib.figure  # noqa: F401
 import PIL.ImageFont  # noqa: F401
 import pyarrow.parquet  # noqa: F401
 import torch
+import torch.distributed.fsdp
 import tyro  # noqa: F401
 from safetensors.torch import load
 
@@ -41,12 +48,14 @@ import eval.benchmark  # noqa: F401
 import vae.train
 from configs.data import DataConfig
 from tests.tiny import autoencoder_run, rows, transformer_run, write_config
+from tests.tiny import state as newest_state
 from vae.cache.index import load_cache
 from vae.cache.shards import read_row
 from vae.data.drawn_world import draw, random_scene
 from vae.data.index import IndexSettings, index
 from vae.data.write import write_video
 from vae.load import WEIGHTS
+from vae.training import sharded  # noqa: F401
 from vae.training.checkpoints import checkpoints
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
@@ -155,6 +164,111 @@ def run(words: list[str], said: Path, number: int = 0, after: float = 0.0) -> tu
     return process.exitcode, time.monotonic() - began
 
 
+WORLDS = 1, 2, 3, 4
+SHARDINGS = {"copies": [], "sharded": ["--parallel.shard", "full"]}
+
+
+def run_world(words: list[str], said: Path, ranks: int, number: int = 0, after: float = 0.0) -> list[int]:
+    """Runs a command on so many processes as a launcher does: when one ends wrong, the others are killed.
+
+    A signal goes to all of them after some seconds, SIGKILL to the last one alone. Their statuses.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def start(rank: int) -> None:
+        if ranks > 1:
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        work(words, said)
+
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=start, args=(rank,)) for rank in range(ranks)]
+    for process in processes:
+        process.start()
+    began = time.monotonic()
+    while any(process.is_alive() for process in processes):
+        passed = time.monotonic() - began
+        if number and passed > after:
+            for process in processes[-1:] if number == signal.SIGKILL else processes:
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, number)
+            number = 0
+        if passed > 300 or any(process.exitcode not in (None, 0, 143) for process in processes):
+            for process in processes:
+                process.kill()
+        time.sleep(0.01)
+    return [process.exitcode for process in processes]
+
+
+def ends(out: Path) -> dict:
+    """The losses and the last states of a run."""
+    losses = {row["step"]: row["loss"] for row in rows(out) if "loss" in row}
+    return {"losses": losses, "states": newest_state(out)}
+
+
+def distance(one: dict, two: dict) -> tuple[float, float]:
+    """The largest differences of two ends: of a loss, and of a weight relative to its tensor's largest."""
+    if one["losses"].keys() != two["losses"].keys() or one["states"].keys() != two["states"].keys():
+        return float("inf"), float("inf")
+    losses = [abs(loss / two["losses"][step] - 1) for step, loss in one["losses"].items()]
+    names = [name for name in one["states"] if name.startswith(("model/", "average/"))]
+    pairs = [(one["states"][name], two["states"][name]) for name in names]
+    weights = [((x - y).abs().max() / y.abs().max().clamp(min=1e-3)).item() for x, y in pairs]
+    return max(losses), max(weights)
+
+
+def worlds(home: Path, kills: int, seed: int) -> int:
+    """Kills a training on drawn numbers of processes, and prints a line; returns how many ends are wrong."""
+    autoencoder, drawn = home / "vae" / WEIGHTS, random.Random(f"worlds {seed}")
+    out, said = home / "out" / "worlds", home / "out" / "worlds.txt"
+
+    def words(sharding: str) -> list[str]:
+        config = transformer_run(out, autoencoder, steps=8, save_every=1, show_every=8)
+        return ["train", str(write_config(home / "worlds.py", config)), *SHARDINGS[sharding]]
+
+    whole, seconds = {}, {}
+    for sharding, ranks in itertools.product(SHARDINGS, WORLDS):
+        shutil.rmtree(out, ignore_errors=True)
+        began = time.monotonic()
+        statuses = run_world(words(sharding), said, ranks)
+        assert not any(statuses), f"{statuses} on {ranks}: {said.read_text()[-3000:]}"
+        whole[sharding, ranks], seconds[ranks] = ends(out), time.monotonic() - began
+    first = whole["copies", 1]
+    undisturbed = [distance(end, first) for end in whole.values()]
+    done, runs, failed, furthest = 0, 0, 0, [0.0, 0.0]
+    while done < kills:
+        shutil.rmtree(out, ignore_errors=True)
+        said.unlink(missing_ok=True)
+        stays = (drawn.choice([*SHARDINGS]), drawn.choice(WORLDS)) if drawn.random() < 0.3 else None
+        history = []
+        for left in range(drawn.randint(1, 4), -1, -1):
+            sharding, ranks = stays or (drawn.choice([*SHARDINGS]), drawn.choice(WORLDS))
+            number = drawn.choice((signal.SIGKILL, signal.SIGTERM)) if left else 0
+            after = drawn.uniform(0, seconds[ranks])
+            statuses = run_world(words(sharding), said, ranks, number, after)
+            history.append(f"{sharding} on {ranks}" + (f", {number.name} at {after:.2f} s" if number else ""))
+            done += any(statuses)
+            if not any(statuses):
+                break
+        found = ends(out) if not any(statuses) else {"losses": {}, "states": {}}
+        apart = distance(found, first)
+        wrong = apart[0] > 1e-6 or apart[1] > 1e-5 or bool([*out.rglob(".*")])
+        if stays:
+            same = whole[stays]
+            wrong |= found["losses"] != same["losses"] or distance(found, same)[1] > 0
+        furthest = [max(pair) for pair in zip(furthest, apart, strict=True)]
+        runs, failed = runs + 1, failed + wrong
+        if wrong:
+            print(f"worlds, {'; '.join(history)}: {statuses}, apart by {apart}", flush=True)
+            print(said.read_text()[-3000:], file=sys.stderr)
+    apart = f"losses apart by {furthest[0]:.1e}, weights by {furthest[1]:.1e}"
+    least = f"undisturbed by {max(a for a, _ in undisturbed):.1e} and {max(b for _, b in undisturbed):.1e}"
+    print(f"worlds     {done} kills in {runs} runs, {failed} went wrong, {apart} ({least})", flush=True)
+    return failed
+
+
 def orphans() -> list[str]:
     """The processes that a run left and that do not end by themselves."""
     end = time.monotonic() + ORPHANS
@@ -233,10 +347,12 @@ def main() -> None:
         tempfile.tempdir = str(home / "tmp")
         (home / "tmp").mkdir()
         failed = 0
+        (home / "out").mkdir()
+        if not given.verbs or "worlds" in given.verbs:
+            failed += worlds(home, given.kills, given.seed)
         for name, (make, state) in commands(home).items():
             if not given.verbs or name in given.verbs:
                 out = home / "out" / name
-                out.parent.mkdir(exist_ok=True)
                 failed += report(name, out, make(out), state, given.kills, given.seed)
     sys.exit(bool(failed))
 

@@ -114,7 +114,7 @@ def _temporary(home: Path | None, name: str) -> Iterator[Path]:
             try:
                 yield folder
             finally:
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove_locked(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # Windows removes no open file, and the lock is one
 
@@ -144,7 +144,17 @@ def remove_stale(home: Path, name: str = "") -> None:
             if (content := os.listdir(entry.path)) and LOCK not in content:
                 continue  # a user's own
             with FileLock(Path(entry.path) / LOCK, timeout=0):
-                shutil.rmtree(entry.path, ignore_errors=True)
+                _remove_locked(Path(entry.path))
+
+
+def _remove_locked(folder: Path) -> None:
+    """Removes a temporary folder, its lock at last: one without is a user's, if a kill comes in between."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != LOCK:
+            path.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:
