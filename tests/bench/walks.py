@@ -6,8 +6,9 @@ Two runs are traced as they are (sys.setprofile): one step of `dit train` on rea
 the data set's `__getitem__` and who called it to the backward pass, with one sample whose first frame is
 given; and `dit sample PROMPT` with guidance, from `sample` to its return, but for the loading of the model.
 The walk is the sequence of functions of ours (of configs, samplers, vae, dit and eval) in the order in which
-each is first entered, so that loops do not count twice. Generator expressions, comprehensions and lambdas
-belong to the function that they stand in; a named inner function is one of its own.
+each is first entered, so that loops do not count twice; what a thread draws ahead is drawn in its place.
+Generator expressions, comprehensions and lambdas belong to the function that they stand in; a named inner
+function is one of its own.
 
 A network is a box: a method of an `nn.Module` counts when it is entered, and nothing below it does. Files are
 counted twice: those of which something else than a network is entered, which one has to open, and in brackets
@@ -22,6 +23,7 @@ from collections.abc import Callable
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -58,7 +60,7 @@ class Trace:
     def __call__(self, frame, event: str, _) -> None:
         if event == "call" and self.box is None:
             file, function = self.name(frame.f_code)
-            if function == "Accelerator.backward":
+            if function == "Tensor.backward":
                 self.entries.append((0, "", function, False))
             elif (file, function) in LOADING:
                 self.box = frame
@@ -128,9 +130,9 @@ def training_walk(folder: Path) -> list[Entry]:
         sampler=SamplerConfig(steps=1),
         train=TransformerLoop(steps=1, batch=1, precision="fp32"),
     )
-    with traced() as trace:
+    with patch("dit.train.made_ahead", iter), traced() as trace:
         train(run)
-    end = next(k for k, entry in enumerate(trace.entries) if entry[2] == "Accelerator.backward")
+    end = next(k for k, entry in enumerate(trace.entries) if entry[2] == "Tensor.backward")
     begin = max(k for k, entry in enumerate(trace.entries[:end]) if entry[2].endswith(".__getitem__"))
     callers, depth = [], trace.entries[begin][0]
     for entry in reversed(trace.entries[:begin]):
