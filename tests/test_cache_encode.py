@@ -144,6 +144,7 @@ def test_files_that_cannot_be_read_are_named_and_replaced_as_online(
     assert "none of the 5 files can be encoded: " in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_kill_loses_the_shard_in_work_alone_and_the_same_command_goes_on(
     own_folder,  # noqa: F811
     autoencoder,  # noqa: F811

@@ -128,6 +128,7 @@ def test_each_checkpoint_is_scored_once_by_its_average(trainer, tmp_path, capsys
         follow(settings(trainer), never)
 
 
+@pytest.mark.long
 def test_it_waits_for_checkpoints_and_ends_with_the_run(trainer, capsys):
     trainer.save(2)
     half = trainer.folder / ".step-00000004.abcdefgh.tmp" / "step-00000004"

@@ -159,6 +159,7 @@ def test_the_finished_weights_are_the_average(whole):
     assert not torch.equal(finished["transformer.proj_out.weight"], weights["transformer.proj_out.weight"])
 
 
+@pytest.mark.long
 def test_killed_and_resumed_equals_never_stopped(autoencoder, sources, tmp_path):
     config = transformer_run(
         tmp_path / "run", autoencoder, sources["cached"], steps=400, save_every=1, show_every=400

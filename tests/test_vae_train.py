@@ -93,6 +93,7 @@ def videos(tmp_path) -> str:
     return str(folder)
 
 
+@pytest.mark.long
 def test_a_signal_to_the_whole_group_stops_only_the_loop(videos, tmp_path):
     run = autoencoder_run(tmp_path / "run", steps=4000, save_every=1, show_every=4000)
     run = replace(run, data=DataConfig(source=videos, frames=5, size=32, workers=1))
