@@ -87,14 +87,16 @@ def _nothing(q_LND: Tensor, k_SND: Tensor, v_SND: Tensor) -> Tensor:
 
 
 def varlen(q_LND: Tensor, k_SND: Tensor, v_SND: Tensor, queries: Lengths, keys: Lengths) -> Tensor:
-    """PyTorch's variable-length flash attention (CUDA, half precision)."""
+    """PyTorch's variable-length flash attention (CUDA, half precision).
+
+    Its kernel writes no gradient of keys that belong to no sample, such as the spare row of a compiled block.
+    """
     from torch.nn.attention.varlen import varlen_attn
 
     if not q_LND.numel():  # no kernel starts on an empty grid
         return _nothing(q_LND, k_SND, v_SND)
-    return varlen_attn(
-        q_LND, k_SND, v_SND, queries.cumulative, keys.cumulative, queries.longest, keys.longest
-    )
+    k, v = k_SND[: keys.total], v_SND[: keys.total]
+    return varlen_attn(q_LND, k, v, queries.cumulative, keys.cumulative, queries.longest, keys.longest)
 
 
 def xformers(q_LND: Tensor, k_SND: Tensor, v_SND: Tensor, queries: Lengths, keys: Lengths) -> Tensor:
@@ -103,8 +105,9 @@ def xformers(q_LND: Tensor, k_SND: Tensor, v_SND: Tensor, queries: Lengths, keys
 
     if not q_LND.numel():
         return _nothing(q_LND, k_SND, v_SND)
+    k, v = k_SND[: keys.total], v_SND[: keys.total]
     mask = block_diagonal_mask(queries.each, keys.each, q_LND.device)
-    return memory_efficient_attention(q_LND[None], k_SND[None], v_SND[None], attn_bias=mask)[0]
+    return memory_efficient_attention(q_LND[None], k[None], v[None], attn_bias=mask)[0]
 
 
 @lru_cache(maxsize=16)

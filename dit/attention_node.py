@@ -16,9 +16,11 @@ flash, flash_backward = (
 )
 
 
-def _parts(queries: Tensor, keys: Tensor) -> Iterator[tuple[slice, slice, int]]:
+def _parts(q: Tensor, queries: Tensor, keys: Tensor) -> Iterator[tuple[slice, slice, int]]:
     """Where the queries and keys of each call lie, and of how many samples: all where the lengths are equal,
-    else one, without those that have no query."""
+    else one, without those that have no query; nowhere where there are no heads."""
+    if not q.numel():  # a kernel would divide by zero
+        return
     samples = len(queries) - 1
     edges = list(zip(queries.tolist(), keys.tolist(), strict=True))
     if all(len(set(x.diff().tolist())) == 1 for x in (queries, keys)):
@@ -39,7 +41,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, queries: Tensor, keys: Tensor) ->
     """
     output = torch.empty_like(q, memory_format=torch.contiguous_format)
     sums = _sums(q)
-    for here, there, samples in _parts(queries, keys):
+    for here, there, samples in _parts(q, queries, keys):
         parts = [rearrange(x, "(b s) n d -> b n s d", b=samples) for x in (q[here], k[there], v[there])]
         if on_cpu(q):
             y, y_sums = flash(*parts)
@@ -70,7 +72,7 @@ def attention_backward(
     of_q, of_k, of_v = gradients = [
         torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (q, k, v)
     ]
-    for here, there, samples in _parts(queries, keys):
+    for here, there, samples in _parts(q, queries, keys):
         parts = [
             rearrange(x, "(b s) n d -> b n s d", b=samples)
             for x in (gradient[here], q[here], k[there], v[there], output[here])
@@ -86,7 +88,11 @@ def attention_backward(
 
 
 def _by_formula(gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, output: Tensor) -> tuple[Tensor, ...]:
-    """Gradients of attention where no kernel is known (Dao et al. 2022, appendix B.2), B x N x S x D each."""
+    """Gradients of attention where no kernel is known (Dao et al. 2022, appendix B.2), B x N x S x D each.
+
+    It stores the scores: for checks, no trainings (`check_compiler`).
+    """
+    gradient, q, k, v, output = (x.float() for x in (gradient, q, k, v, output))
     scale = q.shape[-1] ** -0.5
     weight = (scale * q @ k.mT).softmax(-1)
     of_score = weight * (gradient @ v.mT - (gradient * output).sum(-1, keepdim=True)) * scale

@@ -7,16 +7,19 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from dit.attention import BACKENDS
 from dit.model import Block, Transformer, run_plainly
+from vae.training.device import on_cpu
 
 aten = torch.ops.aten
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "linear", "mkldnn_linear_pointwise"}
+COSTLY = ("attention", "attn", "flash", "to_heads", "to_tokens")  # parts of the names of other ones to keep
 
 
 def _policy(_, op, *args, **kwargs) -> CheckpointPolicy:
     """Keeps what matrix products and attention give, which costs the most to compute again."""
     name = op.name().split("::")[1].split(".")[0]
-    kept = name in PRODUCTS or "attention" in name or "attn" in name
+    kept = name in PRODUCTS or any(word in name for word in COSTLY)
     return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
 
 
@@ -53,26 +56,44 @@ def check_compiler(device: torch.device) -> None:
         raise ValueError(f"--compile: PyTorch compiles nothing here ({reason}): leave it out, or mend that")
 
 
+def check_compiled(transformer: Transformer, device: torch.device, kept: str, context: int) -> None:
+    """Raises ValueError where blocks cannot be trained compiled, with these activations `kept`.
+
+    Plain attention's gradient would store the scores on a GPU; and where all is computed again, a compiler is
+    free to order a block's two exchanges between processes otherwise on each of them.
+    """
+    check_compiler(device)
+    if not on_cpu(device) and transformer.self_attention is BACKENDS["sdpa"]:
+        raise ValueError(
+            "--compile: on a GPU it takes variable-length attention, in bf16 (dit doctor says what works)"
+        )
+    if context > 1 and kept == "blocks":
+        raise ValueError(
+            "--compile with --parallel.context recomputes no whole blocks: give --checkpoint-activations "
+            "selective, or none"
+        )
+
+
 def _double(x: Tensor) -> Tensor:
     """Something to compile."""
     return 2 * x
 
 
-def compile_blocks(transformer: Transformer, breaks: bool = False) -> None:
+def compile_blocks(transformer: Transformer) -> None:
     """Has PyTorch compile the blocks: one graph for all of them and for packs of any lengths.
 
-    With `breaks` a block may have something in it that is not compiled. Hooks of a block, such as those that
-    gather its weights, stay outside. What is deep-copied before is not compiled. A size of one is a constant
-    to a compiler, and sizes that are equal in the first pack are one size, unless it is told.
+    Hooks of a block, such as those that gather its weights, stay outside. What is deep-copied before is not
+    compiled. A size of one is a constant to a compiler, and sizes that are equal in the first pack are one
+    size, unless it is told.
     """
     torch.fx.experimental._config.use_duck_shape = False
     for block in transformer.blocks:
-        block.forward = torch.compile(block.forward, fullgraph=not breaks, dynamic=True)
+        block.forward = torch.compile(block.forward, fullgraph=True, dynamic=True)
     transformer.call_block = _with_spare_rows
 
 
 def _with_spare_rows(block: Block, x: Tensor, modulation_M6D: Tensor, text, *inputs) -> Tensor:
-    """A call of a compiled block, whose times and text have a row more that nothing reads."""
+    """A call of a compiled block, whose times and text have a row more, which belongs to no sample."""
     text = tuple(map(_spare, text)) if isinstance(text, tuple) else _spare(text)
     return block(x, _spare(modulation_M6D), text, *inputs)
 

@@ -128,7 +128,8 @@ def guarded(module: str, verb: str, arguments: list[str], debug: bool) -> int:
             return 1  # whoever read it, as `head` does, has seen enough
         ours = isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in OURS
         of_memory = importlib.import_module("vae.training.files").out_of_memory
-        if debug or ours or (isinstance(error, RuntimeError) and not of_memory(error)):
+        alone = isinstance(error, RuntimeError) and "Connection closed by peer" in str(error)
+        if debug or ours or (isinstance(error, RuntimeError) and not of_memory(error) and not alone):
             raise
         print(f"dit {verb}: {sentence(error)}", file=sys.stderr)
         return 1
@@ -176,6 +177,8 @@ def _said(error: Exception) -> str:
     """What an error says."""
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
+    if "Connection closed by peer" in str(error):
+        return "another process of this run ended, and what it said stands above"
     if isinstance(error, MemoryError | RuntimeError):
         return f"too little memory ({str(error).strip().split(chr(10))[0][:200] or 'of this machine'})"
     if isinstance(error, ModuleNotFoundError):

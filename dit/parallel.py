@@ -5,6 +5,7 @@ over tokens, divided by how many there are in the whole step.
 """
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -122,6 +123,8 @@ def _shard(network: Denoiser, mesh: DeviceMesh, half: bool, again: bool) -> None
     Where the computation is bf16, the matrices of a block are gathered in it, and its norms and tables in
     fp32; gradients are reduced in fp32 either way.
     """
+    # A block gives a view of its result, which nobody changes in place.
+    warnings.filterwarnings("ignore", ".*returned a view tensor", UserWarning)
     for block in network.transformer.blocks:
         if half:
             policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)

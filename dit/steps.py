@@ -88,7 +88,7 @@ def _draw(
     shapes = [latent_shape(clip, autoencoder) for clip in clips]
     pairs = list(zip(shapes, clips, strict=True))
     samples = [draw_sample(shape, clip, config.flow, seed) for shape, clip in pairs]
-    missing = padding(sum(map(_tokens, shapes)), config.train.round_tokens)
+    missing = padding(sum(map(tokens_in, shapes)), config.train.round_tokens)
     samples += [padding_sample(model.latent_channels, missing)] if missing else []
     sampled = config.posterior == "sample"
     noises = [pin(normal(shape, seed, "posterior", clip.draw)) for shape, clip in pairs] if sampled else None
@@ -96,7 +96,7 @@ def _draw(
     return Pack([clip.map(pin) for clip in clips], draw, noises)
 
 
-def _tokens(shape: tuple[int, ...]) -> int:
+def tokens_in(shape: tuple[int, ...]) -> int:
     """The tokens of latents C T H W."""
     return math.prod(shape[1:]) // math.prod(PATCH)
 

@@ -1,6 +1,7 @@
 """`dit train CONFIG`: trains the transformer, and the byte-level text encoder with it, by rectified flow."""
 
 import copy
+import math
 from collections.abc import Callable
 from functools import partial
 from itertools import chain
@@ -13,7 +14,7 @@ from configs.load import from_json, parse_run
 from configs.model import TextConfig
 from configs.train import TransformerRun
 from dit.bench.flops import sample_cost
-from dit.blocks import check_compiler, checkpoint_blocks, compile_blocks
+from dit.blocks import check_compiled, checkpoint_blocks, compile_blocks
 from dit.condition import Condition
 from dit.generate import Request, generate
 from dit.load import (
@@ -26,9 +27,9 @@ from dit.load import (
     is_diffusers,
     model_folder,
 )
-from dit.loss import Batch, check_first_loss, draw_pack, draw_validation, flow_loss, make_batch
+from dit.loss import PackDraw, check_first_loss, draw_pack, draw_validation, flow_loss, make_batch
 from dit.parallel import make_mesh, mesh_shape, parallelise, reducing, slice_of, whole
-from dit.steps import draw_steps
+from dit.steps import draw_steps, latent_shape, tokens_in
 from dit.text import cut_note, embedded_text, encoder_folder, encoder_hash
 from vae.cache.clips import find_caches, open_clips
 from vae.compression import round_to
@@ -66,8 +67,6 @@ def train(config: TransformerRun) -> Path:
         # The autoencoder: once the run has begun its own copy, with which its folder is a whole model folder.
         autoencoder = load_autoencoder(run.folder if run.started else config.autoencoder)
         _check_fit(config, autoencoder)
-        if config.compile:
-            check_compiler(run.device)
         run.facts["autoencoder_weights"] = autoencoder_hash(autoencoder)
         run.facts["text_weights"] = encoder_hash(config.text) if config.text.folder else ""
         if config.init and not run.started:
@@ -93,26 +92,33 @@ def train(config: TransformerRun) -> Path:
         if config.init and not run.started:
             start_from(model, model_folder(config.init))
 
+        checkpoint_blocks(model.transformer, config.checkpoint_activations)
+        model.transformer.use_attention(run.device, COMPUTE[loop.precision])
+        if config.compile:
+            check_compiled(model.transformer, run.device, config.checkpoint_activations, context)
+
         # From here on the folder is this run's, its settings are written; a finished one has nothing to do.
         if not run.open(files_hash(data, held_out)):
             return run.weights
         if not run.started:
             on_main(run.main, lambda: keep_copy(config.autoencoder, autoencoder, run.folder))
         autoencoder.to(run.device).eval().requires_grad_(False)
-        model.to(run.device)
-        checkpoint_blocks(model.transformer, config.checkpoint_activations)
-        model.transformer.use_attention(run.device, COMPUTE[loop.precision])
 
-        # What samples and is validated is the average of the weights; a frozen text encoder has none.
+        # What samples and is validated is the average of the weights; a frozen text encoder has none. What is
+        # sharded goes to its device block by block, as whole it may not fit.
+        mesh = make_mesh(shape, run.device)
+        if mesh is None or config.parallel.shard == "none":
+            model.to(run.device)
         shared = {id(model.text): model.text} if config.text.folder else {}
         average = copy.deepcopy(model, shared).requires_grad_(False).eval()
-        mesh = make_mesh(shape, run.device)
         network = parallelise(model, average, mesh, config.parallel, loop.precision == "bf16")
+        for part in (model, average):
+            part.to(run.device)
         optimizer = make_optimizer(model, config.optimizer)
         run.restore(model=model.trained_state(), average=average.trained_state(), optimizer=optimizer)
         if config.compile:
-            compile_blocks(model.transformer, breaks=context > 1)  # at the exchange of tokens for heads
-        validation = validation_batches(held_out, autoencoder, config, run)
+            compile_blocks(model.transformer)
+        validation = validation_packs(held_out, autoencoder, config, run)
 
         # The log is opened; from here on a signal ends the step at hand, not the process.
         run.begin(model, data, held_out)
@@ -162,9 +168,11 @@ def train(config: TransformerRun) -> Path:
             # What is said, saved and shown; every process calls these, as each has its share in them.
             terms = {"gradient_norm": norm, "learning_rate": optimizer.param_groups[0]["lr"]}
             run.end_step(step, error / counted, ("tokens", share.tokens), **terms)
-            if step == 1 and share.clips and not config.init:
+            if step == 1 and not config.init:
                 latents = [z for pack in share.packs for z in autoencoder.latents(pack.clips, pack.noises)]
-                run.print_once(check_first_loss(run.loss, latents))
+                squares = run.sum(sum(z.square().sum().item() for z in latents)).item()
+                numbers = run.sum(sum(z.numel() for z in latents)).item()
+                run.print_once(check_first_loss(run.loss, squares / numbers, numbers))
             if run.due("save", step):
                 states = {"model": model.trained_state(), "average": average.trained_state()}
                 run.save(step, **states, optimizer=optimizer)
@@ -278,29 +286,37 @@ def start_from(model: Denoiser, folder: Path) -> None:
     model.load_trained_state(load_weights(file, *TRANSFORMERS)[0], file)
 
 
-def validation_batches(
+def validation_packs(
     held_out, autoencoder: Autoencoder, config: TransformerRun, run: Session
-) -> list[tuple[float, Batch]]:
-    """This process's share of the held-out clips, in batches: fixed noise, at the middle of each time bin."""
-    mine = range(run.rank, min(HELD_OUT, len(held_out)), run.ranks)
-    many = max(1, config.train.batch // run.ranks)
-    head_width = config.model.width // config.model.heads
+) -> list[tuple[float, list[Tensor], PackDraw]]:
+    """This process's share of the held-out clips, as time bin, latents and what is drawn, on the host: fixed
+    noise, at the middle of each bin. A pack has no more clips or tokens than one of the training."""
+    loop, head_width = config.train, config.model.width // config.model.heads
+    packs, room = [], 0
+    for draw in range(run.rank, min(HELD_OUT, len(held_out)), run.ranks):
+        clip = held_out[draw]
+        tokens = tokens_in(latent_shape(clip, autoencoder))
+        if not packs or len(packs[-1]) == max(1, loop.batch // run.ranks) or tokens > room:
+            packs.append([])
+            room = loop.pack_tokens or math.inf
+        packs[-1].append(clip)
+        room -= tokens
     result = []
-    for draws in (mine[first : first + many] for first in range(0, len(mine), many)):
-        clips = [held_out[draw] for draw in draws]
+    for clips in packs:
         latents = autoencoder.latents(clips)
         for time in VALIDATION_TIMES:
             pairs = zip(latents, clips, strict=True)
-            samples = (draw_validation(z.shape, clip, time, config.train.seed) for z, clip in pairs)
-            result.append((time, make_batch(latents, draw_pack(samples, head_width).to(run.device))))
+            samples = (draw_validation(z.shape, clip, time, loop.seed) for z, clip in pairs)
+            result.append((time, latents, draw_pack(samples, head_width)))
     return result
 
 
 @torch.no_grad()
-def validate(average: Denoiser, validation: list[tuple[float, Batch]], run: Session) -> dict:
+def validate(average: Denoiser, validation: list[tuple[float, list[Tensor], PackDraw]], run: Session) -> dict:
     """Mean loss in every time bin, and over them; every process computes its share."""
     sums = {time: torch.zeros(2, device=run.device, dtype=torch.float64) for time in VALIDATION_TIMES}
-    for time, batch in validation:
+    for time, latents, pack in validation:
+        batch = make_batch(latents, pack.to(run.device))
         with run.accelerator.autocast():
             error = flow_loss(average, batch, torch.float64)
         sums[time] += torch.stack([error, batch.in_loss.sum().double()])
@@ -334,6 +350,8 @@ def show_samples(
     many = max(1, config.train.batch // run.ranks)
     videos = []
     for alike in same_shapes([request.shape for request in mine]):
+        if config.train.pack_tokens:  # with guidance a pack has each request twice
+            many = max(1, min(many, config.train.pack_tokens // (2 * tokens_in(mine[alike[0]].shape))))
         for first in range(0, len(alike), many):
             group = [mine[k] for k in alike[first : first + many]]
             with run.accelerator.autocast():

@@ -1,6 +1,7 @@
 """Proves that compiled blocks, and those whose activations are computed again, are the blocks as they are."""
 
 import copy
+import math
 import random
 import weakref
 from dataclasses import replace
@@ -91,7 +92,9 @@ def largest_error(ours: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
     norms = {name: x.norm().item() for name, x in wanted.items()}
     typical = torch.tensor([*norms.values()]).median().item()
     scales = {name: norm if norm > 1e-4 * typical else typical for name, norm in norms.items()}
-    return max((ours[name] - x).norm().item() / scales[name] for name, x in wanted.items())
+    errors = [(ours[name] - x).norm().item() / scales[name] for name, x in wanted.items()]
+    assert all(map(math.isfinite, errors))
+    return max(errors)
 
 
 @pytest.mark.long

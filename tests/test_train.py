@@ -18,9 +18,9 @@ from dit.encode import EncodeSettings
 from dit.encode import encode as encode_cache
 from dit.generate import generate
 from dit.load import AVERAGE, TRANSFORMER, load_model
-from dit.loss import check_first_loss
+from dit.loss import check_first_loss, make_batch
 from dit.steps import latent_shape
-from dit.train import train, validation_batches
+from dit.train import train, validation_packs
 from tests.test_train_loss import random_denoiser
 from tests.tiny import (
     MODEL,
@@ -357,10 +357,10 @@ def test_clips_of_one_shape_are_encoded_together_and_each_as_it_would_be_alone(a
 
 
 def test_the_first_loss_is_one_and_the_latents_variance_and_says_so(whole, autoencoder):
-    latents = [torch.randn(4, 2, 16, 16)]
-    assert check_first_loss(2.02, latents).endswith(": good")
-    assert "WARNING" in check_first_loss(1.2, latents) and "target" in check_first_loss(1.2, latents)
-    assert "latent statistics" in check_first_loss(10.0, [3 * latents[0]])
+    assert check_first_loss(2.02, 1.01, 2048).endswith(": good")
+    assert "WARNING" in check_first_loss(1.2, 1.01, 2048) and "target" in check_first_loss(1.2, 1.01, 2048)
+    assert "latent statistics" in check_first_loss(10.0, 9.0, 2048)
+    assert "WARNING" not in check_first_loss(1.2, 1.0, 64)
     config = transformer_run("", autoencoder)
     data, _ = open_data(config.data, config.train.seed, 1, Compression())
     clips = [data[draw] for draw in range(config.train.batch)]
@@ -372,10 +372,16 @@ def test_validation_has_one_noise_for_ever_and_is_the_same_on_any_number_of_proc
     config = transformer_run("", autoencoder)
     model = load_autoencoder(autoencoder)
     _, held_out = open_data(config.data, 0, 4, Compression())
-    whole = validation_batches(held_out, model, config, session(Path()))
-    again = validation_batches(held_out, model, config, session(Path()))
-    assert all(torch.equal(one[1].tokens, two[1].tokens) for one, two in zip(whole, again, strict=True))
-    shares = [validation_batches(held_out, model, config, session(Path(), rank, 2)) for rank in (0, 1)]
+
+    def batches(rank: int = 0, ranks: int = 1, pack_tokens: int = 0) -> list:
+        capped = replace(config, train=replace(config.train, pack_tokens=pack_tokens))
+        packs = validation_packs(held_out, model, capped, session(Path(), rank, ranks))
+        return [(time, make_batch(latents, pack)) for time, latents, pack in packs]
+
+    whole = batches()
+    assert all(torch.equal(one[1].tokens, two[1].tokens) for one, two in zip(whole, batches(), strict=True))
+    assert [len(batch.tokens) for _, batch in batches(pack_tokens=17)] == [16] * len(whole) * 2
+    shares = [batches(rank, 2) for rank in (0, 1)]
     for t in dit.train.VALIDATION_TIMES:
         total = torch.cat([batch.target for bin_, batch in whole if bin_ == t])
         parts = torch.cat([batch.target for share in shares for bin_, batch in share if bin_ == t])

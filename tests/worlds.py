@@ -1,5 +1,6 @@
 """Runs of the trainer in worlds of several processes, many after one start, and what they differ in."""
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -155,7 +156,8 @@ def differences(home: Path, name: str, reference: str) -> dict[str, float]:
     assert one.keys() == two.keys()
     found = {part: 0.0 for part in EQUAL}
     for key in one:
-        difference = ((one[key] - two[key]).abs().max() / two[key].abs().max()).item()
+        difference = ((one[key] - two[key]).abs().max() / two[key].abs().max().clamp(min=1e-30)).item()
+        assert math.isfinite(difference), key
         part = key.split("/")[0]
         found[part] = max(found[part], difference)
     pairs = list(zip(rows(home / name), rows(home / reference), strict=True))
@@ -164,6 +166,7 @@ def differences(home: Path, name: str, reference: str) -> dict[str, float]:
         for key in row:
             part = "validation" if key.startswith("validation") else key
             if part in found:
+                assert math.isfinite(row[key]), key
                 found[part] = max(found[part], abs(row[key] / other[key] - 1))
     return found
 

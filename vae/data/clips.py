@@ -115,16 +115,14 @@ class VideoFiles(Dataset):
         for attempt in range(count):
             entry = self.entries[order[(position + attempt) % count]]
             path = str(entry.path)
-            if path not in self.skipped:
-                try:
-                    video, posterior = self.content(entry, start)
-                except UnreadableVideo as error:
-                    self.skipped[path] = str(error)
-                else:
-                    captions = entry.captions or ("",)
-                    which = random.integers(len(captions))
-                    return Clip(video, captions[which], path, skipped, posterior, draw)
-            skipped[path] = self.skipped[path]
+            try:  # anew for every draw: which clip it has does not depend on what was read before
+                video, posterior = self.content(entry, start)
+            except UnreadableVideo as error:
+                skipped[path] = self.skipped[path] = str(error)
+            else:
+                captions = entry.captions or ("",)
+                which = random.integers(len(captions))
+                return Clip(video, captions[which], path, skipped, posterior, draw)
         reason = next(iter(skipped.values()))
         raise NothingReadable(f"none of the {count} files of {self.config.source} can be read: {reason}")
 

@@ -95,8 +95,8 @@ def wrong_with(checkpoint: Path, kind: str, parts: Collection[str]) -> str:
             files += found
         for file in files[rank::ranks]:
             read_tensors(file)
-    except ValueError as error:
-        wrong = str(error)
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:  # of one process, for all to hear
+        wrong = str(error) or type(error).__name__
     return next(filter(None, gathered([wrong])), "")
 
 

@@ -65,8 +65,9 @@ def autocast(device: Device, enabled: bool = True) -> torch.autocast:
 
 
 def pinned(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU in memory that a GPU copies from by itself; for a CPU the tensor as it is."""
-    return tensor if on_cpu(device) else tensor.pin_memory()
+    """A tensor in memory of the host that a GPU copies from by itself; as it is for a CPU, or where it is not
+    the host's."""
+    return tensor if on_cpu(device) or not on_cpu(tensor) else tensor.pin_memory()
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:

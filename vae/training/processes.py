@@ -67,10 +67,10 @@ def helpful_threads(numbers: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def gathered(rows: list) -> list:
-    """The rows of all processes."""
+def gathered(rows: list, group: dist.ProcessGroup | None = None) -> list:
+    """The rows of all processes, or of those of a group."""
     if not dist.is_initialized():
         return rows
-    parts: list = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, rows)
+    parts: list = [None] * dist.get_world_size(group)
+    dist.all_gather_object(parts, rows, group)
     return [row for part in parts for row in part]

@@ -15,7 +15,7 @@ from torch import Tensor
 from vae.training.checkpoints import checkpoint_folder, is_sharded, local_part, prune
 from vae.training.device import beside, mark, on_cpu, pinned
 from vae.training.files import whole
-from vae.training.processes import PATIENCE, on_main
+from vae.training.processes import PATIENCE, gathered, on_main
 
 States = Mapping[str, Mapping[str, Tensor]]  # by part and name: live tensors, whole or sharded
 
@@ -44,7 +44,7 @@ class Saver:
     def save(
         self, folder: Path, kind: str, states: States, settings: dict, facts: dict, kept_for_good: int = 0
     ) -> None:
-        """Begins a checkpoint of `folder` as `save_checkpoint` writes it, after the one before is written."""
+        """Begins a checkpoint of `folder` whole or not at all, after the one before is written."""
         self.wait_written()
         named = {f"{part}/{name}": t for part, tensors in states.items() for name, t in tensors.items()}
         mine = _share(named, self.rank, self.ranks)
@@ -88,13 +88,18 @@ class Saver:
         from vae.training.sharded import write_states
 
         torch.set_num_threads(1)  # this thread's: the loop needs the cores
-        self._copy(states, computed)
+        failure = None
+        try:
+            self._copy(states, computed)
+        except BaseException as error:
+            failure = error
         self._copied.set()
+        if any(gathered([failure is not None], self.group)):
+            raise failure or MemoryError("another process could not copy its states")
         main, group, stack = self.rank == 0, self.group, ExitStack()
         final = checkpoint_folder(folder, facts["step"])
         place = on_main(main, lambda: stack.enter_context(whole(final)), group)
         on_main(main, lambda: place.mkdir(exist_ok=True), group)
-        failure = None
         try:
             about = {"kind": f"{kind} checkpoint", "settings": settings, "facts": facts}
             write_states(place, states, self.copies, about, group)

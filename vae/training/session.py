@@ -116,6 +116,8 @@ class Session:
                         f"{self.folder} holds a {what}: give the run a folder of its own with --out"
                     )
             self._held.enter_context(locked(self.folder))
+            if bool(checkpoints(self.folder)) != self.started:
+                raise ValueError(f"another run began {self.folder} meanwhile: give the same command again")
             return open_run(self.folder, self.kind, self.config, data, came_from)
 
         if self.config.from_run and not self.started:

@@ -101,10 +101,14 @@ def shards(path: Path) -> list[Path]:
 
     None where there is none; raises ValueError naming one that is missing, or is left over of others.
     """
-    if path.is_file() or path.suffix != ".safetensors":
+    if path.suffix != ".safetensors":
         return [path] if path.is_file() else []
     pattern = re.compile(rf"{re.escape(path.stem)}-\d{{5}}-of-(\d{{5}})\.safetensors")
     found = {f: int(m[1]) for f in path.parent.glob("*.safetensors") if (m := pattern.fullmatch(f.name))}
+    if path.is_file():
+        if found:
+            raise ValueError(f"{min(found)} is left over, beside {path.name}: leave one of them there")
+        return [path]
     count = max(found.values(), default=0)
     files = [shard(path, number, count) for number in range(1, count + 1)]
     if missing := [file for file in files if file not in found]:
