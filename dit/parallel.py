@@ -220,10 +220,11 @@ def ulysses(attention: Attention, group: dist.ProcessGroup) -> Attention:
 
     Heads and tokens need not divide: a process may have no head, or no token.
     """
-    name = group.group_name
+    name, rank, ranks = group.group_name, dist.get_rank(group), dist.get_world_size(group)
 
     def over_slices(q_LND: Tensor, k_LND: Tensor, v_LND: Tensor, queries: Lengths, keys: Lengths) -> Tensor:
-        q, k, v = _to_heads(torch.stack([q_LND, k_LND, v_LND], dim=1), keys.total, name).unbind(1)
+        mine = _sizes(q_LND.shape[1], ranks)[rank]
+        q, k, v = _to_heads(torch.stack([q_LND, k_LND, v_LND], dim=1), keys.total, mine, name).unbind(1)
         y = attention(q, k, v, keys, keys)
         return _to_tokens(y[:, None], len(q_LND), q_LND.shape[1], name).squeeze(1)
 
@@ -231,16 +232,16 @@ def ulysses(attention: Attention, group: dist.ProcessGroup) -> Attention:
 
 
 @torch.library.custom_op("dit::to_heads", mutates_args=())
-def _to_heads(x_LKND: Tensor, tokens: int, group: str) -> Tensor:
-    """All the pack's `tokens` of this process's heads, from its tokens of all heads."""
-    (here, kinds, heads, width), (rank, ranks) = x_LKND.shape, _place(group)
+def _to_heads(x_LKND: Tensor, tokens: int, mine: int, group: str) -> Tensor:
+    """All the pack's `tokens` of this process's heads, so many are `mine`, from its tokens of all heads.
+
+    How many are said by the caller: processes share a cache of graphs, and must not take each other's.
+    """
+    (here, kinds, heads, width), ranks = x_LKND.shape, dist.get_world_size(_group(group))
     heads_of, tokens_of = _sizes(heads, ranks), _sizes(tokens, ranks)
     sent = torch.cat([part.flatten() for part in x_LKND.split(heads_of, dim=2)])
-    received = x_LKND.new_empty(tokens, kinds, heads_of[rank], width)
-    sizes = (
-        [kinds * n * heads_of[rank] * width for n in tokens_of],
-        [here * kinds * n * width for n in heads_of],
-    )
+    received = x_LKND.new_empty(tokens, kinds, mine, width)
+    sizes = [kinds * n * mine * width for n in tokens_of], [here * kinds * n * width for n in heads_of]
     dist.all_to_all_single(received.flatten(), sent, *sizes, group=_group(group))
     return received
 
@@ -248,7 +249,7 @@ def _to_heads(x_LKND: Tensor, tokens: int, group: str) -> Tensor:
 @torch.library.custom_op("dit::to_tokens", mutates_args=())
 def _to_tokens(x_LKND: Tensor, here: int, heads: int, group: str) -> Tensor:
     """The way back: this process's tokens `here` of all `heads`, from all tokens of its heads."""
-    (tokens, kinds, mine, width), (_, ranks) = x_LKND.shape, _place(group)
+    (tokens, kinds, mine, width), ranks = x_LKND.shape, dist.get_world_size(_group(group))
     heads_of, tokens_of = _sizes(heads, ranks), _sizes(tokens, ranks)
     received = x_LKND.new_empty(here * kinds * heads * width)
     sizes = [here * kinds * n * width for n in heads_of], [kinds * n * mine * width for n in tokens_of]
@@ -262,15 +263,9 @@ def _group(name: str) -> dist.ProcessGroup:
     return dist.distributed_c10d._resolve_process_group(name)
 
 
-def _place(group: str) -> tuple[int, int]:
-    """This process's rank in a group, and how many there are."""
-    return dist.get_rank(_group(group)), dist.get_world_size(_group(group))
-
-
 @_to_heads.register_fake
-def _(x_LKND, tokens, group):
-    rank, ranks = _place(group)
-    return x_LKND.new_empty(tokens, x_LKND.shape[1], _sizes(x_LKND.shape[2], ranks)[rank], x_LKND.shape[3])
+def _(x_LKND, tokens, mine, group):
+    return x_LKND.new_empty(tokens, x_LKND.shape[1], mine, x_LKND.shape[3])
 
 
 @_to_tokens.register_fake
@@ -284,10 +279,12 @@ def _keep_sizes(ctx, inputs, output) -> None:
 
 # Each is the other's gradient: numbers are carried over, and none is added to another.
 _to_heads.register_autograd(
-    lambda ctx, g: (_to_tokens(g, ctx.tokens, ctx.heads, ctx.group), None, None), setup_context=_keep_sizes
+    lambda ctx, g: (_to_tokens(g, ctx.tokens, ctx.heads, ctx.group), None, None, None),
+    setup_context=_keep_sizes,
 )
 _to_tokens.register_autograd(
-    lambda ctx, g: (_to_heads(g, ctx.tokens, ctx.group), None, None, None), setup_context=_keep_sizes
+    lambda ctx, g: (_to_heads(g, ctx.tokens, ctx.heads, ctx.group), None, None, None),
+    setup_context=_keep_sizes,
 )
 
 

@@ -13,6 +13,7 @@ from tests.tiny import fresh_accelerator  # noqa: F401
 from tests.worlds import EQUAL, Case, again, differences, make_home, run_case, run_world
 
 PACKS = (("pack_tokens", 30), ("round_tokens", 16))
+HALF = (("precision", "bf16"),)
 AGAIN, KEPT, COMPILED = (
     ("checkpoint_activations", "blocks"),
     ("checkpoint_activations", "selective"),
@@ -28,6 +29,8 @@ CASES = {
     "fsdp-text-2": (2, Case(ParallelConfig("full"), frozen_text=True)),
     "fsdp-compiled-2": (2, Case(ParallelConfig("full"), PACKS, (AGAIN, COMPILED))),
     "fsdp-ulysses-compiled-2": (2, Case(ParallelConfig("full", context=2), PACKS, (COMPILED,))),
+    "half-2": (2, Case(train=HALF)),
+    "fsdp-half-2": (2, Case(ParallelConfig("full"), HALF)),
     "data-4": (4, Case()),
     "fsdp-4": (4, Case(ParallelConfig("full"))),
     "hybrid-4": (4, Case(ParallelConfig("hybrid", 2))),
@@ -52,12 +55,19 @@ def home(tmp_path_factory) -> Path:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name for name in CASES if "half" not in name])
 def test_several_processes_train_as_one(home, name):
     case = CASES[name][1]
     if COMPILED in case.run and (reason := why_not_compiled(torch.device("cpu"))):
         pytest.skip(reason)
     found = differences(home, name, "one-text" if case.frozen_text else "one")
+    assert all(found[part] <= EQUAL[part] for part in EQUAL), found
+
+
+@pytest.mark.long
+def test_in_half_precision_sharded_weights_train_as_copies(home):
+    """Whose packs are the same: one process, of other packs, rounds otherwise."""
+    found = differences(home, "fsdp-half-2", "half-2")
     assert all(found[part] <= EQUAL[part] for part in EQUAL), found
 
 
