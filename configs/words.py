@@ -123,7 +123,7 @@ NONE = {  # names elsewhere -> the settings of which a verb must have one, why t
         "shard-clips",
         "a cache is of the manifest that is given first",
     ),
-    "compile torch-compile use-compile": ("help", "nothing is compiled, and no setting does it"),
+    "compile torch-compile use-compile": ("help", "`dit train` and `dit bench` compile, nothing else does"),
     "ema use-ema ema-rate no-ema": (
         "train.steps model",
         "the average of the weights is always kept, and is what samples are made with",

@@ -153,6 +153,8 @@ def _run(operation, args, kwargs):
     tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     packet = operation.overloadpacket
     _check_places(operation, packet, tensors)
+    if packet is aten._pin_memory:
+        raise RuntimeError(f"{operation} at {_line()}: only dense CPU tensors can be pinned")
     leaves = kwargs.get("device") is not None and torch.device(kwargs["device"]) == CPU
     if _waits(packet, args, kwargs, tensors, leaves):
         _note(f"{packet}")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dit import attention
+from dit import attention, attention_node
 from dit.attention import BACKENDS, Lengths, choose_attention, make_lengths, sdpa, why_not, works
 
 CPU = torch.device("cpu")
@@ -73,6 +73,16 @@ def test_attention_between_samples_is_exactly_zero(pack: str):
         changed = sdpa(q, k, v, queries, keys)
     assert torch.equal(changed[: queries.each[0]], output[: queries.each[0]])
     assert changed[queries.each[0] :].isnan().all()
+
+
+def test_a_node_without_heads_or_queries_gives_nothing_and_gradients_of_zero():
+    """A process that shares packs may have no head: a kernel would divide by zero."""
+    for heads, lengths in ((0, [0, 3, 8]), (2, [0, 0, 0])):
+        q, k, v = (torch.ones(lengths[-1], heads, 4, requires_grad=True) for _ in range(3))
+        places = torch.tensor(lengths, dtype=torch.int32)
+        output, _ = attention_node.attention(q, k, v, places, places)
+        output.sum().backward()
+        assert output.shape == q.shape and not q.grad.any() and not v.grad.any()
 
 
 def test_cumulative_lengths_are_where_samples_start():

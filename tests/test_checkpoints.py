@@ -25,6 +25,7 @@ from vae.training.branch import find_checkpoint
 from vae.training.checkpoints import checkpoints, newest_sound
 from vae.training.files import remove_stale, whole
 from vae.training.saving import Saver
+from vae.training.session import Session
 from vae.training.sharded import read_states
 from vae.training.weights import (
     Header,
@@ -121,6 +122,10 @@ HARM = {
         lambda s, w: write_shards(s(1).with_name("model.safetensors"), w, 2),
         r"model-0000\d-of-00002.safetensors is left over",
     ),
+    "beside a whole one": (
+        lambda s, w: save_weights(s(1).with_name("model.safetensors"), {}, "transformer checkpoint", {}, {}),
+        "model-00001-of-00003.safetensors is left over, beside model.safetensors",
+    ),
     "of another step": (
         lambda s, w: save_weights(s(2), {}, "transformer checkpoint", {}, {"step": 2, "smoothed": None}, {}),
         "model-00002-of-00003.safetensors is a shard of other weights than model-00001",
@@ -134,6 +139,15 @@ HARM = {
         "is not whole in its shards",
     ),
 }
+
+
+def test_a_run_that_another_began_meanwhile_is_not_begun_again(tmp_path):
+    """Which of its settings are used was decided before it had the folder for itself."""
+    config = transformer_run(tmp_path / "run", "")
+    run = Session(config, "transformer", "transformer.safetensors")
+    (tmp_path / "run" / "step-00000002").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"another run began \S+run meanwhile: give the same command"), run:
+        run.open("")
 
 
 @pytest.mark.parametrize(("harm", "words"), HARM.values(), ids=HARM)

@@ -19,7 +19,7 @@ from tests.tiny import autoencoder_run, seconds_of
 from vae.compression import Compression
 from vae.data.clips import VideoFiles, batches, clip_of, files_hash, open_data, shares_of
 from vae.data.manifest import find_files, load_manifest, save_manifest
-from vae.data.video import Probe, decoder, ffmpeg, probe, to_video
+from vae.data.video import Probe, UnreadableVideo, decoder, ffmpeg, probe, to_video
 from vae.data.write import to_frames, write_video
 from vae.training.log import live_line
 from vae.training.session import Session
@@ -270,6 +270,28 @@ def harmed(folder) -> VideoFiles:
     (folder / "long.mp4").write_bytes(b"changed after it was indexed")
     config = DataConfig(source=str(folder), frames=5, size=32, fps=8.0)
     return VideoFiles(config, 0, load_manifest(folder), Compression())
+
+
+class Sometimes(VideoFiles):
+    """Files of which one can be read only near its start, as on a disk that fails now and then."""
+
+    def content(self, entry, start):
+        if entry.path.name == "long.mp4" and start > 0.5:
+            raise UnreadableVideo("not now")
+        return torch.zeros(3, 1, 16, 16), ()
+
+
+def test_which_clip_a_draw_has_does_not_depend_on_what_was_read_before(folder):
+    run(folder)
+    given = (
+        DataConfig(source=str(folder), frames=5, size=32, fps=8.0),
+        0,
+        load_manifest(folder),
+        Compression(),
+    )
+    long_lived = Sometimes(*given)
+    sources = [long_lived[draw].source for draw in range(40)]
+    assert sources == [Sometimes(*given)[draw].source for draw in range(40)]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -146,6 +146,11 @@ def the_device_itself() -> None:
     assert (x.device, x.inside.device) == (device, torch.device("cpu")) and waits.total() == 1
     assert next(iter(waits)).startswith("aten.copy_ at tests/test_pretended.py:")
 
+    # Only what is the host's can be pinned; what is sent twice stays.
+    with pytest.raises(RuntimeError, match="only dense CPU tensors can be pinned"):
+        x.pin_memory()
+    assert send(x, device) is x
+
     # What waits, and what does not.
     def waited(call: Callable) -> int:
         before = waits.total()

@@ -76,7 +76,7 @@ def opening(model: nn.Module, data, held_out, device: torch.device, ranks: int, 
     """What a run is about to do, in a line."""
     weights = sum(p.numel() for p in model.parameters() if p.requires_grad)
     files = getattr(data, "entries", None)
-    on = f"{len(files)} files, {len(held_out)} held out" if files else "the drawn world"
+    on = f"{len(files)} files, {len(held_out)} clips held out" if files else "the drawn world"
     begins = f"goes on from step {step}" if step else "begins"
     rounded = " with TF32 products" if products(device) == "TF32" else ""
     where = f"{device_kind(device)}{rounded} in {ranks} process{'es' if ranks > 1 else ''}"
