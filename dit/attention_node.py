@@ -92,7 +92,8 @@ def _by_formula(gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, output: Tenso
 
     It stores the scores: for checks, no trainings (`check_compiler`).
     """
-    gradient, q, k, v, output = (x.float() for x in (gradient, q, k, v, output))
+    exact = torch.promote_types(q.dtype, torch.float32)
+    gradient, q, k, v, output = (x.to(exact) for x in (gradient, q, k, v, output))
     scale = q.shape[-1] ** -0.5
     weight = (scale * q @ k.mT).softmax(-1)
     of_score = weight * (gradient @ v.mT - (gradient * output).sum(-1, keepdim=True)) * scale

@@ -357,6 +357,7 @@ def test_bench_vae_compares_equal_work(monkeypatch, tmp_path, capsys):
     assert "8 frames do not fit 1 + 4k" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_bench_vae_measures_lengths_and_seams(tmp_path, capsys, monkeypatch):
     torch.manual_seed(0)
     noise = torch.nn.functional.interpolate(

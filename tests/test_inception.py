@@ -148,6 +148,7 @@ def videos(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_the_verb_scores_and_stamps(videos, seeded, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("eval.networks.certify.seeded_c3d", lambda: seeded)
     out = tmp_path / "is.json"
@@ -184,6 +185,7 @@ def test_repeats_are_refused_where_all_videos_are_taken(videos, seeded, monkeypa
     assert json.loads(out.read_text())["repeats"]["count"] == 2
 
 
+@pytest.mark.long
 def test_without_weights_that_anything_certifies_there_is_no_score(
     videos, seeded, monkeypatch, tmp_path, capsys
 ):

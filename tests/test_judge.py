@@ -48,6 +48,7 @@ def noisy(video: torch.Tensor, decibel: float) -> torch.Tensor:
     return (video + torch.randn(video.shape) * 2 * 10 ** (-decibel / 20)).clamp(-1, 1)
 
 
+@pytest.mark.long
 def test_right_on_twelve_hundred_drawings():
     drawn = [random_scene(seed, index, "any") for seed in (3, 1000, 2**33) for index in range(400)]
     wrong = [scene for scene in drawn if judge(draw(scene)) != truth(scene)]

@@ -222,6 +222,7 @@ def test_fine_tuning_starts_from_a_folder_of_diffusers(tmp_path, train_encoder):
         train(replace(config, out=str(tmp_path / "x"), model=other))
 
 
+@pytest.mark.long
 def test_patches_train_to_sixteen_times_smaller_latents(tmp_path):
     config = autoencoder_run(tmp_path / "run", steps=40, show_every=40)
     faster = OptimizerConfig(learning_rate=1e-2, warmup_steps=5, ema_decay=0.9)
@@ -251,6 +252,7 @@ def test_a_trained_autoencoder_becomes_a_folder_that_diffusers_loads(network, tm
     assert torch.allclose(ours.encode(video), expected, atol=1e-5)
 
 
+@pytest.mark.long
 def test_bf16_trains_near_fp32(network, whole, tmp_path):
     config = full_run(tmp_path / "run", network, steps=3, precision="bf16")
     train(config)

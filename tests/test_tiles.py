@@ -76,6 +76,7 @@ def test_tiles_cover_every_latent_once():
 
 
 @torch.no_grad()
+@pytest.mark.long
 def test_a_budget_chooses_the_tile_and_is_kept():
     model = randomised(SMALL)
     height = width = 48

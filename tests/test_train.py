@@ -268,6 +268,7 @@ def test_every_file_carries_the_complete_config(whole, autoencoder, sources):
     assert suffixes == {".safetensors", ".json", ".jsonl", ".png"}
 
 
+@pytest.mark.long
 def test_it_learns_one_clip_by_heart(autoencoder, tmp_path):
     cache = cache_of(1, tmp_path / "latents", autoencoder)
     loop = {"steps": 250, "batch": 16, "log_every": 50, "save_every": 250, "show_every": 250}

@@ -451,6 +451,7 @@ def test_python_modules_named_like_a_verb_run_as_one(tmp_path):
     assert "dit vae train: no config no_such_config" in done.stderr
 
 
+@pytest.mark.long
 def test_a_kept_encoder_gives_the_same_latents_and_the_decoder_learns(tmp_path):
     first = train(autoencoder_run(tmp_path / "first"))
     run = replace(autoencoder_run(tmp_path / "second"), init=str(first), train_encoder=False)
