@@ -11,7 +11,6 @@ from dit.attention import BACKENDS
 from dit.model import Block, Transformer, run_plainly
 from vae.training.device import on_cpu
 
-aten = torch.ops.aten
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "linear", "mkldnn_linear_pointwise"}
 COSTLY = ("attention", "attn", "flash", "to_heads", "to_tokens")  # parts of the names of other ones to keep
 
