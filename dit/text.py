@@ -2,7 +2,9 @@
 
 import hashlib
 import html
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +17,10 @@ from dit.byte_t5 import BUCKETS, END, EPS, FARTHEST, PADDING, VOCABULARY, ByteEn
 from vae.cache.index import Cache, remedy
 from vae.cache.shards import DTYPES, Location, read_row
 from vae.diffusers_folder import read_config
-from vae.training.files import file_hash, out_of_memory
+from vae.training.files import file_hash, out_of_memory, read_text
 from vae.training.weights import read_model, weights_files
+
+TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
 class PretrainedEncoder(nn.Module):
@@ -232,12 +236,26 @@ def load_tokenizer(config: TextConfig):
 
     folder = Path(config.folder)
     folder = folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
+    for file in filter(Path.is_file, (folder / name for name in TOKENIZER_SETTINGS)):
+        _check_printable(file)
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever a foreign folder does wrong is the answer
         if out_of_memory(error):
             raise
         raise ValueError(f"{folder} holds no tokenizer ({first_line(error)})") from None
+
+
+def _check_printable(file: Path) -> None:
+    """Raises ValueError where a name in a tokenizer's settings could steer a terminal: the tokenizers library
+    prints the names that it does not know."""
+
+    def check(pairs: list[tuple[str, object]]) -> None:
+        if bad := next((name for name, _ in pairs if not name.isprintable()), None):
+            raise ValueError(f"{file} has the setting {ascii(bad)[:60]}, whose name is not printable")
+
+    with suppress(json.JSONDecodeError, RecursionError):  # of which the library's own reader speaks
+        json.loads(read_text(file), object_pairs_hook=check)
 
 
 def first_line(error: Exception) -> str:

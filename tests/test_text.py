@@ -9,7 +9,15 @@ import torch
 
 from configs.model import TextConfig
 from dit.byte_t5 import ByteEncoder, byte_tokens
-from dit.text import as_transformers, clean, cut_note, encoder_hash, make_encoder, write_encoder
+from dit.text import (
+    as_transformers,
+    clean,
+    cut_note,
+    encoder_hash,
+    load_tokenizer,
+    make_encoder,
+    write_encoder,
+)
 
 TINY = TextConfig(width=24, depth=3, heads=3, mlp_width=40, max_tokens=300)
 PROMPTS = [
@@ -101,6 +109,18 @@ def test_packed_text_is_padded_and_masked_text(tmp_path: Path, kind: str):
     assert lengths == batch["attention_mask"].sum(1).tolist() == [14, 1, 16]
     for text, row, length in zip(packed.split(lengths), wanted, lengths, strict=True):
         assert torch.allclose(text, row[:length], rtol=0, atol=1e-5 * wanted.abs().max().item())
+
+
+def test_names_in_a_tokenizers_settings_steer_no_terminal(tmp_path: Path, capfd):
+    """The tokenizers library prints the names that it does not know: they are refused before."""
+    tiny_umt5(tmp_path)
+    file = tmp_path / "tokenizer" / "tokenizer_config.json"
+    known = json.loads(file.read_text())
+    token = {"content": "<x>", "special": True, "\x1b[31mred": 1}
+    file.write_text(json.dumps(known | {"added_tokens_decoder": {"5": token}}))
+    with pytest.raises(ValueError, match=r"tokenizer_config.json has the setting '\\x1b\[31mred'"):
+        load_tokenizer(TextConfig(folder=str(tmp_path)))
+    assert "\x1b" not in "".join(capfd.readouterr())
 
 
 @pytest.mark.parametrize("padded", [False, True])

@@ -215,8 +215,9 @@ def parquet_file(file: Path, draw: random.Random, needed: dict) -> Change:
         done = Change(f"column {name}", what)
     else:
         values = table[name].to_pylist()
-        value = draw.choice([None, *CELLS.get(str(table[name].type), [[], [None], [["x"]], [-1], [10**12]])])
-        values[draw.randrange(len(values))] = value
+        others = [None, *CELLS.get(str(table[name].type), [[], [None], [["x"]], [-1], [10**12]])]
+        row = draw.randrange(len(values))
+        values[row] = value = draw.choice([other for other in others if other != values[row]])
         what = "null" if value in (None, [None]) else "outside" if value in OUTSIDE else "value"
         try:
             table = table.set_column(k, name, pyarrow.array(values, table[name].type))
