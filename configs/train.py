@@ -33,8 +33,14 @@ class OptimizerConfig:
     """Peak learning rate."""
     warmup_steps: StepsOrZero = 100
     """Steps over which the learning rate rises from zero."""
+    schedule: Literal["constant", "cosine", "trapezoid"] = "constant"
+    """The rate after warm-up: constant, or falling, by a cosine to a tenth or by `decay_shape` to zero."""
+    decay_start: StepsOrZero = 0
+    """Step, of any checkpoint, from which the rate falls; counted from where the optimizer began."""
     decay_steps: StepsOrZero = 0
-    """Length of a cosine decay to a tenth, counted from step zero; 0 keeps the rate constant."""
+    """Steps over which the rate falls; later ones keep what it fell to."""
+    decay_shape: Literal["linear", "sqrt"] = "sqrt"
+    """How a trapezoid falls: 1 - p, or 1 - sqrt(p) (Haegele et al. 2024), p being the share of its steps."""
     weight_decay: NonNegative = 0.0
     """Decoupled weight decay of every tensor of two or more dimensions; biases and vectors have none."""
     beta2: Decay = 0.99

@@ -3,7 +3,9 @@
 SAME = {  # a setting of ours -> its names elsewhere; a verb answers with those of these that it has
     "optimizer.learning-rate": "lr learning-rate base-lr peak-lr max-lr adam-lr rate",
     "optimizer.warmup-steps": "warmup warmup-iters lr-warmup lr-warmup-steps num-warmup-steps warmup-ratio",
-    "optimizer.decay-steps": "decay lr-decay lr-decay-steps lr-decay-iters lr-scheduler lr-scheduler-type",
+    "optimizer.decay-steps": "decay lr-decay lr-decay-steps lr-decay-iters cooldown cooldown-steps",
+    "optimizer.schedule": "lr-scheduler lr-scheduler-type lr-schedule scheduler wsd",
+    "optimizer.decay-start": "cooldown-start decay-from",
     "optimizer.weight-decay": "wd adam-weight-decay weight-decay",
     "optimizer.beta2": "adam-beta2 beta-2",
     "optimizer.max-gradient-norm": "clip grad-clip gradient-clip gradient-clip-val max-grad-norm clip-grad "
@@ -106,10 +108,6 @@ NONE = {  # names elsewhere -> the settings of which a verb must have one, why t
         "AdamW is the only optimizer, with --optimizer.learning-rate and its neighbours",
     ),
     "beta1 beta-1 adam-beta1 betas": ("train.steps", "AdamW's first beta is 0.9, and has no setting"),
-    "lr-scheduler lr-scheduler-type lr-schedule scheduler": (
-        "train.steps",
-        "after its warm-up the rate is constant, or falls by a cosine over --optimizer.decay-steps",
-    ),
     "lora lora-rank lora-path use-lora adapter": (
         "init",
         "there is no LoRA: --init starts from a model, all of whose weights are trained",

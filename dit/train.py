@@ -43,7 +43,13 @@ from vae.model import Autoencoder
 from vae.training.ahead import made_ahead
 from vae.training.branch import find_checkpoint
 from vae.training.files import read_json
-from vae.training.optimizer import clip_gradients, make_optimizer, set_learning_rate, update_average
+from vae.training.optimizer import (
+    check_schedule,
+    clip_gradients,
+    make_optimizer,
+    set_learning_rate,
+    update_average,
+)
 from vae.training.processes import gathered, on_main
 from vae.training.session import Session
 from vae.training.weights import TRANSFORMERS, load_strictly, load_weights
@@ -159,14 +165,14 @@ def train(config: TransformerRun) -> Path:
             # AdamW at this step's learning rate, then the average moves towards the weights.
             norm = clip_gradients(optimizer, config.optimizer)
             run.check_finite(step, norm)
-            set_learning_rate(optimizer, run.updates(step), config.optimizer)
+            rate = set_learning_rate(optimizer, run.updates(step), config.optimizer)
             run.wait_copied()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             update_average(average, model, step, config.optimizer.ema_decay)
 
             # What is said, saved and shown; every process calls these, as each has its share in them.
-            terms = {"gradient_norm": norm, "learning_rate": optimizer.param_groups[0]["lr"]}
+            terms = {"gradient_norm": norm, "learning_rate": rate}
             run.end_step(step, error / counted, ("tokens", share.tokens), **terms)
             if step == 1 and not config.init:
                 latents = [z for pack in share.packs for z in autoencoder.latents(pack.clips, pack.noises)]
@@ -189,6 +195,7 @@ def train(config: TransformerRun) -> Path:
 def _check_fit(config: TransformerRun, autoencoder: Autoencoder) -> None:
     """Raises ValueError for settings that do not fit each other, before anything is computed."""
     model, text, data = config.model, config.text, config.data
+    check_schedule(config.optimizer)
     for name, part in {"model": model, "text": text}.items():
         if part.width % part.heads or part.width // part.heads % 2:
             raise ValueError(

@@ -31,6 +31,7 @@ from vae.training.device import pinned, send
 from vae.training.files import naming
 from vae.training.optimizer import (
     average_gradients,
+    check_schedule,
     clip_gradients,
     make_optimizer,
     mean_over_processes,
@@ -144,9 +145,9 @@ def train(config: AutoencoderRun) -> Path:
                 count = run.updates(step, "discriminator_optimizer", start)
                 update = discriminator_optimizer, count, discriminator_config
                 updates["discriminator_gradient_norm"] = update
-            norms = {}
+            norms, rates = {}, {}
             for name, (adamw, count, adamw_config) in updates.items():
-                set_learning_rate(adamw, count, adamw_config)
+                rates[name] = set_learning_rate(adamw, count, adamw_config)
                 average_gradients(adamw, run.accelerator)
                 norms[name] = clip_gradients(adamw, adamw_config)
             run.check_finite(step, *norms.values(), terms["loss"])
@@ -163,7 +164,7 @@ def train(config: AutoencoderRun) -> Path:
 
             # What is said, saved and shown; every process calls these, as each has its share in them.
             loss, reported = terms.pop("loss"), terms | norms
-            reported["learning_rate"] = optimizer.param_groups[0]["lr"]
+            reported["learning_rate"] = rates["gradient_norm"]
             if discriminator_active:
                 reported["adaptive_weight"] = discriminator.adaptive_weight
             if config.learned_variance:
@@ -186,6 +187,7 @@ def train(config: AutoencoderRun) -> Path:
 
 def _check_recipe(config: AutoencoderRun) -> None:
     """Raises ValueError for settings of the recipe that do not fit each other, and for a cache as data."""
+    check_schedule(config.optimizer)
     discriminator = config.discriminator
     if discriminator.weight and config.crop < 2**discriminator.depth:
         raise ValueError(f"discriminator.depth = {discriminator.depth}: 2^depth must be at most crop")

@@ -25,7 +25,12 @@ config = TransformerRun(
         steps=4000, batch=64, log_every=20, precision="fp32", save_every=250, show_every=500
     ),
     optimizer=OptimizerConfig(
-        learning_rate=1e-3, warmup_steps=200, decay_steps=4000, weight_decay=0.01, ema_decay=0.998
+        learning_rate=1e-3,
+        warmup_steps=200,
+        schedule="cosine",
+        decay_steps=4000,
+        weight_decay=0.01,
+        ema_decay=0.998,
     ),
     sampler=SamplerConfig(steps=25, solver="multistep", guidance=3.0),
     prompts=(

@@ -21,5 +21,7 @@ config = replace(
     kl_weight=1e-3,
     train_encoder=False,
     train=LoopConfig(steps=1200, batch=4, log_every=20, precision="fp32", save_every=100, show_every=100),
-    optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=50, decay_steps=1200, ema_decay=0.995),
+    optimizer=OptimizerConfig(
+        learning_rate=5e-4, warmup_steps=50, schedule="cosine", decay_steps=1200, ema_decay=0.995
+    ),
 )

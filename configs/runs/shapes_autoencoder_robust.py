@@ -19,5 +19,7 @@ config = replace(
     error="l1",
     kl_weight=1e-3,
     train=LoopConfig(steps=1500, batch=4, log_every=20, precision="fp32", save_every=250, show_every=250),
-    optimizer=OptimizerConfig(learning_rate=4e-4, warmup_steps=100, decay_steps=1500, ema_decay=0.995),
+    optimizer=OptimizerConfig(
+        learning_rate=4e-4, warmup_steps=100, schedule="cosine", decay_steps=1500, ema_decay=0.995
+    ),
 )

@@ -18,5 +18,7 @@ config = replace(
     crop_frames=9,
     error="l1",
     train=LoopConfig(steps=1241, batch=4, log_every=20, precision="fp32", save_every=200, show_every=200),
-    optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=100, decay_steps=2000, ema_decay=0.995),
+    optimizer=OptimizerConfig(
+        learning_rate=5e-4, warmup_steps=100, schedule="cosine", decay_steps=2000, ema_decay=0.995
+    ),
 )

@@ -17,5 +17,7 @@ config = replace(
     init="runs/shapes-autoencoder/autoencoder.safetensors",
     crop_frames=9,
     train=LoopConfig(steps=760, batch=4, log_every=20, save_every=100, show_every=100),
-    optimizer=OptimizerConfig(learning_rate=4e-4, warmup_steps=100, decay_steps=600, ema_decay=0.99),
+    optimizer=OptimizerConfig(
+        learning_rate=4e-4, warmup_steps=100, schedule="cosine", decay_steps=600, ema_decay=0.99
+    ),
 )

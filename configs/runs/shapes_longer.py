@@ -20,6 +20,11 @@ config = replace(
         steps=1500, batch=64, log_every=20, precision="fp32", seed=1, save_every=250, show_every=500
     ),
     optimizer=OptimizerConfig(
-        learning_rate=6e-4, warmup_steps=100, decay_steps=1500, weight_decay=0.01, ema_decay=0.998
+        learning_rate=6e-4,
+        warmup_steps=100,
+        schedule="cosine",
+        decay_steps=1500,
+        weight_decay=0.01,
+        ema_decay=0.998,
     ),
 )

@@ -19,5 +19,7 @@ config = TransformerRun(
     text=TextConfig(width=128, depth=2, heads=4, mlp_width=256, max_tokens=256),
     flow=FlowConfig(shift=2.0, shift_tokens=180),
     train=TransformerLoop(steps=400, batch=8, log_every=20, save_every=100, show_every=100, precision="fp32"),
-    optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=50, decay_steps=400, ema_decay=0.99),
+    optimizer=OptimizerConfig(
+        learning_rate=5e-4, warmup_steps=50, schedule="cosine", decay_steps=400, ema_decay=0.99
+    ),
 )

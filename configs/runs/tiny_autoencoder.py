@@ -21,5 +21,7 @@ config = AutoencoderRun(
     error="l2",
     kl_weight=1e-5,
     train=LoopConfig(steps=1000, batch=4, log_every=20, save_every=100, show_every=100, precision="fp32"),
-    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=100, decay_steps=1000, ema_decay=0.99),
+    optimizer=OptimizerConfig(
+        learning_rate=1e-3, warmup_steps=100, schedule="cosine", decay_steps=1000, ema_decay=0.99
+    ),
 )

@@ -19,5 +19,7 @@ config = replace(
     error="l1",
     discriminator=DiscriminatorConfig(weight=0.2, start=50, width=32, learning_rate=2e-4),
     train=LoopConfig(steps=500, batch=4, log_every=20, save_every=100, show_every=100, precision="fp32"),
-    optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=50, decay_steps=500, ema_decay=0.99),
+    optimizer=OptimizerConfig(
+        learning_rate=3e-4, warmup_steps=50, schedule="cosine", decay_steps=500, ema_decay=0.99
+    ),
 )

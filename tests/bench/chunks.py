@@ -35,7 +35,7 @@ CONFIG = AutoencoderRun(
     crop_frames=17,
     error="l2",
     train=LoopConfig(steps=STEPS, batch=BATCH, precision="fp32"),
-    optimizer=OptimizerConfig(learning_rate=1.5e-3, warmup_steps=30, decay_steps=STEPS),
+    optimizer=OptimizerConfig(learning_rate=1.5e-3, warmup_steps=30, schedule="cosine", decay_steps=STEPS),
 )
 WHOLE = "whole"
 WAYS = {  # of 5 latent frames

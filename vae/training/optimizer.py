@@ -1,7 +1,7 @@
 """The optimizer of both trainers: AdamW with a warm-up, and the running average of the weights."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import torch
@@ -23,19 +23,39 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig, beta1: float = 0.9
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(beta1, config.beta2), fused=True)
 
 
+def check_schedule(config: OptimizerConfig) -> None:
+    """Raises ValueError where a schedule has no steps to fall over, or steps that it does not fall over."""
+    name, steps = config.schedule, config.decay_steps
+    if name == "constant" and (steps or config.decay_start):
+        raise ValueError(
+            "optimizer.schedule = constant never falls: for optimizer.decay_start and decay_steps give "
+            "--optimizer.schedule cosine or trapezoid"
+        )
+    if name != "constant" and not steps:
+        raise ValueError(f"optimizer.schedule = {name} falls over --optimizer.decay-steps, which is 0")
+
+
 def learning_rate(step: int, config: OptimizerConfig) -> float:
-    """Learning rate of a step, counted from 1: linear warm-up, then constant, or a cosine down to a tenth."""
+    """Learning rate of a step, counted from 1: linear warm-up, then what the schedule leaves of it."""
     rate = config.learning_rate * min(1.0, step / max(1, config.warmup_steps))
-    if not config.decay_steps:
-        return rate
-    progress = min(1.0, (step - 1) / config.decay_steps)
-    return rate * (0.55 + 0.45 * math.cos(math.pi * progress))
+    progress = (step - 1 - config.decay_start) / max(1, config.decay_steps)
+    return rate * SCHEDULES[config.schedule](min(1.0, max(0.0, progress)), config)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, config: OptimizerConfig) -> None:
-    """Gives the optimizer the learning rate of a step, counted from 1."""
+# What is left of the peak rate after a share `p` of the steps over which it falls.
+SCHEDULES: dict[str, Callable[[float, OptimizerConfig], float]] = {
+    "constant": lambda p, config: 1.0,
+    "cosine": lambda p, config: 0.55 + 0.45 * math.cos(math.pi * p),
+    "trapezoid": lambda p, config: 1 - (math.sqrt(p) if config.decay_shape == "sqrt" else p),
+}
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, config: OptimizerConfig) -> float:
+    """Gives the optimizer the learning rate of a step, counted from 1; returns it."""
+    rate = learning_rate(step, config)
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate(step, config)
+        group["lr"] = rate
+    return rate
 
 
 @torch.no_grad()
