@@ -7,14 +7,14 @@ a fork that has everything imported, and is sent SIGKILL, SIGTERM, SIGHUP and SI
 evenly over the time that the whole takes; then it is given again. Wrong is: another status than the signal's,
 a traceback, an end that is not the undisturbed one's to the bit, a temporary file, a process that lives on.
 
-worlds is `dit train` on 1 to 4 processes, sharded or not, which are killed and given again on other numbers,
-or always on the same; every step saves. Wrong is: losses or weights that are not those of one process left
-alone, to 1e-6 and to 1e-5 of a tensor's largest; where the number stays, those of that number to the bit.
+worlds is `dit train` on 1 to 4 processes that have copies, shards or both, or slices of packs, in one pack or
+in several, which are killed and given again in other worlds, or always in the same; every step saves. Wrong
+is: losses or weights that are not those of one process left alone, to 1e-6 and to 1e-5 of a tensor's largest;
+where the world stays, those of that world left alone to the bit.
 """
 
 import argparse
 import ctypes
-import itertools
 import json
 import multiprocessing
 import os
@@ -164,8 +164,21 @@ def run(words: list[str], said: Path, number: int = 0, after: float = 0.0) -> tu
     return process.exitcode, time.monotonic() - began
 
 
-WORLDS = 1, 2, 3, 4
-SHARDINGS = {"copies": [], "sharded": ["--parallel.shard", "full"]}
+SHARINGS = {  # by what the processes have: the settings, and how many processes they are for
+    "copies": ("", (1, 2, 3, 4)),
+    "shards": ("--parallel.shard full", (1, 2, 3, 4)),
+    "copies of shards": ("--parallel.shard hybrid --parallel.shard-size 2", (2, 4)),
+    "slices of packs": ("--parallel.context 2", (2, 4)),
+    "thirds of packs": ("--parallel.context 3", (3,)),  # of two heads: one process has none
+    "shards, slices of packs": ("--parallel.shard full --parallel.context 2", (2, 4)),
+}
+PACKS = {"one pack": "", "a pack a clip": "--train.pack-tokens 8"}
+WORLDS = [
+    (sharing, packs, ranks)
+    for sharing, (_, counts) in SHARINGS.items()
+    for packs in PACKS
+    for ranks in counts
+]
 
 
 def run_world(words: list[str], said: Path, ranks: int, number: int = 0, after: float = 0.0) -> list[int]:
@@ -220,35 +233,40 @@ def distance(one: dict, two: dict) -> tuple[float, float]:
 
 
 def worlds(home: Path, kills: int, seed: int) -> int:
-    """Kills a training on drawn numbers of processes, and prints a line; returns how many ends are wrong."""
+    """Kills a training in drawn worlds, and prints a line; returns how many ends are wrong."""
     autoencoder, drawn = home / "vae" / WEIGHTS, random.Random(f"worlds {seed}")
     out, said = home / "out" / "worlds", home / "out" / "worlds.txt"
+    config = write_config(
+        home / "worlds.py", transformer_run(out, autoencoder, steps=8, save_every=1, show_every=8)
+    )
 
-    def words(sharding: str) -> list[str]:
-        config = transformer_run(out, autoencoder, steps=8, save_every=1, show_every=8)
-        return ["train", str(write_config(home / "worlds.py", config)), *SHARDINGS[sharding]]
+    def words(world: tuple[str, str, int]) -> list[str]:
+        sharing, packs, _ = world
+        return ["train", str(config), *SHARINGS[sharing][0].split(), *PACKS[packs].split()]
 
     whole, seconds = {}, {}
-    for sharding, ranks in itertools.product(SHARDINGS, WORLDS):
+    for world in WORLDS:
         shutil.rmtree(out, ignore_errors=True)
         began = time.monotonic()
-        statuses = run_world(words(sharding), said, ranks)
-        assert not any(statuses), f"{statuses} on {ranks}: {said.read_text()[-3000:]}"
-        whole[sharding, ranks], seconds[ranks] = ends(out), time.monotonic() - began
-    first = whole["copies", 1]
+        statuses = run_world(words(world), said, world[-1])
+        assert not any(statuses), f"{statuses} in {world}: {said.read_text()[-3000:]}"
+        whole[world], seconds[world] = ends(out), time.monotonic() - began
+    first = whole[WORLDS[0]]
     undisturbed = [distance(end, first) for end in whole.values()]
+    least = f"undisturbed by {max(a for a, _ in undisturbed):.1e} and {max(b for _, b in undisturbed):.1e}"
+    print(f"worlds     {len(WORLDS)} of them, {least}", flush=True)
     done, runs, failed, furthest = 0, 0, 0, [0.0, 0.0]
     while done < kills:
         shutil.rmtree(out, ignore_errors=True)
         said.unlink(missing_ok=True)
-        stays = (drawn.choice([*SHARDINGS]), drawn.choice(WORLDS)) if drawn.random() < 0.3 else None
+        stays = drawn.choice(WORLDS) if drawn.random() < 0.3 else None
         history = []
         for left in range(drawn.randint(1, 4), -1, -1):
-            sharding, ranks = stays or (drawn.choice([*SHARDINGS]), drawn.choice(WORLDS))
+            world = stays or drawn.choice(WORLDS)
             number = drawn.choice((signal.SIGKILL, signal.SIGTERM)) if left else 0
-            after = drawn.uniform(0, seconds[ranks])
-            statuses = run_world(words(sharding), said, ranks, number, after)
-            history.append(f"{sharding} on {ranks}" + (f", {number.name} at {after:.2f} s" if number else ""))
+            after = drawn.uniform(0, seconds[world])
+            statuses = run_world(words(world), said, world[-1], number, after)
+            history.append(str(world) + (f", {number.name} at {after:.2f} s" if number else ""))
             done += any(statuses)
             if not any(statuses):
                 break
@@ -263,9 +281,9 @@ def worlds(home: Path, kills: int, seed: int) -> int:
         if wrong:
             print(f"worlds, {'; '.join(history)}: {statuses}, apart by {apart}", flush=True)
             print(said.read_text()[-3000:], file=sys.stderr)
+        print(f"{done} kills in {runs} runs, {failed} went wrong", file=sys.stderr, flush=True)
     apart = f"losses apart by {furthest[0]:.1e}, weights by {furthest[1]:.1e}"
-    least = f"undisturbed by {max(a for a, _ in undisturbed):.1e} and {max(b for _, b in undisturbed):.1e}"
-    print(f"worlds     {done} kills in {runs} runs, {failed} went wrong, {apart} ({least})", flush=True)
+    print(f"worlds     {done} kills in {runs} runs, {failed} went wrong, {apart}", flush=True)
     return failed
 
 
