@@ -50,6 +50,10 @@ class VideoAutoencoder(nn.Module, ABC):
         for buffer, values in ((self.latent_mean, statistics.mean), (self.latent_std, statistics.std)):
             buffer.copy_(torch.tensor(values).view_as(buffer))
 
+    def forget_statistics(self) -> None:
+        """Takes those of a new network, 0 and 1: the encoder is another than the one that was measured."""
+        self.set_statistics(Statistics((0.0,) * self.channels, (1.0,) * self.channels))
+
     @property
     def statistics(self) -> Statistics:
         """The statistics of its latents, in the shortest decimals that give the same fp32."""

@@ -26,6 +26,7 @@ from vae.quality.lpips import SMALLEST, Lpips, load_lpips, lpips_of
 from vae.quality.psnr_ssim import psnr, ssim
 from vae.statistics import Statistics, checked, latent_sums, raw_sums, statistics_of
 from vae.training.ahead import made_ahead
+from vae.training.branch import MODEL, find_checkpoint
 from vae.training.collapse import Watch
 from vae.training.device import pinned, send
 from vae.training.files import naming
@@ -41,7 +42,7 @@ from vae.training.optimizer import (
 from vae.training.processes import gathered
 from vae.training.seeds import generator, normal, uniform
 from vae.training.session import Session
-from vae.training.weights import AUTOENCODERS, load_strictly, load_weights, shards
+from vae.training.weights import AUTOENCODERS, load_strictly, load_weights, read_header, shards
 
 HELD_OUT = 16
 SCORES = ("psnr", "ssim", "lpips")
@@ -70,7 +71,9 @@ def train(config: AutoencoderRun) -> Path:
         # The autoencoder, from random weights or those of `init`, and the frozen network of its loss.
         torch.manual_seed(seed)
         model = Autoencoder(config.model)
-        if not (run.started or config.from_run):
+        if config.from_run and not run.started:
+            _check_origin(config)
+        elif not run.started:
             start_from(model, config)
         perceptual, run.facts["perceptual_weights"], note = load_perceptual(config.perceptual)
 
@@ -103,8 +106,10 @@ def train(config: AutoencoderRun) -> Path:
             return {name: part.state_dict() for name, part in states.items()} | optimizers
 
         run.restore({"discriminator_optimizer": start}, **parts())
-        if not config.train_encoder and not model.measured:
-            raise ValueError(f"--from-run {config.from_run} trains its encoder: that cannot be kept as it is")
+        if config.train_encoder:  # where a run begins from one that kept it, it has that one's statistics
+            run.wait_copied()
+            for network in (model, average):
+                network.forget_statistics()
 
         # The log is opened; from here on a signal ends the step at hand, not the process.
         run.begin(model, data, held_out)
@@ -200,6 +205,34 @@ def _check_recipe(config: AutoencoderRun) -> None:
             raise ValueError(f"{source} holds latents and no video: give the manifest it was made of")
 
 
+def _check_origin(config: AutoencoderRun) -> None:
+    """Raises ValueError where a checkpoint of `from_run` cannot be gone on with under these settings.
+
+    A trained encoder cannot be kept, as its latents were not measured; an optimizer has states of what was
+    trained, and the discriminator's as many updates as there were steps since its start.
+    """
+    whose = f"--from-run {config.from_run}"
+    header = read_header(find_checkpoint(config.from_run) / MODEL, "autoencoder checkpoint")
+    before = from_json(AutoencoderRun, header.settings)
+    if before.train_encoder and not config.train_encoder:
+        raise ValueError(f"{whose} trains its encoder: that cannot be kept as it is")
+    if not config.from_optimizer:
+        return
+    for name in ("train_encoder", "learned_variance"):
+        if getattr(before, name) != getattr(config, name):
+            raise ValueError(
+                f"{whose} trained other weights, with {name} = {getattr(before, name)}: --no-from-optimizer "
+                f"begins the optimizer anew"
+            )
+    begun, step = header.facts.get("begun", {}).get("discriminator_optimizer", 0), header.facts["step"]
+    starts = [run.discriminator.start for run in (before, config) if run.discriminator.weight]
+    if len({max(0, step - max(start, begun)) for start in starts}) == 2:
+        raise ValueError(
+            f"{whose} began to train its discriminator with discriminator.start = {starts[0]}, not "
+            f"{starts[1]}: give that, or --no-from-optimizer begins the optimizers anew"
+        )
+
+
 def start_from(model: Autoencoder, config: AutoencoderRun) -> None:
     """Loads the weights of `init`, and its latents' statistics where the encoder is kept.
 
@@ -231,8 +264,7 @@ def start_from(model: Autoencoder, config: AutoencoderRun) -> None:
         raise ValueError(f"{config.init} has another shape than the config's model: give {flags}")
     load_strictly(model, tensors, config.init)
     if config.train_encoder:
-        channels = model.channels
-        model.set_statistics(Statistics((0.0,) * channels, (1.0,) * channels))
+        model.forget_statistics()
     elif shards(path):
         check_measured(model, path, header)
 
