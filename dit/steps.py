@@ -28,6 +28,12 @@ class Pack:
     draw: PackDraw
     noises: list[Tensor] | None
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Pack":
+        """The same with every tensor changed but videos, of which a device is to hold no step's at once."""
+        clips = [clip.map(change) if clip.posterior else clip for clip in self.clips]
+        noises = None if self.noises is None else [change(noise) for noise in self.noises]
+        return Pack(clips, self.draw.map(change), noises)
+
     def batch(self, autoencoder: VideoAutoencoder, device: torch.device) -> Batch:
         """The pack on the device, with its clips' latents."""
         return make_batch(autoencoder.latents(self.clips, self.noises), self.draw.to(device))
@@ -38,6 +44,10 @@ class StepPacks:
     """A process's share of a step."""
 
     packs: list[Pack]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "StepPacks":
+        """The same with every tensor of its packs changed, moved or pinned."""
+        return StepPacks([pack.map(change) for pack in self.packs])
 
     @property
     def clips(self) -> list[Clip]:

@@ -147,7 +147,8 @@ def train(config: TransformerRun) -> Path:
         packs = partial(plan.shares, range(run.step + 1, loop.steps + 1), data_rank, ranks)
         clips = batches(data, (list(chain(*step)) for step in packs()), config.data.workers)
         shares = zip(packs(), clips, strict=True)
-        ahead = made_ahead(draw_steps(shares, config, autoencoder, model.read, run.device, cut))
+        drawn = draw_steps(shares, config, autoencoder, model.read, run.device, cut)
+        ahead = made_ahead(drawn, run.device)
         for step, share in run.steps(ahead, lambda share: share.clips):
             # The loss is a mean over the tokens of the whole step: of all packs of all processes.
             counted, error = run.sum(share.counted).float(), torch.zeros((), device=run.device)

@@ -8,6 +8,9 @@ What waits is what PyTorch's CUDA device synchronises for: a number read (`item`
 (`nonzero`, an index of bools), and every copy between device and host but those without blocking, from pinned
 memory; a tensor made from Python numbers, or indexed by a tensor of the host, is such a copy.
 
+A tensor that another stream made is to be waited for before it is read, and its memory to be held: else what
+reads it raises.
+
 `install` registers the device for the whole process and for good, and gives it to whoever asks at the door
 (`vae.training.device`): call it before anything else is imported, in a process of its own.
 """
@@ -17,7 +20,8 @@ import re
 import sys
 import threading
 from collections import Counter
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -31,6 +35,7 @@ aten = torch.ops.aten
 
 waits: Counter[str] = Counter()  # of the loop, by what and where
 aside: Counter[str] = Counter()  # of other threads of Python's, which keep nobody waiting
+beside: Counter[str] = Counter()  # tensors made on another stream than the main one, by where
 
 READ = {aten._local_scalar_dense, aten.equal, aten.is_nonzero}
 SIZED = {  # by their data
@@ -98,6 +103,8 @@ class Pretended(torch.Tensor):
 
     def __init__(self, inside: torch.Tensor):
         self._inside, self._place = inside, held.take(inside)
+        self._held_for: set[_Stream] = set()
+        _note_made(self)
 
     def __del__(self):
         held.give_back(self._place, self._inside.untyped_storage().nbytes())
@@ -117,6 +124,7 @@ class Pretended(torch.Tensor):
         torch.Tensor.data.__set__(self, other)
         held.give_back(self._place, self._inside.untyped_storage().nbytes())
         self._inside, self._place = other._inside, held.take(other._inside)
+        self._made, self._held_for = other._made, other._held_for
 
     def __repr__(self) -> str:
         return f"{self.inside} on {device()}"
@@ -133,6 +141,10 @@ class Pretended(torch.Tensor):
         if isinstance(self, torch.nn.Parameter):
             copied = torch.nn.Parameter(copied, self.requires_grad)
         return memo.setdefault(id(self), copied)
+
+    def record_stream(self, stream: "_Stream") -> None:
+        """Has its memory kept until what a stream was given so far is done."""
+        self._held_for.add(stream)
 
     @classmethod
     def __torch_dispatch__(cls, operation, types, args=(), kwargs=None):
@@ -153,6 +165,7 @@ def _run(operation, args, kwargs):
     tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     packet = operation.overloadpacket
     _check_places(operation, packet, tensors)
+    _check_order(operation, [x for x in tensors if _there(x)])
     if packet is aten._pin_memory:
         raise RuntimeError(f"{operation} at {_line()}: only dense CPU tensors can be pinned")
     leaves = kwargs.get("device") is not None and torch.device(kwargs["device"]) == CPU
@@ -176,6 +189,7 @@ def _run(operation, args, kwargs):
         if (known := given.get(id(x))) is None:
             return x if packet is aten.copy_ else Pretended(x)  # into the CPU's memory
         assert known.shape == x.shape, f"{operation} gave a tensor of the device another shape in place"
+        _note_made(known)
         return known
 
     return tree_map(wrapped, result)
@@ -223,19 +237,66 @@ def _line() -> str:
 
 
 class _Stream:
-    """An order of work, of which all is done at once."""
+    """An order of work: how much it was given, and of every stream how much is done before what comes next.
+
+    All is done at once; but what a tensor was made by must come before what reads it.
+    """
 
     def __init__(self, device=None):
-        pass
+        self.given, self.after = 0, Counter()
 
-    def record_event(self) -> "_Stream":
-        return self
+    def record_event(self) -> "_Event":
+        return _Event(self.after | Counter({self: self.given}))
 
-    def wait_event(self, event: "_Stream") -> None:
-        pass
+    def wait_event(self, event: "_Event") -> None:
+        self.after |= event.done
 
     def synchronize(self) -> None:
         _note("synchronize")
+        finished.update(self.record_event().done | finished)
+
+
+class _Event:
+    """A mark in a stream: how much of each stream is done when it is reached."""
+
+    def __init__(self, done: Counter):
+        self.done = done
+
+
+main = _Stream()  # where all goes that nobody puts elsewhere
+finished: Counter[_Stream] = Counter()  # what the host has waited for
+_current = threading.local()
+
+
+def _stream() -> _Stream:
+    """The stream that this thread's work goes to."""
+    return getattr(_current, "stream", main)
+
+
+def _note_made(tensor: Pretended) -> None:
+    """Notes by what a tensor has its newest numbers."""
+    stream = _stream()
+    stream.given += 1
+    tensor._made = stream, stream.given
+    if stream is not main:
+        beside[_line()] += 1
+
+
+def _check_order(operation, tensors: list[Pretended]) -> None:
+    """Raises RuntimeError for a tensor of another stream that is not waited for, or whose memory is free."""
+    stream = _stream()
+    for x in tensors:
+        made, count = x._made
+        if made is stream:
+            continue
+        if max(stream.after[made], finished[made]) < count:
+            raise RuntimeError(
+                f"{operation} at {_line()}: a tensor of another stream, which is not waited for"
+            )
+        if made is not main and stream not in x._held_for:
+            raise RuntimeError(
+                f"{operation} at {_line()}: a tensor of another stream, whose memory is not held"
+            )
 
 
 class _Module(_DummyBackendModule):
@@ -253,13 +314,18 @@ class _Module(_DummyBackendModule):
         pass
 
     def synchronize(self, device=None) -> None:
-        _note("synchronize")
+        main.synchronize()
 
     def current_stream(self, device=None) -> _Stream:
-        return _Stream()
+        return _stream()
 
-    def stream(self, stream: _Stream) -> AbstractContextManager:
-        return nullcontext()
+    @contextmanager
+    def stream(self, stream: _Stream) -> Iterator[None]:
+        before, _current.stream = _stream(), stream
+        try:
+            yield
+        finally:
+            _current.stream = before
 
     def get_device_name(self, device=None) -> str:
         return "a pretended device"

@@ -51,11 +51,13 @@ from vae.data.write import write_video
 from vae.interface import Statistics
 from vae.load import load_autoencoder
 from vae.model import Autoencoder
-from vae.training.device import autocast, forked_randomness, own_device, send
+from vae.train import StepClips
+from vae.training.device import arrived, autocast, forked_randomness, own_device, send, sent, side_stream
 from vae.training.seeds import normal
 from vae.training.session import Session
 from vae.training.weights import load_weights, save_weights
 
+TENSORS = 15  # at least, that a pack of a step is made of
 EVERY = {"log_every": 2, "save_every": 2, "show_every": 2}  # of four steps, the third says nothing
 
 
@@ -262,6 +264,19 @@ def the_device_itself() -> None:
     del view
     assert module.memory_allocated() == before
 
+    # What a side stream copied is waited for before it is read, and its memory is held meanwhile.
+    numbers = StepClips([], [(torch.ones(3), torch.zeros(3))])
+    there, copied = sent(numbers, device, side_stream(device))
+    (copy_of_ones, _), stream = there.groups[0], module.current_stream()
+    before = waits.total()
+    with pytest.raises(RuntimeError, match=r"another stream, which is not waited for"):
+        copy_of_ones + 1
+    stream.wait_event(copied)
+    with pytest.raises(RuntimeError, match=r"another stream, whose memory is not held"):
+        copy_of_ones + 1
+    (copy_of_ones, _) = arrived(there, device, copied).groups[0]
+    assert waits.total() == before and (copy_of_ones + 1).tolist() == [2, 2, 2]
+
     # Randomness that is forked is put back.
     torch.manual_seed(5)
     with forked_randomness(x):
@@ -278,12 +293,16 @@ def strict_and_quiet(home: str) -> None:
     config = transformer_run(Path(home) / "run", file, str(source), **rare)
     with waits_of_steps(last=4) as waits, pytest.raises(Enough):
         dit.train.train(config)
-    print(json.dumps({step: waits[step] for step in (2, 3, 4)}))
+    copied = sum(
+        count for line, count in pretended.beside.items() if line.startswith("vae/training/device.py")
+    )
+    print(json.dumps({step: waits[step] for step in (2, 3, 4)} | {"copied beside": copied}))
 
 
 def test_the_device_is_strict_and_a_training_step_that_says_nothing_waits_for_nothing(tmp_path):
     """With cached latents: nothing in a step is read back, nor copied but from pinned memory, ahead."""
     found = json.loads(alone(strict_and_quiet, tmp_path).splitlines()[-1])
+    assert found.pop("copied beside") >= 4 * TENSORS, "the numbers of a step are copied beside the one before"
     assert found == {"2": {}, "3": {}, "4": {}}
 
 

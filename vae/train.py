@@ -2,7 +2,7 @@
 
 import copy
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from vae.statistics import Statistics, checked, latent_sums, raw_sums, statistic
 from vae.training.ahead import made_ahead
 from vae.training.branch import MODEL, find_checkpoint
 from vae.training.collapse import Watch
-from vae.training.device import pinned, send
+from vae.training.device import pinned
 from vae.training.files import naming
 from vae.training.optimizer import (
     average_gradients,
@@ -131,13 +131,13 @@ def train(config: AutoencoderRun) -> Path:
 
         # Steps after the last, each process its share, drawn on the host while the step before computes.
         shares = shares_of(loop.batch, run.step, loop.steps, run.rank, run.ranks)
-        ahead = made_ahead(draw_steps(batches(data, shares, config.data.workers), config, run.device))
+        drawn = draw_steps(batches(data, shares, config.data.workers), config, run.device)
+        ahead = made_ahead(drawn, run.device)
         for step, share in run.steps(ahead, lambda share: share.clips):
             # Gradients of all networks, crops of one shape together, each by its share of the step.
             discriminator_active = discriminator is not None and step > start
             terms, autocast = Counter(), run.accelerator.autocast
-            for group in share.groups:
-                video, noise = (send(x, run.device) for x in group)
+            for video, noise in share.groups:
                 part = len(video) * run.ranks / loop.batch
                 terms.update(
                     accumulate_gradients(networks, video, noise, part, config, discriminator_active, autocast)
@@ -275,6 +275,10 @@ class StepClips:
 
     clips: list[Clip]
     groups: list[tuple[Tensor, Tensor]]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "StepClips":
+        """The same with every crop and noise changed, moved or pinned."""
+        return replace(self, groups=[(change(video), change(noise)) for video, noise in self.groups])
 
 
 def draw_steps(

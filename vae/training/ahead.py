@@ -7,18 +7,21 @@ from typing import TypeVar
 
 import torch
 
+from vae.training.device import arrived, sent, side_stream
+
 Item = TypeVar("Item")
 WAKE = 0.1  # seconds between two looks of a thread with a full queue at whether it is to end
 
 
-def made_ahead(items: Iterator[Item], count: int = 1) -> Iterator[Item]:
+def made_ahead(items: Iterator[Item], device: torch.device, count: int = 1) -> Iterator[Item]:
     """The items, of which as many as `count` are made in a thread before they are asked for.
 
+    To a GPU they are copied meanwhile, on a stream beside the computation, as far as their `map` goes.
     What making one raises is raised where it is asked for. The thread computes by itself alone: a second team
     of threads on the same cores would wait more than it works. It ends with the iterator.
     """
     made: queue.Queue = queue.Queue(count)
-    ended = threading.Event()
+    ended, stream = threading.Event(), side_stream(device)
 
     def put(entry: tuple) -> None:
         while not ended.is_set():
@@ -31,7 +34,7 @@ def made_ahead(items: Iterator[Item], count: int = 1) -> Iterator[Item]:
         torch.set_num_threads(1)
         try:
             for item in items:
-                put((item, None))
+                put((sent(item, device, stream), None))
                 if ended.is_set():
                     return
             put((None, StopIteration()))
@@ -42,12 +45,13 @@ def made_ahead(items: Iterator[Item], count: int = 1) -> Iterator[Item]:
     thread.start()
     try:
         while True:
-            item, error = made.get()
+            pair, error = made.get()
             if isinstance(error, StopIteration):
                 return
             if error is not None:
                 raise error
-            yield item
+            item, copied = pair
+            yield arrived(item, device, copied)
     finally:
         ended.set()
         thread.join()

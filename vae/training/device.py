@@ -7,11 +7,14 @@ again to the bit; `train.tf32` alone has a training round them. Nobody else asks
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 Device = torch.device | Tensor
+Item = TypeVar("Item")
 
 
 def own_device(tf32: bool = False) -> torch.device:
@@ -95,6 +98,35 @@ def beside(device: torch.device, computed: torch.Event | None) -> Iterator[None]
     with module.stream(stream):
         yield
     stream.synchronize()
+
+
+def side_stream(device: torch.device) -> torch.Stream | None:
+    """A stream of a GPU's on which copies to it go beside what it computes; None for a CPU."""
+    return None if on_cpu(device) else torch.get_device_module(device).Stream(device)
+
+
+def sent(item: Item, device: torch.device, stream: torch.Stream | None) -> tuple[Item, torch.Event | None]:
+    """An item, with its tensors sent by its `map` on a side stream, and a mark behind the copies; or itself."""
+    if stream is None:
+        return item, None
+    with torch.get_device_module(device).stream(stream):
+        return item.map(partial(send, device=device)), stream.record_event()
+
+
+def arrived(item: Item, device: torch.device, copied: torch.Event | None) -> Item:
+    """What was `sent`: all that a GPU is given from now on waits for its copies, the host for nothing."""
+    if copied is not None:
+        stream = torch.get_device_module(device).current_stream(device)
+        stream.wait_event(copied)
+        item.map(partial(_held_for, stream=stream))
+    return item
+
+
+def _held_for(tensor: Tensor, stream: torch.Stream) -> Tensor:
+    """Has a tensor's memory given to no other before what a stream was given is done."""
+    if not on_cpu(tensor):
+        tensor.record_stream(stream)
+    return tensor
 
 
 def wait_for(device: torch.device) -> None:
