@@ -6,6 +6,7 @@ import importlib.util
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -49,8 +50,8 @@ class BenchSettings:
     """Precisions to measure."""
     compile: bool = False
     """Compile the blocks of the model whose training and sampling steps are measured."""
-    parts: tuple[Literal["model", "diffusers", "packs"], ...] = ("model", "diffusers", "packs")
-    """What to measure: our training and sampling steps, the same work in diffusers, packs against padding."""
+    parts: tuple[Literal["model", "diffusers", "packs", "compiled"], ...] = ("model", "diffusers", "packs")
+    """What to measure: our steps, those of diffusers, packs beside padding, compiled blocks beside eager."""
     json: str = ""
     """File for all figures; empty writes none."""
 
@@ -284,6 +285,28 @@ def _compare_padding(config: TransformerConfig, settings: BenchSettings, device,
                 yield Ratio(f"{name}, {what}, {precision}", *seconds, difference)
 
 
+def _compare_compiled(
+    config: TransformerConfig, grid, settings: BenchSettings, device, clock
+) -> Iterator[Ratio]:
+    """Compiled blocks beside eager ones, as a training runs them, on a batch and on packs of mixed sizes."""
+    for precision in settings.precisions:
+        eager = random_model(config, device)
+        eager.use_attention(device, measure.DTYPES[precision])
+        compiled = copy.deepcopy(eager)
+        compile_blocks(compiled)
+        for name, grids in {"one size": [grid] * settings.batch, **MIXED}.items():
+            pack, half = make_pack(config, grids, settings.text_tokens, device), precision == "bf16"
+
+            def call(model: Transformer, pack=pack, half=half) -> Tensor:
+                with autocast(device, half):
+                    return forward(model, pack, torch.float32)
+
+            sides = [(partial(call, model), model) for model in (compiled, eager)]
+            difference = measure.largest_difference(*(without_gradient(run)() for run, _ in sides))
+            for what, seconds in time_passes(*sides, settings.repeats, clock):
+                yield Ratio(f"{name}, {what}, {precision}", *seconds, difference)
+
+
 def _print_row(cells: tuple[str, ...]) -> None:
     """One line of a table, at once: a long measurement shows how far it is."""
     print(f"{cells[0]:62}" + "".join(f"{cell:>15}" for cell in cells[1:]), flush=True)
@@ -295,7 +318,7 @@ def bench(settings: BenchSettings) -> dict:
     if settings.device == "cuda" and on_cpu(device):
         raise ValueError("--device cuda: PyTorch sees no GPU here; leave --device out, or see dit doctor")
     torch.set_num_threads(settings.threads)
-    if settings.compile:
+    if settings.compile or "compiled" in settings.parts:
         check_compiler(device)
     run = load_run(TransformerRun, settings.config) if settings.config else TransformerRun(model=REFERENCE)
     grid = REFERENCE_GRID
@@ -328,6 +351,11 @@ def bench(settings: BenchSettings) -> dict:
             ("mixed packs, same weights", "packed ms", "padded ms", "ratio", "difference"),
             _compare_padding(config, settings, device, clock),
             "Padded: the same model on the batch padded to its longest sample, with a mask.\n",
+        ),
+        "compiled": (
+            ("blocks, same weights", "compiled ms", "eager ms", "ratio", "difference"),
+            _compare_compiled(config, grid, settings, device, clock),
+            "One graph for all sizes, compiled before it is timed; bf16 is autocast over fp32 weights.\n",
         ),
     }
     for part in settings.parts:

@@ -106,7 +106,7 @@ def side_stream(device: torch.device) -> torch.Stream | None:
 
 
 def sent(item: Item, device: torch.device, stream: torch.Stream | None) -> tuple[Item, torch.Event | None]:
-    """An item, with its tensors sent by its `map` on a side stream, and a mark behind the copies; or itself."""
+    """An item, its tensors sent by its `map` on a side stream, and a mark behind the copies; or itself."""
     if stream is None:
         return item, None
     with torch.get_device_module(device).stream(stream):
