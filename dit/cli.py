@@ -131,15 +131,22 @@ def guarded(module: str, verb: str, arguments: list[str], debug: bool) -> int:
         alone = isinstance(error, RuntimeError) and "Connection closed by peer" in str(error)
         if debug or ours or (isinstance(error, RuntimeError) and not of_memory(error) and not alone):
             raise
-        print(f"dit {verb}: {sentence(error)}", file=sys.stderr)
+        _say(f"dit {verb}: {sentence(error)}")
         return 1
     except KeyboardInterrupt as stopped:
         if said := "; ".join(
             filter(None, [*(stopped.args or ["stopped"]), *getattr(stopped, "__notes__", [])])
         ):
-            print(f"\ndit {verb}: {said}", file=sys.stderr)
+            _say(f"\ndit {verb}: {said}")
         return getattr(stopped, "status", 128 + signal.SIGINT)
     return 0
+
+
+def _say(text: str) -> None:
+    """Says why work ended on stderr: once, where a launcher's processes all say the same."""
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if alone or importlib.import_module("vae.training.processes").first_to_say(text):
+        print(text, file=sys.stderr)
 
 
 def _flush() -> None:

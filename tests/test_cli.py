@@ -12,7 +12,7 @@ import pytest
 
 import dit
 from dit.cli import VERBS, run
-from tests.tiny import fresh_accelerator  # noqa: F401
+from tests.tiny import fresh_accelerator, launch, transformer_run, write_config  # noqa: F401
 from vae.training.signals import raising
 
 ROOT = Path(__file__).parent.parent
@@ -235,6 +235,18 @@ cli.main()
     done = subprocess.run(command, cwd=ROOT, capture_output=True)
     assert (tmp_path / "file").read_text() == "whole"
     assert done.returncode == 0 and b"Traceback" not in done.stderr
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [("0", "train.steps = 0: it must be at least 1"), ("1", "nowhere: no autoencoder there")],
+    ids=["before the processes are joined", "after it"],
+)
+def test_what_all_processes_have_to_say_is_said_once(tmp_path, steps, words):
+    config = write_config(tmp_path / "run.py", transformer_run(tmp_path / "run", "nowhere"))
+    done = launch("dit.train", config, "--train.steps", steps, processes=3)
+    assert done.returncode and done.stderr.count("dit train: ") == done.stderr.count(words) == 1, done.stderr
 
 
 def test_version(capsys):

@@ -54,6 +54,25 @@ def processes() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
+def first_to_say(text: str) -> bool:
+    """Whether this process is the first of those that a launcher started to have this to say.
+
+    They tell each other in the launcher's store, or in their own once they are joined; else each is.
+    """
+    try:
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+            store = dist.TCPStore(*place, is_master=False, timeout=timedelta(seconds=5))
+        elif dist.is_initialized():
+            store = dist.distributed_c10d._get_default_store()
+        else:
+            return True
+        start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        return store.add(f"said in start {start}: {text}", 1) == 1
+    except RuntimeError:  # the store's process ended first
+        return True
+
+
 @contextmanager
 def helpful_threads(numbers: int) -> Iterator[None]:
     """Within it layers of so many numbers share no more threads than help: with little for each, they wait
