@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable
 from functools import partial
-from itertools import chain
+from itertools import chain, tee
 from pathlib import Path
 
 import torch
@@ -144,9 +144,9 @@ def train(config: TransformerRun) -> Path:
 
         # Steps after the last, each process its share, drawn on the host while the step before computes.
         ranks, cut = run.ranks // context, partial(slice_of, rank=slice_rank, ranks=context)
-        packs = partial(plan.shares, range(run.step + 1, loop.steps + 1), data_rank, ranks)
-        clips = batches(data, (list(chain(*step)) for step in packs()), config.data.workers)
-        shares = zip(packs(), clips, strict=True)
+        packs, of_clips = tee(plan.shares(range(run.step + 1, loop.steps + 1), data_rank, ranks))
+        clips = batches(data, (list(chain(*step)) for step in of_clips), config.data.workers)
+        shares = zip(packs, clips, strict=True)
         drawn = draw_steps(shares, config, autoencoder, model.read, run.device, cut)
         ahead = made_ahead(drawn, run.device)
         for step, share in run.steps(ahead, lambda share: share.clips):

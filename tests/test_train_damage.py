@@ -140,6 +140,22 @@ def test_a_cut_part_is_named_and_the_older_checkpoint_gone_on_from(run, autoenco
     assert newest_step(out) == 3 and (out / f"damaged-{LAST}").is_dir()
 
 
+@pytest.mark.parametrize("part", ["model", "average", "optimizer"])
+@pytest.mark.parametrize("other", ["settings", "facts"])
+def test_a_part_of_another_run_at_the_same_step_is_named(run, autoencoder, tmp_path, part, other):  # noqa: F811
+    out = tmp_path / "run"
+    shutil.copytree(run, out)
+    tensors, header = load_weights(file := out / LAST / f"{part}.safetensors")
+    if other == "settings":
+        header.settings["train"]["seed"] += 1
+    else:
+        header.facts["smoothed"] += 1e-9
+    save_weights(file, tensors, header.kind, header.settings, header.facts)
+    second = "average" if part == "model" else part
+    with pytest.raises(ValueError, match=rf"{second}\.safetensors is of another run than model\.safetensors"):
+        dit.train.train(transformer_run(out, autoencoder, steps=3, save_every=1, show_every=4))
+
+
 def test_numbers_that_are_none_are_gone_back_from(run, autoencoder, tmp_path):  # noqa: F811
     out = tmp_path / "run"
     shutil.copytree(run, out)

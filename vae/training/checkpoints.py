@@ -75,23 +75,27 @@ def newest_sound(folder: Path, kind: str, parts: Collection[str], from_older: bo
 
 
 def wrong_with(checkpoint: Path, kind: str, parts: Collection[str]) -> str:
-    """What is wrong with a checkpoint: a part that is not there, whole, or of its kind and step. Else empty.
+    """What is wrong with a checkpoint: a part that is not there, whole, or of its kind, step and run; or "".
 
     Every process reads its share of the files. A user's copy, of any name, is of its first part's step.
     """
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     known = step_of(checkpoint) if re.fullmatch(NAME, checkpoint.name) else None
-    wrong = ""
+    wrong, headers = "", {}
     try:
         files = []
         for part in parts:
             file = checkpoint / f"{part}.safetensors"
             if not (found := shards(file)):
                 raise ValueError(f"{checkpoint} has no {file.name}")
-            step = read_header(file, f"{kind} checkpoint").facts["step"]
+            headers[file.name] = header = read_header(file, f"{kind} checkpoint")
+            step = header.facts["step"]
             known = step if known is None else known
             if step != known:
                 raise ValueError(f"{file} is of step {step}")
+            name, first = next(iter(headers.items()))
+            if header != first:  # all parts are written with the same settings, data, hashes and loss
+                raise ValueError(f"{file} is of another run than {name} beside it")
             files += found
         for file in files[rank::ranks]:
             read_tensors(file)
