@@ -24,6 +24,7 @@ from dit.bench import measure
 from dit.bench import transformer as bench
 from dit.bench.flops import step_flops, text_flops, training_flops
 from dit.bench.transformer import BenchSettings
+from dit.blocks import why_not_compiled
 from dit.cli import run
 from dit.model import norm_and_rotate
 from dit.pack import make_layout
@@ -233,6 +234,23 @@ def test_bench_prints_what_it_measures(tmp_path, capsys, monkeypatch):
     for row in result["diffusers"] + result["packs"]:
         assert row["ratio"] == row["ours"] / row["other"]
         assert row["difference"] < (1e-5 if row["what"].endswith(", fp32") else 0.05), row
+
+
+@pytest.mark.long
+def test_compiled_blocks_are_measured_beside_eager_ones_of_the_same_numbers(monkeypatch):
+    if reason := why_not_compiled(torch.device("cpu")):
+        pytest.skip(reason)
+    monkeypatch.setattr(bench, "REFERENCE", TINY)
+    monkeypatch.setattr(bench, "REFERENCE_GRID", (2, 3, 3))
+    monkeypatch.setattr(bench, "MIXED", {"two sizes": GRIDS})
+    settings = BenchSettings(
+        parts=("compiled",), precisions=("fp32",), text_tokens=5, repeats=1, device="cpu"
+    )
+    rows = bench.bench(settings)["compiled"]
+    passes = "forward", "forward + backward"
+    whats = [f"{pack}, {what}, fp32" for pack in ("one size", "two sizes") for what in passes]
+    assert [row["what"] for row in rows] == whats
+    assert all(0 < row["difference"] < 1e-5 for row in rows)
 
 
 def test_diffusers_side_keeps_in_fp32_what_its_loader_keeps(model):
