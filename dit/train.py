@@ -59,7 +59,6 @@ VALIDATION_TIMES = (0.125, 0.375, 0.625, 0.875)
 PANELS = {"smoothed": "loss, smoothed", "validation": "validation loss", "gradient_norm": "gradient norm"}
 SHOWN = 6
 COMPUTE = {"bf16": torch.bfloat16, "fp32": torch.float32}
-SCENES_READ = 256
 
 
 def train(config: TransformerRun) -> Path:
@@ -224,12 +223,10 @@ def _plan(config: TransformerRun, data, autoencoder: Autoencoder) -> Plan:
 
 def _text_notes(config: TransformerRun, data, held_out) -> list[str]:
     """What is to be said of the captions of a run: how many files have none, and how many are cut."""
-    entries = [entry for part in (data, held_out) for entry in getattr(part, "entries", ())]
-    captions = [caption for entry in entries for caption in entry.captions]
-    if not entries:  # scenes have no end: these stand for all
-        captions = [data.caption(draw, draw) for draw in range(SCENES_READ)]
-    bare = sum(not entry.captions for entry in entries)
-    none = f"note: {bare} of {len(entries)} files have no caption: they are trained on without a prompt"
+    files = [texts for part in (data, held_out) for texts in part.captions()]
+    captions = [caption for texts in files for caption in texts]
+    bare = sum(not texts for texts in files)
+    none = f"note: {bare} of {len(files)} files have no caption: they are trained on without a prompt"
     cut = cut_note(config.text, [*captions, *config.prompts], "captions and prompts")
     return [none] * bool(bare) + [cut] * bool(cut)
 

@@ -30,6 +30,7 @@ from vae.compression import Compression
 from vae.data.clips import Clip, DrawnWorld, VideoFiles, clip_of, files_hash, open_data, starts
 from vae.data.drawn_world import random_scene
 from vae.data.manifest import load_manifest
+from vae.data.rows import RowList
 from vae.data.video import Probe, to_video
 from vae.data.write import write_video
 from vae.interface import Statistics
@@ -316,7 +317,7 @@ def test_two_processes_write_what_one_writes(folder, autoencoder, made, text_fol
         a, b = (torch.frombuffer(bytearray(rows[key]), dtype=torch.float32) for rows in (one, two))
         assert (a - b).abs().max() < 1e-5 * a.abs().max()
     files = load_cache(made).files, load_cache(tmp_path / "two").files
-    assert [file.identity for file in files[0]] == [file.identity for file in files[1]]
+    assert [file.key for file in files[0]] == [file.key for file in files[1]]
 
 
 @torch.no_grad()
@@ -384,7 +385,7 @@ def test_scenes_have_the_key_of_their_content(autoencoder, tmp_path):
 def test_a_cache_s_files_are_what_they_hold_wherever_it_lies(made, tmp_path):
     shutil.copytree(made, tmp_path / "moved")
     data = [
-        CachedFiles(load_cache(at), DATA, 0, load_cache(at).files, Compression(), False)
+        CachedFiles(load_cache(at), DATA, 0, RowList(load_cache(at).files), Compression(), False)
         for at in (made, tmp_path / "moved")
     ]
     before = files_hash(data[0])
@@ -395,9 +396,9 @@ def test_a_cache_s_files_are_what_they_hold_wherever_it_lies(made, tmp_path):
         [replace(first, captions=("b",)), *rest],
         [*rest, first],
     ):
-        data[0].entries = changed
+        data[0].entries = RowList(changed)
         assert files_hash(data[0]) != before
-    data[0].entries = [replace(first, path=Path("x"), sha256="", clips=()), *rest]
+    data[0].entries = RowList([replace(first, path=Path("x"), sha256="", clips=()), *rest])
     assert files_hash(data[0]) == before
 
 

@@ -175,11 +175,17 @@ def test_a_table_that_unfolds_without_end_is_refused(tmp_path, monkeypatch):
     import pyarrow.parquet
 
     monkeypatch.setattr(parquet, "ALWAYS", 10**6)
+    monkeypatch.setattr(parquet, "MOST_AT_ONCE", 10**6)
+    save_manifest(tmp_path / "m.parquet", [entry(tmp_path / "a.mp4")])
+    table = pyarrow.concat_tables([pyarrow.parquet.read_table(tmp_path / "m.parquet")] * 2000)
     text = pyarrow.DictionaryArray.from_arrays([0] * 2000, ["x" * 10_000])  # 20 MB in a kilobyte
-    pyarrow.parquet.write_table(pyarrow.table({"path": text}), tmp_path / "m.parquet", store_schema=False)
-    assert (tmp_path / "m.parquet").stat().st_size < 10_000
-    with pytest.raises(ValueError, match="unfolds to more than"):
+    table = table.set_column(table.column_names.index("treatment"), "treatment", text)
+    pyarrow.parquet.write_table(table, tmp_path / "m.parquet", store_schema=False)
+    assert (tmp_path / "m.parquet").stat().st_size < 50_000
+    with pytest.raises(ValueError, match="has more than 1,000,000 bytes in some row groups"):
         load_manifest(tmp_path / "m.parquet")
+    with pytest.raises(ValueError, match="unfolds to more than"):
+        parquet.read_parquet(tmp_path / "m.parquet", "")
 
 
 @pytest.fixture

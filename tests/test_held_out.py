@@ -21,9 +21,15 @@ FILES = [
 CONFIG = DataConfig(source="/set")
 
 
+def sides(files: list[File], config: DataConfig, seed: int) -> tuple[list, list]:
+    """The files of both sides."""
+    places = held_out_split(len(files), lambda: (file.path.as_posix() for file in files), config, seed, 16)
+    return tuple([files[k] for k in side] for side in places)
+
+
 def split(seed: int = 0, files: list[File] = FILES, **settings) -> tuple[list, list]:
     """The files of both sides, of which none is on both and none on neither."""
-    kept, held = held_out_split(files, replace(CONFIG, **settings), seed, 16)
+    kept, held = sides(files, replace(CONFIG, **settings), seed)
     assert sorted(kept + held) == sorted(files) and kept and held
     assert kept == sorted(kept) and held == sorted(held)
     return kept, held
@@ -35,7 +41,7 @@ def test_a_few_are_held_out_by_default():
     assert split(1)[1] != held
     assert len(split(files=FILES[:12])[1]) == 3  # a quarter at most
     assert len(split(files=FILES[:2])[1]) == 1
-    assert held_out_split(FILES[:1], CONFIG, 0, 16) == (FILES[:1], FILES[:1])
+    assert sides(FILES[:1], CONFIG, 0) == (FILES[:1], FILES[:1])
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.tiny import autoencoder_run, seconds_of
 from vae.compression import Compression
 from vae.data.clips import VideoFiles, batches, clip_of, files_hash, open_data, shares_of
 from vae.data.manifest import find_files, load_manifest, save_manifest
+from vae.data.rows import RowList
 from vae.data.video import Probe, UnreadableVideo, decoder, ffmpeg, probe, to_video
 from vae.data.write import to_frames, write_video
 from vae.training.log import live_line
@@ -394,8 +396,8 @@ def test_a_run_depends_on_what_files_hold_and_not_on_where_they_lie_or_who_reads
     entries = load_manifest(folder)
     assert [bool(entry.checksums) for entry in entries].count(False) == 1, "the image"
 
-    def hashed(entries: list) -> str:
-        return files_hash(VideoFiles(DataConfig(), 0, entries, Compression()))
+    def hashed(entries: Sequence) -> str:
+        return files_hash(VideoFiles(DataConfig(), 0, RowList(entries), Compression()))
 
     def changed(**values) -> str:
         return hashed([replace(entries[0], **values), *entries[1:]])

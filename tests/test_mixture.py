@@ -16,6 +16,7 @@ from vae.compression import Compression
 from vae.data.clips import DrawnWorld, HeldOutFiles, batches, files_hash, held_out_split
 from vae.data.mixture import BLOCK, Mixture, Shares, open_mixture, source_weights
 from vae.data.plan import Plan
+from vae.data.rows import RowList
 
 WEIGHTS = ("videos=0.7", "images=0.25", "shapes=0.05")
 FILES = {
@@ -29,7 +30,9 @@ def open_one(config: DataConfig, seed: int, validation: int) -> tuple:
     if config.source == "shapes":
         assert not config.held_out and not config.group, "open_data refuses these of the drawn world"
         return DrawnWorld(config, seed), DrawnWorld(config, seed + 1)
-    kept, held = held_out_split(FILES[config.source], config, seed, validation)
+    files = FILES[config.source]
+    places = held_out_split(len(files), lambda: (f.path.as_posix() for f in files), config, seed, validation)
+    kept, held = (RowList(files[k] for k in side) for side in places)
     data = GreyFiles(config, seed, kept, Compression())
     return data, HeldOutFiles(held, data)
 

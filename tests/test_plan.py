@@ -19,6 +19,7 @@ from vae.data.clips import DrawnWorld, VideoFiles, clip_of
 from vae.data.manifest import Entry
 from vae.data.mixture import MixedSizes, Shares
 from vae.data.plan import CLOSE, Cost, Plan, deal, padding
+from vae.data.rows import RowList
 from vae.data.sizes import EqualSizes, FileSizes, Sizes
 from vae.data.video import TICKS, UnreadableVideo
 
@@ -34,15 +35,17 @@ def file_entry(name: str, frames: int, height: int, width: int, fps: float = 8.0
     )
 
 
-ENTRIES = [
-    file_entry("image", 1, 48, 64, 0.0),
-    file_entry("short", 3, 32, 32),
-    file_entry("wide", 40, 32, 128),
-    file_entry("long", 33, 64, 64),
-    file_entry("fast", 40, 64, 48, 24.0),
-    file_entry("uneven", 5, 64, 64, times=[0.0, 0.1, 0.9, 1.0, 2.0]),
-    file_entry("tall", 9, 200, 40),
-]
+ENTRIES = RowList(
+    [
+        file_entry("image", 1, 48, 64, 0.0),
+        file_entry("short", 3, 32, 32),
+        file_entry("wide", 40, 32, 128),
+        file_entry("long", 33, 64, 64),
+        file_entry("fast", 40, 64, 48, 24.0),
+        file_entry("uneven", 5, 64, 64, times=[0.0, 0.1, 0.9, 1.0, 2.0]),
+        file_entry("tall", 9, 200, 40),
+    ]
+)
 
 
 class GreyFiles(VideoFiles):

@@ -24,6 +24,7 @@ from vae.data.clips import (
     starts,
 )
 from vae.data.mixture import open_mixture, source_weights
+from vae.data.rows import RowList
 from vae.data.sizes import FileSizes
 from vae.data.video import UnreadableVideo
 from vae.interface import VideoAutoencoder
@@ -90,7 +91,11 @@ def open_cached(
     """
     check_data(config, autoencoder.compression)
     _check_provenance(cache, config, autoencoder)
-    kept, held = held_out_split(cache.files, config, seed, validation)
+    files = cache.files
+    places = held_out_split(
+        len(files), lambda: (file.path.as_posix() for file in files), config, seed, validation
+    )
+    kept, held = (RowList(files[k] for k in part) for part in places)
     data = CachedFiles(cache, config, seed, kept, autoencoder.compression, sample)
     return data, HeldOutFiles(held, data)
 
@@ -103,7 +108,7 @@ class CachedFiles(VideoFiles):
         cache: Cache,
         config: DataConfig,
         seed: int,
-        entries: list[CachedFile],
+        entries: RowList[CachedFile],
         compression: Compression,
         sample: bool,
     ):

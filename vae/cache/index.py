@@ -77,9 +77,9 @@ class CachedFile:
     texts: tuple[Location, ...]
 
     @property
-    def identity(self) -> tuple:
-        """What a run on this file depends on: see `files_hash`."""
-        return self.keys, self.captions
+    def key(self) -> str:
+        """What it holds, wherever it lies."""
+        return " ".join(self.keys)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import re
 import sys
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from vae.data.video import TICKS, UnreadableVideo, read_frames, resize_and_crop,
 from vae.training.files import naming
 from vae.training.seeds import generator, shuffled
 
+SCENES_SHOWN = 256
 ROUNDED = 1e-4  # seconds by which the times of frames, and sums of them, may be off
 
 
@@ -76,6 +77,10 @@ class DrawnWorld(Dataset):
 
     identity = ()  # settings and seed say all of it
 
+    def captions(self) -> Iterator[Sequence[str]]:
+        """Captions of some scenes, which have no end."""
+        return ([self.caption(draw, draw)] for draw in range(SCENES_SHOWN))
+
     def sizes(self, compression: Compression) -> EqualSizes:
         """The planned tokens of every draw."""
         size = self.config.size
@@ -93,7 +98,7 @@ class VideoFiles(Dataset):
     `skipped`; with nothing readable left NothingReadable is raised.
     """
 
-    def __init__(self, config: DataConfig, seed: int, entries: list, compression: Compression):
+    def __init__(self, config: DataConfig, seed: int, entries: Sequence, compression: Compression):
         self.config, self.seed, self.entries, self.compression = config, seed, entries, compression
         self.skipped: dict[str, str] = {}
 
@@ -127,16 +132,22 @@ class VideoFiles(Dataset):
         raise NothingReadable(f"none of the {count} files of {self.config.source} can be read: {reason}")
 
     @property
-    def identity(self) -> list:
+    def identity(self) -> str:
         """What a run on it depends on in the files."""
-        return [entry.identity for entry in self.entries]
+        return self.entries.digest(["key", "captions"])
+
+    def captions(self) -> Iterator[Sequence[str]]:
+        """The captions of every file."""
+        return self.entries.values("captions")
 
     def sizes(self, compression: Compression) -> FileSizes:
         """The planned tokens of every draw."""
-        counts = [
-            tokens_of(compression, *clip_size(entry, self.config, compression)) for entry in self.entries
-        ]
-        return FileSizes(numpy.array(counts), self.seed)
+        facts = [self.entries.numbers(name) for name in ("frames", "fps", "height", "width", "last_tick")]
+        sizes_3N = numpy.stack(_clip_sizes(*facts, self.config, compression)).astype(numpy.int64)
+        packed_N = (sizes_3N[0] << 40) | (sizes_3N[1] << 20) | sizes_3N[2]
+        _, first, which_N = numpy.unique(packed_N, return_index=True, return_inverse=True)
+        tokens = [tokens_of(compression, *sizes_3N[:, k].tolist()) for k in first]
+        return FileSizes(numpy.array(tokens)[which_N], self.seed)
 
     def content(self, entry, start: float) -> tuple[Tensor | None, tuple[Tensor, ...]]:
         """Video and posterior of a clip of a file; here the video alone."""
@@ -151,7 +162,7 @@ class HeldOutFiles(VideoFiles):
     Where none of them can be read, clips of `training` stand in for theirs, and it says so.
     """
 
-    def __init__(self, entries: list, training: VideoFiles):
+    def __init__(self, entries: Sequence, training: VideoFiles):
         super().__init__(training.config, training.seed, entries, training.compression)
         self.training = training
 
@@ -183,11 +194,17 @@ def clip_size(entry, config: DataConfig, compression: Compression) -> tuple[int,
     They have as many frames as an autoencoder can take, of at most `config.frames`. Sides are whole tokens,
     their area is near `config.size` squared, and the aspect ratio near the file's.
     """
-    last, stride = _span(entry, config)
-    available = int(last / stride) + 1
-    length = 1 + compression.step * ((min(available, config.frames) - 1) // compression.step)
-    scale, token = config.size / (entry.height * entry.width) ** 0.5, compression.token_side
-    return length, *(token * max(1, round(side * scale / token)) for side in (entry.height, entry.width))
+    facts = entry.frames, entry.fps, entry.height, entry.width, entry.last_tick
+    return tuple(int(size) for size in _clip_sizes(*facts, config, compression))
+
+
+def _clip_sizes(frames, fps, height, width, last_tick, config: DataConfig, compression: Compression) -> tuple:
+    """The same of many files, whose facts are numbers or arrays."""
+    last, stride = _span(frames, fps, last_tick, config)
+    available = (last / stride).astype(numpy.int64) + 1
+    length = 1 + compression.step * ((numpy.minimum(available, config.frames) - 1) // compression.step)
+    scale, token = config.size / (height * width) ** 0.5, compression.token_side
+    return length, *(token * numpy.maximum(1, numpy.rint(side * scale / token)) for side in (height, width))
 
 
 def clip_of(entry, start: float, config: DataConfig, compression: Compression) -> tuple[list[int], int, int]:
@@ -197,7 +214,7 @@ def clip_of(entry, start: float, config: DataConfig, compression: Compression) -
     has the frames nearest in time, of another the frame that a player shows at each time.
     """
     length, height, width = clip_size(entry, config, compression)
-    last, stride = _span(entry, config)
+    last, stride = map(float, _span(entry.frames, entry.fps, entry.last_tick, config))
     first = start * (last - (length - 1) * stride)
     places = [first + k * stride for k in range(length)]
     if entry.times:
@@ -206,12 +223,12 @@ def clip_of(entry, start: float, config: DataConfig, compression: Compression) -
     return [min(entry.frames - 1, round(place)) for place in places], height, width
 
 
-def _span(entry, config: DataConfig) -> tuple[float, float]:
-    """Where a file ends and how far a clip's frames lie apart: in frames of the file, or in seconds."""
-    if entry.times:
-        (last,) = array("I", entry.times[-array("I").itemsize :])
-        return last / TICKS + ROUNDED, 1 / config.fps
-    return entry.frames - 1, entry.fps / config.fps if entry.frames > 1 else 1.0
+def _span(frames, fps, last_tick, config: DataConfig) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Where files end and how far their clips' frames lie apart: in frames of the file, or in seconds where
+    each frame has its own time."""
+    timed, moving = numpy.asarray(last_tick) > 0, numpy.asarray(frames) > 1
+    last = numpy.where(timed, last_tick / TICKS + ROUNDED, numpy.asarray(frames) - 1.0)
+    return last, numpy.where(timed, 1 / config.fps, numpy.where(moving, fps / config.fps, 1.0))
 
 
 def open_data(
@@ -233,38 +250,47 @@ def open_data(
         return DrawnWorld(config, seed), DrawnWorld(config, seed + 1)
     from vae.data.manifest import load_manifest
 
-    kept, held = held_out_split(load_manifest(config.source), config, seed, validation)
-    data = VideoFiles(config, seed, kept, compression)
-    return data, HeldOutFiles(held, data)
+    manifest = load_manifest(config.source)
+    kept, held = held_out_split(len(manifest), manifest.paths, config, seed, validation)
+    data = VideoFiles(config, seed, manifest.choose(kept), compression)
+    return data, HeldOutFiles(manifest.choose(held), data)
 
 
-def held_out_split(entries: list, config: DataConfig, seed: int, validation: int) -> tuple[list, list]:
-    """The files that are trained on and those that are held out, each in their order.
+def held_out_split(
+    count: int, paths: Callable[[], Iterable[str]], config: DataConfig, seed: int, validation: int
+) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """The places of the files that are trained on and of those that are held out, each in their order.
 
     Sources are whole: as many as fit in a share of the files, in a seeded order, or those of the files that a
     list names. Raises ValueError where one side would have none, but for a single file, which is on both.
     """
-    sources = _sources(entries, config.group)
-    listed = _listed(entries, config.held_out)
+    source_N = _sources(count, paths, config.group)
+    sizes = numpy.bincount(source_N)
+    listed = _listed(paths, config.held_out)
     if listed is None:
         share = float(config.held_out or 0)
-        most = round(share * len(entries)) if share else min(validation, len(entries) // 4)
-        held, by_size = set(), list(sources.values())
-        for place in shuffled(len(by_size), seed, "held out"):
-            if len(held) + len(by_size[place]) <= most:
-                held |= by_size[place]
-        held = held or min((by_size[place] for place in shuffled(len(by_size), seed, "held out")), key=len)
+        left = round(share * count) if share else min(validation, count // 4)
+        order, chosen = shuffled(len(sizes), seed, "held out"), []
+        for source in order:
+            if not left:
+                break
+            if sizes[source] <= left:
+                chosen.append(source)
+                left -= sizes[source]
+        chosen = chosen or [order[sizes[order].argmin()]]
     else:
-        held = set().union(*(files for files in sources.values() if files & listed))
-    if len(held) == len(entries) > 1:
-        one = f", as {config.group!r} makes them one source" if len(sources) == 1 else ""
-        raise ValueError(f"{config.source}: all {len(held)} files would be held out and none trained on{one}")
-    kept = [entry for k, entry in enumerate(entries) if k not in held or len(entries) == 1]
-    return kept, [entries[k] for k in sorted(held)]
+        chosen = source_N[listed]
+    held_N = numpy.isin(source_N, chosen)
+    if held_N.all() and count > 1:
+        one = f", as {config.group!r} makes them one source" if len(sizes) == 1 else ""
+        raise ValueError(f"{config.source}: all {count} files would be held out and none trained on{one}")
+    kept_N = ~held_N if count > 1 else held_N
+    return kept_N.nonzero()[0], held_N.nonzero()[0]
 
 
-def _sources(entries: list, group: str) -> dict[str, set[int]]:
-    """The places of the files of each source: what `group`, or its first part in brackets, finds in a path.
+def _sources(count: int, paths: Callable[[], Iterable[str]], group: str) -> numpy.ndarray:
+    """The source of each file, numbered as they come: what `group`, or its first part in brackets, finds in a
+    path.
 
     A file in which it finds nothing is a source of its own; raises ValueError where that is so of all.
     """
@@ -272,17 +298,20 @@ def _sources(entries: list, group: str) -> dict[str, set[int]]:
         pattern = re.compile(group)
     except re.error as error:
         raise ValueError(f"data.group = {group!r} is no regular expression: {error}") from None
-    sources: dict[str, set[int]] = {}
-    for k, entry in enumerate(entries):
-        found = pattern.search(entry.path.as_posix()) if group else None
-        name = f"source {found[min(1, pattern.groups)] or found[0]}" if found else f"file {k}"
-        sources.setdefault(name, set()).add(k)
-    if group and not any(name.startswith("source") for name in sources):
-        raise ValueError(f"data.group = {group!r} is found in no path, such as {entries[0].path}")
-    return sources
+    if not group:
+        return numpy.arange(count)
+    numbers: dict[object, int] = {}
+    source_N = numpy.empty(count, numpy.int64)
+    for k, path in enumerate(paths()):
+        found = pattern.search(path)
+        name = (found[min(1, pattern.groups)] or found[0]) if found else k
+        source_N[k] = numbers.setdefault(name, len(numbers))
+    if not any(isinstance(name, str) for name in numbers):
+        raise ValueError(f"data.group = {group!r} is found in no path, such as {next(iter(paths()))}")
+    return source_N
 
 
-def _listed(entries: list, held_out: str) -> set[int] | None:
+def _listed(paths: Callable[[], Iterable[str]], held_out: str) -> list[int] | None:
     """The places of the files that the list `held_out` names, by the ends of their paths; None for a share.
 
     Raises ValueError for what is neither, and for a name that no file has.
@@ -302,18 +331,18 @@ def _listed(entries: list, held_out: str) -> set[int] | None:
         )
     with naming(file):
         lines = [line.strip().removeprefix("./") for line in file.read_text("utf-8-sig").split("\n")]
-    listed: dict[str, set[int]] = {line: set() for line in lines if line}
-    for k, entry in enumerate(entries):
-        parts = entry.path.as_posix().split("/")
+    listed: dict[str, list[int]] = {line: [] for line in lines if line}
+    for k, path in enumerate(paths()):
+        parts = path.split("/")
         for end in ("/".join(parts[first:]) for first in range(len(parts))):
             if end in listed:
-                listed[end].add(k)
+                listed[end].append(k)
     for name, places in listed.items():
         if not places:
             raise ValueError(f"{file}, line {lines.index(name) + 1}: no file of the data is called {name}")
     if not listed:
         raise ValueError(f"{file} names no file to hold out")
-    return set().union(*listed.values())
+    return sorted(set().union(*listed.values()))
 
 
 def check_data(config: DataConfig, compression: Compression) -> None:
@@ -328,9 +357,8 @@ def check_data(config: DataConfig, compression: Compression) -> None:
 def files_hash(*data: Dataset) -> str:
     """SHA-256 of what a run depends on in the files of data sets, in their order; the drawn world has none.
 
-    Of each file of a manifest that is the number of frames, the rate, height and width, every frame's
-    checksum (an image has none, but its size in bytes) and time, and the captions; of each file of a cache
-    the keys of its clips and the captions; of a mixture each source's share too. Where files lie and how they
+    Of each file of a manifest that is its key and the captions; of each file of a cache the keys of its clips
+    and the captions; of a mixture each source's share too. Where files lie and how they
     are read is left out: decord is not the same at every call, and an index may find it sound or not.
     """
     return hashlib.sha256(json.dumps([part.identity for part in data]).encode()).hexdigest()

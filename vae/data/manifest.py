@@ -1,23 +1,28 @@
 """Manifests: a parquet file with a row for each video and image, what it holds and its captions."""
 
+import hashlib
 import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 
+import numpy
+
 from configs.load import from_json, parse_json
 from vae.data.images import IMAGES
-from vae.data.parquet import check_columns, check_ranges, read_parquet
+from vae.data.parquet import check_columns, check_ranges
+from vae.data.rows import GROUP_ROWS, ParquetFiles, Rows
 from vae.data.video import VIDEOS, Probe
 from vae.training.files import below, naming, write_whole
 
 NAME = "manifest.parquet"
-COLUMNS = ("path", *(field.name for field in fields(Probe)), "captions")
+FACTS = ("path", *(field.name for field in fields(Probe)), "captions")
+COLUMNS = (*FACTS, "last_tick", "key")
 LEFT_OUT = b"left_out"  # in the file's metadata: what of its folder was left out, so that the rest is new
 ROOT = b"root"  # in the metadata: the folder that paths are from, where it is not the manifest's own
 AGAIN = "make it again with `dit data index FOLDER`"
@@ -32,6 +37,9 @@ RANGES = {  # of numbers, from which memory is taken
     "stream": (0, 10**4),
     "streams": (0, 10**4),
 }
+PLANNED = ("frames", "fps", "height", "width")  # from which the sizes of all clips follow
+CHECKED_AT_ONCE = 2_000  # rows; of more, each is checked when it is read
+LOOKED_FOR = 100_000  # files of a manifest beside which new ones are looked for
 HALF = re.compile("[\ud800-\udfff]")  # a surrogate, half of a character, which no file can hold
 
 
@@ -43,10 +51,12 @@ class Entry(Probe):
     captions: tuple[str, ...]
 
     @property
-    def identity(self) -> tuple:
-        """What a run on this file depends on: see `files_hash`."""
-        picture = self.frames, self.fps, self.height, self.width
-        return *picture, self.checksums.hex() or self.bytes, self.times.hex(), self.treatment, self.captions
+    def key(self) -> bytes:
+        """128 bits of what it shows, wherever it lies: size, rate, every frame's checksum and time, or, of an
+        image, which has none, its size in bytes; and what was done to the pixels."""
+        facts = self.frames, self.fps, self.height, self.width, self.treatment
+        about = repr((*facts, self.checksums or self.bytes, self.times)).encode()
+        return hashlib.blake2b(about, digest_size=16).digest()
 
 
 def walk(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -100,6 +110,7 @@ def _types() -> dict:
     of_python = {int: pyarrow.int64(), float: pyarrow.float64(), str: pyarrow.string()}
     of_python[bytes] = pyarrow.binary()
     types |= {field.name: of_python[field.type] for field in fields(Probe)}
+    types |= {"last_tick": pyarrow.int64(), "key": pyarrow.binary(16)}
     return {name: types[name] for name in COLUMNS}
 
 
@@ -135,13 +146,20 @@ def save_manifest(file: Path, entries: list[Entry], left_out: Sequence[Path] | N
     if any(relative(entry.path, home).startswith("../") for entry in entries):
         root = Path(os.path.commonpath([entry.path.parent.resolve() for entry in entries]))
         home, about = root, {ROOT: os.path.relpath(root, home.resolve())}
-    rows = [asdict(e) | {"path": relative(e.path, home)} for e in entries]
+    rows = [
+        asdict(e) | {"path": relative(e.path, home), "last_tick": e.last_tick, "key": e.key} for e in entries
+    ]
     for row in rows:
         row["captions"] = [_utf8(caption) for caption in row["captions"]]
     if left_out is not None:
         about |= {LEFT_OUT: json.dumps([_utf8(relative(path, home)) for path in left_out])}
     table = pyarrow.Table.from_pylist(rows, pyarrow.schema(list(_types().items()), metadata=about))
-    write_whole(file, lambda temporary: pyarrow.parquet.write_table(table, temporary))
+    repeated = ["codec", "reader", "decoder", "treatment"]
+
+    def write(temporary: Path) -> None:
+        pyarrow.parquet.write_table(table, temporary, row_group_size=GROUP_ROWS, use_dictionary=repeated)
+
+    write_whole(file, write)
 
 
 def relative(path: Path, home: Path) -> str:
@@ -152,10 +170,10 @@ def relative(path: Path, home: Path) -> str:
     return Path(os.path.relpath(path.parent.resolve() / path.name, home.resolve())).as_posix()
 
 
-def _new_files(home: Path, left_out: list[str], entries: list[Entry]) -> list[Path]:
+def _new_files(home: Path, left_out: list[str], manifest: "Manifest") -> list[Path]:
     """The videos and images of a folder that are neither in its manifest nor were left out of it."""
-    known = {entry.path for entry in entries} | {home / path for path in left_out}
-    return [path for path in find_files(home) if Path(_utf8(str(path))) not in known]
+    known = {*manifest.paths(), *(f"{home}/{path}" for path in left_out)}
+    return [path for path in find_files(home) if _utf8(path.as_posix()) not in known]
 
 
 def _utf8(text: str) -> str:
@@ -163,40 +181,73 @@ def _utf8(text: str) -> str:
     return HALF.sub("\ufffd", text)
 
 
-def load_manifest(source: str | Path) -> list[Entry]:
-    """The entries of a manifest, or of the one in a folder; it says which files came after it.
+class Manifest(Rows[Entry]):
+    """The files of a manifest, or those that are chosen: a row of parquet each, read when it is asked for."""
 
-    Raises ValueError where there is none of ours.
+    def __init__(self, files: ParquetFiles, roots: tuple[Path, ...], chosen: numpy.ndarray | None = None):
+        super().__init__(files, chosen)
+        self.roots = roots
+
+    def item(self, row: dict, file: int) -> Entry:
+        """The file in a row; raises ValueError for a row that cannot be of one."""
+        return _entry(row, self.roots[file], self.files.files[file])
+
+    def choose(self, places: numpy.ndarray) -> "Manifest":
+        """Those at some places, which rise."""
+        return Manifest(self.files, self.roots, self.chosen(places))
+
+    def paths(self) -> Iterator[str]:
+        """Where every file is."""
+        for table, file in self.tables(["path"]):
+            yield from (f"{self.roots[file].as_posix()}/{path}" for path in table["path"].to_pylist())
+
+
+def load_manifest(source: str | Path) -> Manifest:
+    """The manifest in a file, or in a folder: there it is `manifest.parquet`, or all the manifests together.
+
+    It says which files came after it. Raises ValueError where there is none of ours.
     """
-    file = Path(source)
-    if file.is_dir():
-        file = file / NAME
-        if not file.is_file():
-            raise ValueError(f"{source} holds no {NAME}: make one with `dit data index {source}`")
-    if not file.exists():
-        raise ValueError(f"{source}: no such manifest or folder of videos")
-    table = check_columns(read_parquet(file, AGAIN), _types(), file, AGAIN)
-    check_ranges(table, RANGES, file)
-    with naming(file):
-        rows, about = table.to_pylist(), table.schema.metadata or {}
-        if not rows:
-            raise ValueError("it lists no file")
-        root = file.parent / about.get(ROOT, b".").decode()
-        entries = [
-            Entry(**row | {"path": below(root, row["path"]), "captions": tuple(row["captions"])})
-            for row in rows
-        ]
-    for entry in entries:
-        _check_entry(entry, file)
-    if ROOT in about:
-        _note_once(f"note: {file} lists files in {root}")  # outside its folder, as whoever wrote it chose
-    left_out = about.get(LEFT_OUT)
+    files = _manifest_files(Path(source))
+    opened, roots = ParquetFiles(files, COLUMNS, AGAIN), []
+    for file, parquet in zip(files, opened.opened, strict=True):
+        schema = parquet.schema_arrow
+        check_columns(schema.empty_table(), _types(), file, AGAIN)
+        about = schema.metadata or {}
+        with naming(file):
+            if not parquet.metadata.num_rows:
+                raise ValueError("it lists no file")
+            roots.append(file.parent / about.get(ROOT, b".").decode())
+        if ROOT in about:
+            _note_once(f"note: {file} lists files in {roots[-1]}")  # outside its folder, as its writer chose
+    manifest = Manifest(opened, tuple(roots))
+    for table, file in manifest.tables(PLANNED):
+        check_columns(table, {name: _types()[name] for name in PLANNED}, files[file], AGAIN)
+        check_ranges(table, {name: RANGES[name] for name in PLANNED}, files[file])
+    if len(manifest) <= CHECKED_AT_ONCE:
+        for _ in manifest:
+            pass
+    left_out = about.get(LEFT_OUT) if len(files) == 1 and len(manifest) <= LOOKED_FOR else None
     if left_out and os.environ.get("RANK", "0") == "0":  # a large folder takes a while to look through
-        new = _new_files(root, from_json(list[str], parse_json(left_out, file), file), entries)
+        known = from_json(list[str], parse_json(left_out, files[0]), files[0])
+        new = _new_files(roots[0], known, manifest)
         more = f" and {len(new) - 1} more" if len(new) > 1 else ""
         if new:
-            _note_once(f"note: {file} is older than {new[0]}{more}: run `dit data index` again")
-    return entries
+            _note_once(f"note: {files[0]} is older than {new[0]}{more}: run `dit data index` again")
+    return manifest
+
+
+def _manifest_files(source: Path) -> list[Path]:
+    """The files of the manifest that a source of data is."""
+    if source.is_dir() and (source / NAME).is_file():
+        return [source / NAME]
+    if source.is_dir():
+        files = sorted(source.glob("*.parquet"))
+        if not files:
+            raise ValueError(f"{source} holds no {NAME}: make one with `dit data index {source}`")
+        return files
+    if not source.exists():
+        raise ValueError(f"{source}: no such manifest or folder of videos")
+    return [source]
 
 
 @lru_cache
@@ -205,13 +256,25 @@ def _note_once(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _check_entry(entry: Entry, file: Path) -> None:
-    """Raises ValueError where a row cannot be of the file that it names."""
+def _entry(row: dict, root: Path, file: Path) -> Entry:
+    """The file in a row of a manifest; raises ValueError for a row that cannot be of the file it names."""
+    if empty := [name for name, value in row.items() if value is None or value == [None]]:
+        raise ValueError(f"{file}: its column {empty[0]} has a cell without a value: {AGAIN}")
+    for name, (low, high) in RANGES.items():
+        if not low <= row[name] <= high:
+            raise ValueError(f"{file}: {name} = {row[name]}: it must be between {low:,} and {high:,}")
+    key, last_tick = row.pop("key"), row.pop("last_tick")
+    with naming(file):
+        path = below(root, row["path"])
+    entry = Entry(**row | {"path": path, "captions": tuple(row["captions"])})
     size, pictures = 4 * entry.frames, entry.reader in ("image", "animation")
     sizes = {len(entry.checksums), len(entry.times)} <= {0, size} and (pictures or entry.checksums)
     if not sizes or entry.reader not in READERS or (entry.reader != "image" and not entry.fps > 0):
         raise ValueError(
-            f"{file}: {entry.path} has checksums, times, a rate or a reader that it cannot have: {AGAIN}"
+            f"{file}: {path} has checksums, times, a rate or a reader that it cannot have: {AGAIN}"
         )
-    if entry.path.suffix.lower() not in (IMAGES if pictures else VIDEOS):
-        raise ValueError(f"{file} lists {entry.path}, whose name is none of a video or image: {AGAIN}")
+    if path.suffix.lower() not in (IMAGES if pictures else VIDEOS):
+        raise ValueError(f"{file} lists {path}, whose name is none of a video or image: {AGAIN}")
+    if (entry.key, entry.last_tick) != (key, last_tick):
+        raise ValueError(f"{file}: {path} has facts that do not belong to its key: {AGAIN}")
+    return entry

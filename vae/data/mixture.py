@@ -1,12 +1,13 @@
 """Mixtures: several sources of clips with weights; which one a draw is of is a function of (seed, draw)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain
 
 import numpy
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 
 from configs.data import SHAPES, DataConfig
 from vae.compression import Compression
@@ -125,9 +126,13 @@ class Mixture(Dataset):
         return replace(self.parts[source][place], draw=draw)
 
     @property
-    def entries(self) -> list:
+    def entries(self) -> Sequence:
         """The files of all parts that have any."""
-        return [entry for part in self.parts for entry in getattr(part, "entries", ())]
+        return ConcatDataset([part.entries for part in self.parts if hasattr(part, "entries")])
+
+    def captions(self) -> Iterator[Sequence[str]]:
+        """The captions of every file."""
+        return chain.from_iterable(part.captions() for part in self.parts if hasattr(part, "captions"))
 
     @property
     def identity(self) -> list:
@@ -160,7 +165,7 @@ class HeldOutMixture(Dataset):
         source, place = self.places[draw]
         return replace(self.parts[source][place], draw=draw)
 
-    entries = Mixture.entries
+    entries, captions = Mixture.entries, Mixture.captions
 
     @property
     def identity(self) -> list:

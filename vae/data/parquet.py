@@ -7,6 +7,35 @@ from vae.training.files import check_regular
 
 TIMES, ALWAYS = 100, 1 << 28  # a table may have so many times its file's bytes, and so many in any case
 BATCH_ROWS = 256
+MOST_AT_ONCE = 1 << 30  # bytes of row groups that are held in memory
+
+
+def open_parquet(file: Path, advice: str):
+    """A parquet file, of which nothing but what its footer says is read; ValueError for a damaged one."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.ParquetFile(check_regular(file), pre_buffer=False)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{file} is no parquet file, or damaged ({error}): {advice}") from None
+
+
+def read_groups(opened, numbers: list[int], names: list[str], file: Path, advice: str):
+    """The table of some columns of row groups; ValueError for a damaged one or one too large."""
+    import pyarrow
+
+    batches, total = [], 0
+    try:
+        for batch in opened.iter_batches(BATCH_ROWS, numbers, names, use_threads=False):
+            batches.append(batch)
+            if (total := total + batch.nbytes) > MOST_AT_ONCE:
+                raise ValueError(
+                    f"{file} has more than {MOST_AT_ONCE:,} bytes in some row groups: it is none of ours"
+                )
+        return pyarrow.Table.from_batches(batches, None if batches else opened.schema_arrow)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{file} is no parquet file, or damaged ({error}): {advice}") from None
 
 
 def read_parquet(file: Path, advice: str):

@@ -66,6 +66,11 @@ class Probe:
     times: bytes = field(default=b"", kw_only=True, repr=False)
     treatment: str = field(default="", kw_only=True)
 
+    @property
+    def last_tick(self) -> int:
+        """When the last frame begins, in ticks since the first; 0 where `fps` says it."""
+        return array("I", self.times[-4:])[0] if self.times else 0
+
 
 def _first_video(path: Path, codec: str = "", treatment: str = "") -> list[str]:
     """Arguments that decode the first video stream, never a cover picture, up to the first damage."""

@@ -51,6 +51,8 @@ def permutation(count: int, *key: int | str) -> numpy.ndarray:
 
 
 @functools.lru_cache(maxsize=4)
-def shuffled(count: int, *key: int | str) -> tuple[int, ...]:
+def shuffled(count: int, *key: int | str) -> numpy.ndarray:
     """The same as `permutation`, kept for as long as it is used."""
-    return tuple(permutation(count, *key).tolist())
+    order = permutation(count, *key)
+    order.flags.writeable = False
+    return order

@@ -1,0 +1,126 @@
+"""Rows of a manifest stay in its file: a row, a column and a choice are what reading all of it gives."""
+
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy
+import pyarrow.parquet
+import pytest
+
+from configs.data import DataConfig
+from vae.compression import Compression
+from vae.data import rows
+from vae.data.clips import VideoFiles, clip_size, files_hash
+from vae.data.manifest import Entry, load_manifest, save_manifest
+
+ABOUT = {"codec": "h264", "duration": 1.0, "reader": "decord", "stream": 0, "streams": 1}
+
+
+def entries(folder: Path, count: int) -> list[Entry]:
+    """Files of a few sizes, lengths and rates that nobody reads; of some each frame has its own time."""
+    draw = numpy.random.default_rng(0)
+    made = []
+    for k in range(count):
+        frames, height, width = (
+            int(draw.integers(low, high)) for low, high in ((1, 90), (16, 300), (16, 300))
+        )
+        ticks = draw.integers(1, 9000, frames).cumsum().astype(numpy.uint32)
+        times = (ticks - ticks[0]).astype("<u4").tobytes() if k % 3 == 0 else b""
+        captions = tuple(f"caption {n} of {k}" for n in range(k % 3))
+        facts = {"checksums": draw.bytes(4 * frames), "times": times, "path": folder / f"{k // 10}/{k}.mp4"}
+        made.append(Entry(frames, 24.0, height, width, **ABOUT, bytes=k, captions=captions, **facts))
+    return made
+
+
+@pytest.fixture(autouse=True)
+def small_groups(monkeypatch):
+    monkeypatch.setattr(rows, "ROWS_AT_ONCE", 64)  # so that a column comes in parts
+    monkeypatch.setattr("vae.data.manifest.GROUP_ROWS", 16)
+
+
+def test_rows_are_those_that_were_written_in_any_order_and_thread_and_process(tmp_path):
+    given = entries(tmp_path, 200)
+    save_manifest(tmp_path / "m.parquet", given)
+    manifest = load_manifest(tmp_path / "m.parquet")
+    assert len(manifest) == 200 and list(manifest) == given and manifest[-1] == given[-1]
+    places = numpy.random.default_rng(1).permutation(200).tolist()
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(manifest.__getitem__, places)) == [given[k] for k in places]
+    assert list(pickle.loads(pickle.dumps(manifest))) == given
+    assert list(manifest.paths()) == [entry.path.as_posix() for entry in given]
+    with pytest.raises(IndexError):
+        manifest[200]
+
+
+def test_a_choice_has_its_rows_columns_and_digest(tmp_path):
+    given = entries(tmp_path, 150)
+    save_manifest(tmp_path / "m.parquet", given)
+    manifest = load_manifest(tmp_path / "m.parquet")
+    places = numpy.flatnonzero(numpy.random.default_rng(2).random(150) < 0.3)
+    chosen, wanted = manifest.choose(places)[3:][::2], [given[k] for k in places][3:][::2]
+    assert list(chosen) == wanted
+    assert chosen.numbers("frames").tolist() == [entry.frames for entry in wanted]
+    assert list(chosen.values("captions")) == [[*entry.captions] for entry in wanted]
+    save_manifest(tmp_path / "n.parquet", wanted)
+    assert chosen.digest(["key", "captions"]) == load_manifest(tmp_path / "n.parquet").digest(
+        ["key", "captions"]
+    )
+
+
+def test_manifests_in_a_folder_are_one_and_its_hash_is_that_of_one_file(tmp_path):
+    given = entries(tmp_path / "set", 90)
+    (tmp_path / "set").mkdir()
+    save_manifest(tmp_path / "set" / "manifest.parquet", given)
+    whole = VideoFiles(DataConfig(), 0, load_manifest(tmp_path / "set"), Compression())
+    (tmp_path / "set" / "manifest.parquet").unlink()
+    for name, part in {"a": given[:7], "b": given[7:60], "c": given[60:]}.items():
+        save_manifest(tmp_path / "set" / f"{name}.parquet", part)
+    parts = VideoFiles(DataConfig(), 0, load_manifest(tmp_path / "set"), Compression())
+    assert list(parts.entries) == given and files_hash(parts) == files_hash(whole)
+
+
+def test_what_a_run_depends_on_is_in_its_hash(tmp_path):
+    given, hashes = entries(tmp_path, 20), []
+    last = given[-1]
+    changes = [{}, {"frames": 3, "checksums": b"x" * 12, "times": b""}, {"captions": ("a", "bc")}]
+    changes += [{"captions": ("ab", "c")}, {"captions": ("abc",)}, {"height": 17}]
+    changes += [{"treatment": "tone-mapped"}, {"checksums": b"y" * len(last.checksums)}]
+    for k, change in enumerate([*changes, {"path": tmp_path / "elsewhere.mp4", "codec": "vp9"}]):
+        save_manifest(tmp_path / f"{k}.parquet", [*given[:-1], replace(last, **change)])
+        manifest = load_manifest(tmp_path / f"{k}.parquet")
+        hashes.append(files_hash(VideoFiles(DataConfig(), 0, manifest, Compression())))
+    assert len(set(hashes)) == len(changes) and hashes[-1] == hashes[0], "but not where a file lies"
+    for k, texts in enumerate([(("a",), ("b", "c")), (("a", "b"), ("c",))]):
+        pairs = zip(given, texts, strict=False)
+        save_manifest(tmp_path / f"of {k}.parquet", [replace(entry, captions=its) for entry, its in pairs])
+    whose = [load_manifest(tmp_path / f"of {k}.parquet").digest(["captions"]) for k in range(2)]
+    assert whose[0] != whose[1], "whose caption is whose counts"
+
+
+def test_planned_sizes_are_those_of_each_file(tmp_path):
+    given = entries(tmp_path, 120)
+    save_manifest(tmp_path / "m.parquet", given)
+    config = DataConfig(frames=33, size=64, fps=8.0)
+    data = VideoFiles(config, 0, load_manifest(tmp_path / "m.parquet"), Compression())
+    planned = data.sizes(Compression()).files_N
+    for tokens, entry in zip(planned.tolist(), given, strict=True):
+        frames, height, width = clip_size(entry, config, Compression())
+        assert tokens == (1 + (frames - 1) // 4) * (height // 16) * (width // 16)
+
+
+def test_a_row_whose_facts_were_changed_is_refused_when_it_is_read(tmp_path, monkeypatch):
+    """Also in a manifest that is too large to be read whole first."""
+    monkeypatch.setattr("vae.data.manifest.CHECKED_AT_ONCE", 10)
+    save_manifest(tmp_path / "m.parquet", entries(tmp_path, 50))
+    table = pyarrow.parquet.read_table(tmp_path / "m.parquet")
+    cells = table["checksums"].to_pylist()
+    cells[33] = bytes(len(cells[33]))
+    place = table.column_names.index("checksums")
+    changed = table.set_column(place, "checksums", pyarrow.array(cells, table["checksums"].type))
+    pyarrow.parquet.write_table(changed, tmp_path / "m.parquet")
+    manifest = load_manifest(tmp_path / "m.parquet")
+    assert manifest[32] and manifest[34]
+    with pytest.raises(ValueError, match=r"33\.mp4 has facts that do not belong to its key: make it again"):
+        manifest[33]
