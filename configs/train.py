@@ -49,6 +49,8 @@ class OptimizerConfig:
     """Gradients are clipped to this global norm."""
     ema_decay: Decay = 0.999
     """Decay of the weight average that is used for sampling and validation."""
+    base_width: CountOrZero = 0
+    """Width of the transformer whose rate this is: at others start and rates scale by muP; 0: neither."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ SAME = {  # a setting of ours -> its names elsewhere; a verb answers with those 
     "optimizer.decay-steps": "decay lr-decay lr-decay-steps lr-decay-iters cooldown cooldown-steps",
     "optimizer.schedule": "lr-scheduler lr-scheduler-type lr-schedule scheduler wsd",
     "optimizer.decay-start": "cooldown-start decay-from",
+    "optimizer.base-width": "mup mup-base mup-base-width base-shapes mup-base-dim",
     "optimizer.weight-decay": "wd adam-weight-decay weight-decay",
     "optimizer.beta2": "adam-beta2 beta-2",
     "optimizer.max-gradient-norm": "clip grad-clip gradient-clip gradient-clip-val max-grad-norm clip-grad "

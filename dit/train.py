@@ -31,6 +31,7 @@ from dit.loss import PackDraw, check_first_loss, draw_pack, draw_validation, flo
 from dit.parallel import make_mesh, mesh_shape, parallelise, reducing, slice_of, whole
 from dit.steps import draw_steps, latent_shape, tokens_in
 from dit.text import cut_note, embedded_text, encoder_folder, encoder_hash
+from dit.width import rate_scales, scale_start
 from vae.cache.clips import find_caches, open_clips
 from vae.compression import round_to
 from vae.data.clips import SHAPES, Clip, batches, files_hash
@@ -54,6 +55,7 @@ from vae.training.processes import gathered, on_main
 from vae.training.session import Session
 from vae.training.weights import TRANSFORMERS, load_strictly, load_weights
 
+BETA1 = 0.9  # of AdamW
 HELD_OUT = 32
 VALIDATION_TIMES = (0.125, 0.375, 0.625, 0.875)
 PANELS = {"smoothed": "loss, smoothed", "validation": "validation loss", "gradient_norm": "gradient norm"}
@@ -94,6 +96,7 @@ def train(config: TransformerRun) -> Path:
         if config.text.folder and len(caches) == len(source_weights(config.data)):
             embeddings = embedded_text([*caches.values()], config.text, config.prompts, run.print_once)
         model = Denoiser(config.model, config.text, embeddings)
+        scale_start(model.transformer, config.optimizer)
         if config.init and not run.started:
             start_from(model, model_folder(config.init))
 
@@ -119,7 +122,7 @@ def train(config: TransformerRun) -> Path:
         network = parallelise(model, average, mesh, config.parallel, loop.precision == "bf16")
         for part in (model, average):
             part.to(run.device)
-        optimizer = make_optimizer(model, config.optimizer)
+        optimizer = make_optimizer(model, config.optimizer, BETA1, rate_scales(model, config.optimizer))
         run.restore(model=model.trained_state(), average=average.trained_state(), optimizer=optimizer)
         if config.compile:
             compile_blocks(model.transformer)

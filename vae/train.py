@@ -193,6 +193,8 @@ def train(config: AutoencoderRun) -> Path:
 def _check_recipe(config: AutoencoderRun) -> None:
     """Raises ValueError for settings of the recipe that do not fit each other, and for a cache as data."""
     check_schedule(config.optimizer)
+    if config.optimizer.base_width:
+        raise ValueError("optimizer.base_width is of transformers: an autoencoder's rate does not scale")
     discriminator = config.discriminator
     if discriminator.weight and config.crop < 2**discriminator.depth:
         raise ValueError(f"discriminator.depth = {discriminator.depth}: 2^depth must be at most crop")

@@ -12,15 +12,23 @@ from configs.train import OptimizerConfig
 Key = TypeVar("Key")
 
 
-def make_optimizer(model: nn.Module, config: OptimizerConfig, beta1: float = 0.9) -> torch.optim.AdamW:
-    """Fused AdamW that knows its parameters by their names; only matrices and kernels decay."""
+def make_optimizer(
+    model: nn.Module, config: OptimizerConfig, beta1: float = 0.9, scales: Mapping[str, float] = {}
+) -> torch.optim.AdamW:
+    """Fused AdamW that knows its parameters by their names; only matrices and kernels decay.
+
+    `scales` are factors of the rate of named parameters, whose decay a step stays what it is.
+    """
+    groups: dict[tuple, dict] = {}
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    groups = [
-        {"params": [(name, p) for name, p in named if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [(name, p) for name, p in named if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(beta1, config.beta2), fused=True)
+    for name, parameter in sorted(named, key=lambda pair: pair[1].ndim < 2):
+        decays, scale = parameter.ndim >= 2, scales.get(name, 1.0)
+        decay = config.weight_decay / scale if decays else 0.0
+        empty = {"params": [], "weight_decay": decay, "scale": scale}
+        groups.setdefault((decays, scale), empty)["params"].append((name, parameter))
+    return torch.optim.AdamW(
+        groups.values(), lr=config.learning_rate, betas=(beta1, config.beta2), fused=True
+    )
 
 
 def check_schedule(config: OptimizerConfig) -> None:
@@ -51,10 +59,10 @@ SCHEDULES: dict[str, Callable[[float, OptimizerConfig], float]] = {
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, config: OptimizerConfig) -> float:
-    """Gives the optimizer the learning rate of a step, counted from 1; returns it."""
+    """Gives the optimizer the learning rate of a step, counted from 1; returns it, without any scales."""
     rate = learning_rate(step, config)
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["scale"]
     return rate
 
 
