@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import numpy
+import pytest
 import torch
 
 from configs.model import TextConfig, TransformerConfig
@@ -99,3 +100,18 @@ def test_a_step_decays_weights_alike_at_every_width_and_only_sums_over_it_are_sl
         decayed = before[name] * (1 - 0.1 * 0.5 * (parameter.ndim > 1))
         expected = decayed - 0.1 * (0.25 if slow else 1.0)  # AdamW's first step is the gradient's sign
         torch.testing.assert_close(parameter.detach(), expected, rtol=0, atol=1e-6)
+
+
+def test_a_start_has_the_spread_of_the_base_where_no_sum_is_over_the_width():
+    transformer = network(16 * BASE, OptimizerConfig(base_width=BASE)).transformer
+    patch = transformer.patch_embedding.in_features
+    expected = {
+        transformer.patch_embedding.weight: math.sqrt(2 / (patch + BASE)),
+        transformer.time_in.weight: 0.02,
+        transformer.time_out.weight: 0.02 / 4,  # 16 times as many inputs as at the base, where it is 0.02
+        transformer.text_out.weight: 0.02 / 4,
+        transformer.scale_shift_table: BASE**-0.5,
+        transformer.blocks[1].scale_shift_table: BASE**-0.5,
+    }
+    for weight, spread in expected.items():
+        assert weight.std().item() == pytest.approx(spread, rel=0.06)
