@@ -171,6 +171,14 @@ class FlowConfig:
     """Share of samples trained with the empty prompt, for classifier-free guidance."""
     first_frame: Share = 0.25
     """Share of clips whose first latent frame is given at t = 0 (image-to-video)."""
+    times: Literal["logit_normal", "uniform", "mode", "cosmap", "measured"] = "logit_normal"
+    """How times are drawn, before the shift; `measured`: logit-normal, oftener where the loss is high."""
+    mode_scale: Annotated[float, Ge(-1), Le(1.75)] = 1.29
+    """Scale of `mode`: how much oftener the middle is drawn, or the ends (Esser et al. 2024, eq. 20)."""
+    weighting: Literal["none", "cosmap", "min_snr"] = "none"
+    """What the loss at a time counts: alike, by `cosmap`'s density, or with the ratio to noise limited."""
+    snr_limit: Positive = 5.0
+    """Limit of the signal-to-noise ratio in `min_snr` (Hang et al. 2023)."""
 
 
 @dataclass(frozen=True)

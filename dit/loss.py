@@ -15,37 +15,46 @@ from torch import Tensor, nn
 from configs.train import FlowConfig
 from dit.condition import Condition, draw_condition, draw_given
 from dit.pack import Layout, make_layout, patchify
-from samplers.path import point_and_velocity, shift_for, shift_times
+from dit.times import TIMES, WEIGHTINGS, Losses
+from samplers.path import point_and_velocity, shift_for
 from vae.compression import PATCH
 from vae.data.clips import Clip
 from vae.training.device import send
 from vae.training.seeds import normal
 
+LEAST = 1e-9  # that a token counts: one of 0 is not in the loss
 ENOUGH = 1000  # numbers of latents whose variance is near that of all
 
 
 @dataclass(frozen=True)
 class SampleDraw:
-    """What is drawn for a sample, on the CPU: noise C T H W, one time, its condition, and of how many first
-    latent frames the truth is given."""
+    """What is drawn for a sample, on the CPU: noise C T H W, one time, its condition, of how many first
+    latent frames the truth is given, and what its tokens count in the loss."""
 
     noise_CTHW: Tensor
     time: Tensor
     condition: Condition
     given: int = 0
+    weight: float = 1.0
 
 
-def draw_sample(shape: tuple[int, ...], clip: Clip, flow: FlowConfig, seed: int) -> SampleDraw:
-    """The draw of a training sample of latents C T H W: noise, condition, given frames, and a time whose
-    logit is normal, shifted by the sample's size (Esser et al. 2024, section 3.1 and eq. 23)."""
+def draw_sample(
+    shape: tuple[int, ...], clip: Clip, flow: FlowConfig, seed: int, losses: Losses = None
+) -> SampleDraw:
+    """The draw of a training sample of latents C T H W: noise, condition, given frames, and a time shifted by
+    the sample's size (Esser et al. 2024, section 3.1 and eq. 23), with what its loss counts.
+
+    `losses` are those of the validation by time bin that times may be drawn by.
+    """
     noise = normal(shape, seed, "noise", clip.draw)
-    time = torch.sigmoid(flow.time_mean + flow.time_std * normal((1,), seed, "time", clip.draw))
-    tokens = noise[0].numel() // math.prod(PATCH)
+    shift = shift_for(noise[0].numel() // math.prod(PATCH), flow)
+    time, weight = TIMES[flow.times](normal((1,), seed, "time", clip.draw), flow, shift, losses)
     return SampleDraw(
         noise,
-        shift_times(time, shift_for(tokens, flow)),
+        time,
         draw_condition(clip, flow, seed),
         draw_given(clip, shape[1], flow, seed),
+        max(LEAST, weight * WEIGHTINGS[flow.weighting](time.item(), flow)),
     )
 
 
@@ -63,8 +72,8 @@ def padding_sample(channels: int, tokens: int) -> SampleDraw:
 
 @dataclass(frozen=True)
 class PackDraw:
-    """All of a pack but its latents: noise L x P, every token's time, and 1 for each token that is in the
-    loss, 0 for given ones; distinct times M, layout, conditions, what the network reads of those, and how
+    """All of a pack but its latents: noise L x P, every token's time, and what it counts in the loss, 1 or by
+    its time, 0 for given ones; distinct times M, layout, conditions, what the network reads of those, and how
     many tokens are in the loss. Of a part of a pack, the tokens are those from the `first` one on.
 
     It is drawn on the host, ahead of the step that takes it to its device.
@@ -84,7 +93,7 @@ class PackDraw:
         """The tokens [first, last) of a whole pack; times and conditions are still those of all."""
         names = ("noise_LP", "time_L", "in_loss_L")
         cut = {name: getattr(self, name)[first:last] for name in names}
-        counted = int(cut["in_loss_L"].sum())
+        counted = int(cut["in_loss_L"].count_nonzero())
         return replace(self, **cut, layout=self.layout.part(first, last), counted=counted, first=first)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "PackDraw":
@@ -115,7 +124,7 @@ def draw_pack(
         times.append(time_L if sample.given else sample.time)
         times_L.append(time_L)
         grids.append(grid)
-        in_loss.append(~given_L)
+        in_loss.append(sample.weight * ~given_L)
         conditions.append(sample.condition)
     in_loss_L = torch.cat(in_loss).float()
     layout, times_M = make_layout(grids, times, head_width, torch.device("cpu"))
@@ -127,14 +136,14 @@ def draw_pack(
         layout=layout,
         conditions=conditions,
         text=read(conditions) if read else conditions,
-        counted=int(in_loss_L.sum()),
+        counted=int(in_loss_L.count_nonzero()),
     )
 
 
 @dataclass(frozen=True)
 class Batch:
     """A packed batch on the device: noisy tokens L x P, distinct times M, layout, conditions and what the
-    network reads of them, target velocity L x P, and 1 for each token in the loss, 0 for given ones."""
+    network reads of them, target velocity L x P, and what each token counts in the loss, 0 for given ones."""
 
     tokens: Tensor
     times: Tensor
@@ -168,8 +177,8 @@ def make_batch(latents: list[Tensor], pack: PackDraw) -> Batch:
 def flow_loss(network: nn.Module, batch: Batch, dtype=torch.float32) -> Tensor:
     """The squared error of the velocity, mean over a token's numbers, summed over the tokens in the loss.
 
-    A sum, as the mean is over all processes, or over the batches of a validation: divide by the sum of
-    `in_loss`. It is added up in `dtype`.
+    A sum, as the mean is over all processes, or over the batches of a validation: divide by how many tokens
+    are in the loss. It is added up in `dtype`.
     """
     prediction_LP = network(batch.tokens, batch.times, batch.layout, batch.text)
     error_LP = (prediction_LP.float() - batch.target).square()

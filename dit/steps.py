@@ -11,6 +11,7 @@ from torch import Tensor
 
 from configs.train import TransformerRun
 from dit.loss import Batch, PackDraw, draw_pack, draw_sample, make_batch, padding_sample
+from dit.times import Losses
 from vae.compression import PATCH
 from vae.data.clips import Clip
 from vae.data.plan import padding
@@ -72,17 +73,20 @@ def draw_steps(
     read: Callable,
     device: torch.device,
     cut: Callable[[PackDraw], PackDraw] = lambda pack: pack,
+    losses: Callable[[int], Losses] = lambda step: None,
+    first: int = 1,
 ) -> Iterator[StepPacks]:
     """The packs of steps: of each step its packs of draws, and these draws' clips in that order.
 
-    `read` is the network's `Denoiser.read`, and `cut` gives this process's slice of a pack. A sample is the
-    same whichever process and pack it is in. All lies where a device copies from by itself.
+    `read` is the network's `Denoiser.read`, `cut` gives this process's slice of a pack, and `losses` those by
+    which a step's times are drawn, from step `first` on. A sample is the same whichever process and pack it
+    is in. All lies where a device copies from by itself.
     """
     pin = partial(pinned, device=device)
     pack_of = partial(_draw, config=config, autoencoder=autoencoder, read=read, cut=cut, pin=pin)
-    for packs, clips in steps:
-        rest = iter(clips)
-        yield StepPacks([pack_of(list(islice(rest, len(draws)))) for draws in packs])
+    for step, (packs, clips) in enumerate(steps, first):
+        rest, known = iter(clips), losses(step)
+        yield StepPacks([pack_of(list(islice(rest, len(draws))), losses=known) for draws in packs])
 
 
 def _draw(
@@ -92,12 +96,13 @@ def _draw(
     read: Callable,
     cut: Callable[[PackDraw], PackDraw],
     pin: Callable[[Tensor], Tensor],
+    losses: Losses,
 ) -> Pack:
     """A pack of clips and what is drawn for it."""
     seed, model = config.train.seed, config.model
     shapes = [latent_shape(clip, autoencoder) for clip in clips]
     pairs = list(zip(shapes, clips, strict=True))
-    samples = [draw_sample(shape, clip, config.flow, seed) for shape, clip in pairs]
+    samples = [draw_sample(shape, clip, config.flow, seed, losses) for shape, clip in pairs]
     missing = padding(sum(map(tokens_in, shapes)), config.train.round_tokens)
     samples += [padding_sample(model.latent_channels, missing)] if missing else []
     sampled = config.posterior == "sample"

@@ -31,6 +31,7 @@ from dit.loss import PackDraw, check_first_loss, draw_pack, draw_validation, flo
 from dit.parallel import make_mesh, mesh_shape, parallelise, reducing, slice_of, whole
 from dit.steps import draw_steps, latent_shape, tokens_in
 from dit.text import cut_note, embedded_text, encoder_folder, encoder_hash
+from dit.times import VALIDATION_TIMES, Measured
 from dit.width import rate_scales, scale_start
 from vae.cache.clips import find_caches, open_clips
 from vae.compression import round_to
@@ -57,7 +58,6 @@ from vae.training.weights import TRANSFORMERS, load_strictly, load_weights
 
 BETA1 = 0.9  # of AdamW
 HELD_OUT = 32
-VALIDATION_TIMES = (0.125, 0.375, 0.625, 0.875)
 PANELS = {"smoothed": "loss, smoothed", "validation": "validation loss", "gradient_norm": "gradient norm"}
 SHOWN = 6
 COMPUTE = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -123,7 +123,11 @@ def train(config: TransformerRun) -> Path:
         for part in (model, average):
             part.to(run.device)
         optimizer = make_optimizer(model, config.optimizer, BETA1, rate_scales(model, config.optimizer))
-        run.restore(model=model.trained_state(), average=average.trained_state(), optimizer=optimizer)
+        measured = Measured()
+        extra = {"measured": measured.state} if config.flow.times == "measured" else {}
+        run.restore(
+            model=model.trained_state(), average=average.trained_state(), optimizer=optimizer, **extra
+        )
         if config.compile:
             compile_blocks(model.transformer)
         validation = validation_packs(held_out, autoencoder, config, run)
@@ -139,6 +143,7 @@ def train(config: TransformerRun) -> Path:
                 show_samples(average, autoencoder, config, held_out, run, step)
                 row = validate(average, validation, run)
             run.log({"step": step} | row, PANELS)
+            measured.learn(step, row)
             run.print_once(f"step {step}: validation loss {row['validation']:.4f}")
 
         if run.due("show", run.step) and not run.has_shown("validation"):
@@ -148,8 +153,8 @@ def train(config: TransformerRun) -> Path:
         ranks, cut = run.ranks // context, partial(slice_of, rank=slice_rank, ranks=context)
         packs, of_clips = tee(plan.shares(range(run.step + 1, loop.steps + 1), data_rank, ranks))
         clips = batches(data, (list(chain(*step)) for step in of_clips), config.data.workers)
-        shares = zip(packs, clips, strict=True)
-        drawn = draw_steps(shares, config, autoencoder, model.read, run.device, cut)
+        shares, first = zip(packs, clips, strict=True), run.step + 1
+        drawn = draw_steps(shares, config, autoencoder, model.read, run.device, cut, measured.before, first)
         ahead = made_ahead(drawn, run.device)
         for step, share in run.steps(ahead, lambda share: share.clips):
             # The loss is a mean over the tokens of the whole step: of all packs of all processes.
@@ -177,16 +182,16 @@ def train(config: TransformerRun) -> Path:
             # What is said, saved and shown; every process calls these, as each has its share in them.
             terms = {"gradient_norm": norm, "learning_rate": rate}
             run.end_step(step, error / counted, ("tokens", share.tokens), **terms)
-            if step == 1 and not config.init:
+            if step == 1 and not config.init and config.flow.weighting == "none":
                 latents = [z for pack in share.packs for z in autoencoder.latents(pack.clips, pack.noises)]
                 squares = run.sum(sum(z.square().sum().item() for z in latents)).item()
                 numbers = run.sum(sum(z.numel() for z in latents)).item()
                 run.print_once(check_first_loss(run.loss, squares / numbers, numbers))
-            if run.due("save", step):
-                states = {"model": model.trained_state(), "average": average.trained_state()}
-                run.save(step, **states, optimizer=optimizer)
             if run.due("show", step):
                 show(step)
+            if run.due("save", step):
+                states = {"model": model.trained_state(), "average": average.trained_state()}
+                run.save(step, **states, **extra, optimizer=optimizer)
 
         # The average is the model.
         if not run.stopping:
@@ -199,6 +204,8 @@ def _check_fit(config: TransformerRun, autoencoder: Autoencoder) -> None:
     """Raises ValueError for settings that do not fit each other, before anything is computed."""
     model, text, data = config.model, config.text, config.data
     check_schedule(config.optimizer)
+    if config.flow.times == "measured" and not config.flow.time_std:
+        raise ValueError("flow.times = measured spreads times by flow.time_std, which is 0")
     for name, part in {"model": model, "text": text}.items():
         if part.width % part.heads or part.width // part.heads % 2:
             raise ValueError(
