@@ -14,7 +14,7 @@ from configs.train import TransformerRun
 from tests.test_plan import COST, ENTRIES, GreyFiles, file_entry, tokens_in
 from vae.compression import Compression
 from vae.data.clips import DrawnWorld, HeldOutFiles, batches, files_hash, held_out_split
-from vae.data.mixture import BLOCK, Mixture, Shares, open_mixture, source_weights
+from vae.data.mixture import BLOCK, HeldOutMixture, Mixture, Shares, open_mixture, source_weights
 from vae.data.plan import Plan
 from vae.data.rows import RowList
 
@@ -196,3 +196,10 @@ def test_a_clip_of_a_mixture_is_its_source_s():
         clip, alone = data[draw], data.parts[source][place]
         assert (clip.source, clip.caption, clip.draw) == (alone.source, alone.caption, draw)
         assert torch.equal(clip.video, alone.video)
+
+
+def test_a_mixture_of_drawn_worlds_has_no_files():
+    worlds = DrawnWorld(DataConfig(), 0), DrawnWorld(DataConfig(), 1)
+    data = Mixture(Shares((5000, 5000), 0), worlds)
+    held = HeldOutMixture(data.shares, data.parts, 4)
+    assert len(data.entries) == len(held.entries) == 0 and len([*data.captions()]) > 0

@@ -128,7 +128,8 @@ class Mixture(Dataset):
     @property
     def entries(self) -> Sequence:
         """The files of all parts that have any."""
-        return ConcatDataset([part.entries for part in self.parts if hasattr(part, "entries")])
+        files = [part.entries for part in self.parts if hasattr(part, "entries")]
+        return ConcatDataset(files) if files else ()
 
     def captions(self) -> Iterator[Sequence[str]]:
         """The captions of every file."""
