@@ -209,7 +209,11 @@ class ParallelConfig:
 
 @dataclass(frozen=True)
 class TransformerRun:
-    """A training run of the transformer, with its text encoder where that is ours."""
+    """A training run of the transformer, with its text encoder where that is ours.
+
+    With --plan it says what the run takes and begins none: --gpu KIND, --gpus N, --memory GiB, --hours H,
+    --price P, --utilisation SHARE and --json FILE say what it is planned for (--plan --help).
+    """
 
     out: str = "runs/transformer"
     """Folder of the run, for `dit sample --model`; the same command given again resumes the run."""

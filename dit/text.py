@@ -17,7 +17,7 @@ from dit.byte_t5 import BUCKETS, END, EPS, FARTHEST, PADDING, VOCABULARY, ByteEn
 from vae.cache.index import Cache, remedy
 from vae.cache.shards import DTYPES, Location, read_row
 from vae.diffusers_folder import read_config
-from vae.training.files import file_hash, out_of_memory, read_text
+from vae.training.files import file_hash, out_of_memory, read_json, read_text
 from vae.training.weights import read_model, weights_files
 
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -228,6 +228,18 @@ def load_pretrained(config: TextConfig) -> PretrainedEncoder:
     if wrong := sorted(told["missing_keys"]) + sorted(map(str, told["mismatched_keys"])):
         raise ValueError(f"{model_folder} does not fit the text encoder's settings: {wrong[0]} is missing")
     return PretrainedEncoder(config, model.float(), tokenizer)
+
+
+def bare_encoder(config: TextConfig) -> nn.Module:
+    """The encoder of a folder's `config.json`, without its weights; ValueError for one of another kind."""
+    from transformers import T5EncoderModel, UMT5EncoderModel
+
+    file = encoder_folder(config) / "config.json"
+    kinds = {"t5": T5EncoderModel, "umt5": UMT5EncoderModel}
+    kind = str(read_json(file).get("model_type"))
+    if kind not in kinds:
+        raise ValueError(f"{file} is of a text encoder of type {kind}; only {' and '.join(kinds)} work")
+    return kinds[kind](kinds[kind].config_class.from_json_file(file))
 
 
 def load_tokenizer(config: TextConfig):

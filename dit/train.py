@@ -394,6 +394,10 @@ def _real(clip: Clip, latents_CTHW: Tensor, autoencoder: Autoencoder) -> tuple[s
 
 def main(arguments: list[str]) -> None:
     """The verb `dit train`."""
+    if "--plan" in arguments:
+        from dit.runs.plan import plan_run
+
+        return plan_run(arguments)
     train(parse_run(TransformerRun, arguments, prog="dit train"))
 
 

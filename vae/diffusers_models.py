@@ -204,3 +204,12 @@ def shipped(model: nn.Module) -> tuple[Statistics, bool]:
     if not by_channel:
         mean, std = [getattr(config, "shift_factor", None) or 0.0] * channels, [1.0] * channels
     return checked(Statistics(tuple(mean), tuple(value / factor for value in std))), by_channel
+
+
+def bare_autoencoder(settings: dict) -> DiffusersAutoencoder:
+    """The autoencoder of diffusers' settings, without its weights."""
+    import diffusers
+
+    model = getattr(diffusers, settings["_class_name"]).from_config(settings)
+    channels = settings.get("z_dim") or settings["latent_channels"]
+    return DiffusersAutoencoder(model, Statistics((0.0,) * channels, (1.0,) * channels), True)

@@ -289,7 +289,7 @@ class Autoencoder(VideoAutoencoder):
         self.initialise()
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
-                module.to(memory_format=torch.channels_last_3d)
+                module.weight = nn.Parameter(module.weight.detach().to(memory_format=torch.channels_last_3d))
 
     @torch.no_grad()
     def initialise(self) -> None:
