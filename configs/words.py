@@ -6,6 +6,7 @@ SAME = {  # a setting of ours -> its names elsewhere; a verb answers with those 
     "optimizer.decay-steps": "decay lr-decay lr-decay-steps lr-decay-iters cooldown cooldown-steps",
     "optimizer.schedule": "lr-scheduler lr-scheduler-type lr-schedule scheduler wsd",
     "optimizer.decay-start": "cooldown-start decay-from",
+    "optimizer.kind": "optimizer optim optimizer-type optimizer-name adamw adam muon",
     "optimizer.base-width": "mup mup-base mup-base-width base-shapes mup-base-dim",
     "optimizer.weight-decay": "wd adam-weight-decay weight-decay",
     "optimizer.beta2": "adam-beta2 beta-2",
@@ -109,10 +110,6 @@ NONE = {  # names elsewhere -> the settings of which a verb must have one, why t
     "run-name exp-name name mlflow": (
         "train.steps",
         "there is no tracker: the run's folder, --out, gets log.jsonl, the loss curve and sheets of samples",
-    ),
-    "optimizer optim optimizer-type optimizer-name adamw adam": (
-        "train.steps",
-        "AdamW is the only optimizer, with --optimizer.learning-rate and its neighbours",
     ),
     "beta1 beta-1 adam-beta1 betas": ("train.steps", "AdamW's first beta is 0.9, and has no setting"),
     "lora lora-rank lora-path use-lora adapter": (

@@ -32,7 +32,7 @@ from dit.parallel import make_mesh, mesh_shape, parallelise, reducing, slice_of,
 from dit.steps import draw_steps, latent_shape, tokens_in
 from dit.text import cut_note, embedded_text, encoder_folder, encoder_hash
 from dit.times import VALIDATION_TIMES, Measured
-from dit.width import rate_scales, scale_start
+from dit.width import matrix_parts, rate_scales, scale_start
 from vae.cache.clips import find_caches, open_clips
 from vae.compression import round_to
 from vae.data.clips import SHAPES, Clip, batches, files_hash
@@ -122,7 +122,8 @@ def train(config: TransformerRun) -> Path:
         network = parallelise(model, average, mesh, config.parallel, loop.precision == "bf16")
         for part in (model, average):
             part.to(run.device)
-        optimizer = make_optimizer(model, config.optimizer, BETA1, rate_scales(model, config.optimizer))
+        scales, parts = rate_scales(model, config.optimizer), matrix_parts(model.transformer)
+        optimizer = make_optimizer(model, config.optimizer, BETA1, scales, parts)
         measured = Measured()
         extra = {"measured": measured.state} if config.flow.times == "measured" else {}
         run.restore(
@@ -204,6 +205,10 @@ def _check_fit(config: TransformerRun, autoencoder: Autoencoder) -> None:
     """Raises ValueError for settings that do not fit each other, before anything is computed."""
     model, text, data = config.model, config.text, config.data
     check_schedule(config.optimizer)
+    if config.optimizer.kind == "muon" and config.optimizer.base_width:
+        raise ValueError(
+            "optimizer.base_width scales AdamW's rates by muP: leave it out with optimizer.kind = muon"
+        )
     if config.flow.times == "measured" and not config.flow.time_std:
         raise ValueError("flow.times = measured spreads times by flow.time_std, which is 0")
     for name, part in {"model": model, "text": text}.items():

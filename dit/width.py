@@ -51,3 +51,13 @@ def _hidden(transformer: Transformer) -> list[str]:
     """The layers that add up over the width."""
     linears = [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
     return [name for name in linears if name not in INPUTS]
+
+
+def matrix_parts(transformer: Transformer) -> dict[str, int]:
+    """The blocks' matrices by name, and in how many each is for Muon: queries, keys and values by head."""
+    heads, chunks = transformer.config.heads, {"to_qkv": 3, "to_kv": 2, "to_q": 1}
+    found = {}
+    for name, module in transformer.named_modules():
+        if name.startswith("blocks.") and isinstance(module, nn.Linear):
+            found[f"transformer.{name}.weight"] = chunks.get(name.rpartition(".")[2], 0) * heads or 1
+    return found

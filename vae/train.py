@@ -193,6 +193,8 @@ def train(config: AutoencoderRun) -> Path:
 def _check_recipe(config: AutoencoderRun) -> None:
     """Raises ValueError for settings of the recipe that do not fit each other, and for a cache as data."""
     check_schedule(config.optimizer)
+    if config.optimizer.kind != "adamw":
+        raise ValueError(f"optimizer.kind = {config.optimizer.kind} is of transformers: here it is adamw")
     if config.optimizer.base_width:
         raise ValueError("optimizer.base_width is of transformers: an autoencoder's rate does not scale")
     discriminator = config.discriminator

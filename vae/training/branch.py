@@ -67,6 +67,12 @@ def origin_of(config, kind: str, data: str, main: bool) -> Origin:
     with naming(checkpoint / MODEL):
         before = flat(to_json(from_json(type(config), header.settings)))
     now, step = flat(to_json(config)), header.facts["step"]
+    was, now_is = before.get("optimizer.kind"), config.optimizer.kind
+    if config.from_optimizer and was != now_is:
+        raise ValueError(
+            f"--from-run {config.from_run} has the state of {was}, not {now_is}: --no-from-optimizer begins "
+            f"anew"
+        )
     if step >= config.train.steps:
         raise ValueError(
             f"--from-run {config.from_run} is of step {step}, from which steps count on: --train.steps "

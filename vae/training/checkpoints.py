@@ -136,8 +136,13 @@ def optimizer_tensors(optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
     Moments lie in memory, and in processes, as their weights do: the fused kernel pairs them by their place.
     """
     tensors = {}
+    groups = [group for group in optimizer.param_groups if group["parts"]]
+    orthogonal = {name for group in groups for name in group["param_names"]}
     for name, parameter in _named_parameters(optimizer).items():
-        if not (state := optimizer.state[parameter]):
+        state = optimizer.state[parameter]
+        if not state and name in orthogonal:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        elif not state:
             state["step"] = torch.zeros((), device=parameter.device)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
         tensors |= {f"{name}.{key}": value for key, value in state.items()}

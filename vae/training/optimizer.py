@@ -8,27 +8,36 @@ import torch
 from torch import Tensor, nn
 
 from configs.train import OptimizerConfig
+from vae.training.muon import Muon
 
 Key = TypeVar("Key")
 
 
 def make_optimizer(
-    model: nn.Module, config: OptimizerConfig, beta1: float = 0.9, scales: Mapping[str, float] = {}
+    model: nn.Module,
+    config: OptimizerConfig,
+    beta1: float = 0.9,
+    scales: Mapping[str, float] = {},
+    parts: Mapping[str, int] = {},
 ) -> torch.optim.AdamW:
     """Fused AdamW that knows its parameters by their names; only matrices and kernels decay.
 
-    `scales` are factors of the rate of named parameters, whose decay a step stays what it is.
+    `scales` are factors of the rate of named parameters, whose decay a step stays what it is; `parts` are
+    those that Muon moves instead, where it is asked for, each as so many matrices.
     """
     groups: dict[tuple, dict] = {}
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     for name, parameter in sorted(named, key=lambda pair: pair[1].ndim < 2):
         decays, scale = parameter.ndim >= 2, scales.get(name, 1.0)
         decay = config.weight_decay / scale if decays else 0.0
-        empty = {"params": [], "weight_decay": decay, "scale": scale}
-        groups.setdefault((decays, scale), empty)["params"].append((name, parameter))
-    return torch.optim.AdamW(
-        groups.values(), lr=config.learning_rate, betas=(beta1, config.beta2), fused=True
-    )
+        number = parts.get(name, 0) if config.kind == "muon" else 0
+        empty = {"params": [], "weight_decay": decay, "scale": scale, "parts": number}
+        groups.setdefault((decays, scale, number), empty)["params"].append((name, parameter))
+    kind = KINDS[config.kind]
+    return kind(groups.values(), lr=config.learning_rate, betas=(beta1, config.beta2), fused=True)
+
+
+KINDS = {"adamw": torch.optim.AdamW, "muon": Muon}
 
 
 def check_schedule(config: OptimizerConfig) -> None:
