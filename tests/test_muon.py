@@ -87,7 +87,9 @@ def sharded() -> None:
     alone, parts = layers()
     steps(alone, make_optimizer(alone, MUON, parts=parts))
     model, _ = layers()
-    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in model.values():
+        fully_shard(layer, mesh=mesh)
     steps(model, make_optimizer(model, MUON, parts=parts))
     for one, other in zip(model.parameters(), alone.parameters(), strict=True):
         torch.testing.assert_close(one.full_tensor(), other, rtol=0, atol=1e-6)
@@ -103,7 +105,7 @@ def test_two_processes_step_as_one():
 @pytest.mark.long
 def test_a_run_goes_on_to_the_bit_and_another_kind_is_refused(tmp_path, autoencoder):  # noqa: F811
     def run(name: str, count: int, **more):
-        config = transformer_run(tmp_path / name, autoencoder, steps=count, show_every=9)
+        config = transformer_run(tmp_path / name, autoencoder, steps=count, show_every=2)
         return train(replace(config, optimizer=replace(MUON, learning_rate=1e-3), **more)).parent
 
     whole = run("whole", 6)
