@@ -11,7 +11,7 @@ from torch import Tensor
 
 from configs.train import TransformerRun
 from dit.loss import Batch, PackDraw, draw_pack, draw_sample, make_batch, padding_sample
-from dit.times import Losses
+from dit.times import Losses, bin_of
 from vae.compression import PATCH
 from vae.data.clips import Clip
 from vae.data.plan import padding
@@ -22,18 +22,19 @@ from vae.training.seeds import normal
 
 @dataclass(frozen=True)
 class Pack:
-    """Clips whose tokens go through the network together, what is drawn for them, and the noise of each one's
-    posterior where latents are drawn from it."""
+    """Clips whose tokens go through the network together, what is drawn for them, the noise of each one's
+    posterior where latents are drawn from it, and each one's time."""
 
     clips: list[Clip]
     draw: PackDraw
     noises: list[Tensor] | None
+    times: list[float]
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Pack":
         """The same with every tensor changed but videos, of which a device is to hold no step's at once."""
         clips = [clip.map(change) if clip.posterior else clip for clip in self.clips]
         noises = None if self.noises is None else [change(noise) for noise in self.noises]
-        return Pack(clips, self.draw.map(change), noises)
+        return Pack(clips, self.draw.map(change), noises, self.times)
 
     def batch(self, autoencoder: VideoAutoencoder, device: torch.device) -> Batch:
         """The pack on the device, with its clips' latents."""
@@ -54,6 +55,12 @@ class StepPacks:
     def clips(self) -> list[Clip]:
         """The clips of all packs."""
         return [clip for pack in self.packs for clip in pack.clips]
+
+    @property
+    def named(self) -> list[str]:
+        """The samples in words: source, time, and the time bin of the validation it is nearest to."""
+        pairs = [pair for pack in self.packs for pair in zip(pack.clips, pack.times, strict=True)]
+        return [f"{clip.source} (draw {clip.draw}, t {time:.3f}, bin {bin_of(time)})" for clip, time in pairs]
 
     @property
     def counted(self) -> int:
@@ -108,7 +115,8 @@ def _draw(
     sampled = config.posterior == "sample"
     noises = [pin(normal(shape, seed, "posterior", clip.draw)) for shape, clip in pairs] if sampled else None
     draw = cut(draw_pack(samples, model.width // model.heads, read)).map(pin)
-    return Pack([clip.map(pin) for clip in clips], draw, noises)
+    times = [sample.time.item() for sample in samples[: len(clips)]]
+    return Pack([clip.map(pin) for clip in clips], draw, noises, times)
 
 
 def tokens_in(shape: tuple[int, ...]) -> int:

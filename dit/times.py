@@ -25,6 +25,11 @@ Losses = tuple[float, ...] | None  # of a validation, by time bin
 NORMAL = NormalDist()
 
 
+def bin_of(time: float) -> str:
+    """The time bin of the validation that a time lies in, by its middle."""
+    return f"t{VALIDATION_TIMES[min(BINS - 1, int(time * BINS))]}"
+
+
 def logit_normal(z: Tensor, flow: FlowConfig, shift: float, losses: Losses) -> tuple[Tensor, float]:
     """A time whose logit is normal, and its weight 1."""
     return shift_times(torch.sigmoid(flow.time_mean + flow.time_std * z), shift), 1.0

@@ -51,9 +51,11 @@ from vae.training.optimizer import (
     make_optimizer,
     set_learning_rate,
     update_average,
+    update_weights,
 )
 from vae.training.processes import gathered, on_main
 from vae.training.session import Session
+from vae.training.spikes import going_back
 from vae.training.weights import TRANSFORMERS, load_strictly, load_weights
 
 BETA1 = 0.9  # of AdamW
@@ -63,8 +65,12 @@ SHOWN = 6
 COMPUTE = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def train(config: TransformerRun) -> Path:
-    """Trains or goes on with the run in `config.out`; returns the path of the finished weights."""
+@going_back
+def train(config: TransformerRun, look: Callable | None = None) -> Path:
+    """Trains or goes on with the run in `config.out`; returns the path of the finished weights.
+
+    A replay may `look` at the gradients of the last step, which then makes no update.
+    """
     loop, seed = config.train, config.train.seed
     with Session(config, "transformer", TRANSFORMER) as run:
         # Of the processes, neighbours share a pack: this one has a slice of each of its data rank's packs.
@@ -126,15 +132,18 @@ def train(config: TransformerRun) -> Path:
         optimizer = make_optimizer(model, config.optimizer, BETA1, scales, parts)
         measured = Measured()
         extra = {"measured": measured.state} if config.flow.times == "measured" else {}
-        run.restore(
-            model=model.trained_state(), average=average.trained_state(), optimizer=optimizer, **extra
-        )
+
+        def states() -> dict:
+            trained = {"model": model.trained_state(), "average": average.trained_state()}
+            return trained | extra | {"optimizer": optimizer}
+
+        run.restore(**states())
         if config.compile:
             compile_blocks(model.transformer)
         validation = validation_packs(held_out, autoencoder, config, run)
 
         # The log is opened; from here on a signal ends the step at hand, not the process.
-        run.begin(model, data, held_out)
+        run.begin(model, data, held_out, states)
         for note in _text_notes(config, data, held_out) if run.main else ():
             run.print_once(note)
 
@@ -157,7 +166,7 @@ def train(config: TransformerRun) -> Path:
         shares, first = zip(packs, clips, strict=True), run.step + 1
         drawn = draw_steps(shares, config, autoencoder, model.read, run.device, cut, measured.before, first)
         ahead = made_ahead(drawn, run.device)
-        for step, share in run.steps(ahead, lambda share: share.clips):
+        for step, share in run.steps(ahead, lambda share: share.clips, lambda share: share.named):
             # The loss is a mean over the tokens of the whole step: of all packs of all processes.
             counted, error = run.sum(share.counted).float(), torch.zeros((), device=run.device)
             for pack in share.packs:
@@ -171,14 +180,17 @@ def train(config: TransformerRun) -> Path:
                     (error_of_pack / counted).backward()
                 error += error_of_pack.detach()
 
+            if look and step == loop.steps:
+                look(share, model, optimizer, autoencoder, counted, error / counted, measured.before, run)
+                return run.weights
+
             # AdamW at this step's learning rate, then the average moves towards the weights.
             norm = clip_gradients(optimizer, config.optimizer)
-            run.check_finite(step, norm)
+            bad = run.check_gradient(step, norm)
             rate = set_learning_rate(optimizer, run.updates(step), config.optimizer)
             run.wait_copied()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            update_average(average, model, step, config.optimizer.ema_decay)
+            update_weights(optimizer, bad)
+            update_average(average, model, step, config.optimizer.ema_decay, bad)
 
             # What is said, saved and shown; every process calls these, as each has its share in them.
             terms = {"gradient_norm": norm, "learning_rate": rate}
@@ -191,8 +203,7 @@ def train(config: TransformerRun) -> Path:
             if run.due("show", step):
                 show(step)
             if run.due("save", step):
-                states = {"model": model.trained_state(), "average": average.trained_state()}
-                run.save(step, **states, **extra, optimizer=optimizer)
+                run.save(step, **states())
 
         # The average is the model.
         if not run.stopping:
@@ -403,6 +414,10 @@ def main(arguments: list[str]) -> None:
         from dit.runs.plan import plan_run
 
         return plan_run(arguments)
+    if "--replay" in arguments:
+        from dit.replay import replay_run
+
+        return replay_run(arguments, train)
     train(parse_run(TransformerRun, arguments, prog="dit train"))
 
 

@@ -38,10 +38,12 @@ from vae.training.optimizer import (
     mean_over_processes,
     set_learning_rate,
     update_average,
+    update_weights,
 )
 from vae.training.processes import gathered
 from vae.training.seeds import generator, normal, uniform
 from vae.training.session import Session
+from vae.training.spikes import going_back
 from vae.training.weights import AUTOENCODERS, load_strictly, load_weights, read_header, shards
 
 HELD_OUT = 16
@@ -58,6 +60,7 @@ SHOWN = 6
 AMPLIFIED = 4  # times, the differences in a picture
 
 
+@going_back
 def train(config: AutoencoderRun) -> Path:
     """Trains or goes on with the run in `config.out`; returns the path of the finished weights."""
     loop, seed = config.train, config.train.seed
@@ -112,7 +115,7 @@ def train(config: AutoencoderRun) -> Path:
                 network.forget_statistics()
 
         # The log is opened; from here on a signal ends the step at hand, not the process.
-        run.begin(model, data, held_out)
+        run.begin(model, data, held_out, parts)
         if note:
             run.print_once(note)
         watch = Watch()
@@ -155,17 +158,17 @@ def train(config: AutoencoderRun) -> Path:
                 rates[name] = set_learning_rate(adamw, count, adamw_config)
                 average_gradients(adamw, run.accelerator)
                 norms[name] = clip_gradients(adamw, adamw_config)
-            run.check_finite(step, *norms.values(), terms["loss"])
+            bad = run.check_gradient(step, *norms.values(), terms["loss"])
             run.wait_copied()
             for adamw, *_ in updates.values():
-                adamw.step()
-                adamw.zero_grad(set_to_none=True)
+                update_weights(adamw, bad)
 
             # The discriminator's weight in the next step; then the average moves towards the weights.
             if discriminator_active and config.discriminator.adaptive:
                 grads = terms.pop("error_gradient"), terms.pop("adversarial_gradient")
-                discriminator.adaptive_weight.copy_(adaptive_weight(*grads))
-            update_average(average, model, step, config.optimizer.ema_decay)
+                weight = discriminator.adaptive_weight
+                weight.copy_(torch.where(bad, weight, adaptive_weight(*grads)))
+            update_average(average, model, step, config.optimizer.ema_decay, bad)
 
             # What is said, saved and shown; every process calls these, as each has its share in them.
             loss, reported = terms.pop("loss"), terms | norms

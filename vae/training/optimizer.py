@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from configs.train import OptimizerConfig
+from vae.training.checkpoints import local_part
 from vae.training.muon import Muon
 
 Key = TypeVar("Key")
@@ -113,12 +114,28 @@ def clip_gradients(optimizer: torch.optim.Optimizer, config: OptimizerConfig) ->
 
 
 @torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, step: int, decay: float) -> None:
+def update_average(average: nn.Module, model: nn.Module, step: int, decay: float, bad: Tensor) -> None:
     """Moves the average to the weights; early on a decay of (1 + step) / (10 + step) forgets the start.
 
-    What is frozen stays what it is in the average, which may share it with the model.
+    It stays where the step is `bad`, on the device. What is frozen stays what it is in the average, which may
+    share it with the model.
     """
-    weight = 1 - min(decay, (1 + step) / (10 + step))
+    weight = torch.full((), 1 - min(decay, (1 + step) / (10 + step)), device=bad.device)
+    weight = torch.where(bad, torch.zeros_like(weight), weight)
     pairs = zip(average.parameters(), model.parameters(), strict=True)
-    averages, weights = zip(*((a, w) for a, w in pairs if w.requires_grad), strict=True)
-    torch._foreach_lerp_(list(averages), list(weights), weight)
+    moving = [(local_part(a), local_part(w)) for a, w in pairs if w.requires_grad]
+    averages, weights = map(list, zip(*moving, strict=True))
+    torch._foreach_lerp_(averages, weights, [weight] * len(averages))
+
+
+def update_weights(optimizer: torch.optim.Optimizer, bad: Tensor) -> None:
+    """One update, unless the step is `bad`: weights and moments then keep their bits.
+
+    Fused optimizers see that on the device, as with PyTorch's GradScaler; for others the host reads it.
+    """
+    if type(optimizer) is torch.optim.AdamW and optimizer.defaults["fused"]:
+        optimizer.grad_scale, optimizer.found_inf = None, bad.float()
+        optimizer.step()
+    elif not bad.item():
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)

@@ -1,5 +1,6 @@
 """A training run from its first line to its last: processes, folder, steps, log and checkpoints."""
 
+import math
 import signal
 import sys
 import time
@@ -21,6 +22,7 @@ from vae.training.checkpoints import (
     newest_sound,
     optimizer_tensors,
     read_facts,
+    step_of,
     wrong_with,
 )
 from vae.training.device import on_cpu, own_device
@@ -30,6 +32,16 @@ from vae.training.log import Log, draw_curve, live_line, opening, read_log, reso
 from vae.training.processes import PATIENCE, end_with_launcher, gathered, on_main
 from vae.training.saving import Saver
 from vae.training.signals import Noted, Stopped
+from vae.training.spikes import (
+    MOST_BACK,
+    Spikes,
+    WentBack,
+    described,
+    read_passed,
+    spike_folder,
+    write_passed,
+    write_spike,
+)
 from vae.training.weights import save_weights
 
 SMOOTHING = 0.98  # of the loss, a step
@@ -65,6 +77,8 @@ class Session:
         self._held, self._signals = ExitStack(), ExitStack()
         self._origin: Origin | None = None
         self._begun: dict[str, int] = {}  # optimizers that began anew, and after which step
+        self._passed: set[int] = set()  # steps up to the checkpoint that made no update
+        self._norm: float | None = None  # the gradient's, on the average
         if config.init and config.from_run:
             raise ValueError("--init and --from-run both say where a run begins: give one of them")
 
@@ -109,7 +123,7 @@ class Session:
         `data` is the identity of the data. Every process. Raises ValueError naming what differs from the run.
         """
 
-        def write() -> dict:
+        def write() -> tuple[dict, set[int]]:
             for name, what in {"manifest.parquet": "manifest", "index.parquet": "cache"}.items():
                 if (self.folder / name).is_file():
                     raise ValueError(
@@ -118,12 +132,13 @@ class Session:
             self._held.enter_context(locked(self.folder))
             if bool(checkpoints(self.folder)) != self.started:
                 raise ValueError(f"another run began {self.folder} meanwhile: give the same command again")
-            return open_run(self.folder, self.kind, self.config, data, came_from)
+            facts = open_run(self.folder, self.kind, self.config, data, came_from)
+            return facts, read_passed(self.folder, self.settings, self.started)
 
         if self.config.from_run and not self.started:
             self._origin = origin_of(self.config, self.kind, data, self.main)
         came_from = self._origin.record if self._origin else None
-        self._kept_facts = on_main(self.main, write)
+        self._kept_facts, self._ordered = on_main(self.main, write)
         if came_from:
             self.print_once(told(came_from))
         finished = finished_step(self.folder, self.weights, self.loop.steps)
@@ -161,12 +176,15 @@ class Session:
                         f"another folder with --out"
                     )
         self.step, self.smoothed, self._begun = facts["step"], facts["smoothed"], begun
+        self._norm, self._passed = facts["norm"], set(facts["passed"])
         tensors = self._named(parts)
         for name in names:
             self._saver.read(file := checkpoint / f"{name}.safetensors", tensors[name])
             if isinstance(parts[name], AdamW):
                 with naming(file):
-                    check_optimizer(parts[name], max(0, self.updates(self.step, name, starts.get(name, 0))))
+                    start = starts.get(name, 0)
+                    passed = sum(step > max(start, begun.get(name, 0)) for step in self._passed)
+                    check_optimizer(parts[name], max(0, self.updates(self.step, name, start)) - passed)
         if self._origin:
             self.save(self.step, **parts)
 
@@ -181,11 +199,15 @@ class Session:
             name: optimizer_tensors(part) if isinstance(part, AdamW) else part for name, part in parts.items()
         }
 
-    def begin(self, model: nn.Module, data, held_out) -> None:
-        """Opens the log, without the rows of steps after the checkpoint, and says what is about to run."""
+    def begin(self, model: nn.Module, data, held_out, parts: Callable[[], dict]) -> None:
+        """Opens the log, without the rows of steps after the checkpoint, and says what is about to run.
+
+        `parts` gives the named states that a checkpoint has.
+        """
+        self._parts = parts
         self._signal = self._signals.enter_context(Noted())
         self._running = None if self.smoothed is None else self._number(self.smoothed)
-        self._not_finite = self._number(0)  # the first step whose gradient was not
+        self._spikes = Spikes(self.loop, self.device, self._norm, self._ordered)
         self._begin_window()
         if self.main:
             self._log = Log(self.folder, self.step, self.loop.steps)
@@ -199,19 +221,23 @@ class Session:
         """Begins to count anew for the next line of the log."""
         self._window = {"steps": 0, "seconds": 0.0, "waited": 0.0, "amount": 0}
 
-    def steps(self, batches: Iterator, clips: Callable = list) -> Iterator[tuple[int, object]]:
+    def steps(
+        self, batches: Iterator, clips: Callable = list, named: Callable | None = None
+    ) -> Iterator[tuple[int, object]]:
         """Number and batch of every step that is left; ends after the last one, or when a signal asks.
 
-        `clips` gives those of a batch.
+        `clips` gives those of a batch, and `named` what is said of each where a step is wrong.
         """
         self._batches = batches
         self._next_read = self.step + 1
         self._sources: dict[int, list[str]] = {}  # of every step since the last that was read
+        self._samples: dict[int, list[str]] = {}  # those in words
         while self.step < self.loop.steps and not self.stopping:
             self._began = time.monotonic()
             batch = next(batches)
             self._window["waited"] += time.monotonic() - self._began
             self._sources[self.step + 1] = [clip.source for clip in clips(batch)]
+            self._samples[self.step + 1] = named(batch) if named else self._sources[self.step + 1]
             self._unnamed |= {path: why for clip in clips(batch) for path, why in clip.skipped.items()}
             yield self.step + 1, batch
         self._saver.wait_written()
@@ -234,8 +260,8 @@ class Session:
         """Ends a step; says whether a line of the log was due. Every process.
 
         `loss` and `amount`, what the step took and how many of it such as `("tokens", 4096)`, are this
-        process's shares of those of all; `terms` are the same in all. Raises ValueError naming the clips of
-        the first step since the last line whose gradient was not finite.
+        process's shares of those of all; `terms` are the same in all. Raises ValueError naming the samples
+        of the first step since the last line whose gradient was wrong, or WentBack, as `train.spike` says.
         """
         # One reduction, of what the processes have each its own of: the loss, and what the host knows.
         self.step, (unit, count) = step, amount
@@ -248,7 +274,9 @@ class Session:
 
         # A running average that starts at the first loss.
         before = shares[0] if self._running is None else self._running
-        self._running = SMOOTHING * before + (1 - SMOOTHING) * shares[0]
+        before = torch.where(torch.isfinite(before), before, shares[0])
+        after = SMOOTHING * before + (1 - SMOOTHING) * shares[0]
+        self._running = torch.where(self._spikes.bad, before, after)
 
         # One read, where something is due that the host must know.
         due = self.due("log", step)
@@ -256,13 +284,12 @@ class Session:
             self._window["seconds"] += time.monotonic() - self._began
             return False
         tensors = {name: value for name, value in terms.items() if isinstance(value, Tensor)}
-        read = torch.stack(
-            [self._running, self._not_finite, *shares, *(v.double() for v in tensors.values())]
-        )
-        self.smoothed, not_finite, self.loss, asked, spent, amount, *values = read.tolist()
-        if not_finite:
-            named = ", ".join(gathered(self._sources[int(not_finite)]))
-            raise ValueError(f"gradient not finite at step {int(not_finite)}, on {named}")
+        numbers = [self._running, *shares, *(v.double() for v in tensors.values())]
+        read = torch.stack([*numbers, *self._spikes.to_read()]).tolist()
+        self.smoothed, self.loss, asked, spent, amount, *values = read[: len(numbers)]
+        self._norm, wrong = self._spikes.read(*read[len(numbers) :])
+        for number, norm in wrong.items():
+            self._answer(number, norm)
         self.stopping = asked > 0 and step < self.loop.steps
         a_step = spent / self.ranks / self._window["steps"]
         self._next_read = step + max(1, int(READ_EVERY / max(a_step, 1e-6)))
@@ -276,9 +303,10 @@ class Session:
             row |= terms | dict(zip(tensors, values, strict=True))
             row |= {f"{unit}_per_second": amount / seconds, "waited": self._window["waited"] / seconds}
             row |= resources(self.device)
-            self._log.add(row)
+            self._log.add({k: v for k, v in row.items() if v == v})  # NaN says nothing
             self._log.show(step, live_line(row, unit, self.skipped))
         self._sources.clear()
+        self._samples.clear()
         if due:
             self._begin_window()
         return due
@@ -297,10 +325,45 @@ class Session:
             self.skipped[path] = reason
         self._unnamed.clear()
 
-    def check_finite(self, step: int, *values: Tensor) -> None:
-        """Notes on the device that a value, equal in all processes, is not finite: the next line says so."""
-        wrong = ~torch.isfinite(torch.stack(values)).all() & (self._not_finite == 0)
-        self._not_finite = torch.where(wrong, self._number(step), self._not_finite)
+    def check_gradient(self, step: int, norm: Tensor, *values: Tensor) -> Tensor:
+        """Whether a step makes no update, on the device: its gradient is a spike, or a value not finite.
+
+        They are equal in all processes. What follows from it the next line says.
+        """
+        return self._spikes.check(step, norm, *values)
+
+    def _answer(self, step: int, norm: float) -> None:
+        """What follows from a wrong step: a row of the log, or the end of this attempt. Every process."""
+        samples = list(dict.fromkeys(gathered(self._samples[step])))
+        ordered = step in self._spikes.ordered
+        if self.loop.spike == "skip" or ordered:
+            row = {"step": step, "event": "went back" if ordered else "skipped", "samples": samples}
+            row |= {"gradient_norm": norm} if math.isfinite(norm) else {}
+            if self._log:
+                self._log.add(row)
+            self.print_once(f"{described(step, norm, samples)}: no update was made")
+            self._passed.add(step)
+            return
+        self._saver.wait_written()  # the newest checkpoint is to count
+        kept = on_main(self.main, lambda: [step_of(checkpoint) for checkpoint in checkpoints(self.folder)])
+        since = {s for s in self._spikes.ordered if not kept or s > kept[-1]}
+        if self.loop.spike == "back" and len(since) < MOST_BACK:
+            on_main(
+                self.main, lambda: write_passed(self.folder, self._spikes.ordered | {step}, self.settings)
+            )
+            where = f"step {kept[-1]}" if kept else "its start"
+            raise WentBack(f"{described(step, norm, samples)}: the run goes back to {where}, to pass it over")
+        on_main(self.main, lambda: write_spike(self.folder, step, norm, samples, self.ranks))
+        facts = self._all_facts(step - 1)
+        self._saver.save(
+            spike_folder(self.folder, step), self.kind, self._named(self._parts()), self.settings, facts
+        )
+        self._saver.wait_written()
+        again = f", after {MOST_BACK} steps passed over since the last checkpoint" if since else ""
+        advice = f"; dit train {self.folder} --replay {step} says which" if self.kind == "transformer" else ""
+        raise ValueError(
+            f"{described(step, norm, samples)}{again}: --train.spike skip goes on without it{advice}"
+        )
 
     def sum(self, value: float) -> Tensor:
         """The sum of a number of each process, on the device."""
@@ -311,10 +374,16 @@ class Session:
 
         The states may change after `wait_copied`; what was wrong with writing, the next save or the end says.
         """
-        facts = self.facts | self._kept_facts
-        facts |= {"step": step, "smoothed": self.smoothed} | ({"begun": self._begun} if self._begun else {})
+        facts = self._all_facts(step)
         kept = self.loop.save_every * self.loop.keep_every
         self._saver.save(self.folder, self.kind, self._named(parts), self.settings, facts, kept)
+
+    def _all_facts(self, step: int) -> dict:
+        """What a checkpoint after a step says beside its states."""
+        known = self.smoothed if self.smoothed is not None and math.isfinite(self.smoothed) else None
+        facts = self.facts | self._kept_facts | {"step": step, "smoothed": known}
+        facts |= {"norm": self._norm, "passed": sorted(self._passed)}
+        return facts | ({"begun": self._begun} if self._begun else {})
 
     def wait_copied(self) -> None:
         """Returns when what is being saved is copied, and may change. Before every update of the states."""
