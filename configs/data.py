@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from configs.ranges import CountOrZero, Frames, Rate, Side, Workers
 
 SHAPES = "shapes"
+DRAWN = {SHAPES: "train", "shapes-shrinking": "shrinks"}  # sources -> which scenes are drawn
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,6 @@ class DataConfig(ClipConfig):
     """Which clips are trained on, and how large."""
 
     source: str = field(default=SHAPES, kw_only=True)
-    """`shapes` (the drawn world), a manifest or its folder, or, for a transformer, a cache of latents."""
+    """`shapes` (the drawn world), `shapes-shrinking` (another motion), a manifest, or a cache of latents."""
     sources: tuple[str, ...] = field(default=(), kw_only=True)
     """Several of these, of which each draw is one, with weights: `videos=0.7 images=0.3`."""

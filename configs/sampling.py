@@ -35,6 +35,8 @@ class SolverSettings:
     """Precision of the transformer; none: bf16 on a GPU, fp32 on a CPU."""
     text_folder: str | None = None
     """Folder of the frozen text encoder that a run of ours was trained with; none: the model has its own."""
+    lora: tuple[str, ...] = ()
+    """Adapters to add to the transformer: a file or a run's folder each, FILE or FILE:SCALE."""
 
 
 @dataclass(frozen=True)

@@ -214,6 +214,18 @@ class ParallelConfig:
 
 
 @dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters (Hu et al. 2021), which are trained in place of all weights of `init`."""
+
+    rank: CountOrZero = 0
+    """Rank of the adapters of the transformer of `init`, all else of which is frozen; 0: no adapters."""
+    alpha: NonNegative = 0.0
+    """The adapters' products are scaled by alpha / rank; 0: alpha is the rank."""
+    layers: Literal["attention", "blocks", "all"] = "blocks"
+    """Layers with an adapter: of the attentions, all of the blocks, or those around the blocks too."""
+
+
+@dataclass(frozen=True)
 class TransformerRun:
     """A training run of the transformer, with its text encoder where that is ours.
 
@@ -257,3 +269,5 @@ class TransformerRun:
     """Activations to recompute in the backward pass: none, all, or all but products' and attention's."""
     compile: bool = False
     """Compile the transformer's blocks, once for packs of any lengths; takes a C++ compiler."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Adapters, in place of all weights."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from configs.load import Positional, parse, to_json
 from dit.load import AVERAGE, OURS, TRANSFORMER, Model, load_model
+from dit.lora_files import LORAS
 from dit.pack import patchify
 from dit.wan import write_pipeline
 from samplers.path import shift_for
@@ -33,6 +34,8 @@ class ExportSettings:
     """Another autoencoder of the same latents, its decoder trained further; None takes the model's own."""
     text_folder: str | None = None
     """Folder of the frozen text encoder that a run was trained with; None: the model has its own."""
+    lora: tuple[str, ...] = ()
+    """Adapters to add to the transformer: a file or a run's folder each, FILE or FILE:SCALE."""
     format: Literal["diffusers", "half"] = "diffusers"
     """`diffusers` for `WanPipeline`; `half` for our own files in fp16, like the built-in model."""
 
@@ -46,7 +49,8 @@ def export(settings: ExportSettings) -> Path:
         write, model = write_wan, load_autoencoder(settings.model)
     else:
         write = FORMATS[settings.format]
-        model = load_model(settings.model, torch.device("cpu"), torch.float32, settings.text_folder)
+        device, dtype = torch.device("cpu"), torch.float32
+        model = load_model(settings.model, device, dtype, settings.text_folder, settings.lora)
         if settings.autoencoder:
             model = replace(model, autoencoder=_same_latents(model.autoencoder, settings.autoencoder))
     with whole(out) as place:
@@ -99,7 +103,7 @@ def _write_diffusers(folder: Path, model: Model) -> None:
 
 def _write_half(folder: Path, model: Model) -> None:
     """Our two weights files in half precision; raises ValueError for a model that is not ours."""
-    if model.kind not in TRANSFORMERS:
+    if model.kind not in (*TRANSFORMERS, *LORAS):
         raise ValueError("--format half takes a model that `dit train` made, not a diffusers folder")
     _check_ours(model)
     settings = {"model": to_json(model.autoencoder.config)}

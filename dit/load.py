@@ -1,6 +1,7 @@
 """A model folder: transformer, text encoder and autoencoder, loaded together from ours or diffusers'."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +18,7 @@ from configs.sampling import SamplerConfig, SolverSettings
 from configs.train import FlowConfig
 from dit.byte_t5 import TextInputs
 from dit.condition import Condition
+from dit.lora_files import AVERAGE, LORAS, Scaled, add_adapters, find_adapters, header_of, parse_scaled
 from dit.model import TextMemory, Transformer
 from dit.pack import Layout
 from dit.text import encoder_hash, make_encoder
@@ -39,7 +41,6 @@ from vae.training.weights import (
 )
 
 TRANSFORMER = "transformer.safetensors"
-AVERAGE = "average.safetensors"
 OURS = "dit.json"  # in an exported folder: the defaults of sampling, and how its text was trained
 Settings = TypeVar("Settings", bound=SolverSettings)
 
@@ -119,6 +120,13 @@ class Model:
     facts: dict
 
 
+def transformer_hash(folder: Path) -> str:
+    """SHA-256 of a model folder's transformer: of its weights file, or of all of diffusers'."""
+    if is_diffusers(folder):
+        return "+".join(map(file_hash, weights_files(folder / "transformer")))
+    return weights_hash(find_weights(folder))
+
+
 def model_folder(name: str) -> Path:
     """The folder that a setting names; `builtin` is the built-in model's."""
     return BUILTIN if name == "builtin" else Path(name)
@@ -130,20 +138,34 @@ def is_diffusers(folder: Path) -> bool:
 
 
 def load_model(
-    folder: str, device: torch.device, dtype: torch.dtype, text_folder: str | None = None
+    folder: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    text_folder: str | None = None,
+    loras: Sequence[str] = (),
 ) -> Model:
     """The model of a folder: ours (a run or its checkpoint), `builtin`, or a diffusers Wan pipeline's.
 
     A run that was trained with a frozen text encoder names its folder, but a file may come from anyone: that
-    is not followed, and `text_folder` must be given. Raises ValueError where the folder is none of these.
+    is not followed, and `text_folder` must be given. So is the base of a run of adapters, unless it is the
+    built-in model. `loras` are files of adapters, FILE or FILE:SCALE, that are added to the weights. Raises
+    ValueError where the folder is none of these.
     """
     path = model_folder(folder)
+    scaled = [parse_scaled(given) for given in loras]
+    own = None if is_diffusers(path) else find_adapters(path)
+    if own:
+        path, scaled = _base_of(own, folder), [Scaled(own, 1.0), *scaled]
     if is_diffusers(path):
         if text_folder:
             raise ValueError(f"{folder} has a text encoder of its own, so --text-folder has no place")
         model = _load_diffusers_model(path)
     else:
         model = _load_our_model(path, text_folder)
+    if scaled:
+        model = _with_adapters(model, scaled, transformer_hash(path))
+    if own:
+        model = _as_trained(model, own)
     model.denoiser.transformer.cast(dtype)  # before it moves: the device never holds both formats
     if model.denoiser.text.config.folder:  # frozen, and often larger than the transformer
         model.denoiser.text.to(dtype)
@@ -158,14 +180,58 @@ def load_resolved(settings: Settings) -> tuple[Model, Settings]:
     device = own_device()
     precision = settings.precision or own_precision(device)
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
-    model = load_model(settings.model, device, dtype, settings.text_folder)
-    if model.kind == "transformer checkpoint":
+    model = load_model(settings.model, device, dtype, settings.text_folder, settings.lora)
+    if model.kind.endswith(" checkpoint"):
         print(f"{settings.model} at step {model.facts['step']}", file=sys.stderr)
     sampler, (frames, height, width) = model.sampler, model.size
     own = {"steps": sampler.steps, "guidance": sampler.guidance, "solver": sampler.solver}
     own |= {"precision": precision, "frames": frames, "height": height, "width": width, "fps": model.fps}
     left_open = [field.name for field in fields(settings) if getattr(settings, field.name) is None]
     return model, replace(settings, **{name: own[name] for name in left_open if name in own})
+
+
+def _base_of(adapters: Path, folder: str) -> Path:
+    """The model that a run's adapters are of: the built-in one; ValueError where it is another's to name."""
+    header = header_of(adapters)
+    base = header.settings.get("init") if header else None
+    if base != "builtin":
+        of = (
+            f"of {base!r}, which is not read unless you name it" if header else "of a model that it names not"
+        )
+        raise ValueError(f"{folder} holds adapters {of}: give --model MODEL --lora {folder}")
+    return BUILTIN
+
+
+def _with_adapters(model: Model, scaled: list[Scaled], base: str) -> Model:
+    """The model with adapters added to its weights; a line says which were trained on others than these."""
+    add_adapters(model.denoiser.transformer, scaled)
+    for one in scaled:
+        header = header_of(one.file)
+        if header and header.facts.get("base_weights") != base:
+            print(f"note: {one.file} was trained on other weights than these", file=sys.stderr)
+    facts = {"loras": [{"file": one.file.name, "sha256": one.hash, "scale": one.scale} for one in scaled]}
+    added = [f"{one.hash}@{one.scale!r}" for one in scaled]
+    return replace(model, weights="+".join([model.weights, *added]), facts=model.facts | facts)
+
+
+def _as_trained(model: Model, adapters: Path) -> Model:
+    """The model with the sizes and defaults that its adapters were trained for."""
+    header = read_header(adapters, *LORAS)
+    with naming(adapters):
+        settings = header.settings
+        sampler, flow = from_json(SamplerConfig, settings["sampler"]), from_json(FlowConfig, settings["flow"])
+        data = from_json(DataConfig, settings["data"])
+    side = round_to(data.size, model.autoencoder.compression.token_side)
+    return replace(
+        model,
+        sampler=sampler,
+        flow=flow,
+        size=(data.frames, side, side),
+        fps=data.fps,
+        settings=settings,
+        kind=header.kind,
+        facts=header.facts | model.facts,
+    )
 
 
 def find_weights(folder: Path) -> Path:

@@ -35,7 +35,7 @@ ELSE = "give another --out, or --overwrite to make it anew"
 UNSURE = {  # of a record, what does not say which video it is
     *("version", "torch", "frames_sha256", "video"),
     # Where things lay: the record has what they were.
-    *("sample.out", "sample.model", "sample.text_folder", "sample.image"),
+    *("sample.out", "sample.model", "sample.text_folder", "sample.image", "sample.lora"),
 }
 
 

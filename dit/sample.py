@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NotRequired
 
 from annotated_types import Len
 from torch import Tensor
@@ -21,6 +21,7 @@ from configs.sampling import SamplerConfig, SampleSettings
 from dit.condition import Condition
 from dit.generate import Request, decode, generate
 from dit.load import Model, load_resolved
+from dit.lora_files import parse_scaled
 from dit.record import FORMATS, is_there, make_records, place_of, read_record, sidecar, write
 from dit.requests import Asked, read_asked
 from dit.text import cut_note
@@ -38,11 +39,19 @@ from vae.training.progress import progress, say
 SHEET_FRAMES = 5
 
 
+class RecordAdapters(TypedDict):
+    """What a record says of adapters that were added to the model's weights."""
+
+    file: str
+    scale: float
+
+
 class RecordModel(TypedDict):
     """What a record says of the model, beside its weights."""
 
     flow: dict
     text: dict
+    loras: NotRequired[list[RecordAdapters]]
 
 
 class RecordParts(TypedDict):
@@ -65,7 +74,7 @@ class Record(RecordParts, total=False):
 
 
 PACKED = ("prompt", "negative", "seed")  # what a record has of each video of its packed call
-WITH_AGAIN = {"again", "out", "model", "text_folder", "overwrite", "precision"}  # that --again leaves open
+WITH_AGAIN = {"again", "out", "model", "text_folder", "lora", "overwrite", "precision"}  # --again leaves open
 
 
 def sample(settings: SampleSettings, before: dict | None = None) -> list[Path]:
@@ -213,8 +222,10 @@ def _compared(parts_CTHW: Iterable[Tensor], image_THWC: Tensor | None, name: str
 def _check_same_model(settings: SampleSettings, record: dict, model: Model) -> None:
     """Raises ValueError where a video to make again was made with other weights, times or text."""
     if record["weights"] != model.weights:
+        those = f"{settings.model}'s" + (f" with {' '.join(settings.lora)}" if settings.lora else "")
         raise ValueError(
-            f"{settings.again} was made with other weights than {settings.model}'s: give its model by --model"
+            f"{settings.again} was made with other weights than {those}: give its model by --model, and its "
+            f"adapters, if it has any, by --lora"
         )
     for part in ("flow", "text"):
         before, now = record["model"][part], model.settings[part]
@@ -284,6 +295,7 @@ def _sample_again(settings: SampleSettings) -> list[Path]:
         "out": out,
         "model": settings.model,
         "text_folder": settings.text_folder,
+        "lora": _same_adapters(settings, origin, record),
         "prompts_file": "",
     }
     again = replace(origin, **ours, image="", again=settings.again, precision=precision)
@@ -301,6 +313,26 @@ def _sample_again(settings: SampleSettings) -> list[Path]:
             f"{record['torch']} and {origin.precision}, or on another processor"
         )
     return files
+
+
+def _same_adapters(settings: SampleSettings, origin: SampleSettings, record: Record) -> tuple[str, ...]:
+    """The adapters of a video to make again, given by name, each with the scale that it had there.
+
+    Raises ValueError where they are not given.
+    """
+    stated = record["model"].get("loras", [])
+    stated = stated[len(stated) - len(origin.lora) :]
+    if stated and not settings.lora:
+        files = " ".join(one["file"] for one in stated)
+        raise ValueError(
+            f"{settings.again} was made with adapters, not read unless you name them: --lora {files}"
+        )
+    if len(stated) != len(settings.lora):
+        raise ValueError(
+            f"{settings.again} was made with {len(stated)} files of adapters: give --lora so many"
+        )
+    pairs = zip(map(parse_scaled, settings.lora), stated, strict=True)
+    return tuple(f"{given.file}:{one['scale']!r}" for given, one in pairs)
 
 
 def main(arguments: list[str]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from configs.data import DRAWN
 from configs.load import from_json, parse_run
 from configs.model import TextConfig
 from configs.train import TransformerRun
@@ -26,7 +27,10 @@ from dit.load import (
     find_weights,
     is_diffusers,
     model_folder,
+    transformer_hash,
 )
+from dit.lora import adapt, adapters, as_file, check_lora
+from dit.lora_files import LORA
 from dit.loss import PackDraw, check_first_loss, draw_pack, draw_validation, flow_loss, make_batch
 from dit.parallel import make_mesh, mesh_shape, parallelise, reducing, slice_of, whole
 from dit.steps import draw_steps, latent_shape, tokens_in
@@ -35,7 +39,7 @@ from dit.times import VALIDATION_TIMES, Measured
 from dit.width import matrix_parts, rate_scales, scale_start
 from vae.cache.clips import find_caches, open_clips
 from vae.compression import round_to
-from vae.data.clips import SHAPES, Clip, batches, files_hash
+from vae.data.clips import Clip, batches, files_hash
 from vae.data.mixture import source_weights
 from vae.data.plan import Cost, Plan
 from vae.data.sheets import contact_sheet
@@ -62,6 +66,10 @@ BETA1 = 0.9  # of AdamW
 HELD_OUT = 32
 PANELS = {"smoothed": "loss, smoothed", "validation": "validation loss", "gradient_norm": "gradient norm"}
 SHOWN = 6
+KINDS = {  # of runs, by whether they are of adapters: their weights, and which tensors they train
+    False: ("transformer", TRANSFORMER, Denoiser.trained_state),
+    True: ("lora", LORA, adapters),
+}
 COMPUTE = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -71,15 +79,21 @@ def train(config: TransformerRun, look: Callable | None = None) -> Path:
 
     A replay may `look` at the gradients of the last step, which then makes no update.
     """
-    loop, seed = config.train, config.train.seed
-    with Session(config, "transformer", TRANSFORMER) as run:
+    loop, seed, lora = config.train, config.train.seed, config.lora.rank > 0
+    kind, weights, trained = KINDS[lora]
+    with Session(config, kind, weights) as run:
         # Of the processes, neighbours share a pack: this one has a slice of each of its data rank's packs.
         shape, context = mesh_shape(config.parallel, run.ranks), config.parallel.context
         data_rank, slice_rank = divmod(run.rank, context)
 
         # The autoencoder: once the run has begun its own copy, with which its folder is a whole model folder.
-        autoencoder = load_autoencoder(run.folder if run.started else config.autoencoder)
+        # Adapters are no model without their base, which has its own.
+        kept = run.started and not lora
+        autoencoder = load_autoencoder(run.folder if kept else config.autoencoder)
         _check_fit(config, autoencoder)
+        if lora:
+            check_lora(config)
+            run.facts["base_weights"] = transformer_hash(model_folder(config.init))
         run.facts["autoencoder_weights"] = autoencoder_hash(autoencoder)
         run.facts["text_weights"] = encoder_hash(config.text) if config.text.folder else ""
         if config.init and not run.started:
@@ -103,8 +117,10 @@ def train(config: TransformerRun, look: Callable | None = None) -> Path:
             embeddings = embedded_text([*caches.values()], config.text, config.prompts, run.print_once)
         model = Denoiser(config.model, config.text, embeddings)
         scale_start(model.transformer, config.optimizer)
-        if config.init and not run.started:
+        if config.init and (lora or not run.started):
             start_from(model, model_folder(config.init))
+        if lora:
+            adapt(model, model.transformer, config.lora, COMPUTE[loop.precision])
 
         checkpoint_blocks(model.transformer, config.checkpoint_activations)
         model.transformer.use_attention(run.device, COMPUTE[loop.precision])
@@ -114,16 +130,19 @@ def train(config: TransformerRun, look: Callable | None = None) -> Path:
         # From here on the folder is this run's, its settings are written; a finished one has nothing to do.
         if not run.open(files_hash(data, held_out)):
             return run.weights
-        if not run.started:
+        if not (run.started or lora):
             on_main(run.main, lambda: keep_copy(config.autoencoder, autoencoder, run.folder))
         autoencoder.to(run.device).eval().requires_grad_(False)
 
-        # What samples and is validated is the average of the weights; a frozen text encoder has none. What is
+        # What samples and is validated is the average of the weights; what is frozen has none. What is
         # sharded goes to its device block by block, as whole it may not fit.
         mesh = make_mesh(shape, run.device)
         if mesh is None or config.parallel.shard == "none":
             model.to(run.device)
-        shared = {id(model.text): model.text} if config.text.folder else {}
+        frozen = [model.text] * bool(config.text.folder) + [
+            p for p in model.parameters() if not p.requires_grad
+        ]
+        shared = {id(part): part for part in frozen}
         average = copy.deepcopy(model, shared).requires_grad_(False).eval()
         network = parallelise(model, average, mesh, config.parallel, loop.precision == "bf16")
         for part in (model, average):
@@ -134,8 +153,7 @@ def train(config: TransformerRun, look: Callable | None = None) -> Path:
         extra = {"measured": measured.state} if config.flow.times == "measured" else {}
 
         def states() -> dict:
-            trained = {"model": model.trained_state(), "average": average.trained_state()}
-            return trained | extra | {"optimizer": optimizer}
+            return {"model": trained(model), "average": trained(average)} | extra | {"optimizer": optimizer}
 
         run.restore(**states())
         if config.compile:
@@ -207,8 +225,9 @@ def train(config: TransformerRun, look: Callable | None = None) -> Path:
 
         # The average is the model.
         if not run.stopping:
-            run.finish(average.trained_state())
-            run.print_once(f"model: {run.folder} (dit sample PROMPT --model {run.folder})")
+            run.finish(trained(average), *(as_file(config) if lora else ()))
+            how = f"{config.init} --lora {run.folder}" if lora else run.folder
+            run.print_once(f"{kind}: {run.folder} (dit sample PROMPT --model {how})")
     return run.weights
 
 
@@ -236,7 +255,7 @@ def _check_fit(config: TransformerRun, autoencoder: Autoencoder) -> None:
             f"model.latent_channels = {model.latent_channels}, but the autoencoder has {autoencoder.channels}"
         )
     side = autoencoder.compression.token_side
-    if SHAPES in source_weights(data) and data.size % side:
+    if DRAWN.keys() & source_weights(data).keys() and data.size % side:
         raise ValueError(f"data.size = {data.size} is no multiple of {side}: use {round_to(data.size, side)}")
 
 

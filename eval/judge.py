@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -50,7 +51,7 @@ class Object:
     pure_T: Tensor
 
 
-def judge(video_CTHW: Tensor) -> Verdict:
+def judge(video_CTHW: Tensor, new_motions: Collection[str] = ()) -> Verdict:
     """The verdict on a float video in [-1, 1] whose sides are at least 32 pixels; ValueError for another.
 
     A field is None where frames disagree: shape and colour must be the same throughout, the motion smooth.
@@ -78,7 +79,7 @@ def judge(video_CTHW: Tensor) -> Verdict:
         shape=_agreed(_most_alike(likeness_ST)),
         colour=_agreed(_closest(seen.colour_TC, COLOURS)),
         background=background,
-        motion=motion(x_T / width, y_T / height, area_T.sqrt()),
+        motion=motion(x_T / width, y_T / height, area_T.sqrt(), new_motions),
     )
 
 
@@ -194,9 +195,9 @@ def _most_alike(likeness_ST: Tensor) -> list[str | None]:
     ]
 
 
-def motion(x_T: Tensor, y_T: Tensor, size_T: Tensor) -> str | None:
+def motion(x_T: Tensor, y_T: Tensor, size_T: Tensor, new_motions: Collection[str] = ()) -> str | None:
     """How the centre (fractions of the frame) and the size (in any unit) change along straight lines; None
-    where they do not follow one, or do what no motion of the world does."""
+    where they do not follow one, or do what no motion of the world, nor one of the new ones, does."""
     if len(x_T) < 2:
         return None
     (right, off_x, jump_x), (down, off_y, jump_y), (growth, off_size, _) = (
@@ -211,6 +212,8 @@ def motion(x_T: Tensor, y_T: Tensor, size_T: Tensor) -> str | None:
         return "stays"
     if far < MOVED and ratio > GROWN:
         return "grows"
+    if far < MOVED and ratio < 1 / GROWN and "shrinks" in new_motions:
+        return "shrinks"
     if far > MOVED and near < far / 2 and same_size:
         if abs(right) > abs(down):
             return "right" if right > 0 else "left"

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from dit.load import Model, load_resolved
 from eval.judge import Verdict, judge
 from eval.scoring import aligned, check_outputs
 from vae.data.drawn_captions import caption
-from vae.data.drawn_world import Scene, draw, random_scene
+from vae.data.drawn_world import NEW_MOTIONS, Scene, draw, random_scene
 from vae.data.sheets import contact_sheet
 from vae.quality.psnr_ssim import psnr, ssim
 from vae.training.device import device_kind
@@ -45,6 +46,8 @@ class EvalSettings(SolverSettings):
     """Seed of the scenes, the words and the noise; not the one that the model was trained with."""
     batch: Count = 32
     """Videos in one packed call; the scores do not depend on it."""
+    new_motion: bool = False
+    """Score also the motion of `shapes-shrinking`, which the world does not have, on prompts of its own."""
 
 
 PROTOCOL = "drawn-world-2"
@@ -55,6 +58,7 @@ PARTS = {  # name -> (split of the scenes, whether the first frame is given, wha
     "unseen": ("unseen_triples", False, "text to video, triples never seen in training"),
     "image": ("train", True, "image to video, the first frame given"),
 }
+NEW = {"shrinks": ("shrinks", False, "text to video, a motion that the world does not have")}
 MEASURES = ("shape", "colour", "kept", "motion", "all", "kept and moved", "psnr", "ssim")
 TARGETS = {
     "prompts": {"shape": 0.95, "colour": 0.97, "motion": 0.95, "all": 0.90},
@@ -109,10 +113,11 @@ def score(settings: EvalSettings) -> dict:
     result = {"protocol": protocol(settings, model, sampler), "scores": {}, "confusions": {}}
     failures: list[dict] = []
     shown: list[tuple[Tensor, str]] = []
-    for part, (split, given, _) in PARTS.items():
+    parts, new_motions = PARTS | (NEW if settings.new_motion else {}), NEW_MOTIONS * settings.new_motion
+    for part, (split, given, _) in parts.items():
         outcomes = []
         cases = make_cases(settings.seed, settings.count, split)
-        for outcome, video in run_cases(model, cases, sampler, settings.batch, given, part):
+        for outcome, video in run_cases(model, cases, sampler, settings.batch, given, part, new_motions):
             outcomes.append(outcome)
             if outcome.failed:
                 failures.append({"part": part} | record(outcome))
@@ -138,7 +143,8 @@ def protocol(settings: EvalSettings, model: Model, sampler: SamplerConfig) -> di
         "seed": settings.seed,
         "count": settings.count,
         "reconstructions": settings.reconstructions,
-        "splits": {part: split for part, (split, _, _) in PARTS.items()},
+        "splits": {part: PARTS[part][0] for part in PARTS}
+        | ({"shrinks": "shrinks"} if settings.new_motion else {}),
         "phrasings": "test",
         "size": {"frames": frames, "height": height, "width": width},
         "first_frame_kept_db": KEPT_DB,
@@ -160,7 +166,15 @@ def make_cases(seed: int, count: int, split: str) -> list[Case]:
     return [Case(scene, caption(scene, seed, k, "test"), seed + k) for k, scene in enumerate(scenes)]
 
 
-def run_cases(model: Model, cases: list[Case], sampler: SamplerConfig, batch: int, given: bool, part: str):
+def run_cases(
+    model: Model,
+    cases: list[Case],
+    sampler: SamplerConfig,
+    batch: int,
+    given: bool,
+    part: str,
+    new_motions: Collection[str] = (),
+):
     """Makes and judges the video of every case; yields outcome and video."""
     with progress(total=len(cases) * sampler.steps, desc=part, unit="step", smoothing=0.05) as bar:
         for first in range(0, len(cases), batch):
@@ -170,7 +184,7 @@ def run_cases(model: Model, cases: list[Case], sampler: SamplerConfig, batch: in
             videos = generate_videos(model, requests, sampler, lambda *_, n=count: bar.update(n))
             for case, video in zip(group, videos, strict=True):
                 kept = psnr(drawn(model, case.scene)[:, :1], video[:, :1]) if given else None
-                yield Outcome(case, judge(video), kept), video
+                yield Outcome(case, judge(video, new_motions), kept), video
 
 
 def drawn(model: Model, scene: Scene) -> Tensor:
@@ -192,7 +206,8 @@ def _prompt_scores(part: str, outcomes: list[Outcome]) -> dict:
     """Shares of videos that have the shape, colour and motion that their prompts name, and all three."""
     rights = {name: sum(o.right(name) for o in outcomes) for name in ASKED}
     rights["all"] = sum(not o.failed for o in outcomes)
-    return {name: share(right, len(outcomes), TARGETS[part].get(name)) for name, right in rights.items()}
+    targets = TARGETS.get(part, {})
+    return {name: share(right, len(outcomes), targets.get(name)) for name, right in rights.items()}
 
 
 def _first_frame_scores(outcomes: list[Outcome]) -> dict:
@@ -281,7 +296,7 @@ def table(result: dict) -> str:
     truth, scores = result["protocol"], result["scores"]
     sampler = truth["sampler"]
     rows = [("", "came to", "95 % interval", "target", "")]
-    titles = {part: title for part, (*_, title) in PARTS.items()}
+    titles = {part: title for part, (*_, title) in (PARTS | NEW).items()}
     titles["autoencoder"] = "the autoencoder, reconstructing drawings"
     for part, title in titles.items():
         if not (entries := scores.get(part)):

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from configs.data import DataConfig
+from configs.data import DRAWN, DataConfig
 from vae.cache.index import Cache, CachedFile, is_cache, load_cache, remedy
 from vae.cache.shards import DTYPES, Location, read_row
 from vae.compression import PATCH, Compression
 from vae.data.clips import (
-    SHAPES,
     HeldOutFiles,
     UnusableData,
     VideoFiles,
@@ -39,7 +38,7 @@ class DamagedCache(UnusableData):
 
 def find_cache(source: str) -> Cache | None:
     """The cache that a source of data is; None where it is something else."""
-    return load_cache(source) if source != SHAPES and is_cache(source) else None
+    return load_cache(source) if source not in DRAWN and is_cache(source) else None
 
 
 def find_caches(config: DataConfig) -> dict[str, Cache]:

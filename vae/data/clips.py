@@ -16,7 +16,7 @@ import numpy
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from configs.data import SHAPES, DataConfig
+from configs.data import DRAWN, DataConfig
 from vae.compression import Compression
 from vae.data.drawn_captions import caption
 from vae.data.drawn_world import draw as draw_scene
@@ -242,12 +242,12 @@ def open_data(
     if config.sources:
         return open_mixture(config, seed, validation, partial(open_data, compression=compression))
     check_data(config, compression)
-    if config.source == SHAPES:
+    if split := DRAWN.get(config.source):
         if config.held_out or config.group:
             raise ValueError(
                 "data.held_out and data.group are of files: the drawn world has scenes of its own"
             )
-        return DrawnWorld(config, seed), DrawnWorld(config, seed + 1)
+        return DrawnWorld(config, seed, split), DrawnWorld(config, seed + 1, split)
     from vae.data.manifest import load_manifest
 
     manifest = load_manifest(config.source)
@@ -350,7 +350,7 @@ def check_data(config: DataConfig, compression: Compression) -> None:
     least = compression.token_side
     if config.size < least:
         raise ValueError(f"data.size = {config.size}: it must be at least {least}")
-    side = config.size if config.source == SHAPES else least
+    side = config.size if config.source in DRAWN else least
     compression.check(config.frames, side, side)
 
 

@@ -1,6 +1,6 @@
 """The drawn world's sentences: a grammar that names colour, shape and motion."""
 
-from vae.data.drawn_world import MOTIONS, Scene, pick
+from vae.data.drawn_world import MOTIONS, NEW_MOTIONS, Scene, pick
 from vae.training.seeds import generator
 
 GOES = (
@@ -48,6 +48,13 @@ ITSELF = {
         ("remains still", "remaining still"),
         ("stays where it is", "staying where it is"),
     ),
+    "shrinks": (
+        ("shrinks", "shrinking"),
+        ("gets smaller", "getting smaller"),
+        ("contracts", "contracting"),
+        ("becomes smaller", "becoming smaller"),
+        ("shrinks in size", "shrinking in size"),
+    ),
 }
 # What a shape does, and is doing: first the plainest way to say it.
 VERBS = {
@@ -55,7 +62,7 @@ VERBS = {
         (f"{does} {where}", f"{doing} {where}") for where in WHERE.get(motion, ()) for does, doing in GOES
     )
     + 3 * ITSELF[motion]
-    for motion in MOTIONS
+    for motion in (*MOTIONS, *NEW_MOTIONS)
 }
 ARTICLES = ("a", "a", "a", "the", "one")
 ADJECTIVES = ("", "", "", "", "bright ", "plain ", "flat ", "single ")

@@ -20,6 +20,7 @@ COLOURS = {
 }
 BACKGROUNDS = {"black": (0, 0, 0), "white": (255, 255, 255), "grey": (128, 128, 128)}
 MOTIONS = ("left", "right", "up", "down", "grows", "stays")
+NEW_MOTIONS = ("shrinks",)  # which only data that asks for it has: to be learned by models that never saw it
 TRIPLES = tuple(product(SHAPES, COLOURS, MOTIONS))
 # A Latin rule: shape and colour indices of equal parity, and one motion for each such pair. It holds out 12
 # of 144: each shape three times, each colour twice, each motion twice.
@@ -33,6 +34,7 @@ SPLITS = {
     "train": tuple(triple for triple in TRIPLES if triple not in HELD_OUT),
     "unseen_triples": tuple(triple for triple in TRIPLES if triple in HELD_OUT),
     "any": TRIPLES,
+    "shrinks": tuple(product(SHAPES, COLOURS, NEW_MOTIONS)),
 }
 
 DIRECTION = {
@@ -42,7 +44,9 @@ DIRECTION = {
     "down": (0, 1),
     "grows": (0, 0),
     "stays": (0, 0),
+    "shrinks": (0, 0),
 }
+GROWS = {"grows": 1, "shrinks": -1}
 RADIUS = (0.17, 0.21)
 TRAVEL = (0.25, 0.45)
 GROWTH = (0.65, 1.0)
@@ -80,8 +84,8 @@ def random_scene(seed: int, index: int, split: str) -> Scene:
     )
     shape, colour, motion = pick(SPLITS[split], triple)
     radius = between(RADIUS, size)
-    least, most = (radius * GROWTH[0], radius * GROWTH[1]) if motion == "grows" else TRAVEL
-    reach = radius + MARGIN + (least if motion == "grows" else 0)
+    least, most = (radius * GROWTH[0], radius * GROWTH[1]) if motion in GROWS else TRAVEL
+    reach = radius + MARGIN + (least if motion in GROWS else 0)
     x, y = (
         start(direction, reach, radius, zone, place)
         for direction, zone, place in zip(
@@ -90,6 +94,8 @@ def random_scene(seed: int, index: int, split: str) -> Scene:
     )
     most = min(most, room(motion, x, y, radius))
     speed = 0.0 if motion == "stays" else between((least, most), pace)
+    if motion == "shrinks":  # as large as what grows becomes, and back
+        radius += speed
     return Scene(shape, colour, pick(tuple(BACKGROUNDS), background), motion, x, y, radius, speed)
 
 
@@ -124,7 +130,7 @@ def path(scene: Scene, frames: int) -> tuple[Tensor, Tensor, Tensor]:
     """Centre x, centre y and radius in each frame (T each), in the units of the scene."""
     way_T = scene.speed * torch.linspace(0, 1, frames)
     right, down = DIRECTION[scene.motion]
-    growth = 1 if scene.motion == "grows" else 0
+    growth = GROWS.get(scene.motion, 0)
     return scene.x + right * way_T, scene.y + down * way_T, scene.radius + growth * way_T
 
 

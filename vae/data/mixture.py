@@ -9,7 +9,7 @@ from itertools import chain
 import numpy
 from torch.utils.data import ConcatDataset, Dataset
 
-from configs.data import SHAPES, DataConfig
+from configs.data import DRAWN, SHAPES, DataConfig
 from vae.compression import Compression
 from vae.data.sizes import Sizes
 from vae.training.seeds import generator, permutation
@@ -61,7 +61,7 @@ def open_mixture(
     for number, (source, slots) in enumerate(zip(weights, shares.slots, strict=True)):
         its_seed = int(generator(seed, "source", number).integers(2**63))
         its_config = replace(config, source=source, sources=())
-        if source == SHAPES:  # it has scenes of its own to hold out
+        if source in DRAWN:  # it has scenes of its own to hold out
             its_config = replace(its_config, held_out="", group="")
         opened.append(open_one(its_config, its_seed, _held_out_of(validation, slots)))
     data, held_out = zip(*opened, strict=True)

@@ -79,7 +79,7 @@ class Session:
         self._begun: dict[str, int] = {}  # optimizers that began anew, and after which step
         self._passed: set[int] = set()  # steps up to the checkpoint that made no update
         self._norm: float | None = None  # the gradient's, on the average
-        if config.init and config.from_run:
+        if config.init and config.from_run and kind != "lora":  # whose base is always that of `init`
             raise ValueError("--init and --from-run both say where a run begins: give one of them")
 
     def __enter__(self) -> "Session":
@@ -389,13 +389,22 @@ class Session:
         """Returns when what is being saved is copied, and may change. Before every update of the states."""
         self._saver.wait_copied()
 
-    def finish(self, tensors: dict[str, Tensor]) -> None:
-        """Writes the weights that the run ends in, whole ones of sharded states. Every process calls it."""
+    def finish(
+        self,
+        tensors: dict[str, Tensor],
+        renamed: Callable[[dict], dict] = dict,
+        others: Callable[[dict], dict] = lambda tensors: {},
+    ) -> None:
+        """Writes the weights that the run ends in, whole ones of sharded states. Every process calls it.
+
+        They may be renamed for their file, whose header then has what `others` says of them.
+        """
         whole = {name: x.full_tensor().cpu() if is_sharded(x) else x for name, x in tensors.items()}
         if self.main:
+            whole = renamed(whole)
             came_from = {name: value for name, value in self._kept_facts.items() if name == "from"}
             facts = self.facts | came_from | {"step": self.step}
-            save_weights(self.weights, whole, self.kind, self.settings, facts)
+            save_weights(self.weights, whole, self.kind, self.settings, facts, others=others(whole))
 
     def log(self, row: dict, panels: dict[str, str]) -> None:
         """Appends a row, and draws the curve with a panel for each of the log's keys that it has."""

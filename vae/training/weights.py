@@ -24,6 +24,8 @@ from vae.training.files import check_unfolded, file_hash, naming, out_of_memory,
 KINDS = {  # of weights files, and the verb that makes each
     "transformer": "dit train",
     "transformer checkpoint": "dit train",
+    "lora": "dit train",
+    "lora checkpoint": "dit train",
     "autoencoder": "dit vae train",
     "autoencoder checkpoint": "dit vae train",
     "latents": "dit vae encode",
@@ -68,14 +70,16 @@ def save_weights(
     settings: dict,
     facts: dict | None = None,
     offsets: dict[str, list[int]] | None = None,
+    others: Mapping[str, str] = {},
 ) -> None:
     """Saves tensors with kind, settings and facts in the header, and a checksum that every reader proves.
 
-    `offsets` says of the parts of sharded tensors where they begin, as torch.distributed.checkpoint does.
+    `offsets` says of the parts of sharded tensors where they begin, as torch.distributed.checkpoint does;
+    `others` is what the header says to the programs of others.
     """
     assert kind in KINDS, kind
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = {"kind": kind}
+    header = {"kind": kind, **others}
     if offsets is not None:
         header[OFFSETS] = json.dumps({name: {"saved_offsets": begin} for name, begin in offsets.items()})
     header[CHECKSUM] = _checksum(plain, header.get(OFFSETS, ""))
