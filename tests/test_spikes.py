@@ -231,3 +231,20 @@ def test_two_processes_pass_over_the_same_step(tmp_path, poisoned, autoencoder, 
         WRONG,
         [f"scene {k}" for k in (12, 13, 14, 15)],
     )
+
+
+@pytest.mark.long
+def test_a_run_that_goes_back_from_every_step_stops_however_often_it_saves(
+    tmp_path, monkeypatch, autoencoder
+):
+    draw_sample, out = dit.steps.draw_sample, tmp_path / "run"
+
+    def broken(shape, clip, *rest):
+        sample = draw_sample(shape, clip, *rest)
+        return replace(sample, noise_CTHW=sample.noise_CTHW * (math.nan if clip.draw >= 8 else 1.0))
+
+    monkeypatch.setattr(dit.steps, "draw_sample", broken)
+    rare = {"steps": 20, "save_every": 1, "show_every": 20, "spike": "back"}
+    with pytest.raises(ValueError, match=r"at step 13, .*, after 10 steps passed over of late: "):
+        train(transformer_run(out, autoencoder, **rare))
+    assert read_json(out / "passed.json")["steps"] == list(range(3, 13))

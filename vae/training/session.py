@@ -347,6 +347,7 @@ class Session:
         self._saver.wait_written()  # the newest checkpoint is to count
         kept = on_main(self.main, lambda: [step_of(checkpoint) for checkpoint in checkpoints(self.folder)])
         since = {s for s in self._spikes.ordered if not kept or s > kept[-1]}
+        since |= {s for s in self._spikes.ordered if s >= step - MOST_BACK}  # however often it saves
         if self.loop.spike == "back" and len(since) < MOST_BACK:
             on_main(
                 self.main, lambda: write_passed(self.folder, self._spikes.ordered | {step}, self.settings)
@@ -359,7 +360,7 @@ class Session:
             spike_folder(self.folder, step), self.kind, self._named(self._parts()), self.settings, facts
         )
         self._saver.wait_written()
-        again = f", after {MOST_BACK} steps passed over since the last checkpoint" if since else ""
+        again = f", after {len(since)} steps passed over of late" if self.loop.spike == "back" else ""
         advice = f"; dit train {self.folder} --replay {step} says which" if self.kind == "transformer" else ""
         raise ValueError(
             f"{described(step, norm, samples)}{again}: --train.spike skip goes on without it{advice}"

@@ -16,7 +16,7 @@ from configs.train import LoopConfig
 from vae.training.files import read_json, write_json
 
 SMOOTHING = 0.98  # of the gradient's norm, a step
-MOST_BACK = 10  # steps passed over since the last checkpoint, before a run that goes back stops
+MOST_BACK = 10  # steps passed over since the last checkpoint, or one after another: then a run stops
 PASSED = "passed.json"
 
 
