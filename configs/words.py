@@ -8,6 +8,9 @@ SAME = {  # a setting of ours -> its names elsewhere; a verb answers with those 
     "optimizer.decay-start": "cooldown-start decay-from",
     "optimizer.kind": "optimizer optim optimizer-type optimizer-name adamw adam muon",
     "optimizer.base-width": "mup mup-base mup-base-width base-shapes mup-base-dim",
+    "lora.rank": "lora lora-rank lora-r use-lora adapter",
+    "lora.alpha": "lora-alpha",
+    "lora": "lora-path lora-weights adapter adapters",
     "optimizer.weight-decay": "wd adam-weight-decay weight-decay",
     "optimizer.beta2": "adam-beta2 beta-2",
     "optimizer.max-gradient-norm": "clip grad-clip gradient-clip gradient-clip-val max-grad-norm clip-grad "
@@ -112,10 +115,6 @@ NONE = {  # names elsewhere -> the settings of which a verb must have one, why t
         "there is no tracker: the run's folder, --out, gets log.jsonl, the loss curve and sheets of samples",
     ),
     "beta1 beta-1 adam-beta1 betas": ("train.steps", "AdamW's first beta is 0.9, and has no setting"),
-    "lora lora-rank lora-path use-lora adapter": (
-        "init",
-        "there is no LoRA: --init starts from a model, all of whose weights are trained",
-    ),
     "config cfg-file config-file c": (
         "train.steps",
         "the config is the first word after the verb, as in `dit train small`",

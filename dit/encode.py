@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from configs.data import ClipConfig, DataConfig
+from configs.data import SHAPES, ClipConfig, DataConfig
 from configs.load import Positional, parse
 from configs.model import TextConfig
 from configs.ranges import Count, Positive, Seed
@@ -29,7 +29,7 @@ from vae.cache.encoding import (
 )
 from vae.cache.index import Cache, CachedFile, read_index, save_index
 from vae.cache.shards import DTYPES, LATENTS, TEXTS, find_rows, stale_shards, write_shard
-from vae.data.clips import SHAPES, check_data
+from vae.data.clips import check_data
 from vae.data.manifest import NAME, Entry, load_manifest
 from vae.load import autoencoder_hash, load_autoencoder
 from vae.training.device import own_device

@@ -10,6 +10,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
+from configs.data import SHAPES
 from configs.load import Positional, parse, to_json
 from configs.protocol import ClipChoice, FvdProtocol, load_protocol
 from configs.ranges import Count, CountOrZero, Frames, Positive, Rate, Seed, Side, Workers
@@ -33,7 +34,6 @@ from eval.rfvd import feature, open_rfvd, score_rfvd
 from eval.scoring import check_outputs, publish
 from eval.side_by_side import SHOWN, Through, columns, draw_picture, table
 from vae.compression import Compression
-from vae.data.clips import SHAPES
 from vae.data.drawn_world import draw, random_scene
 from vae.data.video import decoder, resize_and_crop, to_video
 from vae.data.write import to_frames, write_png_frames

@@ -1,4 +1,4 @@
-"""Adapters beside diffusers' and peft's: the same outputs from the same files; what fits nothing is refused."""
+"""Adapters beside diffusers' and peft's: the same outputs of the same files; what fits nothing is refused."""
 
 import json
 

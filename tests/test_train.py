@@ -92,11 +92,11 @@ def test_stopped_by_a_signal_and_resumed_equals_never_stopped(
 ):
     out, steps = tmp_path / "run", []
 
-    def update_and_signal(average, model, step, decay):
+    def update_and_signal(average, model, step, *rest):
         steps.append(step)
         if len(steps) == 3:
             os.kill(os.getpid(), signal.SIGTERM)
-        update_average(average, model, step, decay)
+        update_average(average, model, step, *rest)
 
     monkeypatch.setattr(dit.train, "update_average", update_and_signal)
     with pytest.raises(Stopped):
@@ -313,7 +313,7 @@ def test_the_average_leaves_alone_what_is_frozen():
     model, average = (torch.nn.Linear(2, 2) for _ in range(2))
     model.bias.requires_grad_(False)
     weight, bias = average.weight.detach().clone(), average.bias.detach().clone()
-    update_average(average, model, 10, 0.9)
+    update_average(average, model, 10, 0.9, torch.tensor(False))
     assert torch.equal(average.bias, bias)
     torch.testing.assert_close(average.weight, weight.lerp(model.weight, 1 - 11 / 20))
 

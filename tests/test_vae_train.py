@@ -62,11 +62,11 @@ def whole(tmp_path_factory) -> Path:
 def test_stopped_by_a_signal_and_resumed_equals_never_stopped(whole, tmp_path, monkeypatch, capsys, number):
     out, steps = tmp_path / "run", []
 
-    def update_and_signal(average, model, step, decay):
+    def update_and_signal(average, model, step, *rest):
         steps.append(step)
         if len(steps) == 3:
             os.kill(os.getpid(), number)
-        update_average(average, model, step, decay)
+        update_average(average, model, step, *rest)
 
     monkeypatch.setattr(vae.train, "update_average", update_and_signal)
     before = signal.getsignal(number)

@@ -92,7 +92,7 @@ def test_the_average_follows_its_formula():
     expected = average.weight.item()
     for step in range(1, 60):
         model.weight.data.fill_(float(step))
-        update_average(average, model, step, 0.7)
+        update_average(average, model, step, 0.7, torch.tensor(False))
         decay = min(0.7, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * step
     assert average.weight.item() == pytest.approx(expected, rel=1e-5)

@@ -126,8 +126,8 @@ def run_case(home: Path, name: str, case: Case) -> None:
                 seen.update({f"gradient/{n}": _whole(p.grad) for group in groups for n, p in group})
             return clip(optimizer, config)
 
-        def update_seen(average, model, step, decay):
-            update(average, model, step, decay)
+        def update_seen(average, model, step, decay, bad):
+            update(average, model, step, decay, bad)
             if step == case.steps:
                 for part, network in {"weights": model, "average": average}.items():
                     seen.update(

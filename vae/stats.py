@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from configs.data import DataConfig
+from configs.data import DRAWN, DataConfig
 from configs.load import Positional, parse, to_json
 from configs.ranges import Count, Frames, Rate, Seed, Side, Workers
 from vae.compression import Compression
-from vae.data.clips import SHAPES, DrawnWorld, VideoFiles, batches, check_data, files_hash
+from vae.data.clips import DrawnWorld, VideoFiles, batches, check_data, files_hash
 from vae.load import BUILTIN, find_autoencoder, load_autoencoder
 from vae.statistics import (
     FILE,
@@ -118,8 +118,8 @@ def stats(settings: StatsSettings) -> Statistics:
 def _all_clips(config: DataConfig, seed: int, compression: Compression) -> Dataset:
     """The clips of all files of a manifest, none held out; or the drawn world."""
     check_data(config, compression)
-    if config.source == SHAPES:
-        return DrawnWorld(config, seed)
+    if split := DRAWN.get(config.source):
+        return DrawnWorld(config, seed, split)
     from vae.data.manifest import load_manifest
 
     return VideoFiles(config, seed, load_manifest(config.source), compression)

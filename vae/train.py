@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from configs.data import DRAWN
 from configs.load import from_json, parse_run
 from configs.model import AutoencoderConfig
 from configs.train import AutoencoderRun
 from vae.cache.index import is_cache
-from vae.data.clips import SHAPES, Clip, batches, files_hash, open_data, shares_of
+from vae.data.clips import Clip, batches, files_hash, open_data, shares_of
 from vae.data.mixture import source_weights
 from vae.data.sheets import contact_sheet
 from vae.discriminator import Discriminator, adaptive_weight
@@ -208,7 +209,7 @@ def _check_recipe(config: AutoencoderRun) -> None:
     except ValueError as error:
         raise ValueError(f"crop_frames and crop: {error}") from None
     for source in source_weights(config.data):
-        if source != SHAPES and is_cache(source):
+        if source not in DRAWN and is_cache(source):
             raise ValueError(f"{source} holds latents and no video: give the manifest it was made of")
 
 

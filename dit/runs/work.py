@@ -8,7 +8,7 @@ from pathlib import Path
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.data import Dataset
 
-from configs.data import SHAPES, DataConfig
+from configs.data import DRAWN, DataConfig
 from configs.train import TransformerRun
 from dit.bench.flops import sample_cost, training_flops
 from dit.condition import draw_condition
@@ -56,7 +56,7 @@ def open_source(config: TransformerRun) -> Source:
     with FakeTensorMode():
         compression = make_autoencoder().compression
     data, weights = config.data, source_weights(config.data)
-    missing = [source for source in weights if source != SHAPES and not Path(source).exists()]
+    missing = [source for source in weights if source not in DRAWN and not Path(source).exists()]
     if not missing:
         caches = find_caches(data)
         opened, _ = _open(
