@@ -9,7 +9,9 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from configs.model import TransformerConfig
 from configs.train import TransformerRun
+from dit.bench.flops import training_flops
 from dit.loss import Batch, PackDraw, draw_pack, draw_sample, make_batch, padding_sample
 from dit.times import Losses, bin_of
 from vae.compression import PATCH
@@ -71,6 +73,20 @@ class StepPacks:
     def tokens(self) -> int:
         """How many tokens are computed here, padding left out."""
         return sum(sum(pack.draw.layout.local.each[: len(pack.clips)]) for pack in self.packs)
+
+    def flops(self, config: TransformerConfig, ranks: int) -> float:
+        """Model FLOPs of training on it, padding left out; `ranks` processes share each pack."""
+        packs = [(pack.draw, len(pack.clips)) for pack in self.packs if pack.clips]
+        return sum(
+            training_flops(
+                config,
+                list(draw.layout.tokens.each[:count]),
+                draw.text.lengths[:count],
+                draw.layout.pairs - (len(draw.layout.tokens.each) - count),
+            )
+            / ranks
+            for draw, count in packs
+        )
 
 
 def draw_steps(

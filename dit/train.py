@@ -11,28 +11,20 @@ import torch
 from torch import Tensor
 
 from configs.data import DRAWN
-from configs.load import from_json, parse_run
-from configs.model import TextConfig
+from configs.load import parse_run
 from configs.train import TransformerRun
+from dit.attention import choose_attention
 from dit.bench.flops import sample_cost
+from dit.bench.measure import quick_matmul_peak
 from dit.blocks import check_compiled, checkpoint_blocks, compile_blocks
 from dit.condition import Condition
 from dit.generate import Request, generate
-from dit.load import (
-    OURS,
-    TRANSFORMER,
-    Denoiser,
-    TextDefaults,
-    autoencoder_folder,
-    find_weights,
-    is_diffusers,
-    model_folder,
-    transformer_hash,
-)
+from dit.load import TRANSFORMER, Denoiser, model_folder, transformer_hash
 from dit.lora import adapt, adapters, as_file, check_lora
 from dit.lora_files import LORA
 from dit.loss import PackDraw, check_first_loss, draw_pack, draw_validation, flow_loss, make_batch
 from dit.parallel import make_mesh, mesh_shape, parallelise, reducing, slice_of, whole
+from dit.start import check_init, check_latents, start_from
 from dit.steps import draw_steps, latent_shape, tokens_in
 from dit.text import cut_note, embedded_text, encoder_folder, encoder_hash
 from dit.times import VALIDATION_TIMES, Measured
@@ -44,7 +36,7 @@ from vae.data.mixture import source_weights
 from vae.data.plan import Cost, Plan
 from vae.data.sheets import contact_sheet
 from vae.interface import same_shapes
-from vae.load import autoencoder_hash, keep_copy, load_autoencoder, same_latents
+from vae.load import autoencoder_hash, keep_copy, load_autoencoder
 from vae.model import Autoencoder
 from vae.training.ahead import made_ahead
 from vae.training.branch import find_checkpoint
@@ -60,7 +52,6 @@ from vae.training.optimizer import (
 from vae.training.processes import gathered, on_main
 from vae.training.session import Session
 from vae.training.spikes import going_back
-from vae.training.weights import TRANSFORMERS, load_strictly, load_weights
 
 BETA1 = 0.9  # of AdamW
 HELD_OUT = 32
@@ -97,10 +88,10 @@ def train(config: TransformerRun, look: Callable | None = None) -> Path:
         run.facts["autoencoder_weights"] = autoencoder_hash(autoencoder)
         run.facts["text_weights"] = encoder_hash(config.text) if config.text.folder else ""
         if config.init and not run.started:
-            _check_init(config, autoencoder, run.print_once)
+            check_init(config, autoencoder, run.print_once)
         if config.from_run and not run.started and not config.new_latents:
             whose, home = f"--from-run {config.from_run}", find_checkpoint(config.from_run).parent
-            _check_latents(whose, home, False, config.autoencoder, autoencoder)
+            check_latents(whose, home, False, config.autoencoder, autoencoder)
 
         # Clips of files or of the drawn world, or latents of a cache; some are held out.
         sampled = config.posterior == "sample"
@@ -161,7 +152,7 @@ def train(config: TransformerRun, look: Callable | None = None) -> Path:
         validation = validation_packs(held_out, autoencoder, config, run)
 
         # The log is opened; from here on a signal ends the step at hand, not the process.
-        run.begin(model, data, held_out, states)
+        run.begin(model, data, held_out, states, **_start(config, model, plan, shape, run))
         for note in _text_notes(config, data, held_out) if run.main else ():
             run.print_once(note)
 
@@ -212,7 +203,9 @@ def train(config: TransformerRun, look: Callable | None = None) -> Path:
 
             # What is said, saved and shown; every process calls these, as each has its share in them.
             terms = {"gradient_norm": norm, "learning_rate": rate}
-            run.end_step(step, error / counted, ("tokens", share.tokens), **terms)
+            amounts = {"tokens": share.tokens, "samples": len(share.clips) / context}
+            amounts["model_flops"] = share.flops(config.model, context)
+            run.end_step(step, error / counted, amounts, **terms)
             if step == 1 and not config.init and config.flow.weighting == "none":
                 latents = [z for pack in share.packs for z in autoencoder.latents(pack.clips, pack.noises)]
                 squares = run.sum(sum(z.square().sum().item() for z in latents)).item()
@@ -266,6 +259,24 @@ def _plan(config: TransformerRun, data, autoencoder: Autoencoder) -> Plan:
     return Plan(data.sizes(autoencoder.compression), loop.batch, loop.tokens, loop.pack_tokens, cost)
 
 
+def _start(
+    config: TransformerRun, model: Denoiser, plan: Plan, shape: tuple[int, int, int], run: Session
+) -> dict:
+    """What a start runs on and with, for the opening line and `starts.jsonl`, of the step that comes next."""
+    dtype, packs = COMPUTE[config.train.precision], plan.packs(run.step + 1, run.ranks // shape[2])
+    mesh = " x ".join(
+        f"{n} {name}" for n, name in zip(shape, ("copies", "shards", "context"), strict=True) if n > 1
+    )
+    tokens = config.train.tokens or int(plan.sizes.tokens(plan.draws(run.step + 1)).sum())
+    return {
+        "mesh": mesh,
+        "attention": choose_attention(run.device, dtype, model.transformer.head_width),
+        "tokens_per_step": tokens,
+        "packs_per_step": sum(map(len, packs)),
+        "matmul_peak": quick_matmul_peak(dtype, run.device),
+    }
+
+
 def _text_notes(config: TransformerRun, data, held_out) -> list[str]:
     """What is to be said of the captions of a run: how many files have none, and how many are cut."""
     files = [texts for part in (data, held_out) for texts in part.captions()]
@@ -274,66 +285,6 @@ def _text_notes(config: TransformerRun, data, held_out) -> list[str]:
     none = f"note: {bare} of {len(files)} files have no caption: they are trained on without a prompt"
     cut = cut_note(config.text, [*captions, *config.prompts], "captions and prompts")
     return [none] * bool(bare) + [cut] * bool(cut)
-
-
-def _check_init(config: TransformerRun, autoencoder: Autoencoder, print_once: Callable) -> None:
-    """Says where `init` is to be trained with other text; raises ValueError where its transformer never knew
-    the autoencoder's latents, unless new ones are allowed."""
-    if note := check_text(config.text, model_folder(config.init)):
-        print_once(note)
-    if not config.new_latents:
-        folder = model_folder(config.init)
-        home, shipped = autoencoder_folder(folder), is_diffusers(folder)
-        _check_latents(f"--init {config.init}", home, shipped, config.autoencoder, autoencoder)
-
-
-def _check_latents(whose: str, home: Path, shipped: bool, name: str, autoencoder: Autoencoder) -> None:
-    """Raises ValueError unless an autoencoder, of this name, has the latents of the one in `home`."""
-    advice = "--new-latents has it learn others"
-    try:
-        known = load_autoencoder(home, as_shipped=shipped)
-    except ValueError as error:
-        raise ValueError(f"nothing says which latents {whose} knows ({error}); {advice}") from None
-    if not same_latents(known, autoencoder):
-        raise ValueError(
-            f"--autoencoder {name} has other latents than those that {whose} knows: give its own, "
-            f"--autoencoder {home}; {advice}"
-        )
-
-
-def check_text(config: TextConfig, folder: Path) -> str:
-    """What to say where the transformer of a diffusers folder is to be trained with another text encoder.
-
-    Raises ValueError where the encoder is the folder's own, or may be, but its text is padded otherwise.
-    """
-    if not (folder / "transformer" / "config.json").is_file():
-        return ""
-    ours, own = folder / OURS, TextConfig(folder=str(folder))
-    padded = (
-        from_json(TextConfig, read_json(ours, TextDefaults)["text"], ours).padded if ours.is_file() else True
-    )
-    known = (folder / "text_encoder" / "config.json").is_file()
-    flag = f"--text.{'' if padded else 'no-'}padded"
-    if not config.folder:
-        takes = f"; --text.folder {folder} {flag} takes the one in the folder" if known else ""
-        return f"note: of {folder} only the transformer is taken, the text encoder starts from random{takes}"
-    if known and encoder_hash(config) != encoder_hash(own):
-        return f"note: {config.folder} is not the text encoder of {folder}, which its transformer knows"
-    if config.padded != padded:
-        raise ValueError(f"the transformer of {folder} was trained with other text padding: give {flag}")
-    return ""
-
-
-def start_from(model: Denoiser, folder: Path) -> None:
-    """Loads the weights of a model folder: of ours, or the transformer alone of a diffusers Wan pipeline."""
-    if (folder / "transformer" / "config.json").is_file():
-        from dit.wan import check_pipeline, load_transformer
-
-        check_pipeline(folder)
-        load_strictly(model.transformer, load_transformer(folder / "transformer").state_dict(), folder)
-        return
-    file = find_weights(folder)
-    model.load_trained_state(load_weights(file, *TRANSFORMERS)[0], file)
 
 
 def validation_packs(

@@ -57,12 +57,12 @@ def empty_config(tmp_path) -> str:
         (
             ["train", "smal"],
             1,
-            "no config smal; did you mean small? There are shapes, shapes_longer, small, and",
+            "no config smal; did you mean small? There are shapes, shapes_longer, shapes_lora, small, and",
         ),
         (
             ["train", "nowhere"],
             1,
-            "no config nowhere; there are shapes, shapes_longer, small, and any Python",
+            "no config nowhere; there are shapes, shapes_longer, shapes_lora, small, and any Python",
         ),
         (["vae", "train", "small"], 1, "small is a config of `dit train`, not of `dit vae train`; there are"),
         (

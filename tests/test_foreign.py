@@ -21,7 +21,7 @@ from configs.sampling import SamplerConfig, SampleSettings
 from configs.train import FlowConfig, TransformerRun
 from dit.cli import LONGEST_SENTENCE, run, sentence
 from dit.load import load_model
-from dit.train import check_text
+from dit.start import check_text
 from eval.networks.c3d import read_c3d
 from tests.tiny import autoencoder_run, fresh_accelerator, transformer_run  # noqa: F401
 from vae.cache.index import CachedFile, load_cache, save_index

@@ -303,15 +303,15 @@ def test_training_names_and_counts_files_that_cannot_be_read(folder, tmp_path, c
     config = autoencoder_run(tmp_path / "run", steps=6, batch=2, log_every=100)
     capsys.readouterr()
     with Session(config, "autoencoder", "autoencoder.safetensors") as run:
-        run.begin(torch.nn.Linear(1, 1), data, data)
+        run.begin(torch.nn.Linear(1, 1), data, data, dict)
         for step, clips in run.steps(batches(data, shares_of(2, 0, 6, 0, 1), workers)):
             sources |= {clip.source for clip in clips}
-            run.end_step(step, torch.tensor(1.0), ("clips", 2), gradient_norm=1.0)
+            run.end_step(step, torch.tensor(1.0), {"samples": 2}, gradient_norm=1.0)
     assert not any("long.mp4" in source for source in sources) and len(sources) == 2
     assert capsys.readouterr().err.count("skipped: ") == 1, "named once"
     assert list(run.skipped) == [str(folder / "long.mp4")]
-    row = {"loss": 1.0, "smoothed": 1.0, "gradient_norm": 1.0, "clips_per_second": 1.0, "waited": 0.0}
-    assert live_line(row, "clips", run.skipped).endswith("1 files skipped")
+    row = {"loss": 1.0, "smoothed": 1.0, "gradient_norm": 1.0, "samples_per_second": 1.0, "waited": 0.0}
+    assert live_line(row, run.skipped).endswith("1 files skipped")
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -60,8 +60,8 @@ def test_the_curve_shows_the_numbers_of_the_log(tmp_path, monkeypatch):
 
 def test_the_live_line_says_speed_and_waiting():
     row = {"loss": 0.5, "smoothed": 0.6, "gradient_norm": 1.0, "tokens_per_second": 1234.4, "waited": 0.25}
-    line = live_line(row, "tokens", {"bad.mp4": "cut short"})
-    assert "1234 tokens/s" in line and "data wait 25 %" in line and "1 files skipped" in line
+    line = live_line(row, {"bad.mp4": "cut short"})
+    assert "1.23 ktokens/s" in line and "wait 25 %" in line and "1 files skipped" in line
 
 
 def test_a_long_log_s_curve_is_the_same_picture_from_fewer_points(tmp_path, monkeypatch):
@@ -123,16 +123,16 @@ def test_a_row_says_memory_and_time_and_the_last_step_always_has_one(tmp_path, c
     config = tiny.autoencoder_run(tmp_path / "run", steps=5, batch=2, log_every=3)
     began = datetime.now(UTC).replace(microsecond=0)
     with Session(config, "autoencoder", "autoencoder.safetensors") as run:
-        run.begin(torch.nn.Linear(2, 3), [], [])
+        run.begin(torch.nn.Linear(2, 3), [], [], dict)
         for step, _ in run.steps(iter([[]] * 5)):
-            run.end_step(step, torch.tensor(1.0), ("clips", 2), gradient_norm=1.0, learning_rate=0.5)
+            run.end_step(step, torch.tensor(1.0), {"samples": 2}, gradient_norm=1.0, learning_rate=0.5)
     assert (
-        "begins: 5 steps, 9 weights trained on the drawn world, on cpu in 1 process\n"
+        "begins: 5 steps, 9 weights trained on the drawn world, on cpu in 1 process, fp32\n"
         in capsys.readouterr().err
     )
-    assert opening(torch.nn.Linear(2, 3), [], [], torch.device("cpu"), 4, 2, 5).endswith(
-        "on cpu in 4 processes"
-    )
+    assert opening(
+        torch.nn.Linear(2, 3), [], [], torch.device("cpu"), 4, 2, 5, {"precision": "bf16"}
+    ).endswith("on cpu in 4 processes, bf16")
     rows = list(read_log(tmp_path / "run" / "log.jsonl"))
     assert [row["step"] for row in rows] == [1, 3, 5]
     for row in rows:

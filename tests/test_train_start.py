@@ -11,7 +11,8 @@ from configs.model import TextConfig
 from configs.train import OptimizerConfig, TransformerRun
 from dit.cli import run
 from dit.load import load_model
-from dit.train import check_text, train
+from dit.start import check_text
+from dit.train import train
 from dit.wan import to_diffusers, transformer_settings
 from tests.test_train import autoencoder  # noqa: F401
 from tests.test_train_loss import random_denoiser

@@ -27,7 +27,8 @@ MODEL = AutoencoderConfig(
     base_width=4, decoder_base_width=4, width_multipliers=(1, 1, 1, 1), residual_blocks=1, latent_channels=4
 )
 LOOP = {"steps": 6, "batch": 4, "log_every": 1, "save_every": 2, "show_every": 3, "precision": "fp32"}
-CLOCK = {"tokens_per_second", "clips_per_second", "waited", "peak_memory", "time"}
+CLOCK = {"tokens_per_second", "samples_per_second", "model_flops", "mfu", "goodput", "seconds_left"}
+CLOCK |= {"waited", "peak_memory", "time"}
 
 
 def autoencoder_run(out: Path, **loop) -> AutoencoderRun:

@@ -116,7 +116,7 @@ def train(config: AutoencoderRun) -> Path:
                 network.forget_statistics()
 
         # The log is opened; from here on a signal ends the step at hand, not the process.
-        run.begin(model, data, held_out, parts)
+        run.begin(model, data, held_out, parts, samples_per_step=loop.batch)
         if note:
             run.print_once(note)
         watch = Watch()
@@ -178,7 +178,7 @@ def train(config: AutoencoderRun) -> Path:
                 reported["adaptive_weight"] = discriminator.adaptive_weight
             if config.learned_variance:
                 reported["log_scale"] = likelihood.log_scale.detach()
-            if run.end_step(step, loss / run.ranks, ("clips", len(share.clips)), **reported):
+            if run.end_step(step, loss / run.ranks, {"samples": len(share.clips)}, **reported):
                 _warn_of_collapse(watch, run)
             if run.due("save", step):
                 run.save(step, **parts())

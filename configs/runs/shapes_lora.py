@@ -4,6 +4,9 @@ dit train shapes_lora
 dit eval shapes --new-motion --lora runs/shapes-lora
 
 A third of the clips are of the old world, so that it is not forgotten.
+
+Cost: 20 minutes of one core.
+Result: see tests/bench/RESULTS.md, "Adapters".
 """
 
 from configs.data import DataConfig

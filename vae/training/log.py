@@ -7,6 +7,7 @@ import time
 from array import array
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from importlib.metadata import version
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -15,12 +16,16 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from vae.training.device import device_kind, peak_memory, products
+from vae.training.device import device_kind, gpu_name, peak_memory, products
 from vae.training.files import write_whole
 
 LINES = 30.0  # seconds between two lines of progress where nobody watches a terminal
+FLOPS = "model_flops"
+PROJECT = "dit-lab"
+PER_STEP = ("tokens", "samples", "packs")
+VERSIONS = ("torch", "accelerate", "numpy")  # whose versions a start keeps
 DRAWN = 4096  # points of a panel; of more, those that its few hundred pixels would show
-BAR = "step {n_fmt}/{total_fmt}{postfix}, {rate_fmt}, {remaining} left"  # the postfix brings a comma
+BAR = "step {n_fmt}/{total_fmt}{postfix}, {remaining} left"  # the postfix brings a comma
 
 
 class Log:
@@ -72,25 +77,65 @@ class Log:
             self.bar.close()
 
 
-def opening(model: nn.Module, data, held_out, device: torch.device, ranks: int, step: int, steps: int) -> str:
-    """What a run is about to do, in a line."""
+def opening(
+    model: nn.Module, data, held_out, device: torch.device, ranks: int, step: int, steps: int, start: dict
+) -> str:
+    """What a run is about to do, in a line; `start` as in `add_start`."""
     weights = sum(p.numel() for p in model.parameters() if p.requires_grad)
     files = getattr(data, "entries", None)
     on = f"{len(files)} files, {len(held_out)} clips held out" if files else "the drawn world"
     begins = f"goes on from step {step}" if step else "begins"
     rounded = " with TF32 products" if products(device) == "TF32" else ""
     where = f"{device_kind(device)}{rounded} in {ranks} process{'es' if ranks > 1 else ''}"
-    return f"{begins}: {steps} steps, {weights:,} weights trained on {on}, on {where}"
+    where += f" (mesh {start['mesh']})" if start.get("mesh") else ""
+    how = [start["precision"]] + [f"attention {name}" for name in [start.get("attention")] if name]
+    how += [
+        f"{start[f'{name}_per_step']:,} {name} a step" for name in PER_STEP if f"{name}_per_step" in start
+    ]
+    how += [f"matmul peak {_short(peak)}FLOP/s" for peak in [start.get("matmul_peak")] if peak]
+    return f"{begins}: {steps} steps, {weights:,} weights trained on {on}, on {where}, {', '.join(how)}"
 
 
-def live_line(row: dict, unit: str, skipped: dict[str, str]) -> str:
-    """The loop's state in a few words, from a row of the log; `unit` is what a step takes many of."""
-    bad = f"  {len(skipped)} files skipped" if skipped else ""
-    speed = f"{row[f'{unit}_per_second']:.0f} {unit}/s"
-    return (
-        f"loss {row['loss']:.4f}  smoothed {row['smoothed']:.4f}  gradient {row['gradient_norm']:.2f}  "
-        f"{speed}  data wait {100 * row['waited']:.0f} %{bad}"
-    )
+def add_start(folder: Path, step: int, ranks: int, device: torch.device, start: dict) -> None:
+    """Appends to `starts.jsonl` what a start runs on; `start` is what the trainer says of it."""
+    row = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "step": step, "processes": ranks}
+    row |= {"device": gpu_name(device) or device_kind(device)} | start
+    row |= {"code": version(PROJECT), "versions": {name: version(name) for name in VERSIONS}}
+    with open(folder / "starts.jsonl", "a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def speeds(amounts: dict[str, float], seconds: float, peak: float) -> dict:
+    """What all processes did a second, by name; `model_flops` also as a share of their peak, if known."""
+    row = {f"{name}_per_second": amount / seconds for name, amount in amounts.items() if name != FLOPS}
+    if FLOPS in amounts:
+        row[FLOPS] = amounts[FLOPS] / seconds
+        row |= {"mfu": row[FLOPS] / peak} if peak else {}
+    return row
+
+
+def live_line(row: dict, skipped: dict[str, str]) -> str:
+    """The loop's state in a few words, from a row of the log."""
+    unit = next(name for name in ("tokens", "samples") if f"{name}_per_second" in row)
+    words = [
+        f"loss {row['loss']:#.3g} ({row['smoothed']:#.3g})",
+        f"gradient {row['gradient_norm']:#.3g}",
+        f"{_short(row[f'{unit}_per_second'])}{unit}/s",
+        f"wait {100 * row['waited']:.0f} %",
+    ]
+    words += [f"MFU {100 * share:.0f} %" for share in [row.get("mfu")] if share]
+    words += [f"{len(skipped)} files skipped"] * bool(skipped)
+    return ", ".join(words)
+
+
+def _short(value: float) -> str:
+    """A number in three digits with its unit's prefix, such as `12.3 k`, to stand before the unit."""
+    for prefix, scale in {"P": 1e15, "T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3}.items():
+        if value >= scale:
+            return (
+                f"{value / scale:.3g} {prefix}" if value < 999.5 * scale else f"{value / scale:.0f} {prefix}"
+            )
+    return f"{value:.0f} "
 
 
 def resources(device: torch.device) -> dict:

@@ -4,6 +4,7 @@ import math
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -28,7 +29,7 @@ from vae.training.checkpoints import (
 from vae.training.device import on_cpu, own_device
 from vae.training.files import naming
 from vae.training.folder import locked, open_run
-from vae.training.log import Log, draw_curve, live_line, opening, read_log, resources
+from vae.training.log import Log, add_start, draw_curve, live_line, opening, read_log, resources, speeds
 from vae.training.processes import PATIENCE, end_with_launcher, gathered, on_main
 from vae.training.saving import Saver
 from vae.training.signals import Noted, Stopped
@@ -76,8 +77,10 @@ class Session:
         self._batches: Iterator = iter(())
         self._held, self._signals = ExitStack(), ExitStack()
         self._origin: Origin | None = None
+        self._entered, self._stepped = time.monotonic(), 0.0  # the start, and seconds in steps since then
         self._begun: dict[str, int] = {}  # optimizers that began anew, and after which step
         self._passed: set[int] = set()  # steps up to the checkpoint that made no update
+        self._ordered: set[int] = set()  # steps that are to make none
         self._norm: float | None = None  # the gradient's, on the average
         if config.init and config.from_run and kind != "lora":  # whose base is always that of `init`
             raise ValueError("--init and --from-run both say where a run begins: give one of them")
@@ -199,19 +202,27 @@ class Session:
             name: optimizer_tensors(part) if isinstance(part, AdamW) else part for name, part in parts.items()
         }
 
-    def begin(self, model: nn.Module, data, held_out, parts: Callable[[], dict]) -> None:
+    def begin(self, model: nn.Module, data, held_out, parts: Callable[[], dict], **start) -> None:
         """Opens the log, without the rows of steps after the checkpoint, and says what is about to run.
 
-        `parts` gives the named states that a checkpoint has.
+        `parts` gives the named states that a checkpoint has; `start` is what else `starts.jsonl` keeps of it,
+        such as `matmul_peak`, this process's FLOP/s. Every process.
         """
         self._parts = parts
+        self._peak = self.sum(start["matmul_peak"]).item() if "matmul_peak" in start else 0.0
+        self._first, self._looped = self.step, time.monotonic()
         self._signal = self._signals.enter_context(Noted())
         self._running = None if self.smoothed is None else self._number(self.smoothed)
         self._spikes = Spikes(self.loop, self.device, self._norm, self._ordered)
         self._begin_window()
         if self.main:
             self._log = Log(self.folder, self.step, self.loop.steps)
-        self.print_once(opening(model, data, held_out, self.device, self.ranks, self.step, self.loop.steps))
+        start |= {"precision": self.loop.precision}
+        self.print_once(
+            opening(model, data, held_out, self.device, self.ranks, self.step, self.loop.steps, start)
+        )
+        if self.main:
+            add_start(self.folder, self.step, self.ranks, self.device, start)
 
     def _number(self, value: float) -> Tensor:
         """A number on the device, put there without a wait."""
@@ -219,7 +230,7 @@ class Session:
 
     def _begin_window(self) -> None:
         """Begins to count anew for the next line of the log."""
-        self._window = {"steps": 0, "seconds": 0.0, "waited": 0.0, "amount": 0}
+        self._window = {"steps": 0, "seconds": 0.0, "waited": 0.0, "amounts": Counter()}
 
     def steps(
         self, batches: Iterator, clips: Callable = list, named: Callable | None = None
@@ -256,19 +267,19 @@ class Session:
             return what == "save"
         return step > 0 and (step % every == 0 or step == self.loop.steps)
 
-    def end_step(self, step: int, loss: Tensor, amount: tuple[str, int], **terms: Tensor | float) -> bool:
+    def end_step(self, step: int, loss: Tensor, amounts: dict[str, float], **terms: Tensor | float) -> bool:
         """Ends a step; says whether a line of the log was due. Every process.
 
-        `loss` and `amount`, what the step took and how many of it such as `("tokens", 4096)`, are this
+        `loss` and `amounts`, what the step took and how many of it such as `{"tokens": 4096}`, are this
         process's shares of those of all; `terms` are the same in all. Raises ValueError naming the samples
         of the first step since the last line whose gradient was wrong, or WentBack, as `train.spike` says.
         """
         # One reduction, of what the processes have each its own of: the loss, and what the host knows.
-        self.step, (unit, count) = step, amount
+        self.step = step
         self._window["steps"] += 1
-        self._window["amount"] += count
+        self._window["amounts"].update(amounts)
         spent = self._window["seconds"] + time.monotonic() - self._began
-        local = (float(self._signal.number > 0), spent, self._window["amount"])
+        local = (float(self._signal.number > 0), spent, *(self._window["amounts"][name] for name in amounts))
         shares = torch.stack([loss.detach().double(), *map(self._number, local)])
         shares = self.accelerator.reduce(shares)
 
@@ -286,7 +297,8 @@ class Session:
         tensors = {name: value for name, value in terms.items() if isinstance(value, Tensor)}
         numbers = [self._running, *shares, *(v.double() for v in tensors.values())]
         read = torch.stack([*numbers, *self._spikes.to_read()]).tolist()
-        self.smoothed, self.loss, asked, spent, amount, *values = read[: len(numbers)]
+        self.smoothed, self.loss, asked, spent, *values = read[: len(numbers)]
+        counts, values = values[: len(amounts)], values[len(amounts) :]
         self._norm, wrong = self._spikes.read(*read[len(numbers) :])
         for number, norm in wrong.items():
             self._answer(number, norm)
@@ -301,13 +313,17 @@ class Session:
             seconds = self._window["seconds"]
             row = {"step": step, "loss": self.loss, "smoothed": self.smoothed}
             row |= terms | dict(zip(tensors, values, strict=True))
-            row |= {f"{unit}_per_second": amount / seconds, "waited": self._window["waited"] / seconds}
-            row |= resources(self.device)
+            row |= speeds(dict(zip(amounts, counts, strict=True)), seconds, self._peak)
+            now, stepped = time.monotonic(), self._stepped + seconds
+            row |= {"waited": self._window["waited"] / seconds, "goodput": stepped / (now - self._entered)}
+            a_step = (now - self._looped) / (step - self._first)
+            row |= {"seconds_left": a_step * (self.loop.steps - step)} | resources(self.device)
             self._log.add({k: v for k, v in row.items() if v == v})  # NaN says nothing
-            self._log.show(step, live_line(row, unit, self.skipped))
+            self._log.show(step, live_line(row, self.skipped))
         self._sources.clear()
         self._samples.clear()
         if due:
+            self._stepped += self._window["seconds"]
             self._begin_window()
         return due
 

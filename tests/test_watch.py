@@ -1,0 +1,116 @@
+"""Proves what a run says of itself: FLOPs against a counter, goodput against a closed form, its start."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+import dit.train
+import vae.training.session as session
+from configs.load import to_json
+from dit.bench.flops import step_flops
+from dit.load import Denoiser
+from dit.loss import flow_loss
+from dit.steps import draw_steps
+from tests.test_bench import count_flops
+from tests.tiny import MODEL, autoencoder_run, fresh_accelerator, transformer_run  # noqa: F401
+from vae.cache.clips import open_clips
+from vae.interface import Statistics
+from vae.load import load_autoencoder
+from vae.model import Autoencoder
+from vae.training.log import live_line, read_log
+from vae.training.session import Session
+from vae.training.weights import save_weights
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def autoencoder(tmp_path):
+    torch.manual_seed(0)
+    model = Autoencoder(MODEL)
+    model.set_statistics(Statistics((0.0,) * 4, (1.0,) * 4))
+    file = tmp_path / "autoencoder.safetensors"
+    save_weights(file, model.state_dict(), "autoencoder", {"model": to_json(MODEL)})
+    return file
+
+
+def test_a_step_s_flops_are_three_times_those_counted_in_its_forward_pass(autoencoder):
+    """Also of first frames with a time of their own; padding is computed, and is no work of the model's."""
+    config = transformer_run("", autoencoder)
+    config = replace(config, flow=replace(config.flow, first_frame=0.5))
+    codec, model = load_autoencoder(autoencoder), Denoiser(config.model, config.text)
+    data, _ = open_clips(config.data, 0, 2, codec, False, {})
+    clips = [data[k] for k in range(8)]
+    shares = []
+    for padded in (0, 512):
+        settings = replace(config, train=replace(config.train, round_tokens=padded))
+        steps = [([[k] for k in range(8)], clips)]  # packs of one text each, which no call pads
+        shares += draw_steps(steps, settings, codec, model.read, CPU)
+    counted, pairs = 0, []
+    for pack in shares[0].packs:
+        batch = pack.batch(codec, CPU)
+        embeddings, lengths = model.text(batch.text)
+
+        def forward(batch=batch, embeddings=embeddings, lengths=lengths):
+            flow_loss(
+                model,
+                replace(
+                    batch, text=model.transformer.remember(model.transformer.embed_text(embeddings, lengths))
+                ),
+            )
+
+        counted += 3 * count_flops(forward)
+        pairs.append(batch.layout.pairs)
+    assert set(pairs) == {1, 2}, "some first frames are given"
+    assert shares[0].flops(config.model, 1) == counted == 2 * shares[0].flops(config.model, 2)
+    assert shares[1].flops(config.model, 1) == counted < 3 * step_flops(config.model, [512] * 8, [0] * 8, 0)
+
+
+def test_goodput_and_the_time_left_are_those_of_a_clock_s_closed_form(tmp_path, monkeypatch):
+    """A start takes 10 seconds, a step 2 of which 0.5 wait for data, and what follows each step 1."""
+    now = [100.0]
+    monkeypatch.setattr(session.time, "monotonic", lambda: now[0])
+    config = autoencoder_run(tmp_path / "run", steps=6, batch=2, log_every=2)
+
+    def batches():
+        for _ in range(6):
+            now[0] += 0.5
+            yield []
+
+    with Session(config, "autoencoder", "autoencoder.safetensors") as run:
+        now[0] += 10
+        run.begin(torch.nn.Linear(1, 1), [], [], dict, matmul_peak=1000.0)
+        for step, _ in run.steps(batches()):
+            now[0] += 1.5
+            run.end_step(step, torch.tensor(1.0), {"samples": 2, "model_flops": 600.0}, gradient_norm=1.0)
+            now[0] += 1.0
+    log = list(read_log(tmp_path / "run" / "log.jsonl"))
+    assert [row["step"] for row in log] == [1, 2, 4, 6]
+    for row in log:
+        n = row["step"]
+        assert row["goodput"] == pytest.approx(2 * n / (10 + 2 * n + n - 1))
+        assert row["seconds_left"] == pytest.approx((6 - n) * (3 * n - 1) / n)
+        assert (row["samples_per_second"], row["model_flops"]) == (1.0, 300.0)
+        assert (row["mfu"], row["waited"]) == (0.3, 0.25)
+
+
+def test_a_run_says_what_it_runs_on(autoencoder, tmp_path, capsys):
+    config = transformer_run(tmp_path / "run", autoencoder, steps=2, show_every=2, save_every=2)
+    dit.train.train(config)
+    line = next(text for text in capsys.readouterr().err.splitlines() if text.startswith("begins: "))
+    assert "on cpu in 1 process, fp32, attention sdpa, 32 tokens a step, 1 packs a step, matmul peak" in line
+    (start,) = map(json.loads, (tmp_path / "run" / "starts.jsonl").read_text().splitlines())
+    assert start["step"] == 0 and start["processes"] == 1 and start["precision"] == "fp32"
+    assert start["tokens_per_step"] == 32 and start["packs_per_step"] == 1
+    assert start["matmul_peak"] > 1e8 and start["versions"]["torch"] == torch.__version__
+    row = next(row for row in list(read_log(tmp_path / "run" / "log.jsonl")) if "loss" in row)
+    assert row["mfu"] == pytest.approx(row["model_flops"] / start["matmul_peak"]) and 0 < row["mfu"] < 1
+
+
+def test_the_live_line_fits_a_hundred_columns():
+    row = {"loss": 1.23456, "smoothed": 1.34567, "gradient_norm": 10.123, "tokens_per_second": 1234567.8}
+    line = live_line(row | {"waited": 0.031, "mfu": 0.4123}, {})
+    assert line == "loss 1.23 (1.35), gradient 10.1, 1.23 Mtokens/s, wait 3 %, MFU 41 %"
+    assert len(f"step 12345/20000, {line}, 12:34:56 left") <= 100
