@@ -89,7 +89,7 @@ def train(config: TransformerRun, look: Callable | None = None) -> Path:
         run.facts["text_weights"] = encoder_hash(config.text) if config.text.folder else ""
         if config.init and not run.started:
             check_init(config, autoencoder, run.print_once)
-        if config.from_run and not run.started and not config.new_latents:
+        if config.from_run and not (run.started or lora or config.new_latents):
             whose, home = f"--from-run {config.from_run}", find_checkpoint(config.from_run).parent
             check_latents(whose, home, False, config.autoencoder, autoencoder)
 
