@@ -5,6 +5,7 @@ processes are those of its fake process group. Blocks are alike, so that all is 
 """
 
 import copy
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -81,10 +82,12 @@ class Parts:
 
 @dataclass(frozen=True)
 class Traced:
-    """What a step takes of one process: memory at its peak, FLOPs as executed, operations, parameters."""
+    """What a step takes of one process: memory at its peak, FLOPs as executed, those of them that encode
+    clips, which is done in fp32, operations, parameters."""
 
     memory: Memory
     flops: float
+    encoding: float
     operations: float
     parameters: dict[str, int]
 
@@ -245,7 +248,8 @@ def _trace_whole(
     half = config.train.precision == "bf16"
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     mesh = make_mesh(mesh_shape, CPU)
-    with fake:
+    with fake, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # to copy one does
         parts = make(config)
         model, autoencoder = parts.model, parts.autoencoder
         checkpoint_blocks(model.transformer, config.checkpoint_activations)
@@ -292,8 +296,13 @@ def _trace_whole(
             block.register_forward_hook(_marking(tracker))
         draws = [_draw(samples, config, model) for samples in work.packs]
         stack.enter_context(tracker)
+        encoding = 0
         for number, (samples, draw) in enumerate(zip(work.packs, draws, strict=True)):
-            batch = make_batch(_latents(samples, work.cached, autoencoder), draw)
+            before = tracker.flops
+            latents = _latents(samples, work.cached, autoencoder)
+            encoding += tracker.flops - before
+            batch = make_batch(latents, draw)
+            del latents
             with reducing(network, number + 1 == len(draws)):
                 with autocast(CPU, half):
                     error = flow_loss(network, batch)
@@ -306,7 +315,7 @@ def _trace_whole(
         tracker.mark()
     figures = {name: _bytes(tensors) for name, tensors in held.items()}
     figures |= {"optimizer": _bytes(moments), "buckets": _bytes(trained) if buckets else 0}
-    figures |= {"flops": tracker.flops, "operations": tracker.operations}
+    figures |= {"flops": tracker.flops, "encoding": encoding, "operations": tracker.operations}
     return figures | _counts(model, autoencoder), tracker.segments
 
 
@@ -397,4 +406,4 @@ def _result(figures: dict[str, float], segments: list[tuple[float, float]]) -> T
     memory = Memory(**parts, gradients=gradients, activations=peak - gradients - sum(parts.values()))
     prefix = "parameters of "
     parameters = {n.removeprefix(prefix): int(v) for n, v in figures.items() if n.startswith(prefix)}
-    return Traced(memory, figures["flops"], figures["operations"], parameters)
+    return Traced(memory, figures["flops"], figures["encoding"], figures["operations"], parameters)
