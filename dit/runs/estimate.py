@@ -112,10 +112,10 @@ def plan_one(source: Source, config: TransformerRun, settings: PlanSettings, pro
     traced = trace(config, Work(packs, source.cached), make, shape, on_gpu)
     of_step = sum(model_flops(config, samples, lengths) for samples in load.steps) / len(load.steps)
     of_packs = sum(model_flops(config, samples, lengths) for samples in packs)
-    executed = traced.flops * of_step / of_packs
-    peaks = {"bf16": processor.bf16, "fp32": processor.tf32 if loop.tf32 else processor.fp32}
-    share = settings.utilisation or UTILISATION["gpu" if on_gpu else "cpu"]
-    seconds = executed / (peaks[loop.precision] * share)
+    full = processor.tf32 if loop.tf32 else processor.fp32  # in which the autoencoder encodes
+    rate, share = {"bf16": processor.bf16, "fp32": full}[loop.precision], of_step / of_packs
+    used = settings.utilisation or UTILISATION["gpu" if on_gpu else "cpu"]
+    seconds = ((traced.flops - traced.encoding) / rate + traced.encoding / full) * share / used
     if on_gpu:  # many small operations wait for the host; the optimizer and the average for the memory
         memory = traced.memory
         moved = 2 * (memory.weights + memory.optimizer + memory.average) + memory.weights
@@ -132,7 +132,7 @@ def plan_one(source: Source, config: TransformerRun, settings: PlanSettings, pro
         / len(load.steps),
         samples=ranks * sum(map(len, load.steps)) / len(load.steps),
         model_flops=of_step * ranks,
-        executed_flops=executed * settings.gpus,
+        executed_flops=traced.flops * share * settings.gpus,
         seconds=seconds,
     )
 

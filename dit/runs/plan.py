@@ -112,10 +112,23 @@ def _print(plans: Plans) -> None:
     console.print()
     for note in notes:
         console.print(f"- {note}")
+    console.print(f"\n{summary(plans)}")
     if plans.fits and plans.fits is not plans.given:
         console.print(
-            f"\nit does not fit as it is given; so it does: {' '.join(change(plans.given, plans.fits))}"
+            f"it does not fit as it is given; so it does: {' '.join(change(plans.given, plans.fits))}"
         )
+
+
+def summary(plans: Plans) -> str:
+    """A plan in a line, as docstrings of `configs/runs/` have it."""
+    where, found = f"{plans.settings.gpus} x {plans.settings.gpu.upper()}", plans.fits
+    if found is None:
+        return f"{where}: does not fit"
+    changes = " ".join(change(plans.given, found))
+    values, memory = _figures(found, plans), f"{found.peak / 2**30:.1f} of {plans.limit / 2**30:.1f} GiB"
+    hours, energy = f"{values['gpu_hours']:,.3g} GPU-hours", f"{values.get('kwh', 0):,.3g} kWh"
+    what = f"{memory}, {found.seconds:.3g} s a step, {hours}, {energy}"
+    return f"{where}{f' with {changes}' if changes else ''}: {what}"
 
 
 def change(given: Planned, fits: Planned) -> list[str]:

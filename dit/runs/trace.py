@@ -5,6 +5,7 @@ processes are those of its fake process group. Blocks are alike, so that all is 
 """
 
 import copy
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,6 +25,7 @@ from dit.load import Denoiser
 from dit.loss import PackDraw, draw_pack, draw_sample, flow_loss, make_batch, padding_sample
 from dit.parallel import make_mesh, parallelise, reducing, slice_of
 from dit.steps import tokens_in
+from dit.width import matrix_parts
 from vae.data.clips import Clip
 from vae.data.plan import padding
 from vae.interface import VideoAutoencoder
@@ -81,10 +83,12 @@ class Parts:
 
 @dataclass(frozen=True)
 class Traced:
-    """What a step takes of one process: memory at its peak, FLOPs as executed, operations, parameters."""
+    """What a step takes of one process: memory at its peak, FLOPs as executed, those of them that encode
+    clips, which is done in fp32, operations, parameters."""
 
     memory: Memory
     flops: float
+    encoding: float
     operations: float
     parameters: dict[str, int]
 
@@ -245,13 +249,16 @@ def _trace_whole(
     half = config.train.precision == "bf16"
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     mesh = make_mesh(mesh_shape, CPU)
-    with fake:
+    with fake, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # to copy one does
         parts = make(config)
         model, autoencoder = parts.model, parts.autoencoder
         checkpoint_blocks(model.transformer, config.checkpoint_activations)
         if gpu:
             model.transformer.self_attention = model.transformer.cross_attention = _gpu_attention
-        shared = {id(fake): fake} | ({id(model.text): model.text} if config.text.folder else {})
+        frozen = [model.text] * bool(config.text.folder)
+        frozen += [p for p in model.parameters() if not p.requires_grad]
+        shared = {id(part): part for part in (fake, *frozen)}
         average = copy.deepcopy(model, shared).requires_grad_(False).eval()
 
     # What data parallelism holds beside the weights: the gradients' buckets, for good.
@@ -266,15 +273,17 @@ def _trace_whole(
     trained = [p for p in model.parameters() if p.requires_grad]
     text = model.text if config.text.folder else nn.Module()
     text = getattr(text, "encoder", text)
+    weights = [p for p in model.parameters() if not _within(p, text)]
+    elsewhere = _storages([*weights, *text.parameters()])  # what the average shares, as it is frozen
     held = {
-        "weights": trained,
-        "average": [p for p in average.parameters() if not config.text.folder or not _within(p, text)],
+        "weights": weights,
+        "average": [p for p in average.parameters() if not _storages([p]).keys() & elsewhere.keys()],
         "autoencoder": [*autoencoder.parameters(), *autoencoder.buffers()],
         "text_encoder": [*text.parameters(), *text.buffers()] if isinstance(text, nn.Module) else [],
     }
 
     with fake, ExitStack() as stack:
-        optimizer = make_optimizer(model, config.optimizer)
+        optimizer = make_optimizer(model, config.optimizer, parts=matrix_parts(model.transformer))
         for parameter in trained:
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
@@ -292,8 +301,13 @@ def _trace_whole(
             block.register_forward_hook(_marking(tracker))
         draws = [_draw(samples, config, model) for samples in work.packs]
         stack.enter_context(tracker)
+        encoding = 0
         for number, (samples, draw) in enumerate(zip(work.packs, draws, strict=True)):
-            batch = make_batch(_latents(samples, work.cached, autoencoder), draw)
+            before = tracker.flops
+            latents = _latents(samples, work.cached, autoencoder)
+            encoding += tracker.flops - before
+            batch = make_batch(latents, draw)
+            del latents
             with reducing(network, number + 1 == len(draws)):
                 with autocast(CPU, half):
                     error = flow_loss(network, batch)
@@ -302,11 +316,12 @@ def _trace_whole(
         clip_gradients(optimizer, config.optimizer)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        update_average(average, model, 1, config.optimizer.ema_decay, torch.zeros((), dtype=torch.bool))
+        bad = torch.zeros((), dtype=torch.bool)
+        update_average(average, model, 1, config.optimizer.ema_decay, bad)
         tracker.mark()
     figures = {name: _bytes(tensors) for name, tensors in held.items()}
     figures |= {"optimizer": _bytes(moments), "buckets": _bytes(trained) if buckets else 0}
-    figures |= {"flops": tracker.flops, "operations": tracker.operations}
+    figures |= {"flops": tracker.flops, "encoding": encoding, "operations": tracker.operations}
     return figures | _counts(model, autoencoder), tracker.segments
 
 
@@ -334,8 +349,12 @@ def _local(tensor: Tensor) -> Tensor:
 
 def _bytes(tensors: list[Tensor]) -> int:
     """Bytes of the different storages of tensors."""
-    storages = {(s := _local(x).untyped_storage())._cdata: s.nbytes() for x in tensors}
-    return sum(storages.values())
+    return sum(_storages(tensors).values())
+
+
+def _storages(tensors: list[Tensor]) -> dict[int, int]:
+    """The different storages of tensors on this process, and their bytes."""
+    return {(s := _local(x).untyped_storage())._cdata: s.nbytes() for x in tensors}
 
 
 def _marking(tracker: _Tracker) -> Callable:
@@ -397,4 +416,4 @@ def _result(figures: dict[str, float], segments: list[tuple[float, float]]) -> T
     memory = Memory(**parts, gradients=gradients, activations=peak - gradients - sum(parts.values()))
     prefix = "parameters of "
     parameters = {n.removeprefix(prefix): int(v) for n, v in figures.items() if n.startswith(prefix)}
-    return Traced(memory, figures["flops"], figures["operations"], parameters)
+    return Traced(memory, figures["flops"], figures["encoding"], figures["operations"], parameters)
