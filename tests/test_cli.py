@@ -54,16 +54,8 @@ def empty_config(tmp_path) -> str:
         (["vae"], 2, "dit vae: which? dit vae train"),
         (["train"], 1, "dit train: which config? dit train CONFIG"),
         (["train", "shapez"], 1, "dit train: no config shapez"),
-        (
-            ["train", "smal"],
-            1,
-            "no config smal; did you mean small? There are shapes, shapes_longer, shapes_lora, small, and",
-        ),
-        (
-            ["train", "nowhere"],
-            1,
-            "no config nowhere; there are shapes, shapes_longer, shapes_lora, small, and any Python",
-        ),
+        (["train", "smal"], 1, "no config smal; did you mean small? There are ladder_100m, ladder_10m, "),
+        (["train", "nowhere"], 1, "no config nowhere; there are ladder_100m, ladder_10m, "),
         (["vae", "train", "small"], 1, "small is a config of `dit train`, not of `dit vae train`; there are"),
         (
             ["bench", "tiny_autoencoder"],
