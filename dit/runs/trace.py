@@ -302,7 +302,7 @@ def _trace_whole(
         clip_gradients(optimizer, config.optimizer)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        update_average(average, model, 1, config.optimizer.ema_decay, torch.zeros((), dtype=torch.bool))
+        update_average(average, model, 1, config.optimizer.ema_decay)
         tracker.mark()
     figures = {name: _bytes(tensors) for name, tensors in held.items()}
     figures |= {"optimizer": _bytes(moments), "buckets": _bytes(trained) if buckets else 0}
