@@ -54,7 +54,7 @@ DOORS = {  # dependency -> the only files that may import it
     "transformers": {"dit/text.py", "eval/networks/clip.py", "eval/networks/encoder.py"},
     "accelerate": {"vae/training/session.py"},
     "tyro": {"configs/load.py"},
-    "jinja2": {"eval/report/page.py"},
+    "jinja2": {"dit/page.py"},
     "pydantic": {"configs/load.py"},
     "torchvision": set(),
 }

@@ -1,15 +1,14 @@
 """Scores as one HTML page that opens offline, and where a score goes: the terminal, its JSON, its page."""
 
-import functools
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 
 from configs.load import words_of
 from dit import __version__
 from dit.cli import VERBS
+from dit.page import render
 from eval import scoring
 from eval.report.charts import Bar
 from eval.report.facts import Row, Section, section
@@ -105,16 +104,4 @@ def command_of(settings) -> str:
 
 def html(page: Page) -> str:
     """The page, all of it inside: it refers to nothing outside, and runs no code."""
-    return _template().render(page=page, version=__version__)
-
-
-@functools.cache
-def _template():
-    """The page's template."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    text = files("eval.report").joinpath("page.html").read_text(encoding="utf-8")
-    return environment.from_string(text)
+    return render("eval.report", "page.html", page=page, version=__version__)

@@ -161,11 +161,11 @@ def read_log(file: Path) -> Iterator[dict]:
                 row = json.loads(line) if line.endswith("\n") else None
             except (ValueError, RecursionError):
                 continue
-            if isinstance(row, dict) and isinstance(row.get("step"), int) and _is_number(row["step"]):
+            if isinstance(row, dict) and isinstance(row.get("step"), int) and is_number(row["step"]):
                 yield row
 
 
-def _is_number(value) -> bool:
+def is_number(value) -> bool:
     """Whether a value of a log can be drawn; what a run writes is finite, or NaN where a measure has none."""
     return type(value) in (int, float) and (value != value or abs(value) < 1e300)
 
@@ -179,10 +179,10 @@ def draw_curve(file: Path, series: dict[str, str], path: Path, newest: dict | No
 
     points = {key: (array("d"), array("d")) for key in series}
     for row in chain(read_log(file), [newest] if newest else []):
-        for key in (key for key in series.keys() & row.keys() if _is_number(row[key])):
+        for key in (key for key in series.keys() & row.keys() if is_number(row[key])):
             for numbers, number in zip(points[key], (row["step"], row[key]), strict=True):
                 numbers.append(number)
-    shown = {key: _thinned(*map(numpy.asarray, points[key])) for key in series if points[key][0]}
+    shown = {key: thinned(*map(numpy.asarray, points[key])) for key in series if points[key][0]}
     figure = Figure(figsize=(4.5 * len(shown), 3.2), layout="constrained")
     for axes, (key, (steps, values)) in zip(
         figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True
@@ -193,11 +193,13 @@ def draw_curve(file: Path, series: dict[str, str], path: Path, newest: dict | No
     write_whole(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
 
 
-def _thinned(steps: numpy.ndarray, values: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """At most `DRAWN` points that draw the same line: of each stretch the least and the largest value."""
-    if len(values) <= DRAWN:
+def thinned(
+    steps: numpy.ndarray, values: numpy.ndarray, most: int = DRAWN
+) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """At most so many points that draw the same line: of each stretch the least and the largest value."""
+    if len(values) <= most:
         return steps, values
-    edges = numpy.linspace(0, len(values), DRAWN // 2 + 1).astype(int)
+    edges = numpy.linspace(0, len(values), most // 2 + 1).astype(int)
     ends = [
         first + extreme(values[first:last])
         for first, last in pairwise(edges)
