@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from einops import rearrange
-from safetensors import safe_open
 from torch import Tensor
 
 from configs.load import from_json, parse_json
@@ -22,7 +21,7 @@ from dit.wan import TABLE, names
 from vae.compression import PATCH
 from vae.training.checkpoints import checkpoints, step_of
 from vae.training.files import naming, read_json
-from vae.training.weights import Header, read_header, read_tensors, shards, weights_hash
+from vae.training.weights import Header, read_header, read_metadata, read_tensors, shards, weights_hash
 
 LORA = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for in a folder
 PEFT, PEFT_SETTINGS = "adapter_model.safetensors", "adapter_config.json"  # those of peft
@@ -118,7 +117,7 @@ def find_adapters(folder: Path) -> Path | None:
         if file.is_file() and (not steps or read_header(file).facts.get("step", 0) >= step_of(steps[-1])):
             return file
     for file in (*(step / AVERAGE for step in steps[-1:]), folder / AVERAGE):
-        if shards(file) and read_header(file).kind in LORAS:
+        if shards(file) and header_of(file):
             return file
     return None
 
@@ -145,9 +144,7 @@ def parse_scaled(given: str) -> Scaled:
 
 def header_of(file: Path) -> Header | None:
     """The header of adapters that a run of ours made; None for another's."""
-    with naming(file), safe_open(shards(file)[0], framework="pt") as opened:
-        ours = (opened.metadata() or {}).get("kind") in LORAS
-    return read_header(file, *LORAS) if ours else None
+    return read_header(file, *LORAS) if read_metadata(shards(file)[0]).get("kind") in LORAS else None
 
 
 def add_adapters(transformer: Transformer, scaled: Sequence[Scaled]) -> None:
@@ -266,8 +263,7 @@ def _read(file: Path, config: TransformerConfig) -> tuple[dict[str, Tensor], Map
         return in_diffusers(tensors, config, lora), {}
     settings = {}
     if file.suffix == ".safetensors":
-        with safe_open(file, framework="pt") as opened:
-            stated = (opened.metadata() or {}).get(METADATA)
+        stated = read_metadata(file).get(METADATA)
         about = parse_json(stated, f"{METADATA} in its header") if stated else {}
         settings = {name.removeprefix("transformer."): value for name, value in about.items()}
     if any(key.startswith("base_model.model.") for key in tensors) and not settings:

@@ -30,6 +30,7 @@ def adapted(out: Path, base: Path, autoencoder: Path, **loop) -> TransformerRun:
     return replace(run, init=str(base), lora=LoraConfig(rank=2, alpha=3.0))
 
 
+@pytest.mark.long
 def test_a_run_of_adapters_saves_them_alone_and_goes_on_to_the_bit(tmp_path, base, autoencoder):  # noqa: F811
     whole = train(adapted(tmp_path / "whole", base, autoencoder, steps=4, save_every=2, show_every=2))
     train(adapted(tmp_path / "stopped", base, autoencoder, steps=2, save_every=2, show_every=2))

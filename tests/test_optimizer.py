@@ -64,6 +64,7 @@ def test_a_schedule_without_its_steps_is_refused(settings, sentence):
         check_schedule(OptimizerConfig(**settings))
 
 
+@pytest.mark.long
 def test_a_decay_begins_at_any_checkpoint(tmp_path, autoencoder):
     optimizer = OptimizerConfig(learning_rate=1e-3, warmup_steps=2)
     config = replace(

@@ -42,6 +42,7 @@ def test_parts_of_the_memory_are_those_of_the_parameters():
     assert memory.optimizer == pytest.approx(8 * count, rel=1e-3)
 
 
+@pytest.mark.long
 def test_sharding_divides_the_state_and_copies_keep_the_gradients():
     whole = planned(WIDE).traced.memory
     sharded = replace(WIDE, parallel=replace(WIDE.parallel, shard="full"))
@@ -52,6 +53,7 @@ def test_sharding_divides_the_state_and_copies_keep_the_gradients():
     assert copies.gradients == copies.weights, "data parallelism's buckets stay"
 
 
+@pytest.mark.long
 def test_a_deep_network_is_planned_from_two_shallow_ones():
     """Depth 7 by what depths 4 and 5 take is what depth 7 takes."""
     from dit.runs import trace
@@ -85,6 +87,7 @@ def test_what_is_planned_to_fit_does(gpus, memory):
         assert plan_one(source, least, settings, H100).peak > limit
 
 
+@pytest.mark.long
 def test_the_command_prints_a_plan_and_writes_its_figures(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = with_model(with_loop(BASE, batch=2), width=128, depth=1, heads=2, mlp_width=128)

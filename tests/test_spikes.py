@@ -140,6 +140,7 @@ def test_a_run_that_skips_is_resumed_to_the_bit(tmp_path, poisoned, autoencoder)
     assert_same_run(whole, parts)
 
 
+@pytest.mark.long
 def test_a_run_stops_with_the_states_before_the_step_and_goes_on_without_it(tmp_path, poisoned, autoencoder):
     out, before, skipped = tmp_path / "run", tmp_path / "before", tmp_path / "skip"
     with pytest.raises(ValueError, match=rf"not finite at step {WRONG}, on scene 12 .*--replay {WRONG}"):

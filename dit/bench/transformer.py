@@ -145,19 +145,19 @@ def training_step(
     model: Transformer, pack: Pack, optimizer: OptimizerConfig, precision: str
 ) -> Callable[[], None]:
     """What `dit train` does with a batch whose latents and text are there."""
-    from vae.training.optimizer import make_optimizer, update_average
+    from vae.training.optimizer import make_optimizer, update_average, update_weights
 
     adam, average = make_optimizer(model, optimizer), copy.deepcopy(model).requires_grad_(False)
     target = normal(pack.tokens.shape, "target").to(pack.tokens)
+    bad = torch.zeros((), dtype=torch.bool, device=pack.tokens.device)
 
     def step() -> None:
         with autocast(pack.tokens, precision == "bf16"):
             prediction = forward(model, pack, torch.float32)
         (prediction.float() - target).square().mean().backward()
         nn.utils.clip_grad_norm_(model.parameters(), optimizer.max_gradient_norm)
-        adam.step()
-        adam.zero_grad(set_to_none=True)
-        update_average(average, model, 1, optimizer.ema_decay)
+        update_weights(adam, bad)
+        update_average(average, model, 1, optimizer.ema_decay, bad)
 
     return step
 

@@ -168,12 +168,7 @@ def read_header(path: Path, *kinds: str) -> Header:
 
 def _read_header(path: Path, *kinds: str) -> Header:
     """The header of one file."""
-    check_pointer(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error})") from None
+    header = read_metadata(path)
     if not {"kind", "settings", "facts"} <= set(header):
         raise ValueError(
             f"{path} says no kind, settings and facts: it was not written by this project, or by a version "
@@ -224,6 +219,16 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
             f"{file} is damaged: its tensors are not those that were written; restore or remake it"
         )
     return tensors
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What the header of a safetensors file says beside its tensors, whoever wrote it."""
+    check_pointer(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error})") from None
 
 
 def _stated(file: Path) -> tuple[str | None, str]:
