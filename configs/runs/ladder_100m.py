@@ -3,8 +3,8 @@
 dit train ladder_100m
 
 Cost, planned until measured (`--plan`, at an assumed 35 % of a GPU's peak):
-- 1 x H100: 41.2 of 72.9 GiB, 0.268 s a step, 2.24 GPU-hours, 1.56 kWh
-- 8 x H100: 7.1 of 72.9 GiB, 0.0533 s a step, 3.55 GPU-hours, 2.49 kWh
+- 1 x H100: 41.2 of 72.9 GiB, 0.27 s a step, 2.2 GPU-hours, 1.6 kWh
+- 8 x H100: 7.1 of 72.9 GiB, 0.053 s a step, 3.6 GPU-hours, 2.5 kWh
 Result: none is recorded yet.
 """
 

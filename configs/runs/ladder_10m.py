@@ -6,8 +6,8 @@ Every rung has the same data, tokens a step and rates, which muP scales with the
 steps change, so that their losses make a curve (`--data.source`, `--data.size` for clips of one's own).
 
 Cost, planned until measured (`--plan`, at an assumed 35 % of a GPU's peak):
-- 1 x H100: 17.0 of 72.9 GiB, 0.17 s a step, 0.141 GPU-hours, 0.099 kWh
-- 8 x H100: 2.3 of 72.9 GiB, 0.0375 s a step, 0.25 GPU-hours, 0.175 kWh
+- 1 x H100: 17.0 of 72.9 GiB, 0.17 s a step, 0.14 GPU-hours, 0.099 kWh
+- 8 x H100: 2.3 of 72.9 GiB, 0.038 s a step, 0.25 GPU-hours, 0.18 kWh
 Result: none is recorded yet.
 """
 

@@ -3,8 +3,8 @@
 dit train ladder_1b
 
 Cost, planned until measured (`--plan`, at an assumed 35 % of a GPU's peak):
-- 1 x H100 with --train.pack-tokens 20480: 60.7 of 72.9 GiB, 1.24 s a step, 103 GPU-hours, 72.3 kWh
-- 8 x H100: 40.8 of 72.9 GiB, 0.165 s a step, 110 GPU-hours, 77.2 kWh
+- 1 x H100 with --train.pack-tokens 20480: 60.7 of 72.9 GiB, 1.2 s a step, 100 GPU-hours, 72 kWh
+- 8 x H100: 40.8 of 72.9 GiB, 0.17 s a step, 110 GPU-hours, 77 kWh
 Result: none is recorded yet.
 """
 

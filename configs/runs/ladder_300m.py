@@ -3,8 +3,8 @@
 dit train ladder_300m
 
 Cost, planned until measured (`--plan`, at an assumed 35 % of a GPU's peak):
-- 1 x H100 with --train.pack-tokens 61440: 41.6 of 72.9 GiB, 0.473 s a step, 11.8 GPU-hours, 8.29 kWh
-- 8 x H100: 15.0 of 72.9 GiB, 0.0625 s a step, 12.5 GPU-hours, 8.75 kWh
+- 1 x H100 with --train.pack-tokens 61440: 41.6 of 72.9 GiB, 0.47 s a step, 12 GPU-hours, 8.3 kWh
+- 8 x H100: 15.0 of 72.9 GiB, 0.063 s a step, 13 GPU-hours, 8.8 kWh
 Result: none is recorded yet.
 """
 

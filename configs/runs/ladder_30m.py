@@ -3,8 +3,8 @@
 dit train ladder_30m
 
 Cost, planned until measured (`--plan`, at an assumed 35 % of a GPU's peak):
-- 1 x H100: 20.2 of 72.9 GiB, 0.191 s a step, 0.477 GPU-hours, 0.334 kWh
-- 8 x H100: 3.1 of 72.9 GiB, 0.0451 s a step, 0.902 GPU-hours, 0.632 kWh
+- 1 x H100: 20.2 of 72.9 GiB, 0.19 s a step, 0.48 GPU-hours, 0.33 kWh
+- 8 x H100: 3.1 of 72.9 GiB, 0.045 s a step, 0.9 GPU-hours, 0.63 kWh
 Result: none is recorded yet.
 """
 

@@ -9,8 +9,8 @@ dit eval run msrvtt --model runs/msrvtt --text-folder WAN --real MSRVTT
 WAN is a diffusers folder of Wan 2.1; its text encoder runs once, when the cache is made, and no more.
 
 Cost, planned until measured (`--plan`, at an assumed 35 % of a GPU's peak):
-- 1 x H100: 26.5 of 72.9 GiB, 0.878 s a step, 24.4 GPU-hours, 17.1 kWh
-- 8 x H100: 16.3 of 72.9 GiB, 0.113 s a step, 25 GPU-hours, 17.5 kWh
+- 1 x H100: 26.5 of 72.9 GiB, 0.88 s a step, 24 GPU-hours, 17 kWh
+- 8 x H100: 16.3 of 72.9 GiB, 0.11 s a step, 25 GPU-hours, 18 kWh
 Result: none is recorded yet; its 6,513 clips are few for a model of this size.
 """
 

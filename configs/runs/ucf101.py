@@ -10,8 +10,8 @@ WAN is a diffusers folder of Wan 2.1. The score is in the line of W.A.L.T, whose
 class is a prompt, so that dropped prompts are the model without a class, for guidance.
 
 Cost, planned until measured (`--plan`, at an assumed 35 % of a GPU's peak):
-- 1 x H100: 47.1 of 72.9 GiB, 0.389 s a step, 10.8 GPU-hours, 7.57 kWh
-- 8 x H100: 11.6 of 72.9 GiB, 0.0732 s a step, 16.3 GPU-hours, 11.4 kWh
+- 1 x H100: 47.1 of 72.9 GiB, 0.39 s a step, 11 GPU-hours, 7.6 kWh
+- 8 x H100: 11.6 of 72.9 GiB, 0.073 s a step, 16 GPU-hours, 11 kWh
 Result: none is recorded yet.
 """
 

@@ -10,7 +10,7 @@ pack: with more, every process would hold all gradients unsharded until the last
 
 Cost, planned until measured (`--plan`, at an assumed 35 % of a GPU's peak):
 - 1 x H100: does not fit
-- 8 x H100: 65.5 of 72.9 GiB, 10.8 s a step, 48 GPU-hours, 33.6 kWh
+- 8 x H100: 65.5 of 72.9 GiB, 11 s a step, 48 GPU-hours, 34 kWh
 Result: none is recorded yet.
 """
 

@@ -8,8 +8,8 @@ WAN is its diffusers folder (Wan-AI/Wan2.1-T2V-1.3B-Diffusers). Latents and text
 text encoder nor the autoencoder's encoder runs in a step.
 
 Cost, planned until measured (`--plan`, at an assumed 35 % of a GPU's peak):
-- 1 x H100: 33.7 of 72.9 GiB, 29.8 s a step, 16.6 GPU-hours, 11.6 kWh
-- 8 x H100: 33.7 of 72.9 GiB, 3.74 s a step, 16.6 GPU-hours, 11.6 kWh
+- 1 x H100: 33.7 of 72.9 GiB, 30 s a step, 17 GPU-hours, 12 kWh
+- 8 x H100: 33.7 of 72.9 GiB, 3.7 s a step, 17 GPU-hours, 12 kWh
 Result: none is recorded yet.
 """
 

@@ -10,7 +10,7 @@ its first frame given.
 
 Cost, planned until measured (`--plan`, at an assumed 35 % of a GPU's peak):
 - 1 x H100: does not fit
-- 8 x H100: 32.2 of 72.9 GiB, 6.62 s a step, 29.4 GPU-hours, 20.6 kWh
+- 8 x H100: 32.2 of 72.9 GiB, 6.6 s a step, 29 GPU-hours, 21 kWh
 Result: none is recorded yet.
 """
 

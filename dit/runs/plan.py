@@ -126,9 +126,14 @@ def summary(plans: Plans) -> str:
         return f"{where}: does not fit"
     changes = " ".join(change(plans.given, found))
     values, memory = _figures(found, plans), f"{found.peak / 2**30:.1f} of {plans.limit / 2**30:.1f} GiB"
-    hours, energy = f"{values['gpu_hours']:,.3g} GPU-hours", f"{values.get('kwh', 0):,.3g} kWh"
-    what = f"{memory}, {found.seconds:.3g} s a step, {hours}, {energy}"
+    hours, energy = f"{_two(values['gpu_hours'])} GPU-hours", f"{_two(values.get('kwh', 0))} kWh"
+    what = f"{memory}, {_two(found.seconds)} s a step, {hours}, {energy}"
     return f"{where}{f' with {changes}' if changes else ''}: {what}"
+
+
+def _two(value: float) -> str:
+    """A number in two digits: time is planned no better."""
+    return f"{float(f'{value:.2g}'):,g}"
 
 
 def change(given: Planned, fits: Planned) -> list[str]:
