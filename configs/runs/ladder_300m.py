@@ -4,7 +4,7 @@ dit train ladder_300m
 
 Cost, planned until measured (`--plan`, at an assumed 35 % of a GPU's peak):
 - 1 x H100 with --train.pack-tokens 61440: 41.6 of 72.9 GiB, 0.47 s a step, 12 GPU-hours, 8.3 kWh
-- 8 x H100: 15.0 of 72.9 GiB, 0.063 s a step, 13 GPU-hours, 8.8 kWh
+- 8 x H100: 15.0 of 72.9 GiB, 0.062 s a step, 12 GPU-hours, 8.7 kWh
 Result: none is recorded yet.
 """
 
