@@ -291,6 +291,12 @@ def described(outcome: Outcome) -> str:
     return f"{outcome.case.prompt} → {seen}{kept}"
 
 
+def short_weights(weights: str) -> str:
+    """The first digits of a model's hash, and of each file of adapters that was added, with its scale."""
+    parts = (part.partition("@") for part in weights.split("+"))
+    return " + ".join(f"{name[:12]}{at}{scale}" for name, at, scale in parts)
+
+
 def table(result: dict) -> str:
     """The scores as an aligned table, each beside its interval and its target."""
     truth, scores = result["protocol"], result["scores"]
@@ -304,8 +310,8 @@ def table(result: dict) -> str:
         rows.append((f"{title} ({next(iter(entries.values()))['of']} videos)", "", "", "", ""))
         rows += [(f"  {name}", *cells(entries[name])) for name in MEASURES if name in entries]
     head = (
-        f"{truth['name']}: weights {truth['weights'][:12]}, {sampler['steps']} {sampler['solver']} steps, "
-        f"guidance {sampler['guidance']:g}, seed {truth['seed']}, {truth['precision']} on {truth['device']}"
+        f"{truth['name']}: weights {short_weights(truth['weights'])}, {sampler['steps']} {sampler['solver']} "
+        f"steps, guidance {sampler['guidance']:g}, seed {truth['seed']}, {truth['precision']} on {truth['device']}"
     )
     return "\n".join([head, "", *aligned(rows, right=True)])
 

@@ -124,3 +124,15 @@ def test_a_row_whose_facts_were_changed_is_refused_when_it_is_read(tmp_path, mon
     assert manifest[32] and manifest[34]
     with pytest.raises(ValueError, match=r"33\.mp4 has facts that do not belong to its key: make it again"):
         manifest[33]
+
+
+def test_a_manifest_that_others_wrote_in_large_groups_is_slow_and_says_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("vae.data.manifest.LARGE_GROUP", 30)
+    save_manifest(tmp_path / "m.parquet", entries(tmp_path, 50))
+    load_manifest(tmp_path / "m.parquet")
+    assert "slow" not in capsys.readouterr().err
+    table = pyarrow.parquet.read_table(tmp_path / "m.parquet")
+    pyarrow.parquet.write_table(table.append_column("mine", pyarrow.array(range(50))), tmp_path / "m.parquet")
+    manifest = load_manifest(tmp_path / "m.parquet")
+    assert "as 50 rows are read for each" in capsys.readouterr().err
+    assert list(manifest) == entries(tmp_path, 50), "a column of one's own is no fault"

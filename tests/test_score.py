@@ -19,7 +19,18 @@ from dit.cli import run
 from dit.generate import generate
 from dit.load import BUILTIN, TRANSFORMER, Denoiser, Model, load_model
 from eval.scoring import aligned, check_outputs
-from eval.shapes import Case, EvalSettings, cells, make_cases, make_request, run_cases, score, table, wilson
+from eval.shapes import (
+    Case,
+    EvalSettings,
+    cells,
+    make_cases,
+    make_request,
+    run_cases,
+    score,
+    short_weights,
+    table,
+    wilson,
+)
 from vae.data.clips import DrawnWorld
 from vae.data.drawn_world import BACKGROUNDS, COLOURS, HELD_OUT, SHAPES, Scene, draw, random_scene
 from vae.load import WEIGHTS as AUTOENCODER
@@ -375,3 +386,9 @@ def test_a_page_replaces_no_score(tmp_path, capsys):
     words = ["eval", "report", str(tmp_path / "score.json"), "--out", str(tmp_path / "score.json")]
     assert run(words) == 1 and "is there, and is not of the kind" in capsys.readouterr().err
     assert (tmp_path / "score.json").read_text() == '{"metric": "fvd"}'
+
+
+def test_the_weights_of_a_score_name_the_adapters_that_were_added():
+    base, adapters = 64 * "ab", 64 * "cd"
+    assert short_weights(base) == "abababababab"
+    assert short_weights(f"{base}+{adapters}@0.5") == "abababababab + cdcdcdcdcdcd@0.5"

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from vae.cache.clips import open_clips
 from vae.interface import Statistics
 from vae.load import load_autoencoder
 from vae.model import Autoencoder
-from vae.training.log import live_line, read_log
+from vae.training.log import add_start, live_line, read_log
 from vae.training.session import Session
 from vae.training.weights import save_weights
 
@@ -100,13 +101,22 @@ def test_a_run_says_what_it_runs_on(autoencoder, tmp_path, capsys):
     config = transformer_run(tmp_path / "run", autoencoder, steps=2, show_every=2, save_every=2)
     dit.train.train(config)
     line = next(text for text in capsys.readouterr().err.splitlines() if text.startswith("begins: "))
-    assert "on cpu in 1 process, fp32, attention sdpa, 32 tokens a step, 1 packs a step, matmul peak" in line
+    assert "on cpu in 1 process, fp32, attention sdpa, 32 tokens a step, 1 pack a step, matmul peak" in line
     (start,) = map(json.loads, (tmp_path / "run" / "starts.jsonl").read_text().splitlines())
     assert start["step"] == 0 and start["processes"] == 1 and start["precision"] == "fp32"
     assert start["tokens_per_step"] == 32 and start["packs_per_step"] == 1
     assert start["matmul_peak"] > 1e8 and start["versions"]["torch"] == torch.__version__
     row = next(row for row in list(read_log(tmp_path / "run" / "log.jsonl")) if "loss" in row)
     assert row["mfu"] == pytest.approx(row["model_flops"] / start["matmul_peak"]) and 0 < row["mfu"] < 1
+
+
+def test_code_that_nobody_installed_trains_too(tmp_path, monkeypatch):
+    def version(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("vae.training.log.version", version)
+    add_start(tmp_path, 0, 1, torch.device("cpu"), {"precision": "fp32"})
+    assert json.loads((tmp_path / "starts.jsonl").read_text())["code"] == "not installed"
 
 
 def test_the_live_line_fits_a_hundred_columns():

@@ -39,6 +39,7 @@ RANGES = {  # of numbers, from which memory is taken
 }
 PLANNED = ("frames", "fps", "height", "width")  # from which the sizes of all clips follow
 CHECKED_AT_ONCE = 2_000  # rows; of more, each is checked when it is read
+LARGE_GROUP = 64 * GROUP_ROWS  # rows that are read for one, of which there is a word
 LOOKED_FOR = 100_000  # files of a manifest beside which new ones are looked for
 HALF = re.compile("[\ud800-\udfff]")  # a surrogate, half of a character, which no file can hold
 
@@ -219,6 +220,8 @@ def load_manifest(source: str | Path) -> Manifest:
             roots.append(file.parent / about.get(ROOT, b".").decode())
         if ROOT in about:
             _note_once(f"note: {file} lists files in {roots[-1]}")  # outside its folder, as its writer chose
+    if (large := opened.largest_group) > LARGE_GROUP:
+        _note_once(f"note: {files[0]} is slow to draw from, as {large:,} rows are read for each: {AGAIN}")
     manifest = Manifest(opened, tuple(roots))
     for table, file in manifest.tables(PLANNED):
         check_columns(table, {name: _types()[name] for name in PLANNED}, files[file], AGAIN)

@@ -37,6 +37,11 @@ class ParquetFiles:
         self.opened = [open_parquet(file, self.advice) for file in self.files]
         self._process, self._lock, self._kept = os.getpid(), threading.Lock(), None
 
+    @property
+    def largest_group(self) -> int:
+        """The most rows that are read for one."""
+        return int(numpy.diff(self.ends_G, prepend=0).max(initial=0))
+
     def __getstate__(self) -> dict:
         return {name: self.__dict__[name] for name in ("files", "names", "advice", "_places_G2", "ends_G")}
 

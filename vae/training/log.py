@@ -7,7 +7,7 @@ import time
 from array import array
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -89,8 +89,9 @@ def opening(
     where = f"{device_kind(device)}{rounded} in {ranks} process{'es' if ranks > 1 else ''}"
     where += f" (mesh {start['mesh']})" if start.get("mesh") else ""
     how = [start["precision"]] + [f"attention {name}" for name in [start.get("attention")] if name]
+    counts = {name: start[f"{name}_per_step"] for name in PER_STEP if f"{name}_per_step" in start}
     how += [
-        f"{start[f'{name}_per_step']:,} {name} a step" for name in PER_STEP if f"{name}_per_step" in start
+        f"{count:,} {name.removesuffix('s') if count == 1 else name} a step" for name, count in counts.items()
     ]
     how += [f"matmul peak {_short(peak)}FLOP/s" for peak in [start.get("matmul_peak")] if peak]
     return f"{begins}: {steps} steps, {weights:,} weights trained on {on}, on {where}, {', '.join(how)}"
@@ -100,9 +101,17 @@ def add_start(folder: Path, step: int, ranks: int, device: torch.device, start: 
     """Appends to `starts.jsonl` what a start runs on; `start` is what the trainer says of it."""
     row = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "step": step, "processes": ranks}
     row |= {"device": gpu_name(device) or device_kind(device)} | start
-    row |= {"code": version(PROJECT), "versions": {name: version(name) for name in VERSIONS}}
+    row |= {"code": _version(PROJECT), "versions": {name: _version(name) for name in VERSIONS}}
     with open(folder / "starts.jsonl", "a") as file:
         file.write(json.dumps(row) + "\n")
+
+
+def _version(package: str) -> str:
+    """The version of a package; code may run from a folder that nobody installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def speeds(amounts: dict[str, float], seconds: float, peak: float) -> dict:
