@@ -292,7 +292,7 @@ def described(outcome: Outcome) -> str:
 
 
 def short_weights(weights: str) -> str:
-    """The first digits of a model's hash, and of each file of adapters that was added, with its scale."""
+    """The first digits of the hash of each part of a model, and of its adapters, with their scales."""
     parts = (part.partition("@") for part in weights.split("+"))
     return " + ".join(f"{name[:12]}{at}{scale}" for name, at, scale in parts)
 
@@ -309,9 +309,10 @@ def table(result: dict) -> str:
             continue
         rows.append((f"{title} ({next(iter(entries.values()))['of']} videos)", "", "", "", ""))
         rows += [(f"  {name}", *cells(entries[name])) for name in MEASURES if name in entries]
+    weights, steps = short_weights(truth["weights"]), f"{sampler['steps']} {sampler['solver']} steps"
     head = (
-        f"{truth['name']}: weights {short_weights(truth['weights'])}, {sampler['steps']} {sampler['solver']} "
-        f"steps, guidance {sampler['guidance']:g}, seed {truth['seed']}, {truth['precision']} on {truth['device']}"
+        f"{truth['name']}: weights {weights}, {steps}, guidance {sampler['guidance']:g}, "
+        f"seed {truth['seed']}, {truth['precision']} on {truth['device']}"
     )
     return "\n".join([head, "", *aligned(rows, right=True)])
 
