@@ -138,7 +138,7 @@ NONE = {  # names elsewhere -> the settings of which a verb must have one, why t
     "num-nodes distributed ddp": (
         "train.steps shard-clips protocol job",
         "the launcher says how many processes there are, as in "
-        "`accelerate launch --num_processes 2 -m dit.train small`",
+        "`torchrun --nproc-per-node 2 -m dit.train small`",
     ),
     "gpu gpus device cuda cpu use-cuda no-cuda mps num-gpus": (
         "help",

@@ -21,6 +21,7 @@ from vae.interface import Statistics
 from vae.load import load_autoencoder
 from vae.model import Autoencoder
 from vae.training.log import add_start, live_line, read_log
+from vae.training.processes import COUNTS, check_launched
 from vae.training.session import Session
 from vae.training.weights import save_weights
 
@@ -124,3 +125,39 @@ def test_the_live_line_fits_a_hundred_columns():
     line = live_line(row | {"waited": 0.031, "mfu": 0.4123}, {})
     assert line == "loss 1.23 (1.35), gradient 10.1, 1.23 Mtokens/s, wait 3 %, MFU 41 %"
     assert len(f"step 12345/20000, {line}, 12:34:56 left") <= 100
+
+
+def test_one_process_of_several_that_were_asked_for_is_refused(monkeypatch, tmp_path):
+    """The environment of `accelerate launch` itself, in the forms that start one process and in those that
+    start them all."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
+
+    config = tmp_path / "cpu.yaml"
+    config.write_text(
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_CPU\nuse_cpu: true\nnum_processes: 2\n"
+        "num_machines: 1\nmachine_rank: 0\nmixed_precision: 'no'\n"
+    )
+    for name in (*COUNTS, "MASTER_ADDR", "ACCELERATE_DYNAMO_MODE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def check(*words: str, number: int | None = None) -> None:
+        arguments = launch_command_parser().parse_args([*words, "-m", "dit.train"])
+        arguments, *_ = _validate_launch_command(arguments)
+        if arguments.multi_gpu:
+            environment = prepare_multi_gpu_env(arguments)
+        else:
+            environment = prepare_simple_launcher_cmd_env(arguments)[1]
+        with monkeypatch.context() as patched:
+            for name, value in environment.items():
+                patched.setenv(name, value)
+            if number:
+                patched.setenv("WORLD_SIZE", str(number))
+            check_launched()
+
+    check_launched()
+    check("--cpu", "--num_processes", "1")
+    check("--multi_gpu", "--num_processes", "2", number=2)
+    for words in (["--cpu", "--num_processes", "2"], ["--config_file", str(config)]):
+        with pytest.raises(ValueError, match="has started one: give it --multi_gpu"):
+            check(*words)

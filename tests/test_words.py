@@ -83,7 +83,7 @@ def test_a_name_from_elsewhere_is_answered_with_our_setting(kind, name, meant):
         (TransformerRun, "ema", "the average of the weights is always kept", "optimizer.ema-decay"),
         (SampleSettings, "ema", "the average of the weights is always kept", ""),
         (TransformerRun, "resume", "to go on with what was stopped, give the same command", ""),
-        (TransformerRun, "gpus", "the launcher says how many processes.*accelerate launch", ""),
+        (TransformerRun, "gpus", "the launcher says how many processes.*torchrun", ""),
         (SampleSettings, "gpus", "a GPU is taken where there is one", ""),
         (SampleSettings, "prompt", "prompts come first", ""),
         (EncodeSettings, "allow-tf32", "products of fp32 are exact in every verb", ""),

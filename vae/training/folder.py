@@ -43,6 +43,13 @@ class RunFile(TypedDict):
     facts: DataFacts
 
 
+def check_own(folder: Path) -> None:
+    """Raises ValueError where a folder that is to be a run's own holds data."""
+    for name, what in {"manifest.parquet": "manifest", "index.parquet": "cache"}.items():
+        if (folder / name).is_file():
+            raise ValueError(f"{folder} holds a {what}: give the run a folder of its own with --out")
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keeps other processes out of a run's folder; raises ValueError where one is in it."""

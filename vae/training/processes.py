@@ -17,6 +17,7 @@ Result = TypeVar("Result")
 PATIENCE = timedelta(hours=2)
 SHARE = 2**18  # numbers of a layer's input that one more thread is worth
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
+COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # of torchrun, MPI's kinds
 
 
 def on_main(main: bool, work: Callable[[], Result], group: dist.ProcessGroup | None = None) -> Result:
@@ -46,8 +47,22 @@ def end_with_launcher() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
+def check_launched() -> None:
+    """Raises ValueError where `accelerate launch` was asked for several processes and has started one alone.
+
+    Without --multi_gpu it does: of several it tells that one MASTER_ADDR, and neither their number nor its.
+    """
+    alone = "ACCELERATE_DYNAMO_MODE" in os.environ and not any(name in os.environ for name in COUNTS)
+    if alone and "MASTER_ADDR" in os.environ:
+        raise ValueError(
+            "`accelerate launch` was asked for several processes and has started one: give it --multi_gpu, "
+            "which starts them on CPUs too, or use torchrun --nproc-per-node N (for one, unset MASTER_ADDR)"
+        )
+
+
 def processes() -> tuple[int, int]:
     """Rank and number of the processes that share the work; joins them where a launcher started several."""
+    check_launched()
     end_with_launcher()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         dist.init_process_group("gloo", timeout=PATIENCE)  # one may wait for another's whole share

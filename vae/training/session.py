@@ -28,9 +28,9 @@ from vae.training.checkpoints import (
 )
 from vae.training.device import on_cpu, own_device
 from vae.training.files import naming
-from vae.training.folder import locked, open_run
+from vae.training.folder import check_own, locked, open_run
 from vae.training.log import Log, add_start, draw_curve, live_line, opening, read_log, resources, speeds
-from vae.training.processes import PATIENCE, end_with_launcher, gathered, on_main
+from vae.training.processes import PATIENCE, check_launched, end_with_launcher, gathered, on_main
 from vae.training.saving import Saver
 from vae.training.signals import Noted, Stopped
 from vae.training.spikes import (
@@ -88,6 +88,7 @@ class Session:
     def __enter__(self) -> "Session":
         from accelerate import Accelerator, InitProcessGroupKwargs
 
+        check_launched()
         end_with_launcher()
         self.accelerator = Accelerator(
             cpu=on_cpu(own_device()),
@@ -127,11 +128,7 @@ class Session:
         """
 
         def write() -> tuple[dict, set[int]]:
-            for name, what in {"manifest.parquet": "manifest", "index.parquet": "cache"}.items():
-                if (self.folder / name).is_file():
-                    raise ValueError(
-                        f"{self.folder} holds a {what}: give the run a folder of its own with --out"
-                    )
+            check_own(self.folder)
             self._held.enter_context(locked(self.folder))
             if bool(checkpoints(self.folder)) != self.started:
                 raise ValueError(f"another run began {self.folder} meanwhile: give the same command again")
