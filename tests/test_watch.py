@@ -151,8 +151,9 @@ def test_one_process_of_several_that_were_asked_for_is_refused(monkeypatch, tmp_
         with monkeypatch.context() as patched:
             for name, value in environment.items():
                 patched.setenv(name, value)
-            if number:
+            if number:  # what torchrun, which it then goes through, tells each
                 patched.setenv("WORLD_SIZE", str(number))
+                patched.setenv("MASTER_ADDR", "127.0.0.1")
             check_launched()
 
     check_launched()
