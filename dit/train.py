@@ -44,6 +44,7 @@ from vae.training.files import read_json
 from vae.training.optimizer import (
     check_schedule,
     clip_gradients,
+    exchanged,
     make_optimizer,
     set_learning_rate,
     update_average,
@@ -161,9 +162,13 @@ def train(config: TransformerRun, look: Callable | None = None) -> Path:
             with whole(average):
                 show_samples(average, autoencoder, config, held_out, run, step)
                 row = validate(average, validation, run)
+            run.wait_copied()
+            with exchanged(average, model), whole(average):
+                row |= validate(average, validation, run, "validation_weights")
             run.log({"step": step} | row, PANELS)
             measured.learn(step, row)
-            run.print_once(f"step {step}: validation loss {row['validation']:.4f}")
+            of_weights = f"that of the weights {row['validation_weights']:.4f}"
+            run.print_once(f"step {step}: validation loss {row['validation']:.4f}, {of_weights}")
 
         if run.due("show", run.step) and not run.has_shown("validation"):
             show(run.step)
@@ -313,19 +318,22 @@ def validation_packs(
 
 
 @torch.no_grad()
-def validate(average: Denoiser, validation: list[tuple[float, list[Tensor], PackDraw]], run: Session) -> dict:
-    """Mean loss in every time bin, and over them; every process computes its share."""
+def validate(
+    network: Denoiser,
+    validation: list[tuple[float, list[Tensor], PackDraw]],
+    run: Session,
+    name: str = "validation",
+) -> dict:
+    """Mean loss in every time bin, and over them, under a name; every process computes its share."""
     sums = {time: torch.zeros(2, device=run.device, dtype=torch.float64) for time in VALIDATION_TIMES}
     for time, latents, pack in validation:
         batch = make_batch(latents, pack.to(run.device))
         with run.accelerator.autocast():
-            error = flow_loss(average, batch, torch.float64)
+            error = flow_loss(network, batch, torch.float64)
         sums[time] += torch.stack([error, batch.in_loss.sum().double()])
     errors, tokens = run.accelerator.reduce(torch.stack(list(sums.values()))).unbind(1)
     bins = dict(zip(sums, (errors / tokens).tolist(), strict=True))
-    return {"validation": sum(bins.values()) / len(bins)} | {
-        f"validation_t{time}": loss for time, loss in bins.items()
-    }
+    return {name: sum(bins.values()) / len(bins)} | {f"{name}_t{time}": loss for time, loss in bins.items()}
 
 
 def show_samples(

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
@@ -216,6 +217,11 @@ FAULTS = {
         "validation",
         DATA,
         planted(dit.train, "update_average", lambda right: on_rank_1(right, lambda *_: None)),
+    ),
+    "a process validates its average in place of its weights": (
+        "validation",
+        FULL,
+        planted(dit.train, "exchanged", lambda right: on_rank_1(right, lambda *_: nullcontext())),
     ),
     "weights that were gathered are stale": ("loss", FULL, gathered_once(0)),
     "the average that was gathered is stale": ("validation", FULL, gathered_once(1)),

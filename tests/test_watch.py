@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,15 +12,26 @@ import dit.train
 import vae.training.session as session
 from configs.load import to_json
 from dit.bench.flops import step_flops
+from dit.condition import Condition
 from dit.load import Denoiser
-from dit.loss import flow_loss
+from dit.loss import SampleDraw, draw_pack, draw_validation, flow_loss, make_batch
 from dit.steps import draw_steps
+from dit.times import VALIDATION_TIMES
 from tests.test_bench import count_flops
-from tests.tiny import MODEL, autoencoder_run, fresh_accelerator, transformer_run  # noqa: F401
+from tests.tiny import (
+    MODEL,
+    autoencoder_run,
+    fresh_accelerator,  # noqa: F401
+    load_checkpoint,
+    rows,
+    state,
+    transformer_run,
+)
 from vae.cache.clips import open_clips
 from vae.interface import Statistics
 from vae.load import load_autoencoder
 from vae.model import Autoencoder
+from vae.training.checkpoints import checkpoints
 from vae.training.log import add_start, live_line, read_log
 from vae.training.processes import COUNTS, check_launched
 from vae.training.session import Session
@@ -162,3 +174,39 @@ def test_one_process_of_several_that_were_asked_for_is_refused(monkeypatch, tmp_
     for words in (["--cpu", "--num_processes", "2"], ["--config_file", str(config)]):
         with pytest.raises(ValueError, match="has started one: give it --multi_gpu"):
             check(*words)
+
+
+def test_weights_and_their_average_are_validated_and_keep_their_bits(autoencoder, tmp_path, monkeypatch):
+    """Against every held-out clip by itself, in the networks that a checkpoint keeps."""
+    monkeypatch.setattr(dit.train, "HELD_OUT", 6)
+    monkeypatch.setattr(session, "draw_curve", lambda *_: None)
+    config = transformer_run(tmp_path / "run", autoencoder, steps=3, show_every=2, save_every=3, batch=4)
+    config = replace(config, optimizer=replace(config.optimizer, learning_rate=0.01, warmup_steps=0))
+    dit.train.train(config)
+    quiet = replace(config, out=str(tmp_path / "quiet"), train=replace(config.train, show_every=100))
+    dit.train.train(quiet)
+    one, two = state(config.out), state(quiet.out)
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+    codec, row = load_autoencoder(autoencoder), [r for r in rows(config.out) if "validation" in r][-1]
+    _, held_out = open_clips(config.data, config.train.seed, dit.train.HELD_OUT, codec, False, {})
+    _, parts = load_checkpoint(checkpoints(Path(config.out))[-1], "transformer")
+    for name, key in {"average": "validation", "model": "validation_weights"}.items():
+        network = Denoiser(config.model, config.text)
+        network.load_state_dict(parts[name])
+        found = []
+        for time in VALIDATION_TIMES:
+            errors, tokens = 0.0, 0
+            for number in range(min(dit.train.HELD_OUT, len(held_out))):
+                clip = held_out[number]
+                (z,) = codec.latents([clip])
+                noise = draw_validation(z.shape, clip, time, config.train.seed).noise_CTHW
+                alone = SampleDraw(noise, torch.tensor([time]), Condition(clip.caption))
+                batch = make_batch([z], draw_pack([alone], config.model.width // config.model.heads))
+                with torch.no_grad():
+                    errors += flow_loss(network, batch).item()
+                tokens += batch.tokens.shape[0]
+            found.append(errors / tokens)
+            assert row[f"{key}_t{time}"] == pytest.approx(found[-1], rel=1e-5)
+        assert row[key] == pytest.approx(sum(found) / len(found), rel=1e-5)
+    assert abs(row["validation"] - row["validation_weights"]) > 1e-3, "two networks"

@@ -1,7 +1,8 @@
 """The optimizer of both trainers: AdamW with a warm-up, and the running average of the weights."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -122,10 +123,36 @@ def update_average(average: nn.Module, model: nn.Module, step: int, decay: float
     """
     weight = torch.full((), 1 - min(decay, (1 + step) / (10 + step)), device=bad.device)
     weight = torch.where(bad, torch.zeros_like(weight), weight)
-    pairs = zip(average.parameters(), model.parameters(), strict=True)
-    moving = [(local_part(a), local_part(w)) for a, w in pairs if w.requires_grad]
-    averages, weights = map(list, zip(*moving, strict=True))
+    averages, weights = map(list, zip(*_moving(average, model), strict=True))
     torch._foreach_lerp_(averages, weights, [weight] * len(averages))
+
+
+def _moving(average: nn.Module, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Each average beside the weight that it is of, this process's parts of both."""
+    pairs = zip(average.parameters(), model.parameters(), strict=True)
+    return [(local_part(a), local_part(w)) for a, w in pairs if w.requires_grad]
+
+
+@contextmanager
+def exchanged(average: nn.Module, model: nn.Module) -> Iterator[None]:
+    """Within it each of the two networks has the weights of the other, at the memory of one tensor more.
+
+    So the average, which takes whole packs and is gathered once, computes what the weights are worth.
+    """
+    _exchange(average, model)
+    try:
+        yield
+    finally:
+        _exchange(average, model)
+
+
+@torch.no_grad()
+def _exchange(average: nn.Module, model: nn.Module) -> None:
+    """Exchanges the weights of two networks, to the bit."""
+    for a, w in _moving(average, model):
+        kept = a.clone()
+        a.copy_(w)
+        w.copy_(kept)
 
 
 def update_weights(optimizer: torch.optim.Optimizer, bad: Tensor) -> None:
