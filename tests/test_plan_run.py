@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from configs.model import TextConfig
 from configs.train import TransformerRun
 from dit import cli
 from dit.load import Denoiser
@@ -14,6 +15,7 @@ from dit.runs.estimate import Planned, PlanSettings, find, plan, plan_one
 from dit.runs.work import open_source
 from tests.bench.plan import BASE, RUNS, measure, with_loop, with_model
 from tests.tiny import write_config
+from vae.data.write import write_video
 
 H100 = PROCESSORS["h100"]
 WIDE = with_loop(with_model(BASE, width=512, depth=4, heads=8, mlp_width=1536), batch=32)
@@ -30,6 +32,27 @@ def test_the_planned_peak_is_the_measured_one(name):
     """Of PyTorch's allocator, over a real step on this CPU."""
     most, _ = measure(RUNS[name], False)
     assert planned(RUNS[name], gpu="cpu").peak == pytest.approx(most, rel=0.05)
+
+
+@pytest.mark.long
+def test_a_frozen_text_encoder_and_mixed_lengths_are_planned(tmp_path):
+    """Videos of three shapes and images, read from files, and captions through a T5 of a folder."""
+    from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
+
+    sizes = {"d_model": 128, "d_kv": 32, "d_ff": 512, "num_layers": 4, "num_heads": 4}
+    T5EncoderModel(T5Config(vocab_size=384, **sizes)).save_pretrained(tmp_path / "t5")
+    ByT5Tokenizer().save_pretrained(tmp_path / "t5")
+    home = tmp_path / "videos"
+    for k, (frames, height, width) in enumerate(4 * [(17, 64, 64), (9, 48, 96), (17, 96, 48), (1, 64, 64)]):
+        write_video(home / f"{k:02}.mp4", torch.rand(3, frames, height, width) * 2 - 1, 8.0, {})
+        (home / f"{k:02}.txt").write_text("a red circle moves left " * (1 + k % 3))
+    assert cli.run(["data", "index", str(home)]) == 0
+    text = TextConfig(folder=str(tmp_path / "t5"), max_tokens=64)
+    run = replace(with_loop(BASE, batch=8), data=replace(BASE.data, source=str(home)), text=text)
+    most, _ = measure(run, False)
+    found = planned(run, gpu="cpu")
+    assert found.peak == pytest.approx(most, rel=0.05)
+    assert found.traced.memory.text_encoder == 4 * found.traced.parameters["text encoder"]
 
 
 def test_parts_of_the_memory_are_those_of_the_parameters():

@@ -80,7 +80,7 @@ def plan_denoiser(
         if not cached:
             return Denoiser(run.model, text, PretrainedEncoder(text, bare_encoder(text), tokenizer))
         embedded = EmbeddedText(text, {})
-        embedded.kept = {p: torch.zeros(n, run.model.text_width) for p, n in lengths.items()}
+        embedded.kept = {p: torch.zeros(n, run.model.text_width, device="cpu") for p, n in lengths.items()}
         return Denoiser(run.model, text, embedded)
 
     return make, lambda those: [lengths[p] for p in those]

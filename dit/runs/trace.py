@@ -22,6 +22,7 @@ from configs.train import TransformerRun
 from dit.attention import Lengths
 from dit.blocks import checkpoint_blocks
 from dit.load import Denoiser
+from dit.lora import adapt
 from dit.loss import PackDraw, draw_pack, draw_sample, flow_loss, make_batch, padding_sample
 from dit.parallel import make_mesh, parallelise, reducing, slice_of
 from dit.steps import tokens_in
@@ -33,6 +34,7 @@ from vae.training.device import autocast
 from vae.training.optimizer import clip_gradients, make_optimizer, update_average
 
 CPU = torch.device("cpu")
+COMPUTE = {"bf16": torch.bfloat16, "fp32": torch.float32}
 FEW, MORE = 4, 5  # blocks of the two networks that are traced in place of a deeper one
 DEVICE_OF = torch.ops.prim.device.default  # asked of a fake tensor more often than all else
 
@@ -251,7 +253,7 @@ def _trace_whole(
     mesh = make_mesh(mesh_shape, CPU)
     with fake, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # to copy one does
-        parts = make(config)
+        parts = _adapted(make, config) if config.lora.rank else make(config)
         model, autoencoder = parts.model, parts.autoencoder
         checkpoint_blocks(model.transformer, config.checkpoint_activations)
         if gpu:
@@ -323,6 +325,20 @@ def _trace_whole(
     figures |= {"optimizer": _bytes(moments), "buckets": _bytes(trained) if buckets else 0}
     figures |= {"flops": tracker.flops, "encoding": encoding, "operations": tracker.operations}
     return figures | _counts(model, autoencoder), tracker.segments
+
+
+def _adapted(make: Callable, config: TransformerRun) -> Parts:
+    """The networks of a run with their adapters, which no module of fake tensors would take."""
+    with torch.device("meta"):
+        parts = make(config)
+        adapt(parts.model, parts.model.transformer, config.lora, COMPUTE[config.train.precision])
+    for module in (*parts.model.modules(), *parts.autoencoder.modules()):
+        for tensors in (module._parameters, module._buffers):
+            for name, x in tensors.items():
+                if x is not None:
+                    y = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype)
+                    tensors[name] = nn.Parameter(y, x.requires_grad) if isinstance(x, nn.Parameter) else y
+    return parts
 
 
 def _counts(model: Denoiser, autoencoder: VideoAutoencoder) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """How near the planned memory of a step is to what PyTorch hands out in a real one, and its FLOPs.
 
-python -m tests.bench.plan: 8 runs of the drawn world, two steps each, of which the second is measured by
+python -m tests.bench.plan: 10 runs of the drawn world, two steps each, of which the second is measured by
 PyTorch's profiler: every allocation and release of the process between the step's begin and its end.
 """
 
@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 from configs.data import DataConfig
 from configs.model import TextConfig, TransformerConfig
 from configs.sampling import SamplerConfig
-from configs.train import OptimizerConfig, TransformerLoop, TransformerRun
+from configs.train import LoraConfig, OptimizerConfig, TransformerLoop, TransformerRun
 
 BASE = TransformerRun(
     data=DataConfig(source="shapes", frames=17, size=64),
@@ -60,6 +60,12 @@ RUNS = {
     "images of 128 x 128, packs rounded": replace(
         with_loop(BASE, round_tokens=128), data=replace(BASE.data, frames=1, size=128)
     ),
+    "adapters of rank 8 on all layers": replace(
+        with_model(BASE, width=192, depth=6, heads=3, mlp_width=576),
+        init="builtin",
+        lora=LoraConfig(8, layers="all"),
+    ),
+    "Muon": replace(BASE, optimizer=OptimizerConfig(warmup_steps=1, kind="muon")),
     "width 128, depth 3, 33 frames": replace(
         with_model(BASE, width=128, depth=3, heads=2, mlp_width=512), data=replace(BASE.data, frames=33)
     ),
