@@ -12,7 +12,9 @@ from dit import cli
 from dit.load import Denoiser
 from dit.runs.devices import PROCESSORS, USABLE
 from dit.runs.estimate import Planned, PlanSettings, find, plan, plan_one
-from dit.runs.work import open_source
+from dit.runs.networks import plan_denoiser
+from dit.runs.trace import Parts, Work, trace
+from dit.runs.work import load_of, open_source
 from tests.bench.plan import BASE, RUNS, measure, with_loop, with_model
 from tests.tiny import write_config
 from vae.data.write import write_video
@@ -32,6 +34,18 @@ def test_the_planned_peak_is_the_measured_one(name):
     """Of PyTorch's allocator, over a real step on this CPU."""
     most, _ = measure(RUNS[name], False)
     assert planned(RUNS[name], gpu="cpu").peak == pytest.approx(most, rel=0.05)
+
+
+@pytest.mark.long
+def test_the_flops_of_a_step_are_those_that_pytorch_counts_in_it():
+    """To the last one: of the second step, as it is measured, and of its very clips and prompts."""
+    run = with_model(BASE, depth=3)
+    source = open_source(run)
+    samples = load_of(source, run, 1).steps[1]
+    make, _ = plan_denoiser(run, source.cached, {"", *(sample.prompt for sample in samples)})
+    found = trace(run, Work([samples], False), lambda run: Parts(make(run), source.make_autoencoder()))
+    assert found.flops == measure(run, True)[1]
+    assert 0 < found.encoding < found.flops
 
 
 @pytest.mark.long

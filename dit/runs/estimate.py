@@ -112,10 +112,16 @@ def plan_one(source: Source, config: TransformerRun, settings: PlanSettings, pro
     traced = trace(config, Work(packs, source.cached), make, shape, on_gpu)
     of_step = sum(model_flops(config, samples, lengths) for samples in load.steps) / len(load.steps)
     of_packs = sum(model_flops(config, samples, lengths) for samples in packs)
+    # Of the packs that are traced to a step as it is on the average: by its FLOPs, and clips by their tokens.
+    tokens, of_traced = (
+        [sum(tokens_in(s.latents) for s in samples) for samples in some] for some in (load.steps, packs)
+    )
+    encoding = traced.encoding * sum(tokens) / len(load.steps) / sum(of_traced)
+    training = (traced.flops - traced.encoding) * of_step / of_packs
     full = processor.tf32 if loop.tf32 else processor.fp32  # in which the autoencoder encodes
-    rate, share = {"bf16": processor.bf16, "fp32": full}[loop.precision], of_step / of_packs
+    rate = processor.bf16 if loop.precision == "bf16" else full
     used = settings.utilisation or UTILISATION["gpu" if on_gpu else "cpu"]
-    seconds = ((traced.flops - traced.encoding) / rate + traced.encoding / full) * share / used
+    seconds = (training / rate + encoding / full) / used
     if on_gpu:  # many small operations wait for the host; the optimizer and the average for the memory
         memory = traced.memory
         moved = 2 * (memory.weights + memory.optimizer + memory.average) + memory.weights
@@ -127,12 +133,10 @@ def plan_one(source: Source, config: TransformerRun, settings: PlanSettings, pro
         traced=traced,
         packs=load.packs,
         pack_tokens=sum(tokens_in(s.latents) for s in load.largest),
-        step_tokens=ranks
-        * sum(tokens_in(s.latents) for samples in load.steps for s in samples)
-        / len(load.steps),
+        step_tokens=ranks * sum(tokens) / len(load.steps),
         samples=ranks * sum(map(len, load.steps)) / len(load.steps),
         model_flops=of_step * ranks,
-        executed_flops=traced.flops * share * settings.gpus,
+        executed_flops=(training + encoding) * settings.gpus,
         seconds=seconds,
     )
 
