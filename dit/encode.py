@@ -31,7 +31,7 @@ from vae.cache.index import Cache, CachedFile, read_index, save_index
 from vae.cache.shards import DTYPES, LATENTS, TEXTS, find_rows, stale_shards, write_shard
 from vae.data.clips import check_data
 from vae.data.manifest import NAME, Entry, load_manifest
-from vae.load import autoencoder_hash, load_autoencoder
+from vae.load import autoencoder_hash, load_autoencoder, stored_hash
 from vae.training.device import own_device
 from vae.training.files import remove_stale
 from vae.training.folder import locked
@@ -88,6 +88,7 @@ def encode(settings: EncodeSettings) -> Path:
     provenance = {
         "data": {name: getattr(config, name) for name in SAMPLING},
         "autoencoder": hashed,
+        "autoencoder_files": stored_hash(settings.autoencoder),
         "name": settings.autoencoder,
         "dtype": dtype,
         "text": text_provenance(settings.text),

@@ -16,13 +16,13 @@ from dit.load import (
     model_folder,
 )
 from dit.text import encoder_hash
-from vae.load import load_autoencoder, same_latents
-from vae.model import Autoencoder
+from vae.interface import VideoAutoencoder
+from vae.load import Unloaded, load_autoencoder, same_latents
 from vae.training.files import read_json
 from vae.training.weights import TRANSFORMERS, load_strictly, load_weights
 
 
-def check_init(config: TransformerRun, autoencoder: Autoencoder, print_once: Callable) -> None:
+def check_init(config: TransformerRun, autoencoder: VideoAutoencoder, print_once: Callable) -> None:
     """Says where `init` is to be trained with other text; raises ValueError where its transformer never knew
     the autoencoder's latents, unless new ones are allowed."""
     if note := check_text(config.text, model_folder(config.init)):
@@ -33,14 +33,16 @@ def check_init(config: TransformerRun, autoencoder: Autoencoder, print_once: Cal
         check_latents(f"--init {config.init}", home, shipped, config.autoencoder, autoencoder)
 
 
-def check_latents(whose: str, home: Path, shipped: bool, name: str, autoencoder: Autoencoder) -> None:
+def check_latents(whose: str, home: Path, shipped: bool, name: str, autoencoder: VideoAutoencoder) -> None:
     """Raises ValueError unless an autoencoder, of this name, has the latents of the one in `home`."""
     advice = "--new-latents has it learn others"
     try:
+        if isinstance(autoencoder, Unloaded) and autoencoder.has_latents_of(home, shipped):
+            return
         known = load_autoencoder(home, as_shipped=shipped)
     except ValueError as error:
         raise ValueError(f"nothing says which latents {whose} knows ({error}); {advice}") from None
-    if not same_latents(known, autoencoder):
+    if not same_latents(known, autoencoder.loaded()):
         raise ValueError(
             f"--autoencoder {name} has other latents than those that {whose} knows: give its own, "
             f"--autoencoder {home}; {advice}"

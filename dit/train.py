@@ -29,14 +29,14 @@ from dit.steps import draw_steps, latent_shape, tokens_in
 from dit.text import cut_note, embedded_text, encoder_folder, encoder_hash
 from dit.times import VALIDATION_TIMES, Measured
 from dit.width import matrix_parts, rate_scales, scale_start
-from vae.cache.clips import find_caches, open_clips
+from vae.cache.clips import find_caches, open_autoencoder, open_clips
 from vae.compression import round_to
 from vae.data.clips import Clip, batches, files_hash
 from vae.data.mixture import source_weights
 from vae.data.plan import Cost, Plan
 from vae.data.sheets import contact_sheet
 from vae.interface import same_shapes
-from vae.load import autoencoder_hash, keep_copy, load_autoencoder
+from vae.load import autoencoder_hash, keep_copy
 from vae.model import Autoencoder
 from vae.training.ahead import made_ahead
 from vae.training.branch import find_checkpoint
@@ -81,7 +81,9 @@ def train(config: TransformerRun, look: Callable | None = None) -> Path:
         # The autoencoder: once the run has begun its own copy, with which its folder is a whole model folder.
         # Adapters are no model without their base, which has its own.
         kept = run.started and not lora
-        autoencoder = load_autoencoder(run.folder if kept else config.autoencoder)
+        caches = find_caches(config.data)
+        home = run.folder if kept else config.autoencoder
+        autoencoder = open_autoencoder(home, config.data, caches, run.print_once)
         _check_fit(config, autoencoder)
         if lora:
             check_lora(config)
@@ -96,7 +98,6 @@ def train(config: TransformerRun, look: Callable | None = None) -> Path:
 
         # Clips of files or of the drawn world, or latents of a cache; some are held out.
         sampled = config.posterior == "sample"
-        caches = find_caches(config.data)
         data, held_out = open_clips(config.data, seed, HELD_OUT, autoencoder, sampled, caches)
 
         # Which clips a step has, and which process computes which.
@@ -357,7 +358,7 @@ def show_samples(
     # One call has one shift of the times, and so samples of one shape.
     mine = requests[run.rank :: run.ranks]
     many = max(1, config.train.batch // run.ranks)
-    videos = []
+    videos, decoder = [], autoencoder.loaded()
     for alike in same_shapes([request.shape for request in mine]):
         if config.train.pack_tokens:  # with guidance a pack has each request twice
             many = max(1, min(many, config.train.pack_tokens // (2 * tokens_in(mine[alike[0]].shape))))
@@ -365,7 +366,7 @@ def show_samples(
             group = [mine[k] for k in alike[first : first + many]]
             with run.accelerator.autocast():
                 latents = generate(average, group, config.flow, config.sampler)
-            decoded = [autoencoder.decode(z[None])[0].cpu() for z in latents]
+            decoded = [decoder.decode(z[None])[0].cpu() for z in latents]
             videos += [(request.seed, video) for request, video in zip(group, decoded, strict=True)]
     videos = sorted(gathered(videos), key=lambda pair: pair[0])
     if run.main:
@@ -374,7 +375,7 @@ def show_samples(
             (request.condition.prompt, video) for request, (_, video) in zip(requests, videos, strict=True)
         ]
         if not config.prompts:
-            clips = [_real(clip, z, autoencoder) for clip, z in zip(clips, real, strict=True)]
+            clips = [_real(clip, z, decoder) for clip, z in zip(clips, real, strict=True)]
             rows = [row for pair in zip(rows, clips, strict=True) for row in pair]
         contact_sheet([video for _, video in rows], [caption for caption, _ in rows], sheet)
 

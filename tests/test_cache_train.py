@@ -7,9 +7,10 @@ import pytest
 import torch
 
 import dit.train
+import vae.load
 import vae.train
 from configs.model import TextConfig
-from configs.train import AutoencoderRun, FlowConfig
+from configs.train import AutoencoderRun, FlowConfig, LoraConfig
 from dit.encode import encode
 from dit.text import EmbeddedText, StoredText, make_encoder
 from tests.test_cache import DATA, autoencoder, folder, made, settings, text_folder  # noqa: F401
@@ -17,7 +18,7 @@ from tests.test_text import tiny_umt5
 from tests.tiny import assert_same_run, fresh_accelerator, launch, rows, transformer_run, write_config  # noqa: F401
 from vae.cache.index import is_cache, load_cache
 from vae.data.clips import VideoFiles, open_data
-from vae.load import load_autoencoder
+from vae.load import WEIGHTS, load_autoencoder
 from vae.training.folder import open_run
 from vae.training.weights import load_weights, save_weights
 
@@ -130,21 +131,45 @@ def test_kept_embeddings_are_the_encoder_s(made, text_folder):  # noqa: F811
     assert (packed - wanted).abs().max() < 1e-5 * wanted.abs().max()
 
 
-def test_the_encoder_is_not_loaded_where_its_embeddings_are_kept(
+def test_no_encoder_is_loaded_where_a_cache_has_what_it_gives(
     autoencoder,  # noqa: F811
     made,  # noqa: F811
     text_folder,  # noqa: F811
     tmp_path,
     monkeypatch,
 ):
-    def load(config):
-        raise AssertionError("loaded")
+    """Nor the decoder but for pictures, by a run, by the same that goes on, and by adapters of it."""
+    loaded, pictures = [], []
+    read, show = vae.load._load_ours, dit.train.show_samples
 
-    monkeypatch.setattr("dit.text.load_pretrained", load)
-    config = transformer_run(tmp_path / "run", autoencoder, steps=1, save_every=1, show_every=1)
-    config = replace(config, data=replace(DATA, source=str(made)), model=replace(config.model, text_width=20))
-    dit.train.train(replace(config, text=TextConfig(folder=str(text_folder), max_tokens=32)))
-    assert rows(tmp_path / "run")[0]["step"] == 1
+    def load(path):
+        assert pictures, f"{path} is loaded outside of pictures"
+        loaded.append(path)
+        return read(path)
+
+    def shown(*arguments):
+        pictures.append(arguments[-1])
+        show(*arguments)
+        pictures.pop()
+
+    def never(config):
+        raise AssertionError("the text encoder is loaded")
+
+    monkeypatch.setattr("vae.load._load_ours", load)
+    monkeypatch.setattr("dit.train.show_samples", shown)
+    monkeypatch.setattr("dit.text.load_pretrained", never)
+    base = transformer_run(tmp_path / "run", autoencoder, steps=1, save_every=1, show_every=1)
+    base = replace(base, data=replace(DATA, source=str(made)), model=replace(base.model, text_width=20))
+    base = replace(base, text=TextConfig(folder=str(text_folder), max_tokens=32))
+    longer = replace(base, train=replace(base.train, steps=2))
+    lora = replace(longer, out=str(tmp_path / "lora"), init=base.out, lora=LoraConfig(rank=2))
+    for config in (base, longer, lora):
+        dit.train.train(config)
+        assert rows(config.out)[-1]["step"] == config.train.steps
+    kept = Path(base.out) / WEIGHTS
+    assert loaded == [autoencoder, kept, autoencoder, autoencoder]
+    assert kept.read_bytes() == autoencoder.read_bytes()
+    assert len(list(Path(lora.out).glob("samples-*.png"))) == 2
 
 
 @pytest.mark.parametrize(

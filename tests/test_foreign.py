@@ -196,7 +196,14 @@ def cache(tmp_path) -> Path:
     shard = write_shard(tmp_path, "latents", {"k": (torch.zeros(2, 4, 1, 4, 4), what)}, about)
     place = read_locations(shard)[0]["k"]
     data = {"frames": 1, "size": 32, "fps": 8.0, "clips_per_file": 1}
-    made = {"data": data, "autoencoder": "0", "name": "a", "dtype": "fp32", "text": None}
+    made = {
+        "data": data,
+        "autoencoder": "0",
+        "autoencoder_files": "0",
+        "name": "a",
+        "dtype": "fp32",
+        "text": None,
+    }
     save_index(tmp_path, [CachedFile(("a",), ("k",), tmp_path / "a.mp4", "0", "", (place,), ())], made, None)
     assert load_cache(tmp_path).files[0].clips == (place,)
     return tmp_path

@@ -78,6 +78,10 @@ class VideoAutoencoder(nn.Module, ABC):
                 raise ValueError(f"{name} {value} is no positive multiple of {side}: use {nearest}")
         return self.channels, *self.compression.latent_size(frames, height, width)
 
+    def loaded(self) -> "VideoAutoencoder":
+        """This very one; one that stands in for an autoencoder that is not loaded gives that."""
+        return self
+
     def weights(self) -> dict[str, Tensor]:
         """The state dict without the statistics."""
         return {name: tensor for name, tensor in self.state_dict().items() if name not in STATISTICS}

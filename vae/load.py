@@ -6,24 +6,27 @@ import shutil
 import sys
 from functools import lru_cache
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
 from configs.load import from_json, to_json
 from configs.model import AutoencoderConfig
-from vae.diffusers_folder import WAN, load_wan
+from vae.diffusers_folder import WAN, autoencoder_config, load_wan
+from vae.diffusers_models import bare_autoencoder as bare_diffusers
 from vae.diffusers_models import load_diffusers
 from vae.interface import STATISTICS, VideoAutoencoder
 from vae.model import Autoencoder
 from vae.statistics import FILE as MEASURED
 from vae.statistics import read_statistics
-from vae.training.files import file_hash, naming, read_json, whole
+from vae.training.files import file_hash, naming, read_json, whole, write_whole
 from vae.training.weights import (
     AUTOENCODERS,
     Header,
     check_fit,
     load_strictly,
     load_weights,
+    read_header,
     save_weights,
     shards,
     tensors_hash,
@@ -46,6 +49,49 @@ def load_autoencoder(
     path = find_autoencoder(source)
     model = _load_ours(path) if shards(path) else load_folder(path, as_shipped)
     return model.to(device).eval().requires_grad_(False)
+
+
+class Unloaded(VideoAutoencoder):
+    """Stands in for an autoencoder whose every latent is in a cache: what it is, without its weights.
+
+    `hashed` is its hash, `files` that of the files in `source`, with which it was made.
+    """
+
+    def __init__(self, source: str | Path, hashed: str, files: str):
+        with torch.device("meta"):
+            bare = bare_autoencoder(settings_of(find_autoencoder(source)))
+        super().__init__(bare.channels)
+        self.compression, self.settings = bare.compression, bare.settings
+        self.source, self.hash, self.files = source, hashed, files
+
+    def loaded(self) -> VideoAutoencoder:
+        """The autoencoder itself, read anew, on the device that latents are on."""
+        return load_autoencoder(self.source, self.latent_mean.device)
+
+    def has_latents_of(self, source: str | Path, as_shipped: bool) -> bool:
+        """Whether it is the very files of another place, all of which count."""
+        ignored = as_shipped and (find_autoencoder(source) / MEASURED).exists()
+        return not ignored and stored_hash(source) == self.files
+
+    def _absent(self, *_) -> NoReturn:
+        raise AssertionError(f"{self.source} is not loaded")
+
+    posterior = decode = encode_stream = decode_stream = _absent
+
+
+def bare_autoencoder(settings: AutoencoderConfig | dict) -> VideoAutoencoder:
+    """The autoencoder of settings of ours, or of diffusers, without its weights."""
+    return Autoencoder(settings) if isinstance(settings, AutoencoderConfig) else bare_diffusers(settings)
+
+
+def settings_of(path: Path) -> AutoencoderConfig | dict:
+    """The settings of an autoencoder from its weights file of ours, or diffusers' folder."""
+    if shards(path):
+        with naming(path):
+            return from_json(AutoencoderConfig, read_header(path, *AUTOENCODERS).settings["model"], path)
+    settings = read_json(path / "config.json")
+    ours = settings.get("_class_name") == WAN and not settings.get("is_residual")
+    return autoencoder_config(settings) if ours else settings
 
 
 def find_autoencoder(source: str | Path) -> Path:
@@ -78,10 +124,17 @@ def _folder_files(folder: Path) -> list[Path]:
 
 
 def keep_copy(source: str | Path, autoencoder: VideoAutoencoder, out: Path) -> None:
-    """Writes the autoencoder that came from `source` into a run's folder, whole or not at all."""
-    if isinstance(autoencoder, Autoencoder):
-        settings = {"model": to_json(autoencoder.config)}
-        save_weights(out / WEIGHTS, autoencoder.state_dict(), "autoencoder", settings)
+    """Writes the autoencoder that came from `source` into a run's folder, whole or not at all.
+
+    Of one that is not loaded the very files, by which it is known again.
+    """
+    files, unloaded = shards(find_autoencoder(source)), isinstance(autoencoder, Unloaded)
+    if unloaded and len(files) == 1:
+        write_whole(out / WEIGHTS, lambda place: shutil.copyfile(files[0], place))
+        return
+    if isinstance(autoencoder, Autoencoder) or files:
+        model = autoencoder.loaded()
+        save_weights(out / WEIGHTS, model.state_dict(), "autoencoder", {"model": to_json(model.config)})
         return
     with whole(out / "vae") as place:
         place.mkdir()
@@ -142,6 +195,8 @@ def check_measured(autoencoder: Autoencoder, path: Path, header: Header) -> None
 
 def autoencoder_hash(autoencoder: VideoAutoencoder) -> str:
     """SHA-256 of all that latents depend on: weights, with the latents' statistics, and settings."""
+    if isinstance(autoencoder, Unloaded):
+        return autoencoder.hash
     about = json.dumps(autoencoder.settings, sort_keys=True, default=str)
     return hashlib.sha256((tensors_hash(autoencoder.state_dict()) + about).encode()).hexdigest()
 

@@ -2,24 +2,19 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from configs.load import from_json
-from configs.model import WAN, AutoencoderConfig, TextConfig
+from configs.model import WAN, TextConfig
 from configs.train import TransformerRun
 from dit.load import Denoiser
 from dit.text import EmbeddedText, PretrainedEncoder, bare_encoder, load_tokenizer
 from vae.diffusers_folder import WAN as WAN_CLASS
-from vae.diffusers_folder import autoencoder_config
-from vae.diffusers_models import bare_autoencoder
 from vae.interface import VideoAutoencoder
-from vae.load import find_autoencoder
-from vae.model import Autoencoder
-from vae.training.files import naming, read_json
-from vae.training.weights import AUTOENCODERS, read_header, shards
+from vae.load import bare_autoencoder, find_autoencoder, settings_of
 
 UNKNOWN_PROMPT = 100  # tokens that a prompt is taken to have where none is known, if so many are read
 WAN22 = {  # the autoencoder of Wan 2.2's TI2V-5B, as its folder of diffusers says
@@ -42,22 +37,10 @@ def plan_autoencoder(name: str, channels: int) -> tuple[Callable[[], VideoAutoen
         if channels not in ASSUMED:
             raise
         settings, whose = ASSUMED[channels]
-        return _autoencoder(settings), f"autoencoder {name} is not here: {whose} is taken to be it"
-    if shards(path):
-        with naming(path):
-            settings = read_header(path, *AUTOENCODERS).settings["model"]
-            return _autoencoder(from_json(AutoencoderConfig, settings, path)), ""
-    settings = read_json(path / "config.json")
-    ours = settings.get("_class_name") == WAN_CLASS and not settings.get("is_residual")
-    return _autoencoder(autoencoder_config(settings) if ours else settings), ""
-
-
-def _autoencoder(settings: AutoencoderConfig | dict) -> Callable[[], VideoAutoencoder]:
-    """What makes the autoencoder of settings of ours, or of diffusers."""
-    if isinstance(settings, AutoencoderConfig):
-        return lambda: Autoencoder(settings)
-
-    return lambda: bare_autoencoder(settings)
+        return partial(
+            bare_autoencoder, settings
+        ), f"autoencoder {name} is not here: {whose} is taken to be it"
+    return partial(bare_autoencoder, settings_of(path)), ""
 
 
 def plan_denoiser(

@@ -131,7 +131,9 @@ INDEXED = TABLE | {f"cell {part}_{what}": NOTHING for part in ("clip",) for what
 INDEXED |= {"cell clip_shape": NOTHING, "cell clip_crc32": NOTHING, "cell *": frozenset({"null"})}
 INDEXED |= {"metadata": (), "metadata.format": NOTHING, "metadata.shards": (dict,)}
 INDEXED |= {"metadata.provenance": (dict,), "metadata.provenance.data": (dict,)}
-INDEXED |= {f"metadata.provenance.{name}": (str,) for name in ("autoencoder", "name", "dtype")}
+INDEXED |= {
+    f"metadata.provenance.{name}": (str,) for name in ("autoencoder", "autoencoder_files", "name", "dtype")
+}
 INDEXED |= {f"metadata.provenance.data.{name}": (int,) for name in ("frames", "size", "clips_per_file")}
 SIZE = ["--frames", "5", "--height", "32", "--width", "32", "--steps", "1", "--out"]
 SAMPLE = ("sample", "p", *SIZE, "out", "--model")

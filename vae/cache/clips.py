@@ -1,6 +1,7 @@
 """Training clips of a latent cache."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from vae.data.rows import RowList
 from vae.data.sizes import FileSizes
 from vae.data.video import UnreadableVideo
 from vae.interface import VideoAutoencoder
-from vae.load import autoencoder_hash
+from vae.load import Unloaded, autoencoder_hash, load_autoencoder, stored_hash
 
 SAMPLING = ("frames", "size", "fps", "clips_per_file")  # the settings of data that say which clips there are
 
@@ -45,6 +46,19 @@ def find_caches(config: DataConfig) -> dict[str, Cache]:
     """The caches among the sources of data."""
     found = {source: find_cache(source) for source in source_weights(config)}
     return {source: cache for source, cache in found.items() if cache}
+
+
+def open_autoencoder(
+    source: str | Path, config: DataConfig, caches: dict[str, Cache], print_once: Callable
+) -> VideoAutoencoder:
+    """A run's autoencoder, which is not loaded where caches that the same files made hold all its latents."""
+    made_with = [cache.provenance for cache in caches.values()]
+    if made_with and len(caches) == len(source_weights(config)):
+        files = stored_hash(source)
+        if all(about["autoencoder_files"] == files for about in made_with):
+            print_once("note: all latents are in the cache: the autoencoder is loaded for pictures alone")
+            return Unloaded(source, made_with[0]["autoencoder"], files)
+    return load_autoencoder(source)
 
 
 def open_clips(

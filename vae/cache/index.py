@@ -47,6 +47,7 @@ class Provenance(TypedDict):
 
     data: Sampling
     autoencoder: str
+    autoencoder_files: str
     name: str
     dtype: Literal["fp16", "bf16", "fp32"]
     text: EncoderFacts | None
@@ -86,8 +87,9 @@ class CachedFile:
 class Cache:
     """A cache that was opened: its files in the manifest's order, and what it was made with.
 
-    `provenance` has the settings of the data, the autoencoder's hash, the stored precision, and of frozen
-    text encoders the hash and settings; `empty` is where the empty prompt's embedding lies.
+    `provenance` has the settings of the data, the hashes of the autoencoder and of its files, the stored
+    precision, and of frozen text encoders the hash and settings; `empty` is where the empty prompt's
+    embedding lies.
     """
 
     folder: Path
