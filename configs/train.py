@@ -51,8 +51,8 @@ class OptimizerConfig:
     """Decay of the weight average that is used for sampling and validation."""
     base_width: CountOrZero = 0
     """Width of the transformer whose rate this is: at others start and rates scale by muP; 0: neither."""
-    kind: Literal["adamw", "muon"] = "adamw"
-    """AdamW; or Muon (Jordan et al. 2024) for the blocks' matrices, head by head, and AdamW for the rest."""
+    kind: Literal["adamw", "muon", "adamw8bit"] = "adamw"
+    """AdamW; Muon (Jordan et al. 2024) for the blocks' matrices by heads, or moments of 8 bits (torchao)."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ SAME = {  # a setting of ours -> its names elsewhere; a verb answers with those 
     "optimizer.decay-steps": "decay lr-decay lr-decay-steps lr-decay-iters cooldown cooldown-steps",
     "optimizer.schedule": "lr-scheduler lr-scheduler-type lr-schedule scheduler wsd",
     "optimizer.decay-start": "cooldown-start decay-from",
-    "optimizer.kind": "optimizer optim optimizer-type optimizer-name adamw adam muon",
+    "optimizer.kind": "optimizer optim optimizer-type optimizer-name adamw adam muon "
+    "use-8bit-adam adam8bit adamw8bit 8bit-adam bnb",
     "optimizer.base-width": "mup mup-base mup-base-width base-shapes mup-base-dim",
     "lora.rank": "lora lora-rank lora-r use-lora adapter",
     "lora.alpha": "lora-alpha",

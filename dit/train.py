@@ -42,7 +42,7 @@ from vae.training.ahead import made_ahead
 from vae.training.branch import find_checkpoint
 from vae.training.files import read_json
 from vae.training.optimizer import (
-    check_schedule,
+    check_optimizer_settings,
     clip_gradients,
     exchanged,
     make_optimizer,
@@ -233,7 +233,7 @@ def train(config: TransformerRun, look: Callable | None = None) -> Path:
 def _check_fit(config: TransformerRun, autoencoder: Autoencoder) -> None:
     """Raises ValueError for settings that do not fit each other, before anything is computed."""
     model, text, data = config.model, config.text, config.data
-    check_schedule(config.optimizer)
+    check_optimizer_settings(config.optimizer)
     if config.optimizer.kind == "muon" and config.optimizer.base_width:
         raise ValueError(
             "optimizer.base_width scales AdamW's rates by muP: leave it out with optimizer.kind = muon"

@@ -45,6 +45,7 @@ DOORS = {  # dependency -> the only files that may import it
     "av": {VIDEO},
     "torchcodec": {VIDEO},
     "xformers": {"dit/attention.py"},
+    "torchao": {"vae/training/eight_bit.py"},
     "diffusers": {
         "dit/bench/transformer.py",
         "dit/bench/autoencoder.py",
@@ -76,6 +77,7 @@ LATE = {  # what no module imports before it is needed
         "av",
         "imageio",
         "xformers",
+        "torchao",
         "matplotlib",
         "pyarrow",
     ),
@@ -426,7 +428,11 @@ def declared() -> tuple[set[str], set[str]]:
         names = {re.match(r"[\w.-]+", line)[0].lower() for line in requirements}
         return {m for m, owners in distributions.items() if names & {owner.lower() for owner in owners}}
 
-    always = modules(project["dependencies"]) | {"decord", "xformers"}  # not for every machine, behind doors
+    always = modules(project["dependencies"]) | {
+        "decord",
+        "torchao",
+        "xformers",
+    }  # not for every machine, behind doors
     return always, always | modules(project["optional-dependencies"]["test"])
 
 

@@ -17,7 +17,7 @@ from tests.tiny import (
     transformer_run,
 )
 from vae.model import Autoencoder
-from vae.training.optimizer import check_schedule, learning_rate
+from vae.training.optimizer import check_optimizer_settings, learning_rate
 from vae.training.weights import save_weights
 
 
@@ -61,7 +61,7 @@ def test_learning_rates_follow_their_formulas():
 )
 def test_a_schedule_without_its_steps_is_refused(settings, sentence):
     with pytest.raises(ValueError, match=sentence):
-        check_schedule(OptimizerConfig(**settings))
+        check_optimizer_settings(OptimizerConfig(**settings))
 
 
 @pytest.mark.long

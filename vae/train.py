@@ -33,7 +33,7 @@ from vae.training.device import pinned
 from vae.training.files import naming
 from vae.training.optimizer import (
     average_gradients,
-    check_schedule,
+    check_optimizer_settings,
     clip_gradients,
     make_optimizer,
     mean_over_processes,
@@ -196,7 +196,7 @@ def train(config: AutoencoderRun) -> Path:
 
 def _check_recipe(config: AutoencoderRun) -> None:
     """Raises ValueError for settings of the recipe that do not fit each other, and for a cache as data."""
-    check_schedule(config.optimizer)
+    check_optimizer_settings(config.optimizer)
     if config.optimizer.kind != "adamw":
         raise ValueError(f"optimizer.kind = {config.optimizer.kind} is of transformers: here it is adamw")
     if config.optimizer.base_width:

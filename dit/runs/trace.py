@@ -31,7 +31,7 @@ from vae.data.clips import Clip
 from vae.data.plan import padding
 from vae.interface import VideoAutoencoder
 from vae.training.device import autocast
-from vae.training.optimizer import clip_gradients, make_optimizer, update_average
+from vae.training.optimizer import check_optimizer_settings, clip_gradients, make_optimizer, update_average
 
 CPU = torch.device("cpu")
 COMPUTE = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -217,6 +217,7 @@ def trace(
 
     `make` builds the networks of a run, under fake tensors. Of a deep network two of few blocks are traced.
     """
+    check_optimizer_settings(config.optimizer)
     with _processes(mesh_shape):
         depth = config.model.depth
         if depth <= MORE:

@@ -4,7 +4,6 @@ import re
 import shutil
 import sys
 from collections.abc import Collection
-from itertools import chain
 from pathlib import Path
 
 import torch
@@ -114,12 +113,6 @@ def read_facts(checkpoint: Path, part: str) -> dict:
     return read_header(checkpoint / f"{part}.safetensors").facts
 
 
-def _named_parameters(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The parameters by their names, in the optimizer's order."""
-    groups = [zip(group["param_names"], group["params"], strict=True) for group in optimizer.param_groups]
-    return dict(chain(*groups))
-
-
 def is_sharded(tensor: Tensor) -> bool:
     """Whether a tensor is a DTensor, whose class takes long to import where none is."""
     return hasattr(tensor, "to_local")
@@ -133,20 +126,24 @@ def local_part(tensor: Tensor) -> Tensor:
 def optimizer_tensors(optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
     """The optimizer's state by its parameters' names, as `blocks.0.ffn_in.bias.exp_avg`; at first all zeros.
 
+    Kinds that have a state of their own say it: `first_state`.
+    """
+    tensors, first_state = {}, getattr(optimizer, "first_state", adamw_state)
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["param_names"], group["params"], strict=True):
+            if not (state := optimizer.state[parameter]):
+                state |= first_state(parameter, group)
+            tensors |= {f"{name}.{key}": value for key, value in state.items()}
+    return tensors
+
+
+def adamw_state(parameter: Tensor, group: dict) -> dict[str, Tensor]:
+    """AdamW's state of a parameter before its first update.
+
     Moments lie in memory, and in processes, as their weights do: the fused kernel pairs them by their place.
     """
-    tensors = {}
-    groups = [group for group in optimizer.param_groups if group["parts"]]
-    orthogonal = {name for group in groups for name in group["param_names"]}
-    for name, parameter in _named_parameters(optimizer).items():
-        state = optimizer.state[parameter]
-        if not state and name in orthogonal:
-            state["momentum_buffer"] = torch.zeros_like(parameter)
-        elif not state:
-            state["step"] = torch.zeros((), device=parameter.device)
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
-        tensors |= {f"{name}.{key}": value for key, value in state.items()}
-    return tensors
+    state = {"step": torch.zeros((), device=parameter.device)}
+    return state | {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
 
 
 def check_optimizer(optimizer: torch.optim.AdamW, updates: int) -> None:
@@ -155,5 +152,5 @@ def check_optimizer(optimizer: torch.optim.AdamW, updates: int) -> None:
         value = local_part(value)
         if name.endswith(".step") and value != updates:
             raise ValueError(f"{name} is of {value:g} updates, not {updates}")
-        if name.endswith(".exp_avg_sq") and value.numel() and value.min() < 0:
+        if name.endswith((".exp_avg_sq", ".exp_avg_sq_scale")) and value.numel() and value.min() < 0:
             raise ValueError(f"{name} has squares below 0")

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from vae.training.checkpoints import is_sharded
+from vae.training.checkpoints import adamw_state, is_sharded
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024, and torch.optim.Muon's
 ITERATIONS, MOMENTUM = 5, 0.95
@@ -17,6 +17,12 @@ class Muon(torch.optim.AdamW):
     both. Sharded momentum is gathered, a matrix at a time, and every process orthogonalises all of them; in
     fp32, so that the number of processes changes last digits alone.
     """
+
+    def first_state(self, parameter: Tensor, group: dict) -> dict[str, Tensor]:
+        """The state before the first update, all zeros."""
+        if group["parts"]:
+            return {"momentum_buffer": torch.zeros_like(parameter)}
+        return adamw_state(parameter, group)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -36,7 +42,7 @@ class Muon(torch.optim.AdamW):
         """Moves a matrix by Nesterov's momentum of its gradients, orthogonalised."""
         state, gradient = self.state[parameter], parameter.grad
         if not state:
-            state["momentum_buffer"] = torch.zeros_like(parameter)
+            state |= self.first_state(parameter, group)
         momentum = state["momentum_buffer"].lerp_(gradient, 1 - MOMENTUM)
         update = gradient.lerp(momentum, MOMENTUM)
         whole = update.full_tensor() if is_sharded(update) else update

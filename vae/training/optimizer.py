@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from configs.train import OptimizerConfig
 from vae.training.checkpoints import local_part
+from vae.training.eight_bit import AdamW8bit, check_torchao
 from vae.training.muon import Muon
 
 Key = TypeVar("Key")
@@ -39,11 +40,14 @@ def make_optimizer(
     return kind(groups.values(), lr=config.learning_rate, betas=(beta1, config.beta2), fused=True)
 
 
-KINDS = {"adamw": torch.optim.AdamW, "muon": Muon}
+KINDS = {"adamw": torch.optim.AdamW, "muon": Muon, "adamw8bit": AdamW8bit}
 
 
-def check_schedule(config: OptimizerConfig) -> None:
-    """Raises ValueError where a schedule has no steps to fall over, or steps that it does not fall over."""
+def check_optimizer_settings(config: OptimizerConfig) -> None:
+    """Raises ValueError where a schedule has no steps to fall over, or steps that it does not fall over, and
+    where a kind's package is missing."""
+    if config.kind == "adamw8bit":
+        check_torchao("optimizer.kind = adamw8bit")
     name, steps = config.schedule, config.decay_steps
     if name == "constant" and (steps or config.decay_start):
         raise ValueError(
