@@ -162,6 +162,37 @@ class AutoencoderRun:
 
 
 @dataclass(frozen=True)
+class TaskWeights:
+    """How often each task is trained, relative to the others: which latents of a sample are given.
+
+    What a task cannot give, since it would be all of the sample (of an image its first frame), is not given.
+    """
+
+    none: NonNegative = 0.75
+    """Nothing: text to video, or to an image."""
+    first: NonNegative = 0.25
+    """The first latent frame, which is one frame of the video: image to video."""
+    last: NonNegative = 0.0
+    """The last latent frame."""
+    first_and_last: NonNegative = 0.0
+    """The first latent frame and the last."""
+    some_frames: NonNegative = 0.0
+    """Any latent frames: keyframes."""
+    prefix: NonNegative = 0.0
+    """As many latent frames from the first one: extension."""
+    suffix: NonNegative = 0.0
+    """As many latent frames up to the last one: what came before."""
+    middle_missing: NonNegative = 0.0
+    """As many latent frames from the first one, and up to the last one: joining."""
+    every_kth: NonNegative = 0.0
+    """The first latent frame and every k-th after it: interpolation."""
+    region: NonNegative = 0.0
+    """A box of tokens, in all frames or a span of them: painting around it."""
+    all_but_region: NonNegative = 0.0
+    """All but a box of tokens, in all frames or a span of them: repair."""
+
+
+@dataclass(frozen=True)
 class FlowConfig:
     """Which times, tasks and prompts a training sample gets (rectified flow; t = 0 is data, t = 1 noise)."""
 
@@ -175,8 +206,10 @@ class FlowConfig:
     """Token count at which the shift is `shift`; it grows with the square root of the count (eq. 23)."""
     prompt_dropout: Share = 0.1
     """Share of samples trained with the empty prompt, for classifier-free guidance."""
-    first_frame: Share = 0.25
-    """Share of clips whose first latent frame is given at t = 0 (image-to-video)."""
+    tasks: TaskWeights = field(default_factory=TaskWeights)
+    """What is given: the weights of the tasks."""
+    given_noise: Share = 0.0
+    """What is given has noise up to this time, drawn evenly, which the network is told; 0: it is clean."""
     times: Literal["logit_normal", "uniform", "mode", "cosmap", "measured"] = "logit_normal"
     """How times are drawn, before the shift; `measured`: logit-normal, oftener where the loss is high."""
     mode_scale: Annotated[float, Ge(-1), Le(1.75)] = 1.29

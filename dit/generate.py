@@ -8,11 +8,11 @@ from torch import Tensor
 
 from configs.sampling import SamplerConfig
 from configs.train import FlowConfig
-from dit.condition import Condition
+from dit.condition import Condition, lay
 from dit.load import Denoiser, Model
 from dit.pack import make_layout, patchify, unpatchify
 from samplers.guidance import guide, guided_conditions
-from samplers.path import shift_for, time_grid
+from samplers.path import point_and_velocity, shift_for, time_grid
 from samplers.solvers import SOLVERS
 from vae import tiles
 from vae.model import Autoencoder
@@ -39,8 +39,9 @@ def generate(
 ) -> list[Tensor]:
     """Latents C T H W (normalised, fp32) of each request; all of one token count: one shift serves them.
 
-    With guidance every solver step evaluates each condition and its opposite in one packed call. What a
-    condition gives stays as it is: its tokens have t = 0 and velocity 0.
+    With guidance every solver step evaluates each condition and its opposite in one packed call. A token's
+    time is the solver's times the time it starts at (`dit.condition.lay`), and so is its velocity: what is
+    given whole stays to the bit at t = 0, and what is a starting point moves with the rest.
     """
     weight, config = denoiser.transformer.proj_out.weight, denoiser.transformer.config
     device, dtype = weight.device, weight.dtype
@@ -49,24 +50,22 @@ def generate(
     conditions = guided_conditions([request.condition for request in requests], sampler.guidance)
     copies = len(conditions) // len(requests)
 
-    # Each sample's noise, its first frames replaced where they are given; its tokens' times when all starts.
+    # Each sample's tokens when all starts: noise, or what is given, noised to the time it starts at.
     starts, times, grids = [], [], []
     for request in requests:
-        x = normal(request.shape, request.seed, "sample noise")
-        t = torch.ones(1, *request.shape[1:])
-        if (given := request.condition.given_CTHW) is not None:
-            x[:, : given.shape[1]], t[:, : given.shape[1]] = given.float().cpu(), 0.0
-        tokens_LP, grid = patchify(x)
-        starts.append(tokens_LP)
-        times.append(patchify(t)[0][:, 0])
+        given_CTHW, start_THW = lay(request.condition.givens, request.shape)
+        (given_LP, grid), time_L = patchify(given_CTHW), start_THW.flatten()
+        noise_LP, _ = patchify(normal(request.shape, request.seed, "sample noise"))
+        starts.append(point_and_velocity(given_LP, noise_LP, time_L)[0])
+        times.append(time_L)
         grids.append(grid)
-    x_LP, moving_L1 = torch.cat(starts).to(device), torch.cat(times)[:, None].to(device)
+    x_LP, start_L1 = torch.cat(starts).to(device), torch.cat(times)[:, None].to(device)
     layout, times_M = make_layout(grids * copies, times * copies, config.width // config.heads, device)
     text = denoiser.remember(conditions)
 
     def velocity(x_LP: Tensor, t: float) -> Tensor:
         v = denoiser(x_LP.to(dtype).repeat(copies, 1), times_M * t, layout, text)
-        return guide(v.float(), sampler.guidance) * moving_L1
+        return guide(v.float(), sampler.guidance) * start_L1
 
     tokens = layout.tokens.each[: len(requests)]
     times_of_steps = time_grid(sampler.steps, shift_for(tokens[0], flow))

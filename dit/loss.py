@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from configs.train import FlowConfig
-from dit.condition import Condition, draw_condition, draw_given
+from dit.condition import Condition, Given, draw_condition, lay, token_grid
 from dit.pack import Layout, make_layout, patchify
+from dit.tasks import task_mask
 from dit.times import TIMES, WEIGHTINGS, Losses
 from samplers.path import point_and_velocity, shift_for
 from vae.compression import PATCH
@@ -28,21 +29,20 @@ ENOUGH = 1000  # numbers of latents whose variance is near that of all
 
 @dataclass(frozen=True)
 class SampleDraw:
-    """What is drawn for a sample, on the CPU: noise C T H W, one time, its condition, of how many first
-    latent frames the truth is given, and what its tokens count in the loss."""
+    """What is drawn for a sample, on the CPU: noise C T H W, one time, its condition, which may be given some
+    of the truth, and what its tokens count in the loss."""
 
     noise_CTHW: Tensor
     time: Tensor
     condition: Condition
-    given: int = 0
     weight: float = 1.0
 
 
 def draw_sample(
     shape: tuple[int, ...], clip: Clip, flow: FlowConfig, seed: int, losses: Losses = None
 ) -> SampleDraw:
-    """The draw of a training sample of latents C T H W: noise, condition, given frames, and a time shifted by
-    the sample's size (Esser et al. 2024, section 3.1 and eq. 23), with what its loss counts.
+    """The draw of a training sample of latents C T H W: noise, condition, and a time shifted by the sample's
+    size (Esser et al. 2024, section 3.1 and eq. 23), with what its loss counts.
 
     `losses` are those of the validation by time bin that times may be drawn by.
     """
@@ -52,22 +52,30 @@ def draw_sample(
     return SampleDraw(
         noise,
         time,
-        draw_condition(clip, flow, seed),
-        draw_given(clip, shape[1], flow, seed),
+        draw_condition(clip, shape, flow, seed),
         max(LEAST, weight * WEIGHTINGS[flow.weighting](time.item(), flow)),
     )
 
 
-def draw_validation(shape: tuple[int, ...], clip: Clip, time: float, seed: int) -> SampleDraw:
-    """A held-out sample's draw: fixed noise, at the time of its bin, with its caption and nothing given."""
-    noise = normal(shape, seed, "validation noise", clip.draw, str(time))
-    return SampleDraw(noise, torch.tensor([time]), Condition(clip.caption))
+def draw_validation(
+    shape: tuple[int, ...], clip: Clip, time: float, seed: int, task: str = ""
+) -> SampleDraw | None:
+    """A held-out sample's draw: fixed noise, at the time of its bin, with its caption and nothing given, or
+    what a task gives; None where that is nothing."""
+    noise, givens = normal(shape, seed, "validation noise", clip.draw, str(time)), ()
+    if task:
+        mask_THW = task_mask(task, token_grid(shape), seed, clip.draw)
+        if mask_THW is None:
+            return None
+        givens = (Given(None, mask_THW=mask_THW),)
+    return SampleDraw(noise, torch.tensor([time]), Condition(clip.caption, givens))
 
 
 def padding_sample(channels: int, tokens: int) -> SampleDraw:
     """A sample of so many tokens that fills a pack up: zeros without a prompt, all given, not in the loss."""
     _, height, width = PATCH
-    return SampleDraw(torch.zeros(channels, 1, height, tokens * width), torch.zeros(1), Condition(), given=1)
+    noise = torch.zeros(channels, 1, height, tokens * width)
+    return SampleDraw(noise, torch.zeros(1), Condition(givens=(Given(None),)))
 
 
 @dataclass(frozen=True)
@@ -111,17 +119,18 @@ class PackDraw:
 def draw_pack(
     samples: Iterable[SampleDraw], head_width: int, read: Callable[[list[Condition]], object] | None = None
 ) -> PackDraw:
-    """The draws of samples as one pack, in which given tokens have t = 0.
+    """The draws of samples as one pack, in which given tokens have a time of their own, 0 where clean.
 
     `read` makes of the conditions what the network takes in place of them (`Denoiser.read`).
     """
     noises, times, times_L, grids, in_loss, conditions = [], [], [], [], [], []
     for sample in samples:
         noise_LP, grid = patchify(sample.noise_CTHW)
-        given_L = torch.arange(len(noise_LP)) < sample.given * grid[1] * grid[2]
-        time_L = torch.where(given_L, 0.0, sample.time)
+        start_L = lay(sample.condition.givens, tuple(sample.noise_CTHW.shape))[1].flatten()
+        given_L = start_L < 1
+        time_L = torch.where(given_L, start_L, sample.time)
         noises.append(noise_LP)
-        times.append(time_L if sample.given else sample.time)
+        times.append(time_L if sample.condition.givens else sample.time)
         times_L.append(time_L)
         grids.append(grid)
         in_loss.append(sample.weight * ~given_L)

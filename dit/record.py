@@ -2,18 +2,20 @@
 
 import base64
 import hashlib
-import io
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import load as deserialise
+from safetensors.torch import save as serialise
 from torch import Tensor
 
 from configs.sampling import SampleSettings
 from dit import __version__
+from dit.condition import Given
 from dit.generate import Request
 from dit.load import Model
 from vae.data.video import UnreadableVideo, probe
@@ -31,6 +33,7 @@ from vae.training.progress import progress
 
 LABEL = "AI-generated video"
 FORMATS = (".mp4", ".mkv", ".gif", ".png")
+LARGE = 4 * 2**20  # bytes of what was given, of which more is recorded by its hash
 ELSE = "give another --out, or --overwrite to make it anew"
 UNSURE = {  # of a record, what does not say which video it is
     *("version", "torch", "frames_sha256", "video"),
@@ -52,7 +55,7 @@ def make_records(model: Model, settings: SampleSettings, requests: list[Request]
         one = replace(settings, prompts=(prompt,), negative=negative, seed=seed)
         one = replace(one, prompts_file="", again="", number=1, overwrite=False)
         condition = vars(requests[place].condition)
-        unknown = condition.keys() - {"given_CTHW", "image_THWC"}
+        unknown = condition.keys() - {"givens"}
         assert all(isinstance(condition[name], str | int | float) for name in unknown), "write it below"
         record = {
             name: value for name, value in condition.items() if isinstance(value, str | int | float)
@@ -68,19 +71,37 @@ def make_records(model: Model, settings: SampleSettings, requests: list[Request]
             "version": __version__,
             "torch": torch.__version__,
         }
-        if condition["image_THWC"] is not None:
-            record["image_png"] = _png(condition["image_THWC"][0])
+        if condition["givens"]:
+            record["givens"] = _record_givens(condition["givens"])
         records.append(record | ({"pack": pack, "place": place} if len(pack) > 1 else {}))
     return records
 
 
-def _png(frame_HWC: Tensor) -> str:
-    """A frame as base64 PNG, without loss."""
-    from PIL import Image
+def _record_givens(givens: Sequence[Given]) -> list[dict]:
+    """What was given, as it lies in a record: place, strength and hash, and where they are not large the
+    latents and their mask themselves, without loss."""
+    entries, left = [], LARGE
+    for given in givens:
+        masks = {} if given.mask_THW is None else {"mask": given.mask_THW}
+        data = serialise({"latents": given.latents_CTHW.contiguous()} | masks)
+        entry = {"frame": given.frame, "strength": given.strength, "sha256": hashlib.sha256(data).hexdigest()}
+        left -= len(data)
+        entries.append(entry | ({"tensors": base64.b64encode(data).decode()} if left >= 0 else {}))
+    return entries
 
-    buffer = io.BytesIO()
-    Image.fromarray(frame_HWC.numpy()).save(buffer, format="PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
+
+def givens_of(record: dict) -> tuple[Given, ...]:
+    """What a record says was given; raises ValueError where it has only the hash, or what is damaged."""
+    givens = []
+    for entry in record.get("givens", []):
+        if "tensors" not in entry:
+            raise ValueError("what was given is large, so that the record has its hash alone")
+        data = base64.b64decode(entry["tensors"])
+        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+            raise ValueError("what was given is not what its hash says")
+        tensors = deserialise(data)
+        givens.append(Given(tensors["latents"], entry["frame"], tensors.get("mask"), entry["strength"]))
+    return tuple(givens)
 
 
 def write(file: Path, parts_CTHW: Iterable[Tensor], record: dict, fps: float) -> Path:

@@ -1,11 +1,9 @@
 """`dit sample PROMPT…`: videos from text, or from text and an image, each with its truth inside."""
 
-import base64
 import hashlib
 import json
 import re
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -16,13 +14,13 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from configs.load import from_json, parse
-from configs.ranges import CountOrZero, Seed
+from configs.ranges import CountOrZero, Seed, Share
 from configs.sampling import SamplerConfig, SampleSettings
-from dit.condition import Condition
+from dit.condition import Condition, Given
 from dit.generate import Request, decode, generate
 from dit.load import Model, load_resolved
 from dit.lora_files import parse_scaled
-from dit.record import FORMATS, is_there, make_records, place_of, read_record, sidecar, write
+from dit.record import FORMATS, givens_of, is_there, make_records, place_of, read_record, sidecar, write
 from dit.requests import Asked, read_asked
 from dit.text import cut_note
 from vae.data.images import IMAGES
@@ -65,12 +63,21 @@ class RecordParts(TypedDict):
     torch: str
 
 
+class RecordGiven(TypedDict):
+    """What a record says of latents that were given: their place, and where they are not large themselves."""
+
+    frame: int
+    strength: Share
+    sha256: str
+    tensors: NotRequired[str]
+
+
 class Record(RecordParts, total=False):
     """The parts of a record by which a video is made again."""
 
     pack: Annotated[list[tuple[str, str, Seed]], Len(1, 10**6)]  # prompt, negative, seed
     place: CountOrZero
-    image_png: str
+    givens: list[RecordGiven]
 
 
 PACKED = ("prompt", "negative", "seed")  # what a record has of each video of its packed call
@@ -119,9 +126,14 @@ def sample(settings: SampleSettings, before: dict | None = None) -> list[Path]:
     if settings.decode_memory is not None:
         tiles = {z: tile_for(autoencoder, *z[2:], int(settings.decode_memory * 2**30)) for z in tiles}
     looks = [(one.image, one.frames, one.height, one.width) for one in asked]
-    given = {look: _first_frame(autoencoder, *look) for look in dict.fromkeys(looks)}
+    images = {look: _fitted(*look) for look in dict.fromkeys(looks)}
+    if before:
+        with naming(Path(settings.again)):
+            givens = dict.fromkeys(looks, givens_of(before))
+    else:
+        givens = {look: _given(autoencoder, image) for look, image in images.items()}
     requests = [
-        Request(Condition(prompt=one.prompt, negative=one.negative, **given[look]), shape, one.seed)
+        Request(Condition(one.prompt, givens[look], one.negative), shape, one.seed)
         for one, look, shape in zip(asked, looks, shapes, strict=True)
     ]
 
@@ -165,7 +177,7 @@ def sample(settings: SampleSettings, before: dict | None = None) -> list[Path]:
             for k, record, z in zip(pack, records_of(pack), latents, strict=True):
                 if k in wanted:
                     video = decode(autoencoder, z, tiles[shapes[k]])
-                    video = _compared(video, requests[k].condition.image_THWC, files[k].name)
+                    video = _compared(video, images[looks[k]], files[k].name)
                     write(files[k], video, record, settings.fps)
     if count == 1:
         mine = before.get("place", 0) if before else 0
@@ -197,17 +209,21 @@ def _latent_shape(
         raise
 
 
-def _first_frame(
-    autoencoder: Autoencoder, image: str, frames: int, height: int, width: int
-) -> dict[str, Tensor]:
-    """What an image gives a condition: its pixels, fitted to the size as a line says, and their latents."""
+def _fitted(image: str, frames: int, height: int, width: int) -> Tensor | None:
+    """An image's pixels T H W C, fitted to the size as a line says; None for none."""
     if not image:
-        return {}
+        return None
     frame_THWC = read_frames(image, [0])
     say(f"{image}: {how_fitted(*frame_THWC.shape[1:3], height, width)}")
-    image_THWC = resize_and_crop(frame_THWC, height, width)
+    return resize_and_crop(frame_THWC, height, width)
+
+
+def _given(autoencoder: Autoencoder, image_THWC: Tensor | None) -> tuple[Given, ...]:
+    """What an image gives: the latents of the first frame."""
+    if image_THWC is None:
+        return ()
     image_BCTHW = to_video(image_THWC)[None].to(autoencoder.latent_mean.device)
-    return {"given_CTHW": autoencoder.encode(image_BCTHW)[0].cpu(), "image_THWC": image_THWC}
+    return (Given(autoencoder.encode(image_BCTHW)[0].cpu()),)
 
 
 def _compared(parts_CTHW: Iterable[Tensor], image_THWC: Tensor | None, name: str) -> Iterator[Tensor]:
@@ -287,7 +303,7 @@ def _sample_again(settings: SampleSettings) -> list[Path]:
         settings.model == default.model != origin.model
     ):  # a video may come from anyone: its paths are not read
         raise ValueError(f"{video} was made by {origin.model}, which is not read unless you name it: --model")
-    if origin.image and "image_png" not in record:
+    if origin.image and "givens" not in record:
         raise ValueError(f"{video} holds no first frame, and its record names one")
     precision = settings.precision if settings.precision != default.precision else origin.precision
     ours = {
@@ -300,13 +316,7 @@ def _sample_again(settings: SampleSettings) -> list[Path]:
     }
     again = replace(origin, **ours, image="", again=settings.again, precision=precision)
     again = replace(again, overwrite=settings.overwrite)
-    with tempfile.TemporaryDirectory() as folder:
-        if "image_png" in record:
-            image = Path(folder) / "first-frame.png"
-            with naming(video):
-                image.write_bytes(base64.b64decode(record["image_png"]))
-            again = replace(again, image=str(image))
-        files = sample(again, record)
+    files = sample(again, record)
     if read_json(sidecar(files[0]))["frames_sha256"] != record["frames_sha256"]:
         raise ValueError(
             f"{files[0]} is written, but its frames differ from those of {video}: it was made with torch "

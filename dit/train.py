@@ -26,8 +26,9 @@ from dit.loss import PackDraw, check_first_loss, draw_pack, draw_validation, flo
 from dit.parallel import make_mesh, mesh_shape, parallelise, reducing, slice_of, whole
 from dit.start import check_init, check_latents, start_from
 from dit.steps import draw_steps, latent_shape, tokens_in
+from dit.tasks import check_tasks, trained_tasks
 from dit.text import cut_note, embedded_text, encoder_folder, encoder_hash
-from dit.times import VALIDATION_TIMES, Measured
+from dit.times import BINS, VALIDATION_TIMES, Measured
 from dit.width import matrix_parts, rate_scales, scale_start
 from vae.cache.clips import find_caches, open_autoencoder, open_clips
 from vae.compression import round_to
@@ -234,6 +235,7 @@ def _check_fit(config: TransformerRun, autoencoder: Autoencoder) -> None:
     """Raises ValueError for settings that do not fit each other, before anything is computed."""
     model, text, data = config.model, config.text, config.data
     check_optimizer_settings(config.optimizer)
+    check_tasks(config.flow.tasks)
     if config.optimizer.kind == "muon" and config.optimizer.base_width:
         raise ValueError(
             "optimizer.base_width scales AdamW's rates by muP: leave it out with optimizer.kind = muon"
@@ -295,10 +297,12 @@ def _text_notes(config: TransformerRun, data, held_out) -> list[str]:
 
 def validation_packs(
     held_out, autoencoder: Autoencoder, config: TransformerRun, run: Session
-) -> list[tuple[float, list[Tensor], PackDraw]]:
-    """This process's share of the held-out clips, as time bin, latents and what is drawn, on the host: fixed
-    noise, at the middle of each bin. A pack has no more clips or tokens than one of the training."""
+) -> dict[str, list[tuple[list[Tensor], PackDraw]]]:
+    """This process's share of the held-out clips, latents and what is drawn, on the host: fixed noise, at
+    the middle of each time bin, with nothing given; and for every task that is trained each clip in one bin.
+    A pack has no more clips or tokens than one of the training."""
     loop, head_width = config.train, config.model.width // config.model.heads
+    tasks = trained_tasks(config.flow.tasks)
     packs, room = [], 0
     for draw in range(run.rank, min(HELD_OUT, len(held_out)), run.ranks):
         clip = held_out[draw]
@@ -308,33 +312,46 @@ def validation_packs(
             room = loop.pack_tokens or math.inf
         packs[-1].append(clip)
         room -= tokens
-    result = []
+    result = {f"t{time}": [] for time in VALIDATION_TIMES} | {task: [] for task in tasks}
     for clips in packs:
         latents = autoencoder.latents(clips)
         for time in VALIDATION_TIMES:
             pairs = zip(latents, clips, strict=True)
             samples = (draw_validation(z.shape, clip, time, loop.seed) for z, clip in pairs)
-            result.append((time, latents, draw_pack(samples, head_width)))
+            result[f"t{time}"].append((latents, draw_pack(samples, head_width)))
+        for task in tasks:
+            drawn = [
+                (z, draw_validation(z.shape, clip, VALIDATION_TIMES[clip.draw % BINS], loop.seed, task))
+                for z, clip in zip(latents, clips, strict=True)
+            ]
+            drawn = [(z, sample) for z, sample in drawn if sample]
+            if drawn:
+                pack = draw_pack([sample for _, sample in drawn], head_width)
+                result[task].append(([z for z, _ in drawn], pack))
     return result
 
 
 @torch.no_grad()
 def validate(
     network: Denoiser,
-    validation: list[tuple[float, list[Tensor], PackDraw]],
+    validation: dict[str, list[tuple[list[Tensor], PackDraw]]],
     run: Session,
     name: str = "validation",
 ) -> dict:
-    """Mean loss in every time bin, and over them, under a name; every process computes its share."""
-    sums = {time: torch.zeros(2, device=run.device, dtype=torch.float64) for time in VALIDATION_TIMES}
-    for time, latents, pack in validation:
-        batch = make_batch(latents, pack.to(run.device))
-        with run.accelerator.autocast():
-            error = flow_loss(network, batch, torch.float64)
-        sums[time] += torch.stack([error, batch.in_loss.sum().double()])
+    """Mean loss in every time bin, and over them, and of every task, under a name; every process computes its
+    share. A task that gives nothing of any clip is left out."""
+    sums = {part: torch.zeros(2, device=run.device, dtype=torch.float64) for part in validation}
+    for part, packs in validation.items():
+        for latents, pack in packs:
+            batch = make_batch(latents, pack.to(run.device))
+            with run.accelerator.autocast():
+                error = flow_loss(network, batch, torch.float64)
+            sums[part] += torch.stack([error, batch.in_loss.sum().double()])
     errors, tokens = run.accelerator.reduce(torch.stack(list(sums.values()))).unbind(1)
-    bins = dict(zip(sums, (errors / tokens).tolist(), strict=True))
-    return {name: sum(bins.values()) / len(bins)} | {f"{name}_t{time}": loss for time, loss in bins.items()}
+    losses = zip(sums, (errors / tokens).tolist(), tokens.tolist(), strict=True)
+    parts = {part: loss for part, loss, count in losses if count}
+    bins = [parts[f"t{time}"] for time in VALIDATION_TIMES]
+    return {name: sum(bins) / len(bins)} | {f"{name}_{part}": loss for part, loss in parts.items()}
 
 
 def show_samples(

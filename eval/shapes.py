@@ -13,7 +13,7 @@ from configs.load import parse, to_json
 from configs.ranges import Count, Seed
 from configs.sampling import SamplerConfig, SolverSettings
 from dit import __version__
-from dit.condition import Condition
+from dit.condition import Condition, Given
 from dit.generate import Request, generate_videos
 from dit.load import Model, load_resolved
 from eval.judge import Verdict, judge
@@ -198,7 +198,7 @@ def make_request(model: Model, case: Case, given: bool) -> Request:
     condition = Condition(case.prompt)
     if given:
         frame_BCTHW = drawn(model, case.scene)[None, :, :1].to(model.autoencoder.latent_mean.device)
-        condition = replace(condition, given_CTHW=model.autoencoder.encode(frame_BCTHW)[0].cpu())
+        condition = replace(condition, givens=(Given(model.autoencoder.encode(frame_BCTHW)[0].cpu()),))
     return Request(condition, shape, case.seed)
 
 

@@ -10,7 +10,7 @@ import dit.train
 import vae.load
 import vae.train
 from configs.model import TextConfig
-from configs.train import AutoencoderRun, FlowConfig, LoraConfig
+from configs.train import AutoencoderRun, FlowConfig, LoraConfig, TaskWeights
 from dit.encode import encode
 from dit.text import EmbeddedText, StoredText, make_encoder
 from tests.test_cache import DATA, autoencoder, folder, made, settings, text_folder  # noqa: F401
@@ -37,7 +37,7 @@ def online_and_cached(folder, autoencoder, made, tmp_path, **changes) -> tuple[P
 @pytest.mark.parametrize("posterior", ["mean", "sample"])
 def test_training_from_a_cache_is_training_online_to_the_bit(folder, autoencoder, made, tmp_path, posterior):  # noqa: F811
     """The byte-level encoder, first frames that are given, dropped prompts, several captions, an image."""
-    flow = FlowConfig(first_frame=0.5, prompt_dropout=0.3)
+    flow = FlowConfig(tasks=TaskWeights(none=0.5, first=0.5), prompt_dropout=0.3)
     online, cached = online_and_cached(folder, autoencoder, made, tmp_path, flow=flow, posterior=posterior)
     assert_same_run(online, cached)
     assert len({row["loss"] for row in rows(online) if "loss" in row}) == 5
@@ -110,7 +110,7 @@ def test_training_from_a_cache_with_a_frozen_encoder_has_the_same_losses(
         made = encode(settings(folder, tmp_path / "padded", autoencoder, text=text))
     config = transformer_run("", "")
     changes = {"text": text, "model": replace(config.model, text_width=20), "prompts": ("a word it lacks",)}
-    changes["flow"] = FlowConfig(first_frame=0.5, prompt_dropout=0.3)
+    changes["flow"] = FlowConfig(tasks=TaskWeights(none=0.5, first=0.5), prompt_dropout=0.3)
     online, cached = online_and_cached(folder, autoencoder, made, tmp_path, **changes)
     for one, two in zip(rows(online), rows(cached), strict=True):
         assert one == pytest.approx(two, rel=1e-5), "batches are padded otherwise, which moves last digits"

@@ -17,6 +17,7 @@ import dit.parallel
 import dit.steps
 import dit.train
 from configs.train import ParallelConfig
+from dit.condition import Condition
 from dit.loss import PackDraw
 from dit.pack import Layout
 from dit.parallel import sharded
@@ -175,7 +176,11 @@ FAULTS = {
     "padding is counted": (
         "loss",
         DATA,
-        planted(dit.steps, "padding_sample", lambda right: lambda *given: replace(right(*given), given=0)),
+        planted(
+            dit.steps,
+            "padding_sample",
+            lambda right: lambda *given: replace(right(*given), condition=Condition()),
+        ),
     ),
     "keys and values are stale": ("gradient", ULYSSES, planted(dit.parallel, "ulysses", stale_keys)),
     "the all-to-all is transposed": ("gradient", ULYSSES, planted(dist, "all_to_all_single", transposed)),

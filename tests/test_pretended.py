@@ -24,7 +24,7 @@ import vae.train
 from configs.data import ClipConfig
 from configs.load import to_json
 from configs.sampling import SampleSettings
-from configs.train import AutoencoderRun, DiscriminatorConfig, FlowConfig, TransformerRun
+from configs.train import AutoencoderRun, DiscriminatorConfig, FlowConfig, TaskWeights, TransformerRun
 from dit.bench import measure
 from dit.bench import transformer as bench
 from dit.encode import EncodeSettings, encode
@@ -309,7 +309,7 @@ def test_the_device_is_strict_and_a_training_step_that_says_nothing_waits_for_no
 def transformer(out: Path, autoencoder: Path, source: str, precision: str, **loop) -> TransformerRun:
     """With first frames that are given, and dropped prompts."""
     config = transformer_run(out, autoencoder, source, precision=precision, **EVERY, **loop)
-    return replace(config, flow=FlowConfig(first_frame=0.5, prompt_dropout=0.3))
+    return replace(config, flow=FlowConfig(tasks=TaskWeights(none=0.5, first=0.5), prompt_dropout=0.3))
 
 
 def adversarial(out: Path, precision: str, **loop) -> AutoencoderRun:

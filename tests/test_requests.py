@@ -98,7 +98,7 @@ def test_requests_are_sampled_as_alone_and_made_again(folder, picture, tmp_path,
     assert [record["seed"] for record in records] == [7, 0, 8]
     sizes = [tuple(r["video"][name] for name in ("frames", "height", "width")) for r in records]
     assert sizes == [(9, 32, 32), (5, 32, 48), (9, 32, 32)]
-    assert "image_png" in records[1] and records[0]["pack"] == [["one", "", 7], ["three", "dull", 8]]
+    assert "givens" in records[1] and records[0]["pack"] == [["one", "", 7], ["three", "dull", 8]]
     for name, record in zip(files, records, strict=True):
         assert run(["sample", "--again", name, "--model", str(folder)]) == 0
         again = read_metadata(capsys.readouterr().out.strip())

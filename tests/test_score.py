@@ -216,9 +216,10 @@ def test_the_given_first_frame_is_the_scenes_own_and_is_kept_to_the_bit(model):
     case = make_cases(1000, 1, "train")[0]
     request = make_request(model, case, given=True)
     frame = drawn(case.scene)[None, :, :1]
-    assert torch.equal(request.condition.given_CTHW, model.autoencoder.encode(frame)[0])
+    (given,) = request.condition.givens
+    assert torch.equal(given.latents_CTHW, model.autoencoder.encode(frame)[0])
     latents = generate(model.denoiser, [request], model.flow, model.sampler)[0]
-    assert torch.equal(latents[:, :1], request.condition.given_CTHW)
+    assert torch.equal(latents[:, :1], given.latents_CTHW)
     free = generate(model.denoiser, [make_request(model, case, given=False)], model.flow, model.sampler)[0]
     assert (latents[:, 1:] - free[:, 1:]).abs().max() > 1e-3  # what is given is also seen
 

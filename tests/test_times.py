@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from configs.train import FlowConfig
+from configs.train import FlowConfig, TaskWeights
 from dit.condition import Condition
 from dit.loss import SampleDraw, draw_pack, draw_sample, flow_loss, make_batch
 from dit.times import AHEAD, BINS, TIMES, VALIDATION_TIMES, WEIGHTINGS, Measured
@@ -95,12 +95,12 @@ def test_weighting_even_times_by_a_density_is_drawing_times_of_it():
 
 
 def test_a_sample_s_weight_is_in_the_loss_and_leaves_the_count_of_tokens():
-    flow = FlowConfig(weighting="min_snr", first_frame=1.0, times="uniform")
+    flow = FlowConfig(weighting="min_snr", tasks=TaskWeights(none=0.0), times="uniform")
     clips = [Clip(None, "x", "", draw=draw) for draw in range(4)]
     samples = [draw_sample((2, 3, 4, 4), clip, flow, 0) for clip in clips]
     plain = [replace(sample, weight=1.0) for sample in samples]
     packs = [draw_pack(group, 4) for group in (samples, plain)]
-    assert packs[0].counted == packs[1].counted == sum((3 - s.given) * 4 for s in samples)
+    assert packs[0].counted == packs[1].counted == 4 * 2 * 4
     assert packs[0].part(3, 40).counted == packs[1].part(3, 40).counted < packs[0].counted
     latents = [torch.randn(2, 3, 4, 4) for _ in samples]
     batches = [make_batch(latents, pack) for pack in packs]

@@ -13,7 +13,7 @@ import torch
 
 import dit.train
 from configs.load import from_json, to_json
-from configs.train import FlowConfig, OptimizerConfig, TransformerRun
+from configs.train import FlowConfig, OptimizerConfig, TaskWeights, TransformerRun
 from dit.encode import EncodeSettings
 from dit.encode import encode as encode_cache
 from dit.generate import generate
@@ -276,7 +276,7 @@ def test_it_learns_one_clip_by_heart(autoencoder, tmp_path):
     config = replace(
         config,
         model=replace(config.model, width=64, mlp_width=128),
-        flow=FlowConfig(shift=1.0, shift_tokens=0, prompt_dropout=0.0, first_frame=0.0),
+        flow=FlowConfig(shift=1.0, shift_tokens=0, prompt_dropout=0.0, tasks=TaskWeights(first=0.0)),
         optimizer=OptimizerConfig(learning_rate=5e-3, warmup_steps=10, ema_decay=0.99),
     )
     train(config)

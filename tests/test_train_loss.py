@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from configs.train import FlowConfig, TransformerRun
+from configs.train import FlowConfig, TaskWeights, TransformerRun
 from dit.load import Denoiser
 from dit.loss import draw_pack, draw_sample, flow_loss, make_batch
 from dit.pack import patchify
@@ -50,7 +50,7 @@ def losses(denoiser: Denoiser, batch) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_the_loss_of_a_batch_is_the_token_mean_of_its_parts():
     config = transformer_run("", "")
-    flow = replace(config.flow, first_frame=0.5)
+    flow = replace(config.flow, tasks=TaskWeights(none=0.5, first=0.5))
     denoiser, latents, prompts = random_denoiser(config), mixed_latents(), ["a", "bb", "", "a longer one"]
 
     def part(first: int, last: int):
@@ -70,7 +70,7 @@ def test_the_loss_of_a_batch_is_the_token_mean_of_its_parts():
 
 
 def test_noise_and_times_belong_to_the_sample_and_are_the_path_s():
-    flow = FlowConfig(first_frame=0.5, shift=2.0, shift_tokens=16)
+    flow = FlowConfig(tasks=TaskWeights(none=0.5, first=0.5), shift=2.0, shift_tokens=16)
     latents = mixed_latents()
     batch = training_batch(latents, range(4), flow)
     evens = training_batch(latents[::2], range(0, 4, 2), flow)

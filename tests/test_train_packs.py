@@ -7,6 +7,7 @@ import numpy
 import pytest
 import torch
 
+from configs.train import TaskWeights
 from dit.bench.flops import sample_cost
 from dit.loss import flow_loss
 from dit.steps import draw_steps
@@ -42,7 +43,9 @@ def gradients(denoiser, ranks: int = 1, pack: int = 0, multiple: int = 0) -> tup
     data = Latents()
     config = transformer_run("", "", round_tokens=multiple)
     config = replace(
-        config, flow=replace(config.flow, first_frame=0.5, prompt_dropout=0.2), posterior="sample"
+        config,
+        flow=replace(config.flow, tasks=TaskWeights(none=0.5, first=0.5), prompt_dropout=0.2),
+        posterior="sample",
     )
     plan = Plan(data.sizes, 1, tokens=120, pack_tokens=pack, cost=sample_cost(config.model))
     steps = [(packs, [data[k] for draws in packs for k in draws]) for packs in plan.packs(STEP, ranks)]

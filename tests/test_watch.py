@@ -11,6 +11,7 @@ import torch
 import dit.train
 import vae.training.session as session
 from configs.load import to_json
+from configs.train import TaskWeights
 from dit.bench.flops import step_flops
 from dit.condition import Condition
 from dit.load import Denoiser
@@ -53,7 +54,7 @@ def autoencoder(tmp_path):
 def test_a_step_s_flops_are_three_times_those_counted_in_its_forward_pass(autoencoder):
     """Also of first frames with a time of their own; padding is computed, and is no work of the model's."""
     config = transformer_run("", autoencoder)
-    config = replace(config, flow=replace(config.flow, first_frame=0.5))
+    config = replace(config, flow=replace(config.flow, tasks=TaskWeights(none=0.5, first=0.5)))
     codec, model = load_autoencoder(autoencoder), Denoiser(config.model, config.text)
     data, _ = open_clips(config.data, 0, 2, codec, False, {})
     clips = [data[k] for k in range(8)]

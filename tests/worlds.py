@@ -20,7 +20,7 @@ import dit.train
 from configs.data import DataConfig
 from configs.load import to_json
 from configs.model import TextConfig
-from configs.train import FlowConfig, OptimizerConfig, ParallelConfig, TransformerRun
+from configs.train import FlowConfig, OptimizerConfig, ParallelConfig, TaskWeights, TransformerRun
 from dit.blocks import why_not_compiled
 from dit.cli import run as command
 from dit.encode import EncodeSettings, encode
@@ -98,7 +98,7 @@ def settings(home: Path, name: str, case: Case) -> TransformerRun:
         data=DataConfig(source=str(home / "cache"), frames=9, size=48, clips_per_file=2, held_out="0.3"),
         model=model,
         text=text,
-        flow=FlowConfig(first_frame=0.5, prompt_dropout=0.3),
+        flow=FlowConfig(tasks=TaskWeights(none=0.5, first=0.5), prompt_dropout=0.3),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=1, ema_decay=0.8),
         train=replace(run.train, batch=6, **given),
         parallel=case.parallel,

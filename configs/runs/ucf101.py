@@ -18,7 +18,7 @@ Result: none is recorded yet.
 from configs.data import DataConfig
 from configs.model import TextConfig, TransformerConfig
 from configs.sampling import SamplerConfig
-from configs.train import FlowConfig, OptimizerConfig, TransformerLoop, TransformerRun
+from configs.train import FlowConfig, OptimizerConfig, TaskWeights, TransformerLoop, TransformerRun
 
 config = TransformerRun(
     out="runs/ucf101",
@@ -26,7 +26,7 @@ config = TransformerRun(
     data=DataConfig(source="runs/ucf101-latents", frames=17, size=128, fps=25.0, clips_per_file=4),
     model=TransformerConfig(width=1024, depth=17, heads=16, mlp_width=4096, text_width=256),
     text=TextConfig(width=256, depth=2, heads=4, mlp_width=512, max_tokens=64),
-    flow=FlowConfig(shift=2.0, shift_tokens=320, first_frame=0.0),
+    flow=FlowConfig(shift=2.0, shift_tokens=320, tasks=TaskWeights(first=0.0)),
     train=TransformerLoop(steps=100_000, batch=256, save_every=2_000, keep_every=5, show_every=5_000),
     optimizer=OptimizerConfig(
         learning_rate=3e-4,

@@ -16,7 +16,7 @@ Result: none is recorded yet.
 from configs.data import DataConfig
 from configs.model import TextConfig, TransformerConfig
 from configs.sampling import SamplerConfig
-from configs.train import FlowConfig, OptimizerConfig, TransformerLoop, TransformerRun
+from configs.train import FlowConfig, OptimizerConfig, TaskWeights, TransformerLoop, TransformerRun
 
 config = TransformerRun(
     out="runs/wan-1b",
@@ -25,7 +25,7 @@ config = TransformerRun(
     data=DataConfig(source="runs/wan-latents", frames=81, size=632, fps=16.0, clips_per_file=1),
     model=TransformerConfig(),
     text=TextConfig(folder="Wan2.1-T2V-1.3B-Diffusers", padded=True),
-    flow=FlowConfig(shift=3.0, shift_tokens=0, first_frame=0.0),
+    flow=FlowConfig(shift=3.0, shift_tokens=0, tasks=TaskWeights(first=0.0)),
     train=TransformerLoop(
         steps=2_000, batch=8, pack_tokens=33_600, round_tokens=128, save_every=250, show_every=500
     ),

@@ -18,7 +18,7 @@ from dataclasses import replace
 
 from configs.model import TransformerConfig
 from configs.runs.wan_1b import config as smallest
-from configs.train import ParallelConfig
+from configs.train import ParallelConfig, TaskWeights
 
 config = replace(
     smallest,
@@ -28,7 +28,7 @@ config = replace(
     data=replace(smallest.data, source="runs/wan22-latents", frames=121, size=949, fps=24.0),
     model=TransformerConfig(width=3072, depth=30, heads=24, mlp_width=14336, latent_channels=48),
     text=replace(smallest.text, folder="Wan2.2-TI2V-5B-Diffusers"),
-    flow=replace(smallest.flow, shift=5.0, first_frame=0.25),
+    flow=replace(smallest.flow, shift=5.0, tasks=TaskWeights()),
     train=replace(smallest.train, pack_tokens=0),
     parallel=ParallelConfig(shard="full"),
 )

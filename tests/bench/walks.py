@@ -31,7 +31,7 @@ from torch import nn
 from configs.data import DataConfig
 from configs.model import TextConfig, TransformerConfig
 from configs.sampling import SamplerConfig, SampleSettings
-from configs.train import FlowConfig, TransformerLoop, TransformerRun
+from configs.train import FlowConfig, TaskWeights, TransformerLoop, TransformerRun
 
 ROOT = Path(__file__).parent.parent.parent
 OURS = ("configs/", "samplers/", "vae/", "dit/", "eval/")
@@ -126,7 +126,7 @@ def training_walk(folder: Path) -> list[Entry]:
         data=DataConfig(source=str(folder / "clips"), frames=5, size=32),
         model=TransformerConfig(width=24, depth=1, heads=2, mlp_width=32, text_width=16),
         text=TextConfig(width=16, depth=1, heads=2, mlp_width=16),
-        flow=FlowConfig(first_frame=1.0),
+        flow=FlowConfig(tasks=TaskWeights(none=0.0)),
         sampler=SamplerConfig(steps=1),
         train=TransformerLoop(steps=1, batch=1, precision="fp32"),
     )
