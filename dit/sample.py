@@ -133,7 +133,7 @@ def sample(settings: SampleSettings, before: dict | None = None) -> list[Path]:
     else:
         givens = {look: _given(autoencoder, image) for look, image in images.items()}
     requests = [
-        Request(Condition(one.prompt, givens[look], one.negative), shape, one.seed)
+        Request(Condition(prompt=one.prompt, givens=givens[look], negative=one.negative), shape, one.seed)
         for one, look, shape in zip(asked, looks, shapes, strict=True)
     ]
 
