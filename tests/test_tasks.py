@@ -136,7 +136,7 @@ def test_the_loss_is_of_what_is_not_given_and_mixed_batches_equal_single_ones():
     t_L1 = torch.cat([start.flatten() for start in starts])[:, None]
     torch.testing.assert_close(noisy_LP[given_L], (x_LP + t_L1 * batch.target)[given_L], rtol=0, atol=1e-5)
     times = {start[start < 1][0].item() for start in starts if (start < 1).any()}
-    assert len(times) > 5 and 0 < min(times) and max(times) < 0.3
+    assert len(times) > 5 and min(times) > 0 and max(times) < 0.3
 
 
 def requests_of_every_kind() -> list[Request]:
@@ -167,7 +167,7 @@ def test_what_is_given_stays_to_the_bit_in_mixed_packs_and_alone(solver: str):
 
 
 def test_a_starting_point_is_sdedit():
-    """Meng et al. 2022: the latents noised to a time, then solved from there; the network is told the times."""
+    """Meng et al. 2022: latents are noised to a time and solved from there; the network is told the times."""
     denoiser = random_denoiser(transformer_run("", ""))
     flow, sampler = (
         FlowConfig(shift=1.0, shift_tokens=0),
