@@ -19,8 +19,9 @@ from dit.encode import encode as encode_cache
 from dit.generate import generate
 from dit.load import AVERAGE, TRANSFORMER, load_model
 from dit.loss import check_first_loss, make_batch
+from dit.pack import patchify
 from dit.steps import latent_shape
-from dit.train import train, validation_packs
+from dit.train import train, validate, validation_packs
 from tests.test_train_loss import random_denoiser
 from tests.tiny import (
     MODEL,
@@ -377,15 +378,17 @@ def test_validation_has_one_noise_for_ever_and_is_the_same_on_any_number_of_proc
     def batches(rank: int = 0, ranks: int = 1, pack_tokens: int = 0) -> list:
         capped = replace(config, train=replace(config.train, pack_tokens=pack_tokens))
         packs = validation_packs(held_out, model, capped, session(Path(), rank, ranks))
-        return [(time, make_batch(latents, pack)) for time, latents, pack in packs]
+        return [(part, make_batch(*pair)) for part, pairs in packs.items() for pair in pairs]
 
     whole = batches()
     assert all(torch.equal(one[1].tokens, two[1].tokens) for one, two in zip(whole, batches(), strict=True))
     assert [len(batch.tokens) for _, batch in batches(pack_tokens=17)] == [16] * len(whole) * 2
     shares = [batches(rank, 2) for rank in (0, 1)]
-    for t in dit.train.VALIDATION_TIMES:
-        total = torch.cat([batch.target for bin_, batch in whole if bin_ == t])
-        parts = torch.cat([batch.target for share in shares for bin_, batch in share if bin_ == t])
+    of_parts = [f"t{t}" for t in dit.train.VALIDATION_TIMES] + ["first"]
+    assert {part for part, _ in whole} == set(of_parts)
+    for name in of_parts:
+        total = torch.cat([batch.target for part, batch in whole if part == name])
+        parts = torch.cat([batch.target for share in shares for part, batch in share if part == name])
         assert total.shape == parts.shape
         torch.testing.assert_close(total.square().mean(), parts.square().mean())
         assert total.square().mean().item() == pytest.approx(2, abs=0.4)
@@ -423,3 +426,19 @@ def test_each_picture_has_its_clip_s_shape_and_its_own_seed(
     assert [tuple(video.shape[1:]) for video in videos] == wanted
     by_prompt = {request.condition.prompt: request.seed for request in asked}
     assert [by_prompt[caption] for caption in captions] == [seed + k for k in range(len(captions))]
+
+
+def test_a_task_is_validated_by_itself_on_what_it_does_not_give(autoencoder):
+    """Of zeros for a prediction, the loss is the mean square of the target's tokens outside the task."""
+    config = transformer_run("", autoencoder)
+    config = replace(config, flow=FlowConfig(tasks=TaskWeights(first=0.0, suffix=1.0, middle_missing=1.0)))
+    model, run = load_autoencoder(autoencoder), session(Path(), 0, 1)
+    _, held_out = open_data(config.data, 0, 4, Compression())
+    packs = validation_packs(held_out, model, config, run)
+    row = validate(lambda tokens, *_: torch.zeros_like(tokens), packs, run)
+    times = [f"validation_t{t}" for t in dit.train.VALIDATION_TIMES]
+    assert [*row] == ["validation", *times, "validation_suffix"]  # two latent frames have no middle
+    ((latents, pack),) = packs["suffix"]
+    target = (pack.noise_LP - torch.cat([patchify(z)[0] for z in latents])).unflatten(0, (4, 2, 4))
+    assert row["validation_suffix"] == pytest.approx(target[:, 0].square().mean().item(), rel=1e-5)
+    assert len(pack.times_M.unique()) == 5  # t = 0, and a bin each of the four clips
