@@ -434,7 +434,7 @@ def test_a_task_is_validated_by_itself_on_what_it_does_not_give(autoencoder):
     config = replace(config, flow=FlowConfig(tasks=TaskWeights(first=0.0, suffix=1.0, middle_missing=1.0)))
     model, run = load_autoencoder(autoencoder), session(Path(), 0, 1)
     _, held_out = open_data(config.data, 0, 4, Compression())
-    packs = validation_packs(held_out, model, config, run)
+    packs = validation_packs([held_out[draw] for draw in range(4)], model, config, run)
     row = validate(lambda tokens, *_: torch.zeros_like(tokens), packs, run)
     times = [f"validation_t{t}" for t in dit.train.VALIDATION_TIMES]
     assert [*row] == ["validation", *times, "validation_suffix"]  # two latent frames have no middle
