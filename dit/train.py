@@ -338,8 +338,8 @@ def validate(
     run: Session,
     name: str = "validation",
 ) -> dict:
-    """Mean loss in every time bin, and over them, and of every task, under a name; every process computes its
-    share. A task that gives nothing of any clip is left out."""
+    """Mean loss in every time bin, and over them, and of every task (`validation_first`), under a name; every
+    process computes its share. A task that gives nothing of any clip is left out."""
     sums = {part: torch.zeros(2, device=run.device, dtype=torch.float64) for part in validation}
     for part, packs in validation.items():
         for latents, pack in packs:
