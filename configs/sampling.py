@@ -51,6 +51,8 @@ class VideoSettings(SolverSettings):
     """Width in pixels, a multiple of 16; none: what the model was trained on."""
     fps: Rate | None = None
     """Frames a second of the file; none: what the model was trained on."""
+    producer: str = "dit"
+    """Who is named as the maker in each file's AI-generated label, by name or code (`ContentProducer`)."""
     overwrite: bool = False
     """Make anew what is there; otherwise a video of the same record is kept, and any other file refused."""
 
@@ -79,5 +81,13 @@ class SampleSettings(VideoSettings):
     """Videos per prompt."""
     batch: Count = 1
     """Videos in one packed call; more is faster on a GPU and may change the last digits. It is recorded."""
+    mark: Literal["none", "start", "all"] = "none"
+    """Words that say so in the frames themselves: on none, for the first two seconds, or on all."""
+    mark_text: str = "AI-generated"
+    """The words of --mark; China's rule wants AI or 人工智能, and 生成 or 合成."""
+    mark_corner: Literal["bottom-right", "bottom-left", "top-right", "top-left"] = "bottom-right"
+    """Where the words of --mark stand."""
+    prompt_inside: bool = True
+    """Whether prompts go into the file, its name and the JSON beside it; without them --again cannot work."""
     decode_memory: Positive | None = None
     """GiB that decoding may take beside the video: larger frames are decoded in tiles; none: no limit."""

@@ -12,6 +12,7 @@ from vae.training.signals import SIGNALS, Noted, Stopped, raising
 
 VERBS = {  # words -> (module, what it does)
     "sample": ("dit.sample", "PROMPT…   videos from text, or from text and an image"),
+    "label": ("dit.label", "FILE…   what a picture or video says of itself: that a model made it"),
     "export": ("dit.export", "MODEL --out FOLDER   a model as a folder that diffusers loads"),
     "train": ("dit.train", "CONFIG   train a transformer"),
     "dashboard": ("dit.runs.dashboard", "RUN…   runs on one HTML page: curves, cost, settings, samples"),
@@ -49,6 +50,7 @@ VERBS = {  # words -> (module, what it does)
 }
 ELSEWHERE = {  # what other projects call a verb
     "sample": "generate gen infer inference predict demo",
+    "label": "identify metadata info watermark c2pa",
     "export": "convert",
     "train": "fit finetune fine-tune pretrain",
     "vae encode": "precompute preprocess cache",

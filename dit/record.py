@@ -18,6 +18,8 @@ from dit import __version__
 from dit.condition import Given
 from dit.generate import Request
 from dit.load import Model
+from vae.data.label import AIGC, PRODUCER, make_aigc
+from vae.data.mark import marked
 from vae.data.video import UnreadableVideo, probe
 from vae.data.write import (
     WITH_RECORD,
@@ -34,9 +36,10 @@ from vae.training.progress import progress
 LABEL = "AI-generated video"
 FORMATS = (".mp4", ".mkv", ".gif", ".png")
 LARGE = 4 * 2**20  # bytes of what was given, of which more is recorded by its hash
+PROMPTS = ("prompt", "negative", "pack", "givens", "sample.prompts", "sample.negative", "sample.image")
 ELSE = "give another --out, or --overwrite to make it anew"
 UNSURE = {  # of a record, what does not say which video it is
-    *("version", "torch", "frames_sha256", "video"),
+    *("version", "torch", "frames_sha256", "video", AIGC),
     # Where things lay: the record has what they were.
     *("sample.out", "sample.model", "sample.text_folder", "sample.image", "sample.lora"),
 }
@@ -73,7 +76,8 @@ def make_records(model: Model, settings: SampleSettings, requests: list[Request]
         }
         if condition["givens"]:
             record["givens"] = _record_givens(condition["givens"])
-        records.append(record | ({"pack": pack, "place": place} if len(pack) > 1 else {}))
+        record |= {"pack": pack, "place": place} if len(pack) > 1 else {}
+        records.append(record if settings.prompt_inside else _without_prompts(record))
     return records
 
 
@@ -88,6 +92,27 @@ def _record_givens(givens: Sequence[Given]) -> list[dict]:
         left -= len(data)
         entries.append(entry | ({"tensors": base64.b64encode(data).decode()} if left >= 0 else {}))
     return entries
+
+
+def _without_prompts(record: dict) -> dict:
+    """A record that tells no prompt, and no given picture, but only whether another has the same."""
+    kept = {name: value for name, value in record.items() if name not in PROMPTS}
+    kept["sample"] = {k: v for k, v in record["sample"].items() if f"sample.{k}" not in PROMPTS}
+    hidden = [record.get(name) for name in PROMPTS if "." not in name]
+    return kept | {"inputs_sha256": _hash_of(hidden)}
+
+
+def _hash_of(values: dict | list) -> str:
+    """SHA-256 of values as JSON, whatever their order."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _aigc(record: dict) -> dict[str, str]:
+    """The label of a whole record, numbered by all of it but where things lay: made again, it is equal."""
+    sample = {k: v for k, v in record["sample"].items() if f"sample.{k}" not in UNSURE}
+    frames = record["frames_sha256"]
+    same = {k: v for k, v in record.items() if k not in UNSURE} | {"sample": sample, "frames": frames}
+    return make_aigc(_hash_of(same)[:32], frames, record["sample"].get("producer", PRODUCER))
 
 
 def givens_of(record: dict) -> tuple[Given, ...]:
@@ -108,15 +133,19 @@ def write(file: Path, parts_CTHW: Iterable[Tensor], record: dict, fps: float) ->
     """Writes a video from its parts as they come, in the format of its name, and its record beside it.
 
     An mp4 or mkv is never held whole. Returns the file, or the folder of frames. `frames_sha256` in the
-    record is of the RGB bytes before any codec.
+    record is of the RGB bytes before any codec, with the mark that the record's settings ask for.
     """
     record, digest = dict(record), hashlib.sha256()
+    look = record["sample"]
+    if (mark := look.get("mark", "none")) != "none":
+        parts_CTHW = marked(parts_CTHW, fps, look["mark_text"], look["mark_corner"], mark == "start")
 
     def hashed() -> Iterator[Tensor]:
         for part in progress(parts_CTHW, desc=f"writing {file.name}", unit="part", delay=2, leave=False):
             digest.update(to_frames(part).numpy())
             yield part
         record["frames_sha256"] = digest.hexdigest()
+        record[AIGC] = _aigc(record)
 
     kind, place = file.suffix.lower(), place_of(file, record["sample"].get("frames"))
     if kind in WITH_RECORD:  # which has the record inside, and so comes first
@@ -127,9 +156,9 @@ def write(file: Path, parts_CTHW: Iterable[Tensor], record: dict, fps: float) ->
     shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)  # of another record
     write_json(sidecar(place), record)  # without the video it says that nothing is there yet
     if kind == ".gif":
-        write_gif(place, video, fps)
+        write_gif(place, video, fps, record)
     else:
-        (write_png if place == file else write_png_frames)(place, video)
+        (write_png if place == file else write_png_frames)(place, video, record)
     return place
 
 

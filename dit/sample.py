@@ -24,6 +24,7 @@ from dit.record import FORMATS, givens_of, is_there, make_records, place_of, rea
 from dit.requests import Asked, read_asked
 from dit.text import cut_note
 from vae.data.images import IMAGES
+from vae.data.mark import draw_words
 from vae.data.sheets import contact_sheet, evenly
 from vae.data.video import VIDEOS, how_fitted, read_frames, resize_and_crop, to_video
 from vae.data.write import check_frames_folder
@@ -125,6 +126,9 @@ def sample(settings: SampleSettings, before: dict | None = None) -> list[Path]:
     tiles = dict.fromkeys(shapes, 0)
     if settings.decode_memory is not None:
         tiles = {z: tile_for(autoencoder, *z[2:], int(settings.decode_memory * 2**30)) for z in tiles}
+    if settings.mark != "none":
+        for size in {(one.height, one.width) for one in asked}:
+            draw_words(settings.mark_text, *size)  # so that what finds no room is told now
     looks = [(one.image, one.frames, one.height, one.width) for one in asked]
     images = {look: _fitted(*look) for look in dict.fromkeys(looks)}
     if before:
@@ -182,16 +186,17 @@ def sample(settings: SampleSettings, before: dict | None = None) -> list[Path]:
     if count == 1:
         mine = before.get("place", 0) if before else 0
         return [place_of(files[mine], asked[mine].frames)]
-    return [*files, _draw_sheet(sheet, files, asked)]
+    return [*files, _draw_sheet(sheet, files, asked, settings.prompt_inside)]
 
 
-def _draw_sheet(sheet: Path, files: list[Path], asked: list[Asked]) -> Path:
+def _draw_sheet(sheet: Path, files: list[Path], asked: list[Asked], named: bool) -> Path:
     """Draws frames of a call's videos, as their files show them, where that is not done."""
     if not sheet.is_file():
         places = (evenly(one.frames, SHEET_FRAMES) for one in asked)
         videos = (to_video(read_frames(file, at)) for file, at in zip(files, places, strict=True))
         captions = [
-            f"{one.prompt} (seed {one.seed}, {file.name})" for one, file in zip(asked, files, strict=True)
+            f"{one.prompt if named else ''} (seed {one.seed}, {file.name})".strip()
+            for one, file in zip(asked, files, strict=True)
         ]
         contact_sheet(videos, captions, sheet, SHEET_FRAMES)
     return sheet
@@ -269,7 +274,7 @@ def file_names(settings: SampleSettings, asked: list[Asked], count: int) -> list
         raise ValueError(f"--out {out}: {out.suffix} is none of {', '.join(FORMATS)}")
     names = []
     for one in asked:
-        words = re.sub(r"[\W_]+", "-", one.prompt.lower()).strip("-")
+        words = re.sub(r"[\W_]+", "-", one.prompt.lower() if settings.prompt_inside else "video").strip("-")
         words = words[:60].encode()[:120].decode(errors="ignore")  # names have at most 255 bytes
         values = {name: getattr(one, name) for name in ("negative", "image", "frames", "height", "width")}
         own = {name: value for name, value in values.items() if value != getattr(settings, name)}
@@ -295,6 +300,11 @@ def _sample_again(settings: SampleSettings) -> list[Path]:
             )
     record = from_json(Record, read_record(video), f"{video} carries no whole record of `dit sample`")
     origin = from_json(SampleSettings, record["sample"], f"{video}, sample in its record")
+    if not origin.prompt_inside:
+        raise ValueError(
+            f"{video} does not say its prompt (--no-prompt-inside), so it cannot be made again from itself: "
+            f"give `dit sample` the prompt, with the seed and settings of its record"
+        )
     if record.get("place", 0) >= len(record.get("pack", [""])):
         raise ValueError(f"{video} carries a record of place {record['place']}, which its pack has not")
     name = f"{video.name}-again.png" if video.is_dir() else f"{video.stem}-again{video.suffix}"

@@ -35,6 +35,7 @@ from eval.scoring import check_outputs, publish
 from eval.side_by_side import SHOWN, Through, columns, draw_picture, table
 from vae.compression import Compression
 from vae.data.drawn_world import draw, random_scene
+from vae.data.label import GENERATED, POSSIBLY
 from vae.data.video import decoder, resize_and_crop, to_video
 from vae.data.write import to_frames, write_png_frames
 from vae.quality.lpips import load_lpips
@@ -249,7 +250,9 @@ def _read_fitted(clips: list[Clip], height: int, width: int, index: int) -> Tens
 def save(settings: CompareVaeSettings, side: str, name: str, frames_THWC: Tensor) -> None:
     """Writes a clip's frames as PNG where they are to be kept."""
     if settings.save:
-        write_png_frames(Path(settings.save) / side.replace("/", "-") / name, to_video(frames_THWC))
+        kind = POSSIBLY if side == ORIGINAL else GENERATED
+        folder = Path(settings.save) / side.replace("/", "-")
+        write_png_frames(folder / name, to_video(frames_THWC), kind=kind)
 
 
 def main(arguments: list[str]) -> None:

@@ -15,6 +15,7 @@ from dit.page import render, script
 from dit.runs.curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, axes_of, chart, panels_of, short
 from dit.runs.history import AXES, History, differing, read_histories
 from vae.data.sheets import evenly
+from vae.data.write import save_picture
 from vae.training.files import check_replaceable, check_writable, naming, write_text
 from vae.training.folder import flat
 
@@ -255,7 +256,7 @@ def _shrunk(file: Path) -> str:
     with naming(file), Image.open(file, formats=["PNG"]) as sheet:
         picture = sheet.convert("RGB")
         picture.thumbnail(SHEET_SIZE)
-        picture.save(out, "JPEG", quality=85)
+        save_picture(out, picture)
     return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
 
 

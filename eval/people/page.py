@@ -24,6 +24,7 @@ from configs.ranges import CountOrZero, Positive, Steps
 from dit import __version__
 from eval.clips import Clip, Source, frame_count, read_clip
 from eval.people.pairs import MOST_MODELS, Pair, Shown
+from vae.data.label import POSSIBLY
 from vae.data.video import UnreadableVideo, probe, resize_and_crop, to_video
 from vae.data.write import write_stream
 from vae.training.files import read_json
@@ -204,7 +205,7 @@ def _encode(video: Shown, side: int, seconds: float, fps: float) -> tuple[bytes,
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "video.mp4"
-        write_stream(file, parts(), fps, dict)
+        write_stream(file, parts(), fps, dict, POSSIBLY)
         encoded = file.read_bytes()
     return encoded, Judged(video.model, source.name, checksum, count, height, width, fps)
 

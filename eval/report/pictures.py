@@ -11,6 +11,7 @@ from torch import Tensor
 from configs.load import from_json
 from configs.protocol import ClipChoice, Protocol, load_protocols, protocol_names
 from eval.clips import Clip, Source, choose_clips, open_sources, read_clip, video_of
+from vae.data.label import POSSIBLY
 from vae.data.video import UnreadableVideo, to_video
 from vae.data.write import write_video
 
@@ -124,5 +125,5 @@ def _encoded(video_CTHW: Tensor, rate: float) -> bytes:
     """A video as an mp4's bytes."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "clip.mp4"
-        write_video(file, video_CTHW, rate, {})
+        write_video(file, video_CTHW, rate, {}, POSSIBLY)
         return file.read_bytes()

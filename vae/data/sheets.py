@@ -1,14 +1,13 @@
 """Contact sheets: pictures with a row of frames per video, and captions."""
 
 from collections.abc import Iterable
-from itertools import chain
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from vae.data.write import to_frames
-from vae.training.files import write_whole
+from vae.data.fonts import find_font
+from vae.data.write import save_picture, to_frames
 from vae.training.progress import say
 
 PAPER = (222, 226, 232)  # behind contact sheets: white, black and grey videos all stand out from it
@@ -49,47 +48,18 @@ def contact_sheet(
         for column, image in enumerate(row):
             sheet.paste(image, (gap + column * (image.width + gap), top + len(text) * line + gap))
         top += height
-    write_whole(Path(path), lambda temporary: sheet.save(temporary, format="PNG"))
+    save_picture(path, sheet)
 
 
 def _caption_font(captions: list[str], size: int = 18):
-    """Pillow's own font for ASCII, else the first with all letters, of matplotlib's and those installed.
-
-    Where none has all, it is the one with the most, and a line says which package has more.
-    """
-    from PIL import ImageFont
-
-    letters = sorted({letter for caption in captions for letter in caption if not letter.isspace()})
-    if all(letter.isascii() for letter in letters):
-        return ImageFont.load_default(size)
-    import matplotlib
-    from matplotlib.font_manager import findSystemFonts
-
-    best, missing = "", letters
-    own = str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf")
-    for file in chain([own], sorted(map(str, findSystemFonts()))):
-        absent = _absent(file, letters)
-        if not best or len(absent) < len(missing):
-            best, missing = file, absent
-        if not missing:
-            break
+    """A font for captions; where none has all letters, a line says which package has more."""
+    font, missing = find_font("".join(captions), size)
     if missing:
         say(
             f"no font here shows {''.join(missing[:8])!r} of the captions: boxes stand for them; the package "
             "fonts-noto-cjk (of Fedora google-noto-sans-cjk-fonts) has Chinese, Japanese and Korean"
         )
-    return ImageFont.truetype(best, size)
-
-
-def _absent(font_file: str, letters: list[str]) -> list[str]:
-    """The letters that a font has no glyph of: all of them where it cannot be read or drawn at any size."""
-    from matplotlib.ft2font import FT2Font
-
-    try:
-        font = FT2Font(font_file)
-    except (RuntimeError, OSError):
-        return letters
-    return [letter for letter in letters if not font.get_char_index(ord(letter))]
+    return font
 
 
 def _shortened(caption: str) -> str:
