@@ -13,6 +13,11 @@ from vae.data.video import probe, read_frames, to_video
 from vae.data.write import read_metadata, to_frames, write_gif, write_png_frames, write_stream, write_video
 
 
+def own_part(record: dict) -> dict:
+    """A record without the label that every file has."""
+    return {name: value for name, value in record.items() if name not in ("label", "AIGC")}
+
+
 def halve_chroma(frames_THWC: torch.Tensor) -> torch.Tensor:
     """Frames with the chroma of BT.709 averaged over 2 x 2 pixels, which is all that yuv420p can hold."""
     red, green, blue = frames_THWC.float().unbind(-1)
@@ -33,7 +38,7 @@ def test_a_written_video_comes_back_with_its_record(tmp_path, height, width):
     clip, file = noise()[:, :, :height, :width], tmp_path / "folder" / "clip.mp4"
     write_video(file, clip, 12.5, record)
     size = {"frames": 9, "height": height, "width": width, "fps": 12.5}
-    assert read_metadata(file) == record | {"video": size}
+    assert own_part(read_metadata(file)) == record | {"video": size}
     known = probe(file)
     assert (known.frames, known.fps) == (9, 12.5)
     assert (known.height, known.width) == (height + height % 2, width + width % 2)
@@ -56,7 +61,7 @@ def test_a_lossless_video_comes_back_to_the_bit_by_every_reader(tmp_path, monkey
     file = tmp_path / "clip.mkv"
     write_video(file, to_video(frames), fps, record)
     size = {"frames": 9, "height": height, "width": width, "fps": fps}
-    assert read_metadata(file) == record | {"video": size}
+    assert own_part(read_metadata(file)) == record | {"video": size}
     known, some = probe(file), [7, 0, 3]
     assert (known.frames, known.height, known.width, known.treatment) == (9, height, width, "")
     assert known.fps == pytest.approx(fps, rel=1e-9)
@@ -136,7 +141,7 @@ def test_a_stream_is_the_whole_video(tmp_path):
     files = [tmp_path / name for name in ("whole.mp4", "stream.mp4")]
     assert files[0].read_bytes() == files[1].read_bytes()
     size = {"frames": 11, "height": 47, "width": 61, "fps": 12.5}
-    assert read_metadata(files[1]) == {"parts": came, "video": size}
+    assert own_part(read_metadata(files[1])) == {"parts": came, "video": size}
     assert by_pyav(files[1], set())[1] == 11
 
 
