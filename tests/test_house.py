@@ -255,7 +255,6 @@ WRITES = re.compile(  # what writes pictures and videos, whichever library's
 )
 WRITERS = {  # file -> why it may do what only the one door to labelled files does
     WRITE: "the door, which labels all",
-    "dit/record.py": "a picture that was given, inside the record of what was made of it",
     "eval/preprocess.py": "JPEG's loss, in memory, in what a score reads",
     "eval/every.py": "curves of numbers",
     "vae/training/log.py": "curves of numbers",
