@@ -94,6 +94,8 @@ def _check_ours(model: Model) -> None:
 def _write_diffusers(folder: Path, model: Model) -> None:
     """A Wan pipeline's folder, and beside it what diffusers has no place for."""
     _check_ours(model)
+    if model.denoiser.low_noise:
+        raise ValueError("a model of two transformers is only sampled, not exported")
     denoiser, shape = model.denoiser, model.autoencoder.latent_shape(*model.size)
     tokens_LP, _ = patchify(torch.empty(shape, device="meta"))
     shift = shift_for(len(tokens_LP), model.flow)  # at the size that the model was trained on

@@ -61,10 +61,13 @@ def generate(
         grids.append(grid)
     x_LP, start_L1 = torch.cat(starts).to(device), torch.cat(times)[:, None].to(device)
     layout, times_M = make_layout(grids * copies, times * copies, config.width // config.heads, device)
-    text = denoiser.remember(conditions)
+    texts = {denoiser: denoiser.remember(conditions)}
 
     def velocity(x_LP: Tensor, t: float) -> Tensor:
-        v = denoiser(x_LP.to(dtype).repeat(copies, 1), times_M * t, layout, text)
+        network = denoiser.at(t)
+        if network not in texts:
+            texts[network] = network.remember(conditions)
+        v = network(x_LP.to(dtype).repeat(copies, 1), times_M * t, layout, texts[network])
         return guide(v.float(), sampler.guidance) * start_L1
 
     tokens = layout.tokens.each[: len(requests)]

@@ -70,6 +70,12 @@ class Denoiser(nn.Module):
         super().__init__()
         self.text = make_encoder(text) if encoder is None else encoder
         self.transformer = Transformer(config)
+        self.low_noise: Denoiser | None = None  # with the same text encoder, for times below the boundary
+        self.boundary = 0.0
+
+    def at(self, time: float) -> "Denoiser":
+        """The one that denoises at a time: of two networks (Wan 2.2 A14B) by whether it has come so low."""
+        return self if time >= self.boundary else self.low_noise
 
     def read(self, conditions: list[Condition]) -> TextInputs:
         """What `embed` takes of conditions, made on the host."""
@@ -166,11 +172,14 @@ def load_model(
         model = _with_adapters(model, scaled, transformer_hash(path))
     if own:
         model = _as_trained(model, own)
-    model.denoiser.transformer.cast(dtype)  # before it moves: the device never holds both formats
+    networks = [one.transformer for one in (model.denoiser, model.denoiser.low_noise) if one]
+    for network in networks:
+        network.cast(dtype)  # before it moves: the device never holds both formats
     if model.denoiser.text.config.folder:  # frozen, and often larger than the transformer
         model.denoiser.text.to(dtype)
     model.denoiser.to(device).eval().requires_grad_(False)
-    model.denoiser.transformer.use_attention(device, dtype)
+    for network in networks:
+        network.use_attention(device, dtype)
     model.autoencoder.to(device).eval().requires_grad_(False)
     return model
 
@@ -203,7 +212,12 @@ def _base_of(adapters: Path, folder: str) -> Path:
 
 
 def _with_adapters(model: Model, scaled: list[Scaled], base: str) -> Model:
-    """The model with adapters added to its weights; a line says which were trained on others than these."""
+    """The model with adapters added to its weights; a line says which were trained on others than these.
+
+    Raises ValueError for a model of two transformers, as nothing says which one they are of.
+    """
+    if model.denoiser.low_noise:
+        raise ValueError("--lora adds to one transformer, and this model has two: nothing says to which")
     add_adapters(model.denoiser.transformer, scaled)
     for one in scaled:
         header = header_of(one.file)
@@ -316,7 +330,7 @@ def _load_diffusers_model(folder: Path) -> Model:
     """
     from dit import wan
 
-    wan.check_pipeline(folder)
+    boundary = wan.check_pipeline(folder, two=True)
     transformer = wan.load_transformer(folder / "transformer")
     shift = wan.scheduler_shift(folder / "scheduler")
     text, sampler = TextConfig(padded=True), SamplerConfig(steps=50, guidance=5.0)
@@ -332,12 +346,21 @@ def _load_diffusers_model(folder: Path) -> Model:
             flow, size, fps = (from_json(FlowConfig, settings["flow"]), settings["size"], settings["fps"])
     denoiser = Denoiser(replace(transformer.config, depth=0), replace(text, folder=str(folder)))
     denoiser.transformer = transformer
+    if boundary:
+        low_noise = wan.load_transformer(folder / "transformer_2")
+        if low_noise.config != transformer.config:
+            raise ValueError(f"{folder}: its two transformers have other settings, which is not supported")
+        denoiser.low_noise = Denoiser(
+            replace(transformer.config, depth=0), denoiser.text.config, denoiser.text
+        )
+        denoiser.low_noise.transformer, denoiser.boundary = low_noise, boundary
     if autoencoder.channels != transformer.config.latent_channels:
         raise ValueError(
             f"{folder}: the transformer takes {transformer.config.latent_channels} latent channels, but the "
             f"autoencoder has {autoencoder.channels}"
         )
-    files = [*weights_files(folder / "transformer"), *weights_files(folder / "vae")]
+    parts = ["transformer", *["transformer_2"] * bool(boundary), "vae"]
+    files = [file for part in parts for file in weights_files(folder / part)]
     return Model(
         denoiser=denoiser,
         autoencoder=autoencoder,

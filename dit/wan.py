@@ -29,6 +29,12 @@ ONLY = {
     "qk_norm": ["rms_norm_across_heads"],
 }
 FLOW = {"prediction_type": ["flow_prediction"], "use_flow_sigmas": [True]}
+OTHERS = {  # pipelines of Wan's networks that take other inputs -> why they are none of ours
+    "WanImageToVideoPipeline": "its network takes the image in added channels or by attention",
+    "WanVACEPipeline": "its network takes a second video of what is to be followed",
+    "WanVideoToVideoPipeline": "it is for videos: a folder of WanPipeline has the same networks",
+    "WanAnimatePipeline": "its network takes poses and faces",
+}
 SCHEDULERS = {  # whose times are even before a shift -> what that is called, and what must be said
     "UniPCMultistepScheduler": ("flow_shift", FLOW),
     "DPMSolverMultistepScheduler": ("flow_shift", FLOW | {"algorithm_type": ["dpmsolver++", "dpmsolver"]}),
@@ -201,21 +207,35 @@ def scheduler_shift(folder: Path) -> float:
     return float(shift)
 
 
-def check_pipeline(folder: Path) -> None:
-    """Raises ValueError where a folder is of another pipeline than Wan's from text, of one transformer."""
+def check_pipeline(folder: Path, two: bool = False) -> float:
+    """The time below which a Wan pipeline's second transformer denoises (Wan 2.2 A14B); of one transformer 0.
+
+    Raises ValueError where a folder is of another pipeline than Wan's from text, and for two transformers
+    unless they are allowed.
+    """
     file = folder / "model_index.json"
     index = read_json(file) if file.is_file() else {}
     name = index.get("_class_name", PIPELINE)
     if name != PIPELINE:
-        raise ValueError(f"{folder} is a {name}, which is not supported; what is: {PIPELINE}")
+        why = f", as {OTHERS[name]}" if name in [*OTHERS] else ""
+        raise ValueError(f"{folder} is a {name}, which is not supported{why}; what is: {PIPELINE}")
+    boundary = index.get("boundary_ratio")
     second = index.get("transformer_2") not in (None, [None, None]) or (folder / "transformer_2").exists()
-    if second or index.get("boundary_ratio") is not None:
+    if (second or boundary is not None) and not two:
         raise ValueError(
-            f"{folder} holds two transformers (Wan 2.2 A14B); only pipelines of one are supported"
+            f"{folder} holds two transformers (Wan 2.2 A14B), which are only sampled; "
+            f"here pipelines of one are supported"
         )
-    for part, known in {"transformer": [TRANSFORMER], "scheduler": SCHEDULERS}.items():
+    known_parts = {"transformer": [TRANSFORMER], "scheduler": SCHEDULERS}
+    for part, known in (known_parts | ({"transformer_2": [TRANSFORMER]} if second else {})).items():
         if part in index and index[part] not in [["diffusers", name] for name in known]:
             raise ValueError(f"{file}: {part} = {index[part]} is not supported; what is: {', '.join(known)}")
+    if second == (boundary is None) or (second and not (type(boundary) is float and 0 < boundary < 1)):
+        raise ValueError(
+            f"{file}: boundary_ratio = {boundary!r}, the time from which the first of two transformers "
+            f"denoises, must lie between 0 and 1 where there are two, and be null where there are not"
+        )
+    return boundary if second else 0.0
 
 
 def write_pipeline(

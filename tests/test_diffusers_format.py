@@ -15,7 +15,8 @@ from configs.model import AutoencoderConfig, TextConfig
 from configs.sampling import SamplerConfig
 from configs.train import FlowConfig, TransformerRun
 from dit.cli import run as run_command
-from dit.condition import Condition
+from dit.condition import Condition, Given
+from dit.export import FORMATS
 from dit.generate import Request, generate, generate_videos
 from dit.load import TRANSFORMER, Denoiser, load_model
 from dit.wan import (
@@ -70,16 +71,20 @@ def write_run(folder: Path) -> None:
     save_weights(folder / AUTOENCODER, new_autoencoder().state_dict(), "autoencoder", settings)
 
 
-def write_wan(folder: Path, **autoencoder) -> None:
+def write_wan(folder: Path, boundary: float | None = None, **autoencoder) -> None:
     """A pipeline of diffusers' own making, with random weights and a scheduler like the open Wan models'.
 
-    With other settings of the autoencoder it is like Wan 2.2's for text and images.
+    With other settings of the autoencoder it is like Wan 2.2's for text and images, and with a boundary like
+    its larger one, of two transformers.
     """
     from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline
     from transformers import AutoTokenizer, UMT5EncoderModel
 
     tiny_umt5(folder / "text")
     settings = {k: v for k, v in autoencoder_settings(new_autoencoder()).items() if not k.startswith("_")}
+    second = {}
+    if boundary is not None:
+        second = {"transformer_2": reference(random_transformer(TINY)), "boundary_ratio": boundary}
     WanPipeline(
         tokenizer=AutoTokenizer.from_pretrained(folder / "text" / "tokenizer"),
         text_encoder=UMT5EncoderModel.from_pretrained(folder / "text" / "text_encoder"),
@@ -89,6 +94,7 @@ def write_wan(folder: Path, **autoencoder) -> None:
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=2.5
         ),
         transformer=reference(random_transformer(TINY)),
+        **second,
     ).save_pretrained(folder / "wan")
 
 
@@ -155,7 +161,7 @@ def test_tensors_without_a_place_are_named():
         ("transformer", {"in_channels": 36, "out_channels": 16}),
         ("transformer", {"qk_norm": None}),
         ("vae", {"_class_name": "AutoencoderKLAllegro"}),
-        ("model_index", {"transformer_2": ["diffusers", "WanTransformer3DModel"]}),
+        ("model_index", {"transformer_2": ["diffusers", "WanVACETransformer3DModel"]}),
     ],
     ids=lambda value: value if isinstance(value, str) else next(iter(value)),
 )
@@ -270,6 +276,62 @@ def test_a_wan_pipeline_samples_the_same_here(tmp_path: Path, version: str):
         assert_close(model.autoencoder.encode(video), wanted)
         wanted = pipeline.vae.decode(theirs * std + mean).sample
         assert_close(model.autoencoder.decode(theirs), wanted)
+
+
+def test_a_pipeline_of_two_transformers_samples_the_same_here(tmp_path: Path):
+    """Wan 2.2 A14B: the first for times from the boundary on, the second below it."""
+    from diffusers import WanPipeline
+
+    write_wan(tmp_path, boundary=0.8)
+    pipeline = WanPipeline.from_pretrained(tmp_path / "wan")
+    with_euler(pipeline)
+    model = load_model(str(tmp_path / "wan"), CPU, torch.float32)
+    request = Request(Condition("blue", negative="a dull square"), SHAPE, 2)
+    sampler = SamplerConfig(steps=5, solver="euler", guidance=5.0)
+    ours = generate(model.denoiser, [request], model.flow, sampler)[0]
+    asked = {"num_inference_steps": 5, "guidance_scale": 5.0, "output_type": "latent", **SIZE}
+    asked |= {"latents": noise_of(request)[None], "negative_prompt": request.condition.negative}
+    theirs = pipeline(request.condition.prompt, **asked).frames[0]
+    assert_close(ours, theirs, 1e-5)
+    for boundary in (0.0, 1.0):  # neither transformer alone comes to that
+        model.denoiser.boundary = boundary
+        assert (generate(model.denoiser, [request], model.flow, sampler)[0] - theirs).abs().max() > 1e-3
+    assert len(model.weights.split("+")) == 4  # two transformers, autoencoder and text encoder
+    with pytest.raises(ValueError, match="only sampled, not exported"):
+        FORMATS["diffusers"](tmp_path / "out", model)
+
+
+def test_a_first_frame_is_given_as_diffusers_image_to_video_gives_it(tmp_path: Path):
+    """Wan 2.2 TI2V: the frame's tokens at time 0, all others at the solver's (`expand_timesteps`)."""
+    from diffusers import WanImageToVideoPipeline, WanPipeline
+
+    residual = {"is_residual": True, "patch_size": 2, "in_channels": 12, "out_channels": 12}
+    write_wan(tmp_path, **residual, scale_factor_spatial=16)
+    text = WanPipeline.from_pretrained(tmp_path / "wan")
+    with_euler(text)
+    names = ("tokenizer", "text_encoder", "vae", "scheduler", "transformer")
+    pipeline = WanImageToVideoPipeline(**{name: getattr(text, name) for name in names}, expand_timesteps=True)
+    pipeline.set_progress_bar_config(disable=True)
+    model = load_model(str(tmp_path / "wan"), CPU, torch.float32)
+    size = SIZE | {name: 2 * SIZE[name] for name in ("height", "width")}
+    frame = torch.rand(1, 3, size["height"], size["width"])
+    given = Given(model.autoencoder.encode(2 * frame[:, :, None] - 1)[0])
+    request = Request(Condition("blue", givens=(given,), negative="a dull square"), SHAPE, 2)
+    ours = generate(
+        model.denoiser, [request], model.flow, SamplerConfig(steps=5, solver="euler", guidance=5.0)
+    )[0]
+    theirs = pipeline(
+        frame,
+        request.condition.prompt,
+        negative_prompt=request.condition.negative,
+        latents=noise_of(request)[None],
+        num_inference_steps=5,
+        guidance_scale=5.0,
+        output_type="latent",
+        **size,
+    ).frames[0]
+    assert_close(ours, theirs, 1e-5)
+    assert torch.equal(ours[:, :1], given.latents_CTHW)
 
 
 def test_a_pipeline_s_autoencoder_has_the_channels_that_its_transformer_takes(tmp_path: Path):

@@ -155,8 +155,11 @@ INDEX = {
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"_class_name": "WanImageToVideoPipeline"}, "is a WanImageToVideoPipeline, which is not supported"),
-        ({"_class_name": "WanVACEPipeline"}, "WanVACEPipeline"),
+        ({"_class_name": "WanImageToVideoPipeline"}, "is a WanImageToVideoPipeline, .* in added channels"),
+        (
+            {"_class_name": "WanVACEPipeline"},
+            "is a WanVACEPipeline, which is not supported, as its network takes",
+        ),
         ({"_class_name": "SkyReelsV2Pipeline"}, "SkyReelsV2Pipeline"),
         ({"_class_name": ["my", "Pipeline"]}, "not supported"),
         ({"transformer_2": ["diffusers", "WanTransformer3DModel"]}, "holds two transformers"),
@@ -175,19 +178,29 @@ def test_pipelines_that_are_not_done_are_refused_by_name(tmp_path: Path, change:
         check_pipeline(tmp_path)
 
 
-def test_two_transformers_are_refused_with_and_without_an_index(tmp_path: Path):
+def test_two_transformers_are_not_trained_nor_sampled_without_a_boundary(tmp_path: Path):
     write_wan(tmp_path)
     folder = tmp_path / "wan"
     assert load_model(str(folder), CPU, torch.float32).size == (81, 480, 832)
     shutil.copytree(folder / "transformer", folder / "transformer_2")
     for _ in ("with", "without"):
-        with pytest.raises(ValueError, match=r"holds two transformers \(Wan 2\.2 A14B\)"):
+        with pytest.raises(ValueError, match=r"transformer_2 = .None, None|boundary_ratio = None, "):
             load_model(str(folder), CPU, torch.float32)
         config = replace(transformer_run(tmp_path / "run", folder), init=str(folder), model=TINY)
         config = replace(config, text=replace(config.text, width=TINY.text_width))
         with pytest.raises(ValueError, match=r"holds two transformers \(Wan 2\.2 A14B\)"):
             train(config)
         (folder / "model_index.json").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("boundary", [0.0, 1.0, 2, "0.9", True])
+def test_a_boundary_lies_between_the_ends(tmp_path: Path, boundary):
+    second = {"transformer_2": ["diffusers", "WanTransformer3DModel"], "boundary_ratio": boundary}
+    (tmp_path / "model_index.json").write_text(json.dumps(INDEX | second))
+    with pytest.raises(ValueError, match="must lie between 0 and 1"):
+        check_pipeline(tmp_path, two=True)
+    (tmp_path / "model_index.json").write_text(json.dumps(INDEX | second | {"boundary_ratio": 0.875}))
+    assert check_pipeline(tmp_path, two=True) == 0.875
 
 
 def test_ti2v_has_its_own_size_and_rate(tmp_path: Path):
