@@ -61,6 +61,7 @@ KNOWN = {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules", "
 KNOWN |= {"peft_type", "task_type", "bias", "init_lora_weights", "inference_mode", "lora_dropout"}
 KNOWN |= {"base_model_name_or_path", "revision", "peft_version", "megatron_core", "exclude_modules"}
 KNOWN |= {"auto_mapping", "layers_to_transform", "layers_pattern"}
+KNOWN |= {"qalora_group_size"}  # has an effect with use_qalora alone
 
 
 @dataclass(frozen=True)
@@ -218,9 +219,10 @@ def _scale(layer: str, parts: Mapping[str, tuple[str, Tensor]], settings: Mappin
         raise ValueError(f"{key} stands alone: an adapter of a layer has two matrices")
     rank = len(parts["down"][1])
     alpha = settings.get("lora_alpha", rank)
-    for pattern, value in (settings.get("alpha_pattern") or {}).items():
+    for pattern, value in (settings.get("alpha_pattern") or {}).items():  # the first one counts, as in peft
         if layer == pattern.removeprefix("^") or layer.endswith(f".{pattern}"):
             alpha = value
+            break
     if "alpha" in parts:
         key, tensor = parts["alpha"]
         _check_size(key, tensor.flatten(), (1,))
@@ -275,4 +277,9 @@ def _read(file: Path, config: TransformerConfig) -> tuple[dict[str, Tensor], Map
         moved = name == "init_lora_weights" and not isinstance(value, bool)  # weights that it is added to
         if moved or (value and name not in KNOWN):
             raise ValueError(f"its adapters have {name} = {value!r}, which is not supported")
+    for pattern in settings.get("alpha_pattern") or {}:
+        if not re.fullmatch(
+            r"\^?[\w.]+", pattern
+        ):  # peft's may be any expression; ranks are the matrices' own
+            raise ValueError(f"its alpha_pattern has {pattern!r}, which is no name of a layer")
     return tensors, settings

@@ -42,6 +42,7 @@ class RecordAdapters(TypedDict):
     """What a record says of adapters that were added to the model's weights."""
 
     file: str
+    sha256: str
     scale: float
 
 
@@ -338,7 +339,8 @@ def _sample_again(settings: SampleSettings) -> list[Path]:
 def _same_adapters(settings: SampleSettings, origin: SampleSettings, record: Record) -> tuple[str, ...]:
     """The adapters of a video to make again, given by name, each with the scale that it had there.
 
-    Raises ValueError where they are not given.
+    They are known by their hashes, and added in the order that they had. Raises ValueError for one that is
+    missing, or was not there.
     """
     stated = record["model"].get("loras", [])
     stated = stated[len(stated) - len(origin.lora) :]
@@ -347,12 +349,16 @@ def _same_adapters(settings: SampleSettings, origin: SampleSettings, record: Rec
         raise ValueError(
             f"{settings.again} was made with adapters, not read unless you name them: --lora {files}"
         )
-    if len(stated) != len(settings.lora):
-        raise ValueError(
-            f"{settings.again} was made with {len(stated)} files of adapters: give --lora so many"
-        )
-    pairs = zip(map(parse_scaled, settings.lora), stated, strict=True)
-    return tuple(f"{given.file}:{one['scale']!r}" for given, one in pairs)
+    given = {one.hash: one.file for one in map(parse_scaled, settings.lora)}
+    for one in stated:
+        if one["sha256"] not in given:
+            raise ValueError(
+                f"{settings.again} was made with the adapters {one['file']}, SHA-256 {one['sha256'][:12]}…, "
+                f"which no --lora names"
+            )
+    if other := given.keys() - {one["sha256"] for one in stated}:
+        raise ValueError(f"{settings.again} was made without {given[min(other)]}: leave that --lora out")
+    return tuple(f"{given[one['sha256']]}:{one['scale']!r}" for one in stated)
 
 
 def main(arguments: list[str]) -> None:
