@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from configs.load import to_json
 from configs.sampling import SampleSettings
@@ -13,6 +14,7 @@ from dit.generate import generate
 from dit.load import TRANSFORMER, load_model
 from dit.record import sidecar
 from dit.sample import sample
+from eval.shapes import short_weights
 from tests.test_sample import RUN, folder, message, picture, write_model  # noqa: F401
 from vae.data.video import read_frames
 from vae.data.write import read_metadata, write_video
@@ -147,3 +149,29 @@ def test_the_recorded_evaluations_are_those_that_were_made(folder, tmp_path, mon
     out = tmp_path / "one.mp4"
     sample(SampleSettings(prompts=("a",), steps=3, solver=solver, out=str(out)))
     assert read_metadata(out)["evaluations"] == len(calls)
+
+
+def test_a_video_of_adapters_is_made_again_with_them_in_any_order(folder, tmp_path, capsys):  # noqa: F811
+    """Their scales are the record's; a file that is missing, or was not there, is named."""
+    random, files = torch.Generator().manual_seed(0), []
+    width = RUN.model.width
+    for name in "abc":
+        pair = {"A": (2, width), "B": (width, 2)}
+        tensors = {k: torch.randn(size, generator=random) for k, size in pair.items()}
+        layer = f"transformer.blocks.0.attn1.to_{'q' if name == 'a' else 'v'}"
+        files.append(tmp_path / f"{name}.safetensors")
+        save_file({f"{layer}.lora_{k}.weight": x for k, x in tensors.items()}, files[-1])
+    one, two, three = map(str, files)
+    out, words = tmp_path / "one.mp4", ["--model", str(folder)]
+    assert run(["sample", "a circle", *words, "--lora", f"{one}:0.7", two, "--out", str(out)]) == 0
+    assert run(["sample", "--again", str(out), *words, "--lora", two, f"{one}:3"]) == 0
+    record, again = (read_metadata(file) for file in (out, tmp_path / "one-again.mp4"))
+    assert record["frames_sha256"] == again["frames_sha256"] and record["weights"] == again["weights"]
+    digits = file_hash(files[1])[:12]
+    said = message(capsys, "--again", out, *words, "--lora", one)
+    assert f"was made with the adapters b.safetensors, SHA-256 {digits}…, which no --lora names" in said
+    said = message(capsys, "--again", out, *words, "--lora", one, two, three)
+    assert f"was made without {three}" in said
+    assert "--lora a.safetensors b.safetensors" in message(capsys, "--again", out, *words)
+    parts = short_weights(record["weights"]).split(" + ")
+    assert parts[-2:] == [f"{file_hash(files[0])[:12]}@0.7", f"{digits}@1.0"] and len(parts) == 4
