@@ -16,6 +16,7 @@ VERBS = {  # words -> (module, what it does)
     "export": ("dit.export", "MODEL --out FOLDER   a model as a folder that diffusers loads"),
     "train": ("dit.train", "CONFIG   train a transformer"),
     "dashboard": ("dit.runs.dashboard", "RUN…   runs on one HTML page: curves, cost, settings, samples"),
+    "card": ("dit.runs.card", "RUN   a model card of what the run's own files say"),
     "vae train": ("vae.train", "CONFIG   train an autoencoder"),
     "vae encode": ("dit.encode", "MANIFEST --out CACHE   encode clips and captions once, to train on"),
     "vae compare": ("eval.autoencoders", "A B … --data PATH   autoencoders on the same clips, side by side"),
