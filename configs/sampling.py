@@ -65,6 +65,8 @@ class SampleSettings(VideoSettings):
     """What the videos show, one prompt each."""
     prompts_file: str = ""
     """More prompts: one a line, `#` begins a comment; or a JSONL, CSV or TSV of requests (dit/README.md)."""
+    jobs: str = ""
+    """A JSONL whose every line is a call, `{"prompt": …, "steps": …}`, of any settings (dit/README.md)."""
     negative: str = ""
     """What the videos are not to show: guidance leads from it to the prompt, in place of from no prompt."""
     image: str = ""

@@ -1,7 +1,7 @@
 """A model folder: transformer, text encoder and autoencoder, loaded together from ours or diffusers'."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TypeVar
@@ -184,12 +184,15 @@ def load_model(
     return model
 
 
-def load_resolved(settings: Settings) -> tuple[Model, Settings]:
-    """The model that settings name, on a GPU if there is one, and the settings with its own for each None."""
+def load_resolved(settings: Settings, load: Callable | None = None) -> tuple[Model, Settings]:
+    """The model that settings name, on a GPU if there is one, and the settings with its own for each None.
+
+    `load` stands for `load_model`, as one that keeps what it loaded.
+    """
     device = own_device()
     precision = settings.precision or own_precision(device)
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
-    model = load_model(settings.model, device, dtype, settings.text_folder, settings.lora)
+    model = (load or load_model)(settings.model, device, dtype, settings.text_folder, settings.lora)
     if model.kind.endswith(" checkpoint"):
         print(f"{settings.model} at step {model.facts['step']}", file=sys.stderr)
     sampler, (frames, height, width) = model.sampler, model.size

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, NotRequired
@@ -33,6 +33,7 @@ from vae.model import Autoencoder
 from vae.quality.psnr_ssim import psnr
 from vae.tiles import tile_for
 from vae.training.files import check_writable, naming, read_json, remove_stale
+from vae.training.processes import gathered, leave, processes
 from vae.training.progress import progress, say
 
 SHEET_FRAMES = 5
@@ -86,12 +87,20 @@ PACKED = ("prompt", "negative", "seed")  # what a record has of each video of it
 WITH_AGAIN = {"again", "out", "model", "text_folder", "lora", "overwrite", "precision"}  # --again leaves open
 
 
-def sample(settings: SampleSettings, before: dict | None = None) -> list[Path]:
+def sample(
+    settings: SampleSettings,
+    before: dict | None = None,
+    load: Callable | None = None,
+    share: tuple[int, int] | None = None,
+) -> list[Path]:
     """Samples every video the settings ask for; returns the files, the contact sheet of several last.
 
     With the record of a video from before that one is sampled again, in the packed call that it came from: a
-    neighbour may change its last bits. Raises ValueError where the model is not the record's.
+    neighbour may change its last bits. `load` is as in `load_resolved`. The processes that a launcher started
+    share the packs, or this one makes its `share`. Raises ValueError where the model is not the record's.
     """
+    rank, ranks = share or processes()
+
     # What is asked for, each in a file of its own.
     asked = list(dict.fromkeys(read_asked(settings)))
     count = len(asked)
@@ -108,7 +117,7 @@ def sample(settings: SampleSettings, before: dict | None = None) -> list[Path]:
             check_frames_folder(place)
 
     # Who samples it; what the settings leave open is the model's own.
-    model, settings = load_resolved(settings)
+    model, settings = load_resolved(settings, load)
     autoencoder = model.autoencoder
     if before:
         _check_same_model(settings, before, model)
@@ -165,17 +174,19 @@ def sample(settings: SampleSettings, before: dict | None = None) -> list[Path]:
             kept += there
             if before or not there:
                 wanted.add(k)
-    if kept and not before:
+    if kept and not before and not rank:
         print(f"{kept} of {count} videos are there with the same record: kept", file=sys.stderr)
 
     # One pack after the other: latents, then frames, written as they are decoded.
     packs = [pack for pack in packs if wanted & set(pack)]
     names = "\n".join(file.name for file in files)
     sheet = files[0].parent / f"contact-sheet-{hashlib.sha256(names.encode()).hexdigest()[:8]}.png"
-    if packs and count > 1:
+    if packs and count > 1 and not rank:
         sheet.unlink(missing_ok=True)  # of other videos of these names
-    title = f"sampling {len(wanted)}"
-    with progress(total=len(packs) * settings.steps, desc=title, unit="step", disable=not packs) as bar:
+    _together(ranks)  # all have looked before one writes
+    title, packs = f"sampling {len(wanted)}", packs[rank::ranks]
+    quiet = rank > 0 or not packs
+    with progress(total=len(packs) * settings.steps, desc=title, unit="step", disable=quiet) as bar:
         for pack in packs:
             together = [requests[k] for k in pack]
             latents = generate(model.denoiser, together, model.flow, sampler, lambda *_: bar.update())
@@ -184,10 +195,19 @@ def sample(settings: SampleSettings, before: dict | None = None) -> list[Path]:
                     video = decode(autoencoder, z, tiles[shapes[k]])
                     video = _compared(video, images[looks[k]], files[k].name)
                     write(files[k], video, record, settings.fps)
+    _together(ranks)  # all are written
+    if rank:
+        return []  # the first one says what there is
     if count == 1:
         mine = before.get("place", 0) if before else 0
         return [place_of(files[mine], asked[mine].frames)]
     return [*files, _draw_sheet(sheet, files, asked, settings.prompt_inside)]
+
+
+def _together(ranks: int) -> None:
+    """Waits for all processes that share a call's packs."""
+    if ranks > 1:
+        gathered([])
 
 
 def _draw_sheet(sheet: Path, files: list[Path], asked: list[Asked], named: bool) -> Path:
@@ -365,10 +385,16 @@ def main(arguments: list[str]) -> None:
     """The verb `dit sample`."""
     settings = parse(SampleSettings, arguments, prog="dit sample")
     try:
-        files = _sample_again(settings) if settings.again else sample(settings)
+        if settings.jobs:
+            from dit.jobs import run_jobs
+
+            files = run_jobs(settings)
+        else:
+            files = _sample_again(settings) if settings.again else sample(settings)
     except (KeyboardInterrupt, OSError, MemoryError) as stopped:
         stopped.add_note("videos that are written are kept, the same command goes on")
         raise
+    leave()
     for file in files:
         print(file)
 

@@ -69,6 +69,12 @@ def processes() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
+def leave() -> None:
+    """Ends the company of the processes that `processes` joined: one that ends in it may abort."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def first_to_say(text: str) -> bool:
     """Whether this process is the first of those that a launcher started to have this to say.
 
