@@ -1,13 +1,14 @@
 """`dit sample --jobs FILE.jsonl`: every line a call of its own, shared by processes, resumed, and listed."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 from configs.load import from_json, to_json
 from configs.sampling import SampleSettings
-from dit import load, sample
+from dit import load
 from dit.record import FORMATS
 from vae.data.tables import read_table
 from vae.training.files import write_text
@@ -18,8 +19,8 @@ PATHS = ("image", "last", "video", "mask", "extend", "interpolate")  # from the 
 REFUSED = ("jobs", "again")  # a line is neither more lines nor a video of before
 
 
-def run_jobs(settings: SampleSettings) -> list[Path]:
-    """Runs the calls of a file and returns their files, with the list of them last.
+def run_jobs(settings: SampleSettings, sample: Callable) -> list[Path]:
+    """Runs the calls of a file by `dit.sample.sample` and returns their files, with the list of them last.
 
     What is there with the same record is kept, as `sample` does. A job that fails is listed with its reason,
     and the others go on. Several processes share the jobs. Raises ValueError for a line that is no job,
@@ -39,7 +40,7 @@ def run_jobs(settings: SampleSettings) -> list[Path]:
     for number in range(rank, len(jobs), ranks):
         row = {"job": number + 1}
         try:
-            row["files"] = [str(made) for made in sample.sample(jobs[number], None, keeping, (0, 1))]
+            row["files"] = [str(made) for made in sample(jobs[number], None, keeping, (0, 1))]
         except (ValueError, OSError) as error:
             row["error"] = str(error)
         rows.append(row)

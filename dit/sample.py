@@ -18,6 +18,7 @@ from configs.ranges import CountOrZero, Seed, Share
 from configs.sampling import SamplerConfig, SampleSettings
 from dit.condition import Condition, Given
 from dit.generate import Request, decode, generate
+from dit.jobs import run_jobs
 from dit.load import Model, load_resolved
 from dit.lora_files import parse_scaled
 from dit.record import FORMATS, givens_of, is_there, make_records, place_of, read_record, sidecar, write
@@ -386,9 +387,7 @@ def main(arguments: list[str]) -> None:
     settings = parse(SampleSettings, arguments, prog="dit sample")
     try:
         if settings.jobs:
-            from dit.jobs import run_jobs
-
-            files = run_jobs(settings)
+            files = run_jobs(settings, sample)
         else:
             files = _sample_again(settings) if settings.again else sample(settings)
     except (KeyboardInterrupt, OSError, MemoryError) as stopped:
