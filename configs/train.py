@@ -259,6 +259,18 @@ class LoraConfig:
 
 
 @dataclass(frozen=True)
+class RepaConfig:
+    """An auxiliary loss that aligns hidden states with features of the clean clips (REPA, Yu et al. 2024)."""
+
+    weight: NonNegative = 0.0
+    """Weight of 1 - the cosine between a token's projected hidden state and its feature; 0: no such loss."""
+    block: Count = 2
+    """Block whose hidden states are aligned, counted from 1."""
+    features: Literal["latents", "drawn"] = "latents"
+    """The autoencoder's clean latents of a token; or what is drawn there, of the drawn world alone."""
+
+
+@dataclass(frozen=True)
 class TransformerRun:
     """A training run of the transformer, with its text encoder where that is ours.
 
@@ -302,5 +314,9 @@ class TransformerRun:
     """Activations to recompute in the backward pass: none, all, or all but products' and attention's."""
     compile: bool = False
     """Compile the transformer's blocks, once for packs of any lengths; takes a C++ compiler."""
+    fp8: bool = False
+    """Multiply the blocks' matrices in fp8, beside bf16, on a GPU that can, through torchao."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Adapters, in place of all weights."""
+    repa: RepaConfig = field(default_factory=RepaConfig)
+    """An auxiliary loss on hidden states."""

@@ -9,6 +9,9 @@ SAME = {  # a setting of ours -> its names elsewhere; a verb answers with those 
     "optimizer.kind": "optimizer optim optimizer-type optimizer-name adamw adam muon "
     "use-8bit-adam adam8bit adamw8bit 8bit-adam bnb",
     "optimizer.base-width": "mup mup-base mup-base-width base-shapes mup-base-dim",
+    "fp8": "float8 use-fp8 enable-fp8 float8-training",
+    "repa.weight": "repa repa-weight proj-coeff repa-coeff repa-loss-weight",
+    "repa.block": "encoder-depth repa-layer",
     "lora.rank": "lora lora-rank lora-r use-lora adapter",
     "lora.alpha": "lora-alpha",
     "lora": "lora-path lora-weights adapter adapters",

@@ -101,9 +101,9 @@ class Denoiser(nn.Module):
         return self.transformer(tokens_LP, times_M, text, layout)
 
     def trained_state(self) -> dict[str, Tensor]:
-        """The tensors that training changes: all but a frozen text encoder's."""
-        frozen = bool(self.text.config.folder)
-        return {k: v for k, v in self.state_dict().items() if not (frozen and k.startswith("text."))}
+        """The tensors that training changes: all but a frozen text encoder's, and a loss's `projector`."""
+        absent = ("projector.", *["text."] * bool(self.text.config.folder))
+        return {k: v for k, v in self.state_dict().items() if not k.startswith(absent)}
 
     def load_trained_state(self, tensors: dict[str, Tensor], source: str | Path) -> None:
         """The inverse of `trained_state`; raises ValueError naming what of a source does not fit."""

@@ -18,12 +18,14 @@ from dit.bench.flops import sample_cost
 from dit.bench.measure import quick_matmul_peak
 from dit.blocks import check_compiled, checkpoint_blocks, compile_blocks
 from dit.condition import Condition
+from dit.fp8 import check_fp8, use_fp8
 from dit.generate import Request, generate
 from dit.load import TRANSFORMER, Denoiser, model_folder, transformer_hash
 from dit.lora import adapt, adapters, as_file, check_lora
 from dit.lora_files import LORA
 from dit.loss import PackDraw, check_first_loss, draw_pack, draw_validation, flow_loss, make_batch
 from dit.parallel import make_mesh, mesh_shape, parallelise, reducing, slice_of, whole
+from dit.repa import add_projector, aligning, check_repa, projector_state
 from dit.start import check_init, check_latents, start_from
 from dit.steps import draw_steps, latent_shape, tokens_in
 from dit.tasks import check_tasks, trained_tasks
@@ -86,6 +88,8 @@ def train(config: TransformerRun, look: Callable | None = None) -> Path:
         home = run.folder if kept else config.autoencoder
         autoencoder = open_autoencoder(home, config.data, caches, run.print_once)
         _check_fit(config, autoencoder)
+        check_repa(config, bool(caches))
+        check_fp8(config, run.device)
         if lora:
             check_lora(config)
             run.facts["base_weights"] = transformer_hash(model_folder(config.init))
@@ -115,6 +119,7 @@ def train(config: TransformerRun, look: Callable | None = None) -> Path:
             start_from(model, model_folder(config.init))
         if lora:
             adapt(model, model.transformer, config.lora, COMPUTE[loop.precision])
+        add_projector(model, config)
 
         checkpoint_blocks(model.transformer, config.checkpoint_activations)
         model.transformer.use_attention(run.device, COMPUTE[loop.precision])
@@ -138,6 +143,9 @@ def train(config: TransformerRun, look: Callable | None = None) -> Path:
         ]
         shared = {id(part): part for part in frozen}
         average = copy.deepcopy(model, shared).requires_grad_(False).eval()
+        if config.fp8:
+            use_fp8(model.transformer)
+        alignment = aligning(model, config, autoencoder)
         network = parallelise(model, average, mesh, config.parallel, loop.precision == "bf16")
         for part in (model, average):
             part.to(run.device)
@@ -147,7 +155,8 @@ def train(config: TransformerRun, look: Callable | None = None) -> Path:
         extra = {"measured": measured.state} if config.flow.times == "measured" else {}
 
         def states() -> dict:
-            return {"model": trained(model), "average": trained(average)} | extra | {"optimizer": optimizer}
+            networks = {"model": trained(model), "average": trained(average)} | projector_state(model)
+            return networks | extra | {"optimizer": optimizer}
 
         run.restore(**states())
         if config.compile:
@@ -193,7 +202,8 @@ def train(config: TransformerRun, look: Callable | None = None) -> Path:
                 with reducing(network, pack is share.packs[-1]):
                     with run.accelerator.autocast():
                         error_of_pack = flow_loss(network, batch)
-                    (error_of_pack / counted).backward()
+                        auxiliary = alignment(pack.clips, pack.draw, batch)
+                    ((error_of_pack + auxiliary) / counted).backward()
                 error += error_of_pack.detach()
 
             if look and step == loop.steps:

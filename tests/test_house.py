@@ -45,7 +45,7 @@ DOORS = {  # dependency -> the only files that may import it
     "av": {VIDEO},
     "torchcodec": {VIDEO},
     "xformers": {"dit/attention.py"},
-    "torchao": {"vae/training/eight_bit.py"},
+    "torchao": {"vae/training/eight_bit.py", "dit/fp8.py"},
     "diffusers": {
         "dit/bench/transformer.py",
         "dit/bench/autoencoder.py",

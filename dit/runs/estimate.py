@@ -205,6 +205,8 @@ def slow_sizes(planned: Planned, source: Source, ranks: int) -> list[str]:
     head, notes = model.width // model.heads, []
     if head not in (64, 128):
         notes.append(f"slow: heads of {head} channels; kernels of attention are made for 64 and 128")
+    if planned.config.fp8:
+        notes.append("fp8: time is planned as in bf16, since nothing in fp8 is measured here")
     for name in ("width", "mlp_width"):
         if (value := getattr(model, name)) % TILE:
             notes.append(

@@ -25,6 +25,7 @@ from dit.load import Denoiser
 from dit.lora import adapt
 from dit.loss import PackDraw, draw_pack, draw_sample, flow_loss, make_batch, padding_sample
 from dit.parallel import make_mesh, parallelise, reducing, slice_of
+from dit.repa import add_projector, aligning
 from dit.steps import tokens_in
 from dit.width import matrix_parts
 from vae.data.clips import Clip
@@ -256,6 +257,7 @@ def _trace_whole(
         warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # to copy one does
         parts = _adapted(make, config) if config.lora.rank else make(config)
         model, autoencoder = parts.model, parts.autoencoder
+        add_projector(model, config)
         checkpoint_blocks(model.transformer, config.checkpoint_activations)
         if gpu:
             model.transformer.self_attention = model.transformer.cross_attention = _gpu_attention
@@ -272,6 +274,7 @@ def _trace_whole(
 
         group = mesh["context"].get_group()
         model.transformer.self_attention = ulysses(model.transformer.self_attention, group)
+    alignment = aligning(model, config, autoencoder)
     network = parallelise(model, average, sharded, config.parallel, half)
     trained = [p for p in model.parameters() if p.requires_grad]
     text = model.text if config.text.folder else nn.Module()
@@ -314,6 +317,7 @@ def _trace_whole(
             with reducing(network, number + 1 == len(draws)):
                 with autocast(CPU, half):
                     error = flow_loss(network, batch)
+                    error = error + alignment(_clips(samples), draw, batch)
                 (error / 1000).backward()
             tracker.mark()
         clip_gradients(optimizer, config.optimizer)
@@ -401,8 +405,12 @@ def _latents(samples: list[Sample], cached: bool, autoencoder: VideoAutoencoder)
     """Latents of samples, of a cache or encoded, in a CPU's way: no fake GPU convolves where none is."""
     if cached:
         return [torch.empty(sample.latents) for sample in samples]
-    clips = [Clip(torch.empty(3, *s.video), s.prompt, "", draw=s.draw) for s in samples]
-    return autoencoder.latents(clips)
+    return autoencoder.latents(_clips(samples))
+
+
+def _clips(samples: list[Sample]) -> list[Clip]:
+    """The clips of samples."""
+    return [Clip(torch.empty(3, *s.video), s.prompt, "", draw=s.draw) for s in samples]
 
 
 def _extrapolate(few: tuple, more: tuple, depth: int, packs: int) -> tuple:

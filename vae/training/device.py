@@ -57,6 +57,11 @@ def on_cpu(device: Device) -> bool:
     return device_kind(device) == "cpu"
 
 
+def multiplies_fp8(device: Device) -> bool:
+    """Whether a device has matrix products in fp8, as GPUs have from compute capability 8.9 on."""
+    return not on_cpu(device) and torch.cuda.get_device_capability(device) >= (8, 9)
+
+
 def own_precision(device: Device) -> str:
     """The precision that suits a device where none is asked for: bf16 on a GPU, fp32 on a CPU."""
     return "fp32" if on_cpu(device) else "bf16"
