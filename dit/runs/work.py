@@ -12,7 +12,6 @@ from configs.data import DRAWN, DataConfig
 from configs.train import TransformerRun
 from dit.bench.flops import sample_cost, training_flops
 from dit.condition import draw_condition
-from dit.loss import draw_given
 from dit.runs.networks import UNKNOWN_PROMPT, plan_autoencoder, unknown_prompt
 from dit.runs.trace import Sample
 from dit.steps import tokens_in
@@ -113,8 +112,9 @@ def _sample(source: Source, config: TransformerRun, draw: int, tokens: int) -> S
     latents = frames, height * rows, width * (inside // rows)
     video = 1 + (frames - 1) * compression.temporal, *(compression.spatial * side for side in latents[1:])
     prompt = _prompt(source.data, draw, config)
-    condition = draw_condition(Clip(None, prompt, "", draw=draw), config.flow, config.train.seed)
-    return Sample((config.model.latent_channels, *latents), video, condition.prompt, draw)
+    shape = (config.model.latent_channels, *latents)
+    condition = draw_condition(Clip(None, prompt, "", draw=draw), shape, config.flow, config.train.seed)
+    return Sample(shape, video, condition.prompt, draw)
 
 
 def _prompt(data: Dataset | None, draw: int, config: TransformerRun) -> str:
@@ -136,7 +136,7 @@ def model_flops(config: TransformerRun, samples: list[Sample], lengths: Callable
         return 0.0
     clips = [Clip(None, s.prompt, "", draw=s.draw) for s in samples]
     given = [
-        draw_given(clip, s.latents[1], config.flow, config.train.seed)
+        len(draw_condition(clip, s.latents, config.flow, config.train.seed).givens)  # times beside its own
         for s, clip in zip(samples, clips, strict=True)
     ]
     tokens = [tokens_in(s.latents) for s in samples]
