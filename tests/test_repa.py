@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 
 from configs.train import ParallelConfig, RepaConfig
+from dit.condition import Condition, Given
 from dit.load import Denoiser
 from dit.loss import draw_pack, draw_sample, flow_loss, make_batch
 from dit.repa import FEATURES, add_projector, aligning, check_repa
@@ -44,7 +45,11 @@ def setup(tmp_path):
     clips = [DrawnWorld(config.data, 0)[k] for k in (3, 4)]
     latents = vae.latents(clips)
     drawn = [draw_sample(z.shape, c, config.flow, 0) for z, c in zip(latents, clips, strict=True)]
-    pack = draw_pack([replace(drawn[0], given=1), drawn[1]], model.transformer.head_width, model.read)
+    first_frame = torch.zeros(2, 2, 2, dtype=torch.bool)
+    first_frame[0] = True
+    given = replace(drawn[0].condition, givens=(Given(None, mask_THW=first_frame),))
+    drawn = [replace(drawn[0], condition=given), replace(drawn[1], condition=Condition("a red circle"))]
+    pack = draw_pack(drawn, model.transformer.head_width, model.read)
     return SimpleNamespace(
         config=config,
         model=model,
