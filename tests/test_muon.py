@@ -1,5 +1,6 @@
 """Proves Muon: its polynomial of singular values, torch's own, heads apart, shards, going on to the bit."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from dit.train import train
 from tests.test_optimizer import autoencoder  # noqa: F401
 from tests.tiny import assert_same_run, fresh_accelerator, launch, transformer_run  # noqa: F401
 from vae.training.muon import COEFFICIENTS, ITERATIONS, orthogonalised
-from vae.training.optimizer import make_optimizer
+from vae.training.optimizer import make_optimizer, update_weights
 
 MUON = OptimizerConfig(learning_rate=0.02, warmup_steps=0, weight_decay=0.1, kind="muon")
 
@@ -76,6 +77,22 @@ def test_it_is_torch_s_on_every_part_alone_and_adamw_on_the_rest():
     assert torch.equal(model["other"].weight, expected["other"].weight)
     names = set(vae.training.checkpoints.optimizer_tensors(optimizer))
     assert {n for n in names if n.startswith("fused.weight")} == {"fused.weight.momentum_buffer"}
+
+
+def test_a_bad_step_keeps_every_bit_of_weights_and_momentum():
+    (model, parts), bad = layers(), torch.tensor(True)
+    optimizer = make_optimizer(model, MUON, parts=parts)
+    for count in (0, 2):
+        steps(model, optimizer, count)
+        before = {name: x.clone() for name, x in model.named_parameters()}
+        moments = {n: x.clone() for n, x in vae.training.checkpoints.optimizer_tensors(optimizer).items()}
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, math.nan)
+        update_weights(optimizer, bad)
+        assert all(torch.equal(x, before[name]) for name, x in model.named_parameters())
+        now = vae.training.checkpoints.optimizer_tensors(optimizer)
+        assert now.keys() == moments.keys() and all(torch.equal(x, moments[n]) for n, x in now.items())
+        optimizer.found_inf = None
 
 
 def sharded() -> None:

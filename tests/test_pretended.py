@@ -24,7 +24,14 @@ import vae.train
 from configs.data import ClipConfig
 from configs.load import to_json
 from configs.sampling import SampleSettings
-from configs.train import AutoencoderRun, DiscriminatorConfig, FlowConfig, TaskWeights, TransformerRun
+from configs.train import (
+    AutoencoderRun,
+    DiscriminatorConfig,
+    FlowConfig,
+    OptimizerConfig,
+    TaskWeights,
+    TransformerRun,
+)
 from dit.bench import measure
 from dit.bench import transformer as bench
 from dit.encode import EncodeSettings, encode
@@ -297,6 +304,22 @@ def strict_and_quiet(home: str) -> None:
         count for line, count in pretended.beside.items() if line.startswith("vae/training/device.py")
     )
     print(json.dumps({step: waits[step] for step in (2, 3, 4)} | {"copied beside": copied}))
+
+
+def muon_on_device(out: str, autoencoder: str, source: str) -> None:
+    """Two steps of Muon, with a limit of loss and gradient, that say nothing: where those wait."""
+    rare = {"steps": 9, "log_every": 9, "save_every": 9, "show_every": 9, "spike_factor": 1e6}
+    config = transformer_run(Path(out), Path(autoencoder), source, **rare)
+    config = replace(config, optimizer=OptimizerConfig(kind="muon"))
+    with waits_of_steps(last=3) as waits, pytest.raises(Enough):
+        dit.train.train(config)
+    print(json.dumps({step: waits[step] for step in (2, 3)}))
+
+
+@pytest.mark.long
+def test_muon_and_a_limit_of_spikes_wait_for_nothing(autoencoder, cache, tmp_path):
+    quiet = alone(muon_on_device, tmp_path / "run", autoencoder, cache)
+    assert json.loads(quiet.splitlines()[-1]) == {"2": {}, "3": {}}
 
 
 def test_the_device_is_strict_and_a_training_step_that_says_nothing_waits_for_nothing(tmp_path):

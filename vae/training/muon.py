@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from vae.training.checkpoints import adamw_state, is_sharded
+from vae.training.checkpoints import adamw_state, is_sharded, local_part
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024, and torch.optim.Muon's
 ITERATIONS, MOMENTUM = 5, 0.95
@@ -15,7 +15,8 @@ class Muon(torch.optim.AdamW):
     The rows of such a matrix are so many equal parts, a head's each where layers are fused, and each part is
     orthogonalised alone, at the size of AdamW's steps (Liu et al. 2025, `match_rms_adamw`): one rate serves
     both. Sharded momentum is gathered, a matrix at a time, and every process orthogonalises all of them; in
-    fp32, so that the number of processes changes last digits alone.
+    fp32, so that the number of processes changes last digits alone. As with fused AdamW, `found_inf` above 0,
+    a number on the device, has weights and momentum keep their bits.
     """
 
     def first_state(self, parameter: Tensor, group: dict) -> dict[str, Tensor]:
@@ -43,7 +44,8 @@ class Muon(torch.optim.AdamW):
         state, gradient = self.state[parameter], parameter.grad
         if not state:
             state |= self.first_state(parameter, group)
-        momentum = state["momentum_buffer"].lerp_(gradient, 1 - MOMENTUM)
+        bad = getattr(self, "found_inf", None)
+        momentum = state["momentum_buffer"].lerp(gradient, 1 - MOMENTUM)
         update = gradient.lerp(momentum, MOMENTUM)
         whole = update.full_tensor() if is_sharded(update) else update
         parts = whole.unflatten(0, (group["parts"], -1))
@@ -57,8 +59,10 @@ class Muon(torch.optim.AdamW):
             # Each process has the whole of it: nothing is sent.
             mesh, placements = parameter.device_mesh, parameter.placements
             change = distribute_tensor(change, mesh, placements, src_data_rank=None)
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(change, alpha=-group["lr"])
+        moved = parameter.mul(1 - group["lr"] * group["weight_decay"]).add_(change, alpha=-group["lr"])
+        for old, new in ((state["momentum_buffer"], momentum), (parameter, moved)):
+            old, new = local_part(old), local_part(new)
+            old.copy_(new if bad is None else torch.where(bad > 0, old, new))
 
 
 def orthogonalised(x_PRC: Tensor) -> Tensor:

@@ -159,12 +159,15 @@ def _exchange(average: nn.Module, model: nn.Module) -> None:
         w.copy_(kept)
 
 
+ON_DEVICE = (torch.optim.AdamW, Muon)  # whose update sees `found_inf`, with fused kernels
+
+
 def update_weights(optimizer: torch.optim.Optimizer, bad: Tensor) -> None:
     """One update, unless the step is `bad`: weights and moments then keep their bits.
 
     Fused optimizers see that on the device, as with PyTorch's GradScaler; for others the host reads it.
     """
-    if type(optimizer) is torch.optim.AdamW and optimizer.defaults["fused"]:
+    if type(optimizer) in ON_DEVICE and optimizer.defaults["fused"]:
         optimizer.grad_scale, optimizer.found_inf = None, bad.float()
         optimizer.step()
     elif not bad.item():
