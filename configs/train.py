@@ -79,10 +79,12 @@ class LoopConfig:
     """Have a GPU round the factors of fp32 products to TF32's 10 bits, faster; other verbs never do."""
     from_older: bool = False
     """Where the newest checkpoint is damaged, put it aside and go on from the one before."""
+    tracker: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Trackers that get the log's rows and the sheets too: tensorboard (RUN/tensorboard), wandb, trackio."""
     spike: Literal["stop", "skip", "back"] = "stop"
     """A spike or NaN: stop and keep it for --replay, make no update, or go back and pass it over."""
     spike_factor: NonNegative = 0.0
-    """A gradient norm above so many times its running average is a spike; 0: only one not finite."""
+    """A loss or gradient norm above so many times its running average is a spike; 0: only one not finite."""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ SAME = {  # a setting of ours -> its names elsewhere; a verb answers with those 
     "checkpoint-steps checkpointing-steps checkpoint-interval ckpt-interval",
     "train.show-every": "eval-every eval-steps eval-interval eval-freq val-every val-interval "
     "validation-steps validation-interval sample-every sample-interval validate-every",
+    "train.tracker": "wandb use-wandb tensorboard use-tensorboard tb trackio tracker trackers tracking "
+    "logger loggers report-to log-with",
     "train.precision": "precision mixed-precision dtype amp bf16 fp16 fp32 half float16 bfloat16 torch-dtype",
     "train.seed": "seed random-seed manual-seed",
     "data.source": "data dataset dataset-name dataset-path data-dir data-path data-root train-data "
@@ -113,10 +115,10 @@ NONE = {  # names elsewhere -> the settings of which a verb must have one, why t
         "there is no gradient accumulation: --train.batch is the whole batch of a step, and "
         "--checkpoint-activations or more processes make it fit",
     ),
-    "wandb use-wandb wandb-project tensorboard tb tracker tracking logger report-to project project-name "
-    "run-name exp-name name mlflow": (
-        "train.steps",
-        "there is no tracker: the run's folder, --out, gets log.jsonl, the loss curve and sheets of samples",
+    "wandb-project wandb-entity wandb-name project project-name run-name exp-name name mlflow comet": (
+        "train.tracker",
+        "a run is its folder, --out, whose name a tracker has too (--train.tracker tensorboard, wandb or "
+        "trackio)",
     ),
     "beta1 beta-1 adam-beta1 betas": ("train.steps", "AdamW's first beta is 0.9, and has no setting"),
     "config cfg-file config-file c": (

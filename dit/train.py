@@ -212,7 +212,7 @@ def train(config: TransformerRun, look: Callable | None = None) -> Path:
 
             # AdamW at this step's learning rate, then the average moves towards the weights.
             norm = clip_gradients(optimizer, config.optimizer)
-            bad = run.check_gradient(step, norm)
+            bad = run.check_step(step, error / counted, norm)
             rate = set_learning_rate(optimizer, run.updates(step), config.optimizer)
             run.wait_copied()
             update_weights(optimizer, bad)
@@ -222,7 +222,7 @@ def train(config: TransformerRun, look: Callable | None = None) -> Path:
             terms = {"gradient_norm": norm, "learning_rate": rate}
             amounts = {"tokens": share.tokens, "samples": len(share.clips) / context}
             amounts["model_flops"] = share.flops(config.model, context)
-            run.end_step(step, error / counted, amounts, **terms)
+            run.end_step(step, amounts, **terms)
             if step == 1 and not config.init and config.flow.weighting == "none":
                 latents = [z for pack in share.packs for z in autoencoder.latents(pack.clips, pack.noises)]
                 squares = run.sum(sum(z.square().sum().item() for z in latents)).item()

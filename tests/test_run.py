@@ -125,7 +125,8 @@ def test_a_row_says_memory_and_time_and_the_last_step_always_has_one(tmp_path, c
     with Session(config, "autoencoder", "autoencoder.safetensors") as run:
         run.begin(torch.nn.Linear(2, 3), [], [], dict)
         for step, _ in run.steps(iter([[]] * 5)):
-            run.end_step(step, torch.tensor(1.0), {"samples": 2}, gradient_norm=1.0, learning_rate=0.5)
+            run.check_step(step, torch.tensor(1.0), torch.tensor(1.0))
+            run.end_step(step, {"samples": 2}, gradient_norm=1.0, learning_rate=0.5)
     assert (
         "begins: 5 steps, 9 weights trained on the drawn world, on cpu in 1 process, fp32\n"
         in capsys.readouterr().err

@@ -178,22 +178,27 @@ def test_a_replayed_step_has_the_loss_and_norm_that_it_had(tmp_path, poisoned, a
         replay(out, 0, train)
 
 
-def test_a_spike_is_a_norm_far_above_its_average():
-    norms, factor, average, wrong = [1.0, 1.2, 0.9, 40.0, 1.1, math.inf, 9.0, 1.0], 5.0, None, {}
-    found = Spikes(LoopConfig(spike="skip", spike_factor=factor), torch.device("cpu"), None, set())
-    for step, norm in enumerate(norms, 1):
-        bad = not math.isfinite(norm) or (average is not None and norm > factor * average)
-        if bad:
-            wrong[step] = norm
+def test_a_spike_is_a_norm_or_a_loss_far_above_its_average():
+    norms, factor = [1.0, 1.2, 0.9, 40.0, 1.1, math.inf, 9.0, 1.0, 1.0, 9.0], 5.0
+    losses, averages, wrong = [2.0, 1.9, 2.1, 2.0, 30.0, math.nan, 2.0, -math.inf, 2.0, 11.0], None, {}
+    found = Spikes(LoopConfig(spike="skip", spike_factor=factor), torch.device("cpu"), (None, None), set())
+    for step, pair in enumerate(zip(losses, norms, strict=True), 1):
+        far = [not math.isfinite(x) or (averages and x > factor * averages[k]) for k, x in enumerate(pair)]
+        if any(far):
+            wrong[step] = [
+                name for name, is_far in zip(("loss", "gradient_norm"), far, strict=True) if is_far
+            ]
         else:
-            average = norm if average is None else 0.98 * average + 0.02 * norm
-        assert bool(found.check(step, torch.tensor(norm, dtype=torch.float64))) == bad
-    read = found.read(*torch.stack(found.to_read()).tolist())
-    assert (
-        read[0] == pytest.approx(average, rel=1e-12)
-        and list(read[1]) == list(wrong) == [4, 6, 7]
-        and read[1][4] == 40.0
-    )
+            averages = [0.98 * a + 0.02 * x for a, x in zip(averages or pair, pair, strict=True)]
+        bad = found.check(step, *(torch.tensor(x, dtype=torch.float64) for x in pair))
+        assert bool(bad) == any(far)
+    *read, what = found.read(found.to_read().tolist())
+    assert read == pytest.approx(averages, rel=1e-12)
+    assert {step: why.facts()["wrong"] for step, why in what.items()} == wrong
+    both = ["loss", "gradient_norm"]
+    assert wrong == {4: both[1:], 5: both[:1], 6: both, 7: both[1:], 8: both[:1], 10: both}
+    assert str(what[5]) == "loss 30 is a spike" and str(what[6]) == "loss not finite, gradient not finite"
+    assert what[4].facts() == {"wrong": ["gradient_norm"], "loss": 2.0, "gradient_norm": 40.0}
 
 
 @pytest.mark.long

@@ -62,6 +62,7 @@ def refused(kind, *words: str) -> str:
         (TransformerRun, "num-layers", "model.depth"),
         (EncodeSettings, "fps", "data.fps"),
         (AutoencoderRun, "allow-tf32", "train.tf32"),
+        (TransformerRun, "report-to", "train.tracker"),
         (TransformerRun, "MAX_STEPS", "train.steps"),
     ],
 )
@@ -75,7 +76,7 @@ def test_a_name_from_elsewhere_is_answered_with_our_setting(kind, name, meant):
 @pytest.mark.parametrize(
     ("kind", "name", "why", "meant"),
     [
-        (TransformerRun, "wandb", "there is no tracker.*log.jsonl", ""),
+        (TransformerRun, "wandb-project", "a run is its folder, --out, whose name a tracker has too", ""),
         (AutoencoderRun, "grad-accum", "there is no gradient accumulation.*--checkpoint-activations", ""),
         (TransformerRun, "epochs", "a run is counted in steps", "train.steps"),
         (TransformerRun, "fp16", "computation is in bf16 or fp32", "train.precision"),

@@ -159,7 +159,7 @@ def train(config: AutoencoderRun) -> Path:
                 rates[name] = set_learning_rate(adamw, count, adamw_config)
                 average_gradients(adamw, run.accelerator)
                 norms[name] = clip_gradients(adamw, adamw_config)
-            bad = run.check_gradient(step, *norms.values(), terms["loss"])
+            bad = run.check_step(step, terms.pop("loss") / run.ranks, *norms.values())
             run.wait_copied()
             for adamw, *_ in updates.values():
                 update_weights(adamw, bad)
@@ -172,13 +172,13 @@ def train(config: AutoencoderRun) -> Path:
             update_average(average, model, step, config.optimizer.ema_decay, bad)
 
             # What is said, saved and shown; every process calls these, as each has its share in them.
-            loss, reported = terms.pop("loss"), terms | norms
+            reported = terms | norms
             reported["learning_rate"] = rates["gradient_norm"]
             if discriminator_active:
                 reported["adaptive_weight"] = discriminator.adaptive_weight
             if config.learned_variance:
                 reported["log_scale"] = likelihood.log_scale.detach()
-            if run.end_step(step, loss / run.ranks, {"samples": len(share.clips)}, **reported):
+            if run.end_step(step, {"samples": len(share.clips)}, **reported):
                 _warn_of_collapse(watch, run)
             if run.due("save", step):
                 run.save(step, **parts())

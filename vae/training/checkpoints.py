@@ -3,12 +3,13 @@
 import re
 import shutil
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.optim import AdamW
 
 from vae.training.processes import gathered, on_main
 from vae.training.weights import read_header, read_tensors, shards
@@ -144,6 +145,13 @@ def adamw_state(parameter: Tensor, group: dict) -> dict[str, Tensor]:
     """
     state = {"step": torch.zeros((), device=parameter.device)}
     return state | {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+
+
+def tensors_of(parts: Mapping[str, Mapping[str, Tensor] | AdamW]) -> dict[str, Mapping[str, Tensor]]:
+    """The tensors of named states, of which some are optimizers."""
+    return {
+        name: optimizer_tensors(part) if isinstance(part, AdamW) else part for name, part in parts.items()
+    }
 
 
 def check_optimizer(optimizer: torch.optim.AdamW, updates: int) -> None:

@@ -72,6 +72,11 @@ def autocast(device: Device, enabled: bool = True) -> torch.autocast:
     return torch.autocast(device_kind(device), torch.bfloat16, enabled=enabled)
 
 
+def number(value: float, device: torch.device) -> Tensor:
+    """A number on a device, put there without a wait."""
+    return torch.full((), value, device=device, dtype=torch.float64)
+
+
 def pinned(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor in memory of the host that a GPU copies from by itself; as it is for a CPU, or where it is not
     the host's."""

@@ -22,7 +22,7 @@ MAY_CHANGE = {
     "data.group",
 }  # what data there is, its identity says
 MAY_CHANGE |= {"train.steps", "train.log_every", "train.save_every", "train.keep_every", "train.show_every"}
-MAY_CHANGE |= {"train.from_older", "train.spike", "train.spike_factor"}
+MAY_CHANGE |= {"train.from_older", "train.spike", "train.spike_factor", "train.tracker"}
 MAY_CHANGE |= {"train.pack_tokens", "train.round_tokens", "train.crossover_tokens"}  # who computes what
 MAY_CHANGE |= {"parallel.shard", "parallel.shard_size", "parallel.context"}
 MAY_CHANGE |= {"compile", "checkpoint_activations"}

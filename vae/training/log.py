@@ -5,7 +5,7 @@ import math
 import sys
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain, pairwise
@@ -29,10 +29,13 @@ BAR = "step {n_fmt}/{total_fmt}{postfix}, {remaining} left"  # the postfix bring
 
 
 class Log:
-    """Appends rows to `log.jsonl`, of which it holds the newest alone, and keeps a bar with the time left."""
+    """Appends rows to `log.jsonl`, of which it holds the newest alone, and keeps a bar with the time left.
 
-    def __init__(self, folder: Path, step: int, steps: int):
-        self.file, self.newest = folder / "log.jsonl", {}
+    Each row is then told to `also`.
+    """
+
+    def __init__(self, folder: Path, step: int, steps: int, also: Callable[[dict], None] = lambda row: None):
+        self.file, self.newest, self.also = folder / "log.jsonl", {}, also
 
         def keep(temporary: Path) -> None:
             with open(temporary, "w") as file:
@@ -51,6 +54,7 @@ class Log:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:  # a full disk's names no file
             raise OSError(error.errno, error.strerror, str(self.file)) from None
+        self.also(row)
 
     def show(self, step: int, text: str) -> None:
         """Moves the bar to a step, with a text; without a terminal that is a line now and then."""

@@ -1,6 +1,5 @@
 """A training run from its first line to its last: processes, folder, steps, log and checkpoints."""
 
-import math
 import signal
 import sys
 import time
@@ -21,12 +20,12 @@ from vae.training.checkpoints import (
     finished_step,
     is_sharded,
     newest_sound,
-    optimizer_tensors,
     read_facts,
     step_of,
+    tensors_of,
     wrong_with,
 )
-from vae.training.device import on_cpu, own_device
+from vae.training.device import number, on_cpu, own_device
 from vae.training.files import naming
 from vae.training.folder import check_own, locked, open_run
 from vae.training.log import Log, add_start, draw_curve, live_line, opening, read_log, resources, speeds
@@ -37,15 +36,16 @@ from vae.training.spikes import (
     MOST_BACK,
     Spikes,
     WentBack,
+    Wrong,
     described,
     read_passed,
     spike_folder,
     write_passed,
     write_spike,
 )
+from vae.training.tracking import Trackers, check_trackers
 from vae.training.weights import save_weights
 
-SMOOTHING = 0.98  # of the loss, a step
 READ_EVERY = 5.0  # seconds within which several processes look whether one of them is to stop
 MOST_STEPS = 1000  # between two reads: so many steps' clips are known, should one of them end the run
 
@@ -89,6 +89,7 @@ class Session:
         from accelerate import Accelerator, InitProcessGroupKwargs
 
         check_launched()
+        check_trackers(self.loop.tracker)
         end_with_launcher()
         self.accelerator = Accelerator(
             cpu=on_cpu(own_device()),
@@ -177,7 +178,7 @@ class Session:
                     )
         self.step, self.smoothed, self._begun = facts["step"], facts["smoothed"], begun
         self._norm, self._passed = facts["norm"], set(facts["passed"])
-        tensors = self._named(parts)
+        tensors = tensors_of(parts)
         for name in names:
             self._saver.read(file := checkpoint / f"{name}.safetensors", tensors[name])
             if isinstance(parts[name], AdamW):
@@ -192,13 +193,6 @@ class Session:
         """How many updates an optimizer has made with a step, if it begins after step `start`."""
         return step - max(start, self._begun.get(optimizer, 0))
 
-    @staticmethod
-    def _named(parts: Mapping[str, Mapping[str, Tensor] | AdamW]) -> dict[str, Mapping[str, Tensor]]:
-        """The tensors of every part."""
-        return {
-            name: optimizer_tensors(part) if isinstance(part, AdamW) else part for name, part in parts.items()
-        }
-
     def begin(self, model: nn.Module, data, held_out, parts: Callable[[], dict], **start) -> None:
         """Opens the log, without the rows of steps after the checkpoint, and says what is about to run.
 
@@ -209,11 +203,9 @@ class Session:
         self._peak = self.sum(start["matmul_peak"]).item() if "matmul_peak" in start else 0.0
         self._first, self._looped = self.step, time.monotonic()
         self._signal = self._signals.enter_context(Noted())
-        self._running = None if self.smoothed is None else self._number(self.smoothed)
-        self._spikes = Spikes(self.loop, self.device, self._norm, self._ordered)
+        self._spikes = Spikes(self.loop, self.device, (self.smoothed, self._norm), self._ordered)
         self._begin_window()
-        if self.main:
-            self._log = Log(self.folder, self.step, self.loop.steps)
+        on_main(self.main, self._open_log)
         start |= {"precision": self.loop.precision}
         self.print_once(
             opening(model, data, held_out, self.device, self.ranks, self.step, self.loop.steps, start)
@@ -221,9 +213,12 @@ class Session:
         if self.main:
             add_start(self.folder, self.step, self.ranks, self.device, start)
 
-    def _number(self, value: float) -> Tensor:
-        """A number on the device, put there without a wait."""
-        return torch.full((), value, device=self.device, dtype=torch.float64)
+    def _open_log(self) -> None:
+        """Opens the log, and trackers beside it, which see what of it a checkpoint does not cover."""
+        names, say = self.loop.tracker, self.print_once
+        self._trackers = Trackers(names, self.folder, self.settings, self.step, say)
+        self._held.callback(self._trackers.close)  # when all is written: they may wait for a network
+        self._log = Log(self.folder, self.step, self.loop.steps, self._trackers.add)
 
     def _begin_window(self) -> None:
         """Begins to count anew for the next line of the log."""
@@ -264,27 +259,20 @@ class Session:
             return what == "save"
         return step > 0 and (step % every == 0 or step == self.loop.steps)
 
-    def end_step(self, step: int, loss: Tensor, amounts: dict[str, float], **terms: Tensor | float) -> bool:
-        """Ends a step; says whether a line of the log was due. Every process.
+    def end_step(self, step: int, amounts: dict[str, float], **terms: Tensor | float) -> bool:
+        """Ends a step that was checked; says whether a line of the log was due. Every process.
 
-        `loss` and `amounts`, what the step took and how many of it such as `{"tokens": 4096}`, are this
-        process's shares of those of all; `terms` are the same in all. Raises ValueError naming the samples
-        of the first step since the last line whose gradient was wrong, or WentBack, as `train.spike` says.
+        `amounts`, what the step took such as `{"tokens": 4096}`, are this process's shares of those of all;
+        `terms` are the same in all. Raises ValueError naming the samples of the first step since the last
+        line that was wrong, or WentBack, as `train.spike` says.
         """
-        # One reduction, of what the processes have each its own of: the loss, and what the host knows.
+        # One reduction, of what the processes have each its own of, and the host knows.
         self.step = step
         self._window["steps"] += 1
         self._window["amounts"].update(amounts)
         spent = self._window["seconds"] + time.monotonic() - self._began
         local = (float(self._signal.number > 0), spent, *(self._window["amounts"][name] for name in amounts))
-        shares = torch.stack([loss.detach().double(), *map(self._number, local)])
-        shares = self.accelerator.reduce(shares)
-
-        # A running average that starts at the first loss.
-        before = shares[0] if self._running is None else self._running
-        before = torch.where(torch.isfinite(before), before, shares[0])
-        after = SMOOTHING * before + (1 - SMOOTHING) * shares[0]
-        self._running = torch.where(self._spikes.bad, before, after)
+        shares = self.accelerator.reduce(torch.stack([number(value, self.device) for value in local]))
 
         # One read, where something is due that the host must know.
         due = self.due("log", step)
@@ -292,13 +280,13 @@ class Session:
             self._window["seconds"] += time.monotonic() - self._began
             return False
         tensors = {name: value for name, value in terms.items() if isinstance(value, Tensor)}
-        numbers = [self._running, *shares, *(v.double() for v in tensors.values())]
-        read = torch.stack([*numbers, *self._spikes.to_read()]).tolist()
-        self.smoothed, self.loss, asked, spent, *values = read[: len(numbers)]
+        numbers = torch.stack([self._loss, *shares, *(v.double() for v in tensors.values())])
+        read = torch.cat([numbers, self._spikes.to_read()]).tolist()
+        self.loss, asked, spent, *values = read[: len(numbers)]
         counts, values = values[: len(amounts)], values[len(amounts) :]
-        self._norm, wrong = self._spikes.read(*read[len(numbers) :])
-        for number, norm in wrong.items():
-            self._answer(number, norm)
+        self.smoothed, self._norm, wrong = self._spikes.read(read[len(numbers) :])
+        for which, why in wrong.items():
+            self._answer(which, why)
         self.stopping = asked > 0 and step < self.loop.steps
         a_step = spent / self.ranks / self._window["steps"]
         self._next_read = step + max(1, int(READ_EVERY / max(a_step, 1e-6)))
@@ -308,7 +296,9 @@ class Session:
             self.sources = gathered(self._sources[step])
         if due and self._log:
             seconds = self._window["seconds"]
-            row = {"step": step, "loss": self.loss, "smoothed": self.smoothed}
+            row = {"step": step, "loss": self.loss} | (
+                {} if self.smoothed is None else {"smoothed": self.smoothed}
+            )
             row |= terms | dict(zip(tensors, values, strict=True))
             row |= speeds(dict(zip(amounts, counts, strict=True)), seconds, self._peak)
             now, stepped = time.monotonic(), self._stepped + seconds
@@ -338,23 +328,24 @@ class Session:
             self.skipped[path] = reason
         self._unnamed.clear()
 
-    def check_gradient(self, step: int, norm: Tensor, *values: Tensor) -> Tensor:
-        """Whether a step makes no update, on the device: its gradient is a spike, or a value not finite.
+    def check_step(self, step: int, loss: Tensor, *norms: Tensor) -> Tensor:
+        """Whether a step makes no update, on the device: its loss or gradient is a spike or not finite.
 
-        They are equal in all processes. What follows from it the next line says.
+        `loss` is this process's share of that of all, the gradient's `norms` are equal in all. What follows
+        from it the next line says.
         """
-        return self._spikes.check(step, norm, *values)
+        self._loss = self.accelerator.reduce(loss.detach().double())
+        return self._spikes.check(step, self._loss, *norms)
 
-    def _answer(self, step: int, norm: float) -> None:
+    def _answer(self, step: int, wrong: Wrong) -> None:
         """What follows from a wrong step: a row of the log, or the end of this attempt. Every process."""
         samples = list(dict.fromkeys(gathered(self._samples[step])))
         ordered = step in self._spikes.ordered
         if self.loop.spike == "skip" or ordered:
             row = {"step": step, "event": "went back" if ordered else "skipped", "samples": samples}
-            row |= {"gradient_norm": norm} if math.isfinite(norm) else {}
             if self._log:
-                self._log.add(row)
-            self.print_once(f"{described(step, norm, samples)}: no update was made")
+                self._log.add(row | wrong.facts())
+            self.print_once(f"{described(step, wrong, samples)}: no update was made")
             self._passed.add(step)
             return
         self._saver.wait_written()  # the newest checkpoint is to count
@@ -366,22 +357,24 @@ class Session:
                 self.main, lambda: write_passed(self.folder, self._spikes.ordered | {step}, self.settings)
             )
             where = f"step {kept[-1]}" if kept else "its start"
-            raise WentBack(f"{described(step, norm, samples)}: the run goes back to {where}, to pass it over")
-        on_main(self.main, lambda: write_spike(self.folder, step, norm, samples, self.ranks))
+            raise WentBack(
+                f"{described(step, wrong, samples)}: the run goes back to {where}, to pass it over"
+            )
+        on_main(self.main, lambda: write_spike(self.folder, step, wrong, samples, self.ranks))
         facts = self._all_facts(step - 1)
         self._saver.save(
-            spike_folder(self.folder, step), self.kind, self._named(self._parts()), self.settings, facts
+            spike_folder(self.folder, step), self.kind, tensors_of(self._parts()), self.settings, facts
         )
         self._saver.wait_written()
         again = f", after {len(since)} steps passed over of late" if self.loop.spike == "back" else ""
         advice = f"; dit train {self.folder} --replay {step} says which" if self.kind == "transformer" else ""
         raise ValueError(
-            f"{described(step, norm, samples)}{again}: --train.spike skip goes on without it{advice}"
+            f"{described(step, wrong, samples)}{again}: --train.spike skip goes on without it{advice}"
         )
 
     def sum(self, value: float) -> Tensor:
         """The sum of a number of each process, on the device."""
-        return self.accelerator.reduce(self._number(value))
+        return self.accelerator.reduce(number(value, self.device))
 
     def save(self, step: int, **parts: Mapping[str, Tensor] | AdamW) -> None:
         """Begins a checkpoint of named states, which appears whole or not at all. Every process calls it.
@@ -390,12 +383,11 @@ class Session:
         """
         facts = self._all_facts(step)
         kept = self.loop.save_every * self.loop.keep_every
-        self._saver.save(self.folder, self.kind, self._named(parts), self.settings, facts, kept)
+        self._saver.save(self.folder, self.kind, tensors_of(parts), self.settings, facts, kept)
 
     def _all_facts(self, step: int) -> dict:
         """What a checkpoint after a step says beside its states."""
-        known = self.smoothed if self.smoothed is not None and math.isfinite(self.smoothed) else None
-        facts = self.facts | self._kept_facts | {"step": step, "smoothed": known}
+        facts = self.facts | self._kept_facts | {"step": step, "smoothed": self.smoothed}
         facts |= {"norm": self._norm, "passed": sorted(self._passed)}
         return facts | ({"begun": self._begun} if self._begun else {})
 
@@ -424,6 +416,7 @@ class Session:
         """Appends a row, and draws the curve with a panel for each of the log's keys that it has."""
         if self._log:
             draw_curve(self._log.file, panels, self.folder / "curve.png", row)
+            self._trackers.add_sheets(row["step"])
             self._log.add(row)  # the row says that this was done, so it comes last
 
     @property
