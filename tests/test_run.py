@@ -6,6 +6,7 @@ import resource
 import shutil
 import sys
 import tracemalloc
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,6 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
+from configs.train import OptimizerConfig
+from dit.runs import dashboard
+from dit.runs.history import read_histories
 from tests import tiny
 from tests.tiny import load_checkpoint, save_checkpoint
 from vae.training.checkpoints import checkpoints
@@ -140,3 +144,24 @@ def test_a_row_says_memory_and_time_and_the_last_step_always_has_one(tmp_path, c
         assert row["learning_rate"] == 0.5
         assert began <= datetime.fromisoformat(row["time"]) <= datetime.now(UTC)
         assert 50 < row["peak_memory"] <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 + 1
+
+
+def test_a_start_keeps_what_changed_since_the_last_and_the_dashboard_shows_it(tmp_path, capsys):
+    for loop in ({"steps": 4}, {"steps": 9, "spike": "skip"}, {"steps": 9, "spike": "skip"}):
+        with Session(tiny.autoencoder_run(tmp_path, **loop), "autoencoder", "none.safetensors") as run:
+            assert run.open("")
+            run.begin(torch.nn.Linear(1, 1), [], [], dict)
+            (tmp_path / "step-00000001").mkdir(exist_ok=True)
+    changed = {"train.steps": [4, 9], "train.spike": ["stop", "skip"]}
+    starts = [json.loads(line) for line in (tmp_path / "starts.jsonl").read_text().splitlines()]
+    assert [start.get("changed") for start in starts] == [None, changed, None]
+    words = "train.steps 4 -> 9, train.spike 'stop' -> 'skip'"
+    assert f"changed since the last start: {words}\n" in capsys.readouterr().err
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
+    again = dashboard.page_of(read_histories([str(tmp_path)]), dashboard.DashboardSettings()).events
+    assert [row[2] for row in again] == ["started again"] * 2
+    assert again[0][3].endswith(f"; {words}") and "->" not in again[1][3]
+    with pytest.raises(ValueError, match=rf"learning_rate = .*--out \(and --from {tmp_path} to go on"):
+        faster = replace(tiny.autoencoder_run(tmp_path), optimizer=OptimizerConfig(learning_rate=1.0))
+        with Session(faster, "autoencoder", "none.safetensors") as run:
+            run.open("")

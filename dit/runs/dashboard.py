@@ -16,6 +16,7 @@ from dit.runs.curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, axes
 from dit.runs.history import AXES, History, differing, read_histories
 from vae.data.sheets import evenly
 from vae.data.write import save_picture
+from vae.training.branch import in_words
 from vae.training.files import check_replaceable, check_writable, naming, write_text
 from vae.training.folder import flat
 
@@ -223,7 +224,8 @@ def _events(histories: Sequence[History]) -> list[list[str]]:
             )
         for start in run.starts[1:]:
             on = f"{start.get('processes', 1)} x {start.get('device', 'unknown')}, {start.get('time', '')}"
-            rows.append((start["step"], run.name, "started again", on))
+            changed = ", ".join(in_words(start.get("changed", {})))
+            rows.append((start["step"], run.name, "started again", f"{on}; {changed}" if changed else on))
     return [
         [name, f"{step:,}", what, more] for step, name, what, more in sorted(rows, key=lambda row: row[0])
     ]

@@ -96,9 +96,14 @@ def origin_of(config, kind: str, data: str, main: bool) -> Origin:
     return Origin(checkpoint, record)
 
 
+def in_words(changed: dict[str, list]) -> list[str]:
+    """Settings that changed, each as it was and is."""
+    return [f"{key} {before!r} -> {now!r}" for key, (before, now) in changed.items()]
+
+
 def told(record: Record) -> str:
     """What a run says of where it came from."""
-    changed = ", ".join(f"{key} {before!r} -> {now!r}" for key, (before, now) in record["changed"].items())
+    changed = ", ".join(in_words(record["changed"]))
     optimizer = "" if record["optimizer"] else "; its optimizer begins anew"
     where = f"from {record['checkpoint']} ({record['sha256'][:12]}), steps count on from {record['step']}"
     return f"{where}{optimizer}; changed: {changed or 'nothing'}"

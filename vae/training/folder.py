@@ -69,10 +69,13 @@ def locked(folder: Path) -> Iterator[None]:
                 file.unlink(missing_ok=True)
 
 
-def open_run(folder: Path, kind: str, config, data: str, came_from: dict | None = None) -> dict:
+def open_run(
+    folder: Path, kind: str, config, data: str, came_from: dict | None = None
+) -> tuple[dict, dict[str, list]]:
     """Writes the run's complete settings before its first step, or checks that they are those of the run.
 
-    Returns the facts that the run has for good: the identity of its data, and where it came from, if it did.
+    Returns the facts that the run has for good: the identity of its data, and where it came from, if it did;
+    and the settings that changed since its last start, each as it was and is.
     A run may be made longer: what `MAY_CHANGE` lists may change, and a setting newer than the run takes its
     default. Anything else raises ValueError that names the setting, as does other `data`, its identity.
     Until the first checkpoint there is nothing to keep, and the settings are written anew. What a kill left
@@ -80,7 +83,7 @@ def open_run(folder: Path, kind: str, config, data: str, came_from: dict | None 
     """
     remove_stale(folder)
     file = folder / "run.json"
-    facts = {"data": data} | ({"from": came_from} if came_from else {})
+    facts, changed = {"data": data} | ({"from": came_from} if came_from else {}), {}
     if checkpoints(folder):
         saved = _saved(folder, file)
         if saved["kind"] != kind:
@@ -91,8 +94,9 @@ def open_run(folder: Path, kind: str, config, data: str, came_from: dict | None 
             if before[key] != now[key] and key not in MAY_CHANGE:
                 raise ValueError(
                     f"{folder} holds a run with {key} = {before[key]!r}, not {now[key]!r}: "
-                    f"give that value, or another folder with --out"
+                    f"give that value, or another folder with --out (and --from {folder} to go on from there)"
                 )
+        changed = {key: [before[key], now[key]] for key in now if before[key] != now[key] and key != "out"}
         if saved["facts"].get("data") != data:
             source = ", ".join(config.data.sources) or config.data.source
             raise ValueError(
@@ -101,7 +105,7 @@ def open_run(folder: Path, kind: str, config, data: str, came_from: dict | None 
             )
         facts = {name: saved["facts"][name] for name in ("data", "from") if name in saved["facts"]}
     write_json(file, {"kind": kind, "settings": to_json(config), "facts": facts})
-    return facts
+    return facts, changed
 
 
 def _saved(folder: Path, file: Path) -> dict:

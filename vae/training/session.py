@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from configs.load import to_json
-from vae.training.branch import Origin, origin_of, taken, told
+from vae.training.branch import Origin, in_words, origin_of, taken, told
 from vae.training.checkpoints import (
     check_optimizer,
     checkpoints,
@@ -80,6 +80,7 @@ class Session:
         self._entered, self._stepped = time.monotonic(), 0.0  # the start, and seconds in steps since then
         self._begun: dict[str, int] = {}  # optimizers that began anew, and after which step
         self._passed: set[int] = set()  # steps up to the checkpoint that made no update
+        self._changed: dict[str, list] = {}  # settings, since the last start
         self._ordered: set[int] = set()  # steps that are to make none
         self._norm: float | None = None  # the gradient's, on the average
         if config.init and config.from_run and kind != "lora":  # whose base is always that of `init`
@@ -128,18 +129,18 @@ class Session:
         `data` is the identity of the data. Every process. Raises ValueError naming what differs from the run.
         """
 
-        def write() -> tuple[dict, set[int]]:
+        def write() -> tuple[dict, dict, set[int]]:
             check_own(self.folder)
             self._held.enter_context(locked(self.folder))
             if bool(checkpoints(self.folder)) != self.started:
                 raise ValueError(f"another run began {self.folder} meanwhile: give the same command again")
-            facts = open_run(self.folder, self.kind, self.config, data, came_from)
-            return facts, read_passed(self.folder, self.settings, self.started)
+            known = open_run(self.folder, self.kind, self.config, data, came_from)
+            return *known, read_passed(self.folder, self.settings, self.started)
 
         if self.config.from_run and not self.started:
             self._origin = origin_of(self.config, self.kind, data, self.main)
         came_from = self._origin.record if self._origin else None
-        self._kept_facts, self._ordered = on_main(self.main, write)
+        self._kept_facts, self._changed, self._ordered = on_main(self.main, write)
         if came_from:
             self.print_once(told(came_from))
         finished = finished_step(self.folder, self.weights, self.loop.steps)
@@ -210,6 +211,9 @@ class Session:
         self.print_once(
             opening(model, data, held_out, self.device, self.ranks, self.step, self.loop.steps, start)
         )
+        if self._changed:
+            start["changed"] = self._changed
+            self.print_once(f"changed since the last start: {', '.join(in_words(self._changed))}")
         if self.main:
             add_start(self.folder, self.step, self.ranks, self.device, start)
 
