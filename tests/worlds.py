@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
+from shutil import copyfile
 from unittest.mock import patch
 
 import numpy as np
@@ -29,6 +30,7 @@ from tests.test_text import tiny_umt5
 from tests.tiny import MODEL, launch, rows, transformer_run
 from vae.data.video import to_video
 from vae.data.write import write_video
+from vae.load import WEIGHTS
 from vae.model import Autoencoder
 from vae.training.session import Session
 from vae.training.weights import save_weights
@@ -79,6 +81,7 @@ def make_home(home: Path) -> Path:
             parameter.data += 0.1 * torch.randn_like(parameter) * parameter.requires_grad
         (start := Path(config.init)).mkdir()
         save_weights(start / TRANSFORMER, model.trained_state(), "transformer", to_json(config))
+        copyfile(home / "vae.safetensors", start / WEIGHTS)
     return home
 
 
@@ -91,7 +94,7 @@ def settings(home: Path, name: str, case: Case) -> TransformerRun:
         text, start = TextConfig(folder=str(home / "umt5"), max_tokens=32), home / "frozen"
         model = replace(model, text_width=20)
     given = {"steps": case.steps, "save_every": case.steps, "show_every": case.steps} | dict(case.train)
-    return replace(
+    run = replace(
         run,
         init=str(start),
         new_latents=True,
@@ -102,8 +105,8 @@ def settings(home: Path, name: str, case: Case) -> TransformerRun:
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=1, ema_decay=0.8),
         train=replace(run.train, batch=6, **given),
         parallel=case.parallel,
-        **dict(case.run),
     )
+    return replace(run, **dict(case.run))
 
 
 def run_case(home: Path, name: str, case: Case) -> None:
