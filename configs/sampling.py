@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from configs.load import Positional
-from configs.ranges import Count, Frames, Guidance, Positive, Rate, SamplerSteps, Seed, Side
+from configs.ranges import Count, Frames, Guidance, Positive, Rate, SamplerSteps, Seed, Share, Side
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,38 @@ class VideoSettings(SolverSettings):
     """Make anew what is there; otherwise a video of the same record is kept, and any other file refused."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class GivenSettings:
+    """What a video is given beside its prompt (dit/README.md)."""
+
+    image: str = ""
+    """Image that is the first frame of every video (image-to-video)."""
+    last: str = ""
+    """Image that the video ends with, for as long as a latent frame lasts."""
+    keyframe: tuple[str, ...] = ()
+    """Images within the video, FILE@FRAME each, shown for as long as the latent frame of that frame lasts."""
+    extend: str = ""
+    """Video to go on with for --seconds, or with --before to come to."""
+    before: bool = False
+    """Whether what is made comes before the video of --extend."""
+    join: tuple[str, ...] = ()
+    """Two videos, between which --seconds are made."""
+    loop: bool = False
+    """Whether the first frame, of --image or --extend, is also what the video ends with."""
+    video: str = ""
+    """Video of which a part is made anew (--mask), or all of it from a starting point (--strength)."""
+    mask: str = ""
+    """Image or video that is white where --video is made anew."""
+    outside: bool = False
+    """Whether --video is made anew where the mask is black, in place of where it is white."""
+    strength: Share = 1.0
+    """How much of --video stays: less than 1 is a starting point for what is made anew (SDEdit)."""
+    seconds: Positive | None = None
+    """Seconds that are made beside what is given, or of the whole video; none: the model's own frames."""
+
+
 @dataclass(frozen=True)
-class SampleSettings(VideoSettings):
+class SampleSettings(VideoSettings, GivenSettings):
     """Sample videos from text, or from text and an image, with the built-in model or another."""
 
     prompts: Positional[tuple[str, ...]] = ()
@@ -69,8 +99,6 @@ class SampleSettings(VideoSettings):
     """A JSONL whose every line is a call, `{"prompt": …, "steps": …}`, of any settings (dit/README.md)."""
     negative: str = ""
     """What the videos are not to show: guidance leads from it to the prompt, in place of from no prompt."""
-    image: str = ""
-    """Image that is the first frame of every video (image-to-video)."""
     again: str = ""
     """A video that `dit sample` wrote, to make again by the record inside it or beside it."""
     out: str = "samples"

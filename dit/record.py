@@ -17,6 +17,7 @@ from configs.sampling import SampleSettings
 from dit import __version__
 from dit.condition import Given
 from dit.generate import Request
+from dit.givens import FILES
 from dit.load import Model
 from vae.data.label import AIGC, PRODUCER, make_aigc
 from vae.data.mark import marked
@@ -41,7 +42,8 @@ ELSE = "give another --out, or --overwrite to make it anew"
 UNSURE = {  # of a record, what does not say which video it is
     *("version", "torch", "frames_sha256", "video", AIGC),
     # Where things lay: the record has what they were.
-    *("sample.out", "sample.model", "sample.text_folder", "sample.image", "sample.lora"),
+    *("sample.out", "sample.model", "sample.text_folder", "sample.lora"),
+    *(f"sample.{name}" for name in FILES),
 }
 
 

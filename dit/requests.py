@@ -6,7 +6,8 @@ from pathlib import Path
 
 from configs.load import from_json
 from configs.ranges import Frames, Seed, Side
-from configs.sampling import SampleSettings
+from configs.sampling import GivenSettings, SampleSettings
+from dit.givens import FILES, check_given, given_fields
 from vae.data.tables import PROMPTS, TABLES, Row, lines_of, read_table, read_text, texts
 
 COMMENT = "#"
@@ -14,15 +15,13 @@ NUMBERS = {"seed", "frames", "height", "width"}
 
 
 @dataclass(frozen=True)
-class Asked:
+class Asked(GivenSettings):
     """One video: what a request in a file may say of it; all else is the command line's."""
 
     prompt: str
     """What it shows."""
     negative: str = ""
     """What guidance leads away from."""
-    image: str = ""
-    """Its first frame; a path in a file is from that file's folder."""
     seed: Seed = 0
     """Seed of the first video, of as many as are asked for."""
     frames: Frames | None = None
@@ -35,7 +34,7 @@ class Asked:
 
 def read_asked(settings: SampleSettings) -> list[Asked]:
     """Every video that the settings ask for, in order; raises ValueError for none, or for a wrong request."""
-    alike = {name: getattr(settings, name) for name in ("negative", "image", *sorted(NUMBERS))}
+    alike = {name: getattr(settings, name) for name in ("negative", *given_fields(), *sorted(NUMBERS))}
     asked = [Asked(prompt, **alike) for prompt in settings.prompts]
     if settings.prompts_file:
         asked += [Asked(**alike | one) for one in _read_requests(Path(settings.prompts_file))]
@@ -44,8 +43,7 @@ def read_asked(settings: SampleSettings) -> list[Asked]:
     for one in asked:
         if one.seed + settings.number > 2**63:
             raise ValueError(f"seed = {one.seed}: with {settings.number} videos it reaches 2^63")
-        if one.image and one.frames == 1:
-            raise ValueError("--frames 1 with --image leaves nothing to sample: the image is the first frame")
+        check_given(one, one.frames)
     return [replace(one, seed=one.seed + k) for one in asked for k in range(settings.number)]
 
 
@@ -85,6 +83,8 @@ def _of_row(file: Path, row: Row) -> dict:
     if not isinstance(cells["prompt"], list):
         cells["prompt"] = str(cells["prompt"]).strip()
     one = from_json(Asked, cells, f"{file}, {row.place}")
-    if one.image:
-        cells["image"] = str(file.parent / one.image)
+    for name in FILES & cells.keys():
+        paths = getattr(one, name)
+        here = [str(file.parent / path) for path in ([paths] if isinstance(paths, str) else paths)]
+        cells[name] = here[0] if isinstance(paths, str) else tuple(here)
     return cells

@@ -5,7 +5,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import fields, replace
+from dataclasses import astuple, fields, replace
 from pathlib import Path
 from typing import Annotated, NotRequired
 
@@ -16,8 +16,9 @@ from typing_extensions import TypedDict
 from configs.load import from_json, parse
 from configs.ranges import CountOrZero, Seed, Share
 from configs.sampling import SamplerConfig, SampleSettings
-from dit.condition import Condition, Given
+from dit.condition import Condition
 from dit.generate import Request, decode, generate
+from dit.givens import FILES, first_image, frames_given, given_fields, read_given
 from dit.jobs import run_jobs
 from dit.load import Model, load_resolved
 from dit.lora_files import parse_scaled
@@ -27,7 +28,7 @@ from dit.text import cut_note
 from vae.data.images import IMAGES
 from vae.data.mark import draw_words
 from vae.data.sheets import contact_sheet, evenly
-from vae.data.video import VIDEOS, how_fitted, read_frames, resize_and_crop, to_video
+from vae.data.video import VIDEOS, read_frames, to_video
 from vae.data.write import check_frames_folder
 from vae.interface import same_shapes
 from vae.model import Autoencoder
@@ -84,6 +85,7 @@ class Record(RecordParts, total=False):
     givens: list[RecordGiven]
 
 
+LOOKS_ALIKE = {"prompt": "", "negative": "", "seed": 0}  # what videos of one size and givens may differ in
 PACKED = ("prompt", "negative", "seed")  # what a record has of each video of its packed call
 WITH_AGAIN = {"again", "out", "model", "text_folder", "lora", "overwrite", "precision"}  # --again leaves open
 
@@ -133,6 +135,10 @@ def sample(
     # Requests: size, seed, and the condition, a prompt and perhaps a negative one and a first frame.
     own = {name: getattr(settings, name) for name in ("frames", "height", "width")}
     asked = [replace(one, **{n: v for n, v in own.items() if getattr(one, n) is None}) for one in asked]
+    lengths = [frames_given(one, settings.fps, autoencoder.compression) for one in asked]
+    asked = [replace(one, frames=n or one.frames) for n, one in zip(lengths, asked, strict=True)]
+    if (most := max(one.frames for one in asked)) > model.size[0] and not before:
+        say(f"note: {most} frames are more than the {model.size[0]} that the model was trained on")
     shapes = [_latent_shape(autoencoder, one, settings) for one in asked]
     tiles = dict.fromkeys(shapes, 0)
     if settings.decode_memory is not None:
@@ -140,13 +146,16 @@ def sample(
     if settings.mark != "none":
         for size in {(one.height, one.width) for one in asked}:
             draw_words(settings.mark_text, *size)  # so that what finds no room is told now
-    looks = [(one.image, one.frames, one.height, one.width) for one in asked]
-    images = {look: _fitted(*look) for look in dict.fromkeys(looks)}
+    looks = [replace(one, **LOOKS_ALIKE) for one in asked]
+    images = {look: first_image(look, look.height, look.width) for look in dict.fromkeys(looks)}
     if before:
         with naming(Path(settings.again)):
             givens = dict.fromkeys(looks, givens_of(before))
     else:
-        givens = {look: _given(autoencoder, image) for look, image in images.items()}
+        givens = {
+            look: read_given(autoencoder, look, look.frames, look.height, look.width, settings.fps)
+            for look in images
+        }
     requests = [
         Request(Condition(prompt=one.prompt, givens=givens[look], negative=one.negative), shape, one.seed)
         for one, look, shape in zip(asked, looks, shapes, strict=True)
@@ -156,14 +165,14 @@ def sample(
     sampler = SamplerConfig(settings.steps, settings.solver, settings.guidance, settings.seed)
     packs = [
         group[k : k + settings.batch]
-        for group in same_shapes(looks)
+        for group in same_shapes(list(map(astuple, looks)))
         for k in range(0, len(group), settings.batch)
     ]
 
     # What is there with the same record is kept; of a pack that is sampled again, one video is made.
     def records_of(pack: list[int]) -> list[dict]:
-        image, frames, height, width = looks[pack[0]]
-        look = {"image": image, "frames": frames, "height": height, "width": width}
+        names = (*given_fields(), "frames", "height", "width")
+        look = {name: getattr(looks[pack[0]], name) for name in names}
         return make_records(model, replace(settings, **look), [requests[k] for k in pack])
 
     wanted, kept = set(), 0
@@ -236,23 +245,6 @@ def _latent_shape(
         raise
 
 
-def _fitted(image: str, frames: int, height: int, width: int) -> Tensor | None:
-    """An image's pixels T H W C, fitted to the size as a line says; None for none."""
-    if not image:
-        return None
-    frame_THWC = read_frames(image, [0])
-    say(f"{image}: {how_fitted(*frame_THWC.shape[1:3], height, width)}")
-    return resize_and_crop(frame_THWC, height, width)
-
-
-def _given(autoencoder: Autoencoder, image_THWC: Tensor | None) -> tuple[Given, ...]:
-    """What an image gives: the latents of the first frame."""
-    if image_THWC is None:
-        return ()
-    image_BCTHW = to_video(image_THWC)[None].to(autoencoder.latent_mean.device)
-    return (Given(autoencoder.encode(image_BCTHW)[0].cpu()),)
-
-
 def _compared(parts_CTHW: Iterable[Tensor], image_THWC: Tensor | None, name: str) -> Iterator[Tensor]:
     """A video's parts as they come; where its first frame was given, a line says how well that was kept."""
     for number, part in enumerate(parts_CTHW):
@@ -298,7 +290,8 @@ def file_names(settings: SampleSettings, asked: list[Asked], count: int) -> list
     for one in asked:
         words = re.sub(r"[\W_]+", "-", one.prompt.lower() if settings.prompt_inside else "video").strip("-")
         words = words[:60].encode()[:120].decode(errors="ignore")  # names have at most 255 bytes
-        values = {name: getattr(one, name) for name in ("negative", "image", "frames", "height", "width")}
+        names_of_own = ("negative", *given_fields(), "frames", "height", "width")
+        values = {name: getattr(one, name) for name in names_of_own}
         own = {name: value for name, value in values.items() if value != getattr(settings, name)}
         if own or not words or words.replace("-", " ") != one.prompt:
             about = json.dumps([one.prompt, own])
@@ -335,8 +328,10 @@ def _sample_again(settings: SampleSettings) -> list[Path]:
         settings.model == default.model != origin.model
     ):  # a video may come from anyone: its paths are not read
         raise ValueError(f"{video} was made by {origin.model}, which is not read unless you name it: --model")
-    if origin.image and "givens" not in record:
-        raise ValueError(f"{video} holds no first frame, and its record names one")
+    nothing = {name: getattr(default, name) for name in given_fields()}
+    named = [name for name in sorted(FILES) if getattr(origin, name)]
+    if named and "givens" not in record:
+        raise ValueError(f"{video} holds nothing that was given, and its record names --{named[0]}")
     precision = settings.precision if settings.precision != default.precision else origin.precision
     ours = {
         "number": 1,
@@ -346,7 +341,7 @@ def _sample_again(settings: SampleSettings) -> list[Path]:
         "lora": _same_adapters(settings, origin, record),
         "prompts_file": "",
     }
-    again = replace(origin, **ours, image="", again=settings.again, precision=precision)
+    again = replace(origin, **ours, **nothing, again=settings.again, precision=precision)
     again = replace(again, overwrite=settings.overwrite)
     files = sample(again, record)
     if read_json(sidecar(files[0]))["frames_sha256"] != record["frames_sha256"]:

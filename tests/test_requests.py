@@ -38,12 +38,12 @@ def test_a_request_says_what_is_its_own(tmp_path):
         {"prompt": 7, "seed": float("nan"), "image": None},
     ]
     wanted = [
-        Asked("a", "n", "", 7, 9, 32, 48),
-        Asked("a", "n", "", 8, 9, 32, 48),
-        Asked("b", "m", f"{tmp_path}/deep/first.png", 3, 5),
-        Asked("b", "m", f"{tmp_path}/deep/first.png", 4, 5),
-        Asked("7", "all", "", 3, 5),
-        Asked("7", "all", "", 4, 5),
+        Asked("a", "n", 7, 9, 32, 48),
+        Asked("a", "n", 8, 9, 32, 48),
+        Asked("b", "m", 3, 5, image=f"{tmp_path}/deep/first.png"),
+        Asked("b", "m", 4, 5, image=f"{tmp_path}/deep/first.png"),
+        Asked("7", "all", 3, 5),
+        Asked("7", "all", 4, 5),
     ]
     settings = {"number": 2, "seed": 3, "frames": 5, "negative": "all"}
     assert asked(tmp_path / "p.jsonl", "\n".join(map(json.dumps, rows)), **settings) == wanted

@@ -129,7 +129,9 @@ def test_paths_out_of_a_video_are_not_followed(folder, tmp_path, capsys):  # noq
     assert made["prompt"] == "a prompt" and str(secret) not in json.dumps(made)
     image = record | {"sample": record["sample"] | {"image": str(secret)}}
     write_video(tmp_path / "image.mp4", torch.zeros(3, 5, 32, 32), 8.0, image)
-    assert "holds no first frame" in message(capsys, "--again", tmp_path / "image.mp4", "--model", folder)
+    assert "holds nothing that was given" in message(
+        capsys, "--again", tmp_path / "image.mp4", "--model", folder
+    )
 
 
 def test_again_takes_no_setting_of_another_video(folder, tmp_path, capsys):  # noqa: F811
