@@ -137,9 +137,9 @@ def sample(
     asked = [replace(one, **{n: v for n, v in own.items() if getattr(one, n) is None}) for one in asked]
     lengths = [frames_given(one, settings.fps, autoencoder.compression) for one in asked]
     asked = [replace(one, frames=n or one.frames) for n, one in zip(lengths, asked, strict=True)]
+    shapes = [_latent_shape(autoencoder, one, settings) for one in asked]
     if (most := max(one.frames for one in asked)) > model.size[0] and not before:
         say(f"note: {most} frames are more than the {model.size[0]} that the model was trained on")
-    shapes = [_latent_shape(autoencoder, one, settings) for one in asked]
     tiles = dict.fromkeys(shapes, 0)
     if settings.decode_memory is not None:
         tiles = {z: tile_for(autoencoder, *z[2:], int(settings.decode_memory * 2**30)) for z in tiles}
