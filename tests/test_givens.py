@@ -18,7 +18,7 @@ from vae.data.write import read_metadata, write_video
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory) -> Path:
-    """Two videos without loss, of 11 and 9 frames of 32 x 32 at 8 a second; masks of a corner, and of more."""
+    """Two videos without loss, of 11 and 9 frames of 32 x 32 at 8 a second, and two masks."""
     place = tmp_path_factory.mktemp("videos")
     for seed, (name, frames) in enumerate({"a": 11, "b": 9}.items()):
         noise = torch.rand(3, frames, 4, 4, generator=torch.Generator().manual_seed(seed)) * 2 - 1
