@@ -347,16 +347,12 @@ def _load_diffusers_model(folder: Path) -> Model:
             text = from_json(TextConfig, settings["text"])
             sampler = from_json(SamplerConfig, settings["sampler"])
             flow, size, fps = (from_json(FlowConfig, settings["flow"]), settings["size"], settings["fps"])
-    denoiser = Denoiser(replace(transformer.config, depth=0), replace(text, folder=str(folder)))
-    denoiser.transformer = transformer
+    denoiser = _around(transformer, make_encoder(replace(text, folder=str(folder))))
     if boundary:
         low_noise = wan.load_transformer(folder / "transformer_2")
         if low_noise.config != transformer.config:
             raise ValueError(f"{folder}: its two transformers have other settings, which is not supported")
-        denoiser.low_noise = Denoiser(
-            replace(transformer.config, depth=0), denoiser.text.config, denoiser.text
-        )
-        denoiser.low_noise.transformer, denoiser.boundary = low_noise, boundary
+        denoiser.low_noise, denoiser.boundary = _around(low_noise, denoiser.text), boundary
     if autoencoder.channels != transformer.config.latent_channels:
         raise ValueError(
             f"{folder}: the transformer takes {transformer.config.latent_channels} latent channels, but the "
@@ -382,6 +378,14 @@ def _load_diffusers_model(folder: Path) -> Model:
         kind="diffusers pipeline",
         facts={},
     )
+
+
+def _around(transformer: Transformer, encoder: nn.Module) -> Denoiser:
+    """A transformer that is there and its text encoder as one module: nothing is drawn to be overwritten."""
+    with torch.device("meta"):
+        denoiser = Denoiser(replace(transformer.config, depth=0), encoder.config, encoder)
+    denoiser.transformer = transformer
+    return denoiser
 
 
 def _text_hash(denoiser: Denoiser) -> list[str]:

@@ -22,9 +22,11 @@ from dit.givens import FILES, first_image, frames_given, given_fields, read_give
 from dit.jobs import run_jobs
 from dit.load import Model, load_resolved
 from dit.lora_files import parse_scaled
+from dit.memory import text_embedded
 from dit.record import FORMATS, givens_of, is_there, make_records, place_of, read_record, sidecar, write
 from dit.requests import Asked, read_asked
 from dit.text import cut_note
+from samplers.guidance import guided_conditions
 from vae.data.images import IMAGES
 from vae.data.mark import draw_words
 from vae.data.sheets import contact_sheet, evenly
@@ -39,6 +41,7 @@ from vae.training.processes import gathered, leave, processes
 from vae.training.progress import progress, say
 
 SHEET_FRAMES = 5
+EMBEDDED = 64  # packs whose prompts are embedded before they are sampled: then the encoder makes room
 
 
 class RecordAdapters(TypedDict):
@@ -175,6 +178,9 @@ def sample(
         look = {name: getattr(looks[pack[0]], name) for name in names}
         return make_records(model, replace(settings, **look), [requests[k] for k in pack])
 
+    def conditions_of(pack: list[int]) -> list[Condition]:
+        return guided_conditions([requests[k].condition for k in pack], sampler.guidance)
+
     wanted, kept = set(), 0
     for pack in packs:
         for k, record in zip(pack, records_of(pack), strict=True):
@@ -197,14 +203,17 @@ def sample(
     title, packs = f"sampling {len(wanted)}", packs[rank::ranks]
     quiet = rank > 0 or not packs
     with progress(total=len(packs) * settings.steps, desc=title, unit="step", disable=quiet) as bar:
-        for pack in packs:
-            together = [requests[k] for k in pack]
-            latents = generate(model.denoiser, together, model.flow, sampler, lambda *_: bar.update())
-            for k, record, z in zip(pack, records_of(pack), latents, strict=True):
-                if k in wanted:
-                    video = decode(autoencoder, z, tiles[shapes[k]])
-                    video = _compared(video, images[looks[k]], files[k].name)
-                    write(files[k], video, record, settings.fps)
+        for some in range(0, len(packs), EMBEDDED):
+            window = packs[some : some + EMBEDDED]
+            with text_embedded(model.denoiser, [conditions_of(pack) for pack in window]):
+                for pack in window:
+                    together = [requests[k] for k in pack]
+                    latents = generate(model.denoiser, together, model.flow, sampler, lambda *_: bar.update())
+                    for k, record, z in zip(pack, records_of(pack), latents, strict=True):
+                        if k in wanted:
+                            video = decode(autoencoder, z, tiles[shapes[k]])
+                            video = _compared(video, images[looks[k]], files[k].name)
+                            write(files[k], video, record, settings.fps)
     _together(ranks)  # all are written
     if rank:
         return []  # the first one says what there is

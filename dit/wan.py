@@ -106,14 +106,19 @@ def to_diffusers(state: dict[str, Tensor], config: TransformerConfig) -> dict[st
     return {name: value[None] if name.endswith(TABLE) else value for name, value in result.items()}
 
 
-def from_diffusers(state: dict[str, Tensor], config: TransformerConfig) -> dict[str, Tensor]:
-    """The inverse of `to_diffusers`; raises ValueError naming tensors that are missing or do not fit."""
+def from_diffusers(
+    state: dict[str, Tensor], config: TransformerConfig, take: bool = False
+) -> dict[str, Tensor]:
+    """The inverse of `to_diffusers`; raises ValueError naming tensors that are missing or do not fit.
+
+    It may `take` them out of the state, so that no two copies of all of them are held.
+    """
     with torch.device("meta"):
         known = to_diffusers(Transformer(config).state_dict(), config)
     check_tensors(state, known, "the state dict of a Wan transformer")
     result = {}
     for ours, theirs in names(config):
-        pieces = [state[name] for name in theirs]
+        pieces = [state.pop(name) if take else state[name] for name in theirs]
         result[ours] = torch.cat(pieces) if theirs[1:] else pieces[0]
     result["patch_embedding.weight"] = result["patch_embedding.weight"].flatten(1)
     return {name: value[0] if name.endswith(TABLE) else value for name, value in result.items()}
@@ -167,7 +172,7 @@ def load_transformer(folder: Path) -> Transformer:
         config = transformer_config(settings)
         with torch.device("meta"):
             model = Transformer(config)
-        model.load_state_dict(from_diffusers(tensors, config), assign=True)
+        model.load_state_dict(from_diffusers(tensors, config, take=True), assign=True)
     return model
 
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Set
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -120,7 +121,9 @@ def load_wan(folder: Path) -> Autoencoder:
         config = autoencoder_config(settings)
     check_fit(lambda: Autoencoder(config), tensors, folder, absent=STATISTICS)
     with naming(folder):
-        model = Autoencoder(config)
+        with torch.device("meta"):  # nothing is drawn to be overwritten
+            model = Autoencoder(config)
+        model.to_empty(device="cpu")
         model.set_statistics(Statistics(tuple(settings["latents_mean"]), tuple(settings["latents_std"])))
     load_strictly(model, tensors, folder, absent=STATISTICS)
     return model

@@ -20,6 +20,7 @@ from configs.load import from_json, parse_json
 Kind = TypeVar("Kind")
 # What `tempfile.mkdtemp` makes of our prefix and suffix.
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.\w{8}\.tmp")
+LARGE = 64 * 2**20  # bytes of a file whose hash is kept
 LOCK = ".lock"
 MOST_TEXT = 1 << 28  # bytes of a text: all are held in memory, and the longest of use has a tenth of that
 MOST_WEIGHTS = 1 << 31  # bytes of a feature network's weights: CLIP, the largest, has 0.6 GB
@@ -286,7 +287,29 @@ def check_writable(file: Path) -> None:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, the name of a set of weights."""
+    """SHA-256 of a file's bytes, the name of a set of weights.
+
+    That of a large file is kept in the user's cache, under its place, size and times: whoever writes it, or
+    moves another there, changes one of them.
+    """
+    about = os.stat(path)
+    if about.st_size < LARGE:
+        return _hash_of_bytes(path)
+    key = f"{Path(path).resolve()} {about.st_size} {about.st_mtime_ns} {about.st_ctime_ns} {about.st_ino}"
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dit-lab" / "hashes"
+    kept = home / hashlib.sha256(key.encode()).hexdigest()
+    with suppress(OSError, UnicodeDecodeError):
+        if re.fullmatch(r"[0-9a-f]{64}", text := kept.read_text()):
+            return text
+    found = _hash_of_bytes(path)
+    with suppress(OSError):  # a home that cannot be written: it is computed again
+        home.mkdir(parents=True, exist_ok=True)
+        write_text(kept, found)
+    return found
+
+
+def _hash_of_bytes(path: Path) -> str:
+    """SHA-256 of a file's bytes, all of them read."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
