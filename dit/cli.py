@@ -17,6 +17,10 @@ VERBS = {  # words -> (module, what it does)
     "train": ("dit.train", "CONFIG   train a transformer"),
     "dashboard": ("dit.runs.dashboard", "RUN…   runs on one HTML page: curves, cost, settings, samples"),
     "card": ("dit.runs.card", "RUN   a model card of what the run's own files say"),
+    "scaling": (
+        "dit.runs.scaling",
+        "RUN…   a law of loss in size, data and compute, and a forecast kept before the run",
+    ),
     "vae train": ("vae.train", "CONFIG   train an autoencoder"),
     "vae encode": ("dit.encode", "MANIFEST --out CACHE   encode clips and captions once, to train on"),
     "vae compare": ("eval.autoencoders", "A B … --data PATH   autoencoders on the same clips, side by side"),

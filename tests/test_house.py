@@ -260,6 +260,7 @@ WRITERS = {  # file -> why it may do what only the one door to labelled files do
     WRITE: "the door, which labels all",
     "eval/preprocess.py": "JPEG's loss, in memory, in what a score reads",
     "eval/every.py": "curves of numbers",
+    "dit/runs/scaling_picture.py": "curves of numbers",
     "vae/training/log.py": "curves of numbers",
 }
 

@@ -12,7 +12,6 @@ import contextlib
 import math
 from pathlib import Path
 
-import numpy
 import torch
 
 from configs.data import ClipConfig, DataConfig
@@ -20,6 +19,7 @@ from configs.model import TextConfig, TransformerConfig
 from configs.sampling import SamplerConfig
 from configs.train import FlowConfig, OptimizerConfig, TransformerLoop, TransformerRun
 from dit.encode import EncodeSettings, encode
+from dit.runs.scaled import best_rate
 from dit.train import train
 from vae.training.log import read_log
 
@@ -61,19 +61,6 @@ def loss_of(config: TransformerRun) -> float:
     rows = list(read_log(Path(config.out) / "log.jsonl")) if Path(config.out).is_dir() else []
     found = [row["validation"] for row in rows if "validation" in row]
     return found[-1] if found else math.inf
-
-
-def best_rate(losses: dict[float, float]) -> float:
-    """Where a parabola through the best of the rates, in their logarithms, and its neighbours is least."""
-    rates = sorted(losses)
-    at = min(range(len(rates)), key=lambda k: losses[rates[k]])
-    if not 0 < at < len(rates) - 1:
-        return rates[at]
-    near = rates[at - 1 : at + 2]
-    if not all(math.isfinite(losses[rate]) for rate in near):
-        return rates[at]
-    curve = numpy.polyfit([math.log2(rate) for rate in near], [losses[rate] for rate in near], 2)
-    return 2.0 ** (-curve[1] / (2 * curve[0]))
 
 
 def table(home: Path) -> str:
