@@ -30,7 +30,8 @@ from vae.cache.encoding import (
 from vae.cache.index import Cache, CachedFile, read_index, save_index
 from vae.cache.shards import DTYPES, LATENTS, TEXTS, find_rows, stale_shards, write_shard
 from vae.data.clips import check_data
-from vae.data.manifest import NAME, Entry, load_manifest
+from vae.data.columns import Entry
+from vae.data.manifest import NAME, load_manifest
 from vae.load import autoencoder_hash, load_autoencoder, stored_hash
 from vae.training.device import own_device
 from vae.training.files import remove_stale
@@ -83,7 +84,7 @@ def encode(settings: EncodeSettings) -> Path:
     if config.source == SHAPES:
         entries = drawn_files(out, config, settings.seed, settings.scenes)
     else:
-        entries = load_manifest(config.source)
+        entries = load_manifest(config.source).kept()
     hashed = autoencoder_hash(autoencoder)
     provenance = {
         "data": {name: getattr(config, name) for name in SAMPLING},

@@ -27,7 +27,8 @@ from tests.tiny import autoencoder_run, fresh_accelerator, transformer_run  # no
 from vae.cache.index import CachedFile, load_cache, save_index
 from vae.cache.shards import read_locations, write_shard
 from vae.data import parquet
-from vae.data.manifest import Entry, load_manifest, relative, save_manifest
+from vae.data.columns import Entry
+from vae.data.manifest import load_manifest, relative, save_manifest
 from vae.data.msrvtt import read_annotations
 from vae.diffusers_folder import read_config
 from vae.model import Autoencoder

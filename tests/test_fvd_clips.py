@@ -13,7 +13,8 @@ from configs.protocol import load_protocol
 from eval.clips import choose_clips, find_sources, frame_count, order_frames, read_clip
 from eval.fvd import FvdSettings, fvd
 from tests.test_fvd import Means, folders, quick, settings, video  # noqa: F401
-from vae.data.manifest import Entry, save_manifest
+from vae.data.columns import Entry
+from vae.data.manifest import save_manifest
 from vae.data.video import UnreadableVideo, probe, read_frames, to_video
 from vae.data.write import write_video
 

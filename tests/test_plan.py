@@ -16,7 +16,7 @@ from dit.bench.flops import sample_cost, step_flops, training_flops
 from vae.compression import PATCH, Compression
 from vae.data import mixture, sizes
 from vae.data.clips import DrawnWorld, VideoFiles, clip_of
-from vae.data.manifest import Entry
+from vae.data.columns import Entry
 from vae.data.mixture import MixedSizes, Shares
 from vae.data.plan import CLOSE, Cost, Plan, deal, padding
 from vae.data.rows import RowList

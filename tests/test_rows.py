@@ -1,19 +1,25 @@
 """Rows of a manifest stay in its file: a row, a column and a choice are what reading all of it gives."""
 
 import pickle
+from array import array
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy
 import pyarrow.parquet
 import pytest
+import torch
 
 from configs.data import DataConfig
 from vae.compression import Compression
 from vae.data import rows
 from vae.data.clips import VideoFiles, clip_size, files_hash
-from vae.data.manifest import Entry, load_manifest, save_manifest
+from vae.data.columns import Caption, Entry, cut_rows
+from vae.data.drawn_world import draw, random_scene
+from vae.data.manifest import load_manifest, rewrite, save_manifest
+from vae.data.video import probe, read_frames, to_video
+from vae.data.write import write_video
 
 ABOUT = {"codec": "h264", "duration": 1.0, "reader": "decord", "stream": 0, "streams": 1}
 
@@ -62,7 +68,7 @@ def test_a_choice_has_its_rows_columns_and_digest(tmp_path):
     chosen, wanted = manifest.choose(places)[3:][::2], [given[k] for k in places][3:][::2]
     assert list(chosen) == wanted
     assert chosen.numbers("frames").tolist() == [entry.frames for entry in wanted]
-    assert list(chosen.values("captions")) == [[*entry.captions] for entry in wanted]
+    assert list(chosen.values("captions")) == [entry.captions for entry in wanted]
     save_manifest(tmp_path / "n.parquet", wanted)
     assert chosen.digest(["key", "captions"]) == load_manifest(tmp_path / "n.parquet").digest(
         ["key", "captions"]
@@ -136,3 +142,74 @@ def test_a_manifest_that_others_wrote_in_large_groups_is_slow_and_says_so(tmp_pa
     manifest = load_manifest(tmp_path / "m.parquet")
     assert "as 50 rows are read for each" in capsys.readouterr().err
     assert list(manifest) == entries(tmp_path, 50), "a column of one's own is no fault"
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    """A file, and its frames 7 to 16 cut without loss into a file of their own: the entries of both."""
+    folder = tmp_path_factory.mktemp("film")
+    video = draw(random_scene(3, 0, "train"), 25, 48, 64)
+    write_video(folder / "whole.mp4", video, 8, {})
+    frames = read_frames(folder / "whole.mp4", range(25))[7:16]
+    write_video(folder / "cut.mkv", to_video(frames), 8, {})
+    files = [folder / "whole.mp4", folder / "cut.mkv"]
+    return [Entry(**asdict(probe(file)), path=file, captions=("a film",)) for file in files]
+
+
+@pytest.mark.parametrize("reader", ["decord", "sequential"])
+def test_a_span_is_what_its_frames_are_in_a_file_of_their_own(film, reader):
+    """Its key, its clips and every frame of them, bit for bit."""
+    whole, cut = (replace(entry, reader=reader) for entry in film)
+    span = whole.span(7, 16)
+    assert span.key == cut.key != whole.key and (span.frames, span.fps) == (cut.frames, cut.fps)
+    assert span.span(9, 12).key == cut.span(2, 5).key, "a span of a span counts in its file's frames"
+    config = DataConfig(frames=5, size=32, fps=6.0)
+    both = [VideoFiles(config, 5, [entry], Compression()) for entry in (span, cut)]
+    for number in range(6):
+        ours, others = (data[number] for data in both)
+        assert not ours.skipped and torch.equal(ours.video, others.video), number
+    with pytest.raises(ValueError, match="frames 6 to 9 are no part of frames 7 to 16"):
+        span.span(6, 9)
+    with pytest.raises(ValueError, match="has frames 0 to 8, not 9"):
+        read_frames(span.path, [9], span)
+
+
+def test_spans_of_variable_rate_have_their_own_times():
+    ticks = [0, 1000, 2000, 5000, 5500, 9000]
+    about = {"reader": "sequential", "stream": 0, "streams": 1, "times": array("I", ticks).tobytes()}
+    facts = 6, 6.25, 48, 64, "vp9", 1.0, 9, *(about.pop(name) for name in ("reader", "stream", "streams"))
+    entry = Entry(*facts, array("I", range(6)).tobytes(), path=Path("a.mkv"), captions=(), **about)
+    part = entry.span(2, 6)
+    assert array("I", part.times).tolist() == [0, 3000, 3500, 7000] and part.last_tick == 7000
+    even = entry.span(0, 3)
+    assert (even.times, even.fps, even.last_tick) == (b"", 10.0, 0), "what is even has a rate"
+
+
+def test_a_manifest_is_rewritten_with_other_rows_and_more_columns(film, tmp_path):
+    """Spans cut in a table are those of entries; columns of ours and of one's own go with them."""
+    whole = replace(film[0], captions=(Caption("a film", "human", "en"),), licence="cc-by", tags=("blue",))
+    save_manifest(tmp_path / "m.parquet", [whole, film[1]])
+
+    def scored(table):
+        return table.append_column("motion", pyarrow.array([0.5, None]))
+
+    def halved(table):
+        cut = cut_rows(table, [0, 0, 1], [0, 12, 0], [12, 25, 9])
+        reasons = pyarrow.array([[], ["filter: static"], []], pyarrow.list_(pyarrow.string()))
+        return cut.set_column(cut.column_names.index("rejected"), "rejected", reasons)
+
+    (tmp_path / "deep").mkdir()
+    rewrite(tmp_path / "m.parquet", tmp_path / "scored.parquet", scored)
+    rewrite(tmp_path / "scored.parquet", tmp_path / "deep" / "cut.parquet", halved)
+    found = load_manifest(tmp_path / "deep" / "cut.parquet")
+    expected = [whole.span(0, 12), replace(whole.span(12, 25), rejected=("filter: static",)), film[1]]
+    assert [replace(e, path=e.path.resolve()) for e in found] == expected
+    caption = found[0].captions[0]
+    assert (caption, caption.origin, caption.language, caption.prompt) == ("a film", "human", "en", "")
+    assert list(found.values("motion")) == [0.5, 0.5, None]
+    assert [e.start for e in found.kept()] == [0, 0] and len(found) == 3
+    with pytest.raises(ValueError, match=r"no row is left of"):
+        rewrite(tmp_path / "m.parquet", tmp_path / "none.parquet", lambda table: table.slice(0, 0))
+    with pytest.raises(ValueError, match="has no column tags"):
+        rewrite(tmp_path / "m.parquet", tmp_path / "bad.parquet", lambda table: table.drop(["tags"]))
+    assert not (tmp_path / "none.parquet").exists() and not (tmp_path / "bad.parquet").exists()

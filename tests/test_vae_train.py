@@ -37,8 +37,9 @@ from tests.tiny import (
     write_config,
 )
 from vae.compression import Compression
+from vae.data.columns import Entry
 from vae.data.drawn_world import draw, random_scene
-from vae.data.manifest import Entry, save_manifest
+from vae.data.manifest import save_manifest
 from vae.data.video import probe
 from vae.data.write import write_video
 from vae.load import load_autoencoder

@@ -122,7 +122,7 @@ def _all_clips(config: DataConfig, seed: int, compression: Compression) -> Datas
         return DrawnWorld(config, seed, split)
     from vae.data.manifest import load_manifest
 
-    return VideoFiles(config, seed, load_manifest(config.source), compression)
+    return VideoFiles(config, seed, load_manifest(config.source).kept(), compression)
 
 
 def _measure(

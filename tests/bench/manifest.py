@@ -22,10 +22,10 @@ def write(file: Path, rows: int) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    from vae.data.manifest import Entry, _types
+    from vae.data.columns import Entry, as_row, column_types
     from vae.data.rows import GROUP_ROWS
 
-    draw, schema = random.Random(0), pyarrow.schema(list(_types().items()))
+    draw, schema = random.Random(0), pyarrow.schema(list(column_types().items()))
     with pyarrow.parquet.ParquetWriter(
         file, schema, use_dictionary=["codec", "reader", "decoder", "treatment"]
     ) as writer:
@@ -44,8 +44,8 @@ def write(file: Path, rows: int) -> None:
                     path=Path(f"{k // 1000:05}/clip_{k:08}.mp4"),
                     captions=(f"a caption of clip {k} that is about as long as such are",),
                 )
-                for name, values in columns.items():
-                    values.append(str(entry.path) if name == "path" else getattr(entry, name))
+                for name, value in as_row(entry, str(entry.path)).items():
+                    columns[name].append(value)
             writer.write_table(pyarrow.table(columns, schema), row_group_size=GROUP_ROWS)
 
 

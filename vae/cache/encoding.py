@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, astuple, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -13,9 +14,9 @@ from configs.data import DataConfig
 from vae import tiles
 from vae.cache.shards import DTYPES, LATENTS, key_of, write_shard
 from vae.data.clips import clip_of, ignore_terminal_signals, starts
+from vae.data.columns import Entry
 from vae.data.drawn_captions import caption
 from vae.data.drawn_world import Scene, draw, random_scene
-from vae.data.manifest import Entry
 from vae.data.video import UnreadableVideo, read_frames, resize_and_crop, to_video
 from vae.interface import VideoAutoencoder
 from vae.training.files import file_hash
@@ -68,13 +69,15 @@ def drawn_files(folder: Path, config: DataConfig, seed: int, count: int) -> list
 def file_hashes(entries: Sequence[Entry], rank: int, ranks: int, workers: int) -> list[tuple[int, str, str]]:
     """Number, SHA-256 and what is wrong, of this process's share of the files, all bytes or scene of each."""
 
+    once = lru_cache(maxsize=64)(file_hash)  # spans of a file follow each other
+
     def one(number: int) -> tuple[int, str, str]:
         entry = entries[number]
         if isinstance(entry, DrawnFile):
             return number, key_of(scene=asdict(entry.scene)), ""
         path = entry.path
         try:
-            return number, file_hash(path), ""
+            return number, once(path), ""
         except OSError as error:
             missing = isinstance(error, FileNotFoundError)
             return number, "", f"{path}: {'no such file' if missing else error.strerror}"
@@ -103,7 +106,10 @@ def clips_to_encode(
     clips = []
     for start in starts(config.clips_per_file):
         indices, height, width = clip_of(entry, start, config, autoencoder.compression)
-        what = {"file": sha256, "frames": indices, "size": [height, width], "name": entry.path.name}
+        frames = [
+            entry.start + index for index in indices
+        ]  # of the file: spans that share them share latents
+        what = {"file": sha256, "frames": frames, "size": [height, width], "name": entry.path.name}
         size = autoencoder.compression.latent_size(len(indices), height, width)
         clips.append(ClipToEncode(clip_key(what, hashed, dtype), what, (2, autoencoder.channels, *size)))
     return clips
@@ -166,7 +172,7 @@ def _read_clips(reading: Reading, entries: Sequence[Entry]) -> list[Tensor]:
         return [draw(entry.scene, len(clip.what["frames"]), *clip.what["size"]) for clip in reading.clips]
     distinct = sorted({index for clip in reading.clips for index in clip.what["frames"]})
     position = {index: k for k, index in enumerate(distinct)}
-    frames = read_frames(entry.path, distinct, entry)
+    frames = read_frames(entry.path, [index - entry.start for index in distinct], entry)
     return [
         resize_and_crop(frames[[position[index] for index in clip.what["frames"]]], *clip.what["size"])
         for clip in reading.clips

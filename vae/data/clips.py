@@ -250,7 +250,7 @@ def open_data(
         return DrawnWorld(config, seed, split), DrawnWorld(config, seed + 1, split)
     from vae.data.manifest import load_manifest
 
-    manifest = load_manifest(config.source)
+    manifest = load_manifest(config.source).kept()
     kept, held = held_out_split(len(manifest), manifest.paths, config, seed, validation)
     data = VideoFiles(config, seed, manifest.choose(kept), compression)
     return data, HeldOutFiles(manifest.choose(held), data)

@@ -12,8 +12,9 @@ from pathlib import Path
 from configs.load import Positional, parse
 from configs.ranges import Workers
 from vae.data.captions import find_captions, find_tables
+from vae.data.columns import Entry
 from vae.data.images import IMAGES
-from vae.data.manifest import HALF, NAME, Entry, check_output, passed_over, save_manifest, walk
+from vae.data.manifest import HALF, NAME, check_output, passed_over, save_manifest, walk
 from vae.data.tables import few
 from vae.data.video import VIDEOS, Probe, UnreadableVideo, probe
 from vae.training.progress import progress, say
@@ -83,7 +84,9 @@ def probe_all(
             if result.streams > 1:
                 others = f"{result.streams} video streams; stream {result.stream}, the first, is read"
                 say(f"note: {file} has {others}")
-            entries.append(Entry(**asdict(result), path=file, captions=captions[file]))
+            entries.append(
+                Entry(**asdict(result), path=file, captions=captions[file], modified=file.stat().st_mtime_ns)
+            )
     return entries, bad
 
 

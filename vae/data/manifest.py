@@ -1,63 +1,34 @@
-"""Manifests: a parquet file with a row for each video and image, what it holds and its captions."""
+"""Manifests: parquet files with a row for each span of a video or image; found, read, written and changed."""
 
-import hashlib
 import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 import numpy
 
 from configs.load import from_json, parse_json
+from vae.data.columns import LEVELS, PLANNED, RANGES, READERS, Entry, as_row, captions_of, column_types
 from vae.data.images import IMAGES
 from vae.data.parquet import check_columns, check_ranges
 from vae.data.rows import GROUP_ROWS, ParquetFiles, Rows
-from vae.data.video import VIDEOS, Probe
+from vae.data.video import VIDEOS
 from vae.training.files import below, naming, write_whole
 
 NAME = "manifest.parquet"
-FACTS = ("path", *(field.name for field in fields(Probe)), "captions")
-COLUMNS = (*FACTS, "last_tick", "key")
 LEFT_OUT = b"left_out"  # in the file's metadata: what of its folder was left out, so that the rest is new
 ROOT = b"root"  # in the metadata: the folder that paths are from, where it is not the manifest's own
 AGAIN = "make it again with `dit data index FOLDER`"
-READERS = ("decord", "sequential", "image", "animation")
-RANGES = {  # of numbers, from which memory is taken
-    "frames": (1, 10**8),
-    "fps": (0.0, 1e6),
-    "height": (1, 2**16),
-    "width": (1, 2**16),
-    "duration": (0.0, 1e9),
-    "bytes": (0, 2**60),
-    "stream": (0, 10**4),
-    "streams": (0, 10**4),
-}
-PLANNED = ("frames", "fps", "height", "width")  # from which the sizes of all clips follow
 CHECKED_AT_ONCE = 2_000  # rows; of more, each is checked when it is read
 LARGE_GROUP = 64 * GROUP_ROWS  # rows that are read for one, of which there is a word
+REPEATED = ["codec", "reader", "decoder", "treatment", "checked", "licence", "source", "split"]  # few values
 LOOKED_FOR = 100_000  # files of a manifest beside which new ones are looked for
 HALF = re.compile("[\ud800-\udfff]")  # a surrogate, half of a character, which no file can hold
-
-
-@dataclass(frozen=True)
-class Entry(Probe):
-    """A file of a manifest: where it is, what it holds, and its captions, of which there may be none."""
-
-    path: Path
-    captions: tuple[str, ...]
-
-    @property
-    def key(self) -> bytes:
-        """128 bits of what it shows, wherever it lies: size, rate, every frame's checksum and time, or, of an
-        image, which has none, its size in bytes; and what was done to the pixels."""
-        facts = self.frames, self.fps, self.height, self.width, self.treatment
-        about = repr((*facts, self.checksums or self.bytes, self.times)).encode()
-        return hashlib.blake2b(about, digest_size=16).digest()
 
 
 def walk(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -103,18 +74,6 @@ def passed_over(folder: Path, there: list[Path], files: list[Path]) -> list[Path
     return [path for path in there if path not in known]
 
 
-def _types() -> dict:
-    """The type of every column."""
-    import pyarrow
-
-    types = {"captions": pyarrow.list_(pyarrow.string()), "path": pyarrow.string()}
-    of_python = {int: pyarrow.int64(), float: pyarrow.float64(), str: pyarrow.string()}
-    of_python[bytes] = pyarrow.binary()
-    types |= {field.name: of_python[field.type] for field in fields(Probe)}
-    types |= {"last_tick": pyarrow.int64(), "key": pyarrow.binary(16)}
-    return {name: types[name] for name in COLUMNS}
-
-
 def check_output(file: Path) -> None:
     """Raises ValueError for a name that is no manifest's, or one under which there is another file."""
     import pyarrow.parquet
@@ -147,20 +106,65 @@ def save_manifest(file: Path, entries: list[Entry], left_out: Sequence[Path] | N
     if any(relative(entry.path, home).startswith("../") for entry in entries):
         root = Path(os.path.commonpath([entry.path.parent.resolve() for entry in entries]))
         home, about = root, {ROOT: os.path.relpath(root, home.resolve())}
-    rows = [
-        asdict(e) | {"path": relative(e.path, home), "last_tick": e.last_tick, "key": e.key} for e in entries
-    ]
-    for row in rows:
-        row["captions"] = [_utf8(caption) for caption in row["captions"]]
+    rows = [as_row(entry, relative(entry.path, home)) for entry in entries]
+    for caption in (caption for row in rows for caption in row["captions"]):
+        caption["text"] = _utf8(caption["text"])
     if left_out is not None:
         about |= {LEFT_OUT: json.dumps([_utf8(relative(path, home)) for path in left_out])}
-    table = pyarrow.Table.from_pylist(rows, pyarrow.schema(list(_types().items()), metadata=about))
-    repeated = ["codec", "reader", "decoder", "treatment"]
+    table = pyarrow.Table.from_pylist(rows, pyarrow.schema(list(column_types().items()), metadata=about))
+    write_whole(file, lambda temporary: _write_tables(temporary, table.schema, [table]))
+
+
+def _write_tables(file: Path, schema, tables: Iterable) -> int:
+    """Writes tables in small groups of rows, one after the other; how many rows they have."""
+    import pyarrow.parquet
+
+    rows = 0
+    with pyarrow.parquet.ParquetWriter(file, schema, use_dictionary=REPEATED) as writer:
+        for table in tables:
+            if len(table):
+                writer.write_table(table, row_group_size=GROUP_ROWS)
+                rows += len(table)
+    return rows
+
+
+def rewrite(source: str | Path, out: Path, change: Callable) -> None:
+    """Writes a manifest's rows anew, whole or not at all: `change` makes of each part, an Arrow table of all
+    its columns, the table that takes its place, in the order of the rows.
+
+    The tables may have other rows, and columns of one's own, the same in all. Paths are made to be from where
+    the new manifest lies. Raises ValueError where no row is left, or a column of ours is not as it must be.
+    """
+    import pyarrow
+
+    manifest = load_manifest(source)
+    check_output(out)
+    home, opened = Path(os.path.abspath(out.parent)), manifest.files.opened
+    about = {k: v for k, v in (opened[0].schema_arrow.metadata or {}).items() if k in (LEFT_OUT, ROOT)}
+    roots = [Path(os.path.abspath(root)) for root in manifest.roots]
+    if roots != [home]:
+        about = {}  # what was left out is of one folder, and its manifest
+        if any(not root.is_relative_to(home) for root in roots):
+            home = Path(os.path.commonpath(roots))
+            about = {ROOT: os.path.relpath(home, os.path.abspath(out.parent)).encode()}
+
+    def tables() -> Iterator:
+        for table, file in manifest.tables(opened[0].schema_arrow.names):
+            if roots[file] != home:
+                paths = [relative(roots[file] / path, home) for path in table["path"].to_pylist()]
+                place = table.column_names.index("path")
+                table = table.set_column(place, "path", pyarrow.array(paths, pyarrow.string()))
+            changed = change(table)
+            check_columns(changed, column_types(), out, "a change must leave it")
+            yield changed.replace_schema_metadata(about)
 
     def write(temporary: Path) -> None:
-        pyarrow.parquet.write_table(table, temporary, row_group_size=GROUP_ROWS, use_dictionary=repeated)
+        parts = tables()
+        first = next(parts)
+        if not _write_tables(temporary, first.schema, chain([first], parts)):
+            raise ValueError(f"{out}: no row is left of {source}")
 
-    write_whole(file, write)
+    write_whole(out, write)
 
 
 def relative(path: Path, home: Path) -> str:
@@ -197,6 +201,24 @@ class Manifest(Rows[Entry]):
         """Those at some places, which rise."""
         return Manifest(self.files, self.roots, self.chosen(places))
 
+    def values(self, name: str) -> Iterator:
+        """The values of a column, one after the other; captions as an entry has them."""
+        values = super().values(name)
+        return map(captions_of, values) if name == "captions" else values
+
+    def kept(self) -> "Manifest":
+        """Those that have no reason not to be trained on; raises ValueError where none is left."""
+        import pyarrow.compute as compute
+
+        parts = (compute.list_value_length(table["rejected"]) for table, _ in self.tables(["rejected"]))
+        places = (numpy.concatenate([part.to_numpy() for part in parts]) == 0).nonzero()[0]
+        if len(places) < len(self):
+            count = f"{len(self) - len(places)} of {len(self)} rows"
+            if not len(places):
+                raise ValueError(f"{self.files.files[0]}: all {len(self)} rows are rejected: none is left")
+            _note_once(f"note: {count} of {self.files.files[0]} are rejected, and not trained on")
+        return self if len(places) == len(self) else self.choose(places)
+
     def paths(self) -> Iterator[str]:
         """Where every file is."""
         for table, file in self.tables(["path"]):
@@ -209,10 +231,10 @@ def load_manifest(source: str | Path) -> Manifest:
     It says which files came after it. Raises ValueError where there is none of ours.
     """
     files = _manifest_files(Path(source))
-    opened, roots = ParquetFiles(files, COLUMNS, AGAIN), []
+    opened, roots = ParquetFiles(files, list(column_types()), AGAIN), []
     for file, parquet in zip(files, opened.opened, strict=True):
         schema = parquet.schema_arrow
-        check_columns(schema.empty_table(), _types(), file, AGAIN)
+        check_columns(schema.empty_table(), column_types(), file, AGAIN)
         about = schema.metadata or {}
         with naming(file):
             if not parquet.metadata.num_rows:
@@ -224,7 +246,7 @@ def load_manifest(source: str | Path) -> Manifest:
         _note_once(f"note: {files[0]} is slow to draw from, as {large:,} rows are read for each: {AGAIN}")
     manifest = Manifest(opened, tuple(roots))
     for table, file in manifest.tables(PLANNED):
-        check_columns(table, {name: _types()[name] for name in PLANNED}, files[file], AGAIN)
+        check_columns(table, {name: column_types()[name] for name in PLANNED}, files[file], AGAIN)
         check_ranges(table, {name: RANGES[name] for name in PLANNED}, files[file])
     if len(manifest) <= CHECKED_AT_ONCE:
         for _ in manifest:
@@ -266,18 +288,26 @@ def _entry(row: dict, root: Path, file: Path) -> Entry:
     for name, (low, high) in RANGES.items():
         if not low <= row[name] <= high:
             raise ValueError(f"{file}: {name} = {row[name]}: it must be between {low:,} and {high:,}")
-    key, last_tick = row.pop("key"), row.pop("last_tick")
+    key, last_tick, end = (row.pop(name) for name in ("key", "last_tick", "end"))
+    row |= {name: tuple(row[name]) for name in ("tags", "rejected")}
     with naming(file):
         path = below(root, row["path"])
-    entry = Entry(**row | {"path": path, "captions": tuple(row["captions"])})
+    entry = Entry(**row | {"path": path, "captions": captions_of(row["captions"])})
     size, pictures = 4 * entry.frames, entry.reader in ("image", "animation")
-    sizes = {len(entry.checksums), len(entry.times)} <= {0, size} and (pictures or entry.checksums)
-    if not sizes or entry.reader not in READERS or (entry.reader != "image" and not entry.fps > 0):
+    sizes = {len(entry.checksums), len(entry.times)} <= {0, size} and (
+        pictures or entry.checksums or entry.checked != "full"
+    )
+    if (
+        not sizes
+        or entry.checked not in LEVELS
+        or entry.reader not in READERS
+        or (entry.reader != "image" and not entry.fps > 0)
+    ):
         raise ValueError(
             f"{file}: {path} has checksums, times, a rate or a reader that it cannot have: {AGAIN}"
         )
     if path.suffix.lower() not in (IMAGES if pictures else VIDEOS):
         raise ValueError(f"{file} lists {path}, whose name is none of a video or image: {AGAIN}")
-    if (entry.key, entry.last_tick) != (key, last_tick):
+    if (entry.key, entry.last_tick, entry.end) != (key, last_tick, end):
         raise ValueError(f"{file}: {path} has facts that do not belong to its key: {AGAIN}")
     return entry

@@ -66,10 +66,13 @@ def check_columns(table, types: Mapping, file: Path, advice: str):
         if column.type != kind:
             raise ValueError(f"{file}: its column {name} is of {column.type}, not {kind}: {advice}")
         parts = [column.combine_chunks()]
-        while parts[-1].type.num_fields:  # lists, and lists in them
-            parts.append(parts[-1].flatten())
-        if any(part.null_count for part in parts):
-            raise ValueError(f"{file}: its column {name} has a cell without a value: {advice}")
+        while parts:
+            part = parts.pop()
+            if part.null_count:
+                raise ValueError(f"{file}: its column {name} has a cell without a value: {advice}")
+            if part.type.num_fields:  # a list, or a structure of fields
+                inside = part.flatten()
+                parts += inside if isinstance(inside, list) else [inside]
     return table.select(list(types))
 
 

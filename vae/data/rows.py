@@ -161,7 +161,8 @@ class RowList(list[Item]):
 
 
 def _contents(column) -> Iterator[tuple[str, bytes]]:
-    """What an Arrow array holds: how many parts each list has, and of what is in it lengths and bytes."""
+    """What an Arrow array holds: how many parts each list has, and of what is in it lengths and bytes, of
+    structures by field."""
     import pyarrow
     import pyarrow.compute as compute
 
@@ -169,6 +170,10 @@ def _contents(column) -> Iterator[tuple[str, bytes]]:
     while pyarrow.types.is_list(column.type):
         yield f"list {depth}", compute.list_value_length(column).to_numpy().astype("<i4").tobytes()
         column, depth = column.flatten(), depth + 1
+    if pyarrow.types.is_struct(column.type):
+        for field, part in zip(column.type, column.flatten(), strict=True):
+            yield from ((f"{field.name} {what}", content) for what, content in _contents(part))
+        return
     yield "lengths", compute.binary_length(column).to_numpy(zero_copy_only=False).astype("<i4").tobytes()
     if pyarrow.types.is_fixed_size_binary(column.type):
         yield "bytes", b"".join(column.to_pylist())

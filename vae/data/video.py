@@ -48,7 +48,9 @@ class Probe:
     `checksums` are the CRC-32 of every frame's RGB bytes, four bytes each in this machine's order, against
     which each frame that decord gives is checked. `decoder` made them: another one rounds colours otherwise.
     `times` are every frame's time since the first, in the same form and in ticks; a file of constant rate,
-    whose frames `fps` places, has none.
+    whose frames `fps` places, has none. `start` is the file's frame that is the first: of a span everything
+    said is of the span, but for `bytes` and `digest`, 128 bits of the file's bytes. `checked` is how much was
+    decoded: without `full`, frames have no checksums.
     """
 
     frames: int
@@ -65,6 +67,14 @@ class Probe:
     decoder: str = field(default="", kw_only=True, repr=False)
     times: bytes = field(default=b"", kw_only=True, repr=False)
     treatment: str = field(default="", kw_only=True)
+    start: int = field(default=0, kw_only=True)
+    digest: bytes = field(default=b"", kw_only=True, repr=False)
+    checked: str = field(default="full", kw_only=True)
+
+    @property
+    def end(self) -> int:
+        """The file's frame after the last."""
+        return self.start + self.frames
 
     @property
     def last_tick(self) -> int:
@@ -257,6 +267,16 @@ def _uneven_times(ticks: list[int]) -> bytes:
     return array("I", times).tobytes()
 
 
+def span_times(times: bytes, fps: float) -> tuple[bytes, float]:
+    """The `times` and rate of a part of a file, from the times of its frames there: as those of a file that
+    holds the part alone."""
+    ticks = array("I", times).tolist()
+    if not ticks:
+        return b"", fps
+    times = _uneven_times(ticks)
+    return times, fps if times or len(ticks) < 2 else _rate(ticks, "", 0.0) or fps
+
+
 def decord_agrees(path: Path, size: tuple[int, int], checksums: list[int]) -> bool:
     """Whether decord sees the same frames as a sequential decoder, also after seeks around keyframes.
 
@@ -290,8 +310,9 @@ def decord_agrees(path: Path, size: tuple[int, int], checksums: list[int]) -> bo
 def read_frames(path: str | Path, indices: Sequence[int], known: Probe | None = None) -> Tensor:
     """Frames at exactly these indices, in this order, uint8 T H W C, of the first video stream, upright.
 
-    `known`, from a manifest, saves decoding the file once to learn how it must be read. Raises
-    UnreadableVideo for a damaged file, or one changed since; ValueError for an index that it does not have.
+    `known`, from a manifest, saves decoding the file once to learn how it must be read; of a span,
+    indices count from its start. Frames without checksums are read in sequence: nothing proves decord right.
+    Raises UnreadableVideo for a damaged file, or one changed since; ValueError for an index it does not have.
     """
     path = Path(path)
     if known is None:
@@ -311,14 +332,15 @@ def read_frames(path: str | Path, indices: Sequence[int], known: Probe | None = 
     if known.reader == "image":
         return read_image(path).expand(len(indices), -1, -1, -1)
     distinct, frames, checksums = sorted(set(indices)), None, array("I", known.checksums)
-    if known.reader == "decord":
+    if known.reader == "decord" and checksums:
         # It was right when tried, but not at every call: the last frame of an AVI may be an earlier one.
         # Where it is wrong, fails or is not installed, the file is read in sequence.
         with suppress(ImportError):
             import decord
 
             with suppress(decord.DECORDError, RuntimeError, AssertionError):
-                frames = decord.VideoReader(str(path.resolve()), num_threads=1).get_batch(distinct).asnumpy()
+                reader = decord.VideoReader(str(path.resolve()), num_threads=1)
+                frames = reader.get_batch([known.start + index for index in distinct]).asnumpy()
     if frames is None or [zlib.crc32(frame) for frame in frames] != [checksums[index] for index in distinct]:
         frames = _read_in_sequence(path, distinct, known)
     frames = torch.as_tensor(frames)
@@ -328,8 +350,11 @@ def read_frames(path: str | Path, indices: Sequence[int], known: Probe | None = 
 def _read_in_sequence(path: Path, indices: list[int], known: Probe) -> Tensor:
     """Frames of any file, by decoding it from the start to the last of them."""
     if known.reader == "animation":
-        return _as_indexed(path, torch.stack([f for f, *_ in image_frames(path, indices)]), indices, known)
-    ranges = "+".join(f"between(n,{first},{last})" for first, last in _runs(indices))
+        places = [known.start + index for index in indices]
+        return _as_indexed(path, torch.stack([f for f, *_ in image_frames(path, places)]), indices, known)
+    ranges = "+".join(
+        f"between(n,{first},{last})" for first, last in _runs([known.start + index for index in indices])
+    )
     graph = _filters(known.treatment, f"select='{ranges}'")
     arguments = ["-v", "error", *_first_video(path, known.codec, known.treatment), "-vf", graph]
     done = ffmpeg([*arguments, "-frames:v", str(len(indices)), "-pix_fmt", "rgb24", "-f", "rawvideo", "-"])
@@ -343,6 +368,8 @@ def _read_in_sequence(path: Path, indices: list[int], known: Probe) -> Tensor:
 def _as_indexed(path: Path, frames: Tensor, indices: list[int], known: Probe) -> Tensor:
     """The frames, whose checksums are those of the index; raises UnreadableVideo where they are not."""
     checksums = array("I", known.checksums)
+    if not checksums:
+        return frames
     if [zlib.crc32(frame.numpy().tobytes()) for frame in frames] != [checksums[index] for index in indices]:
         own = decoder() if known.reader != "animation" else f"Pillow {_pillow()}"
         why = f"was indexed by {known.decoder}, and {own} decodes it to other bytes"
