@@ -2,15 +2,18 @@
 
 import math
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+import numpy
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from vae.data.drawn_world import BACKGROUNDS, COLOURS, SHAPES, STAR_INNER, coverage
+from vae.data.drawn_captions import plain_caption
+from vae.data.drawn_world import BACKGROUNDS, COLOURS, SHAPES, STAR_INNER, Scene, coverage
+from vae.data.video import to_video
 
 # Half the least distance between two colours of the world (RGB, 0 to 255): nearer is the same colour.
 SAME_COLOUR = 54
@@ -81,6 +84,22 @@ def judge(video_CTHW: Tensor, new_motions: Collection[str] = ()) -> Verdict:
         background=background,
         motion=motion(x_T / width, y_T / height, area_T.sqrt(), new_motions),
     )
+
+
+def describe(prompts: Sequence[str], videos: Sequence[numpy.ndarray]) -> list[str]:
+    """A sentence for each video of the drawn world, frames T H W 3 of bytes, or "" where it cannot be said.
+
+    It is what `dit data caption --by eval.judge:describe` calls, and its captions are exact.
+    """
+    texts = []
+    for frames in videos:
+        seen = judge(to_video(torch.from_numpy(frames)))
+        said = seen.shape and seen.colour and seen.motion
+        scene = (
+            Scene(seen.shape, seen.colour, seen.background, seen.motion, 0.5, 0.5, 0.2, 0.0) if said else None
+        )
+        texts.append(plain_caption(scene) if scene else "")
+    return texts
 
 
 def _flat_border(pixels_TCHW: Tensor) -> Tensor | None:

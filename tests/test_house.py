@@ -26,6 +26,7 @@ BELOW = {  # folder -> what it may import of ours
 ROOMS = {  # folder of vae -> what of vae it may import
     "vae.training": {"vae.training"},
     "vae.data": {"vae.data", "vae.training", "vae.compression"},
+    "vae.curation": {"vae.curation", "vae.data", "vae.training"},
     "vae.quality": {"vae.quality", "vae.training"},
     "vae.cache": {
         "vae.cache",
@@ -52,11 +53,14 @@ DOORS = {  # dependency -> the only files that may import it
         "dit/pipelines.py",
         "vae/diffusers_models.py",
     },
-    "transformers": {"dit/text.py", "eval/networks/clip.py", "eval/networks/encoder.py"},
+    "transformers": {"dit/describe.py", "dit/text.py", "eval/networks/clip.py", "eval/networks/encoder.py"},
     "accelerate": {"vae/training/session.py", "vae/training/tracking.py"},
+    "huggingface_hub": {"dit/runs/card.py"},
     "tensorboard": set(),
     "wandb": set(),
     "trackio": set(),
+    "scenedetect": {"vae/curation/scenedetect.py"},
+    "cv2": set(),
     "tyro": {"configs/load.py"},
     "jinja2": {"dit/page.py"},
     "pydantic": {"configs/load.py"},
@@ -81,6 +85,7 @@ LATE = {  # what no module imports before it is needed
         "imageio",
         "xformers",
         "torchao",
+        "scenedetect",
         "matplotlib",
         "pyarrow",
     ),
@@ -487,6 +492,7 @@ def declared() -> tuple[set[str], set[str]]:
     always = modules(project["dependencies"]) | {
         "decord",
         "torchao",
+        "scenedetect",
         "xformers",
     }  # not for every machine, behind doors
     extras = [line for lines in project["optional-dependencies"].values() for line in lines]

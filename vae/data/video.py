@@ -82,7 +82,7 @@ class Probe:
         return array("I", self.times[-4:])[0] if self.times else 0
 
 
-def _first_video(path: Path, codec: str = "", treatment: str = "") -> list[str]:
+def first_video(path: Path, codec: str = "", treatment: str = "") -> list[str]:
     """Arguments that decode the first video stream, never a cover picture, up to the first damage."""
     alpha = ["-c:v", WITH_ALPHA[codec]] if ON_WHITE in treatment and codec in WITH_ALPHA else []
     whole = ["-xerror", "-threads", "1", *ONLY_VIDEOS]
@@ -113,7 +113,7 @@ def probe_once(path: Path, size: int, changed: int) -> Probe:
     codec = line.split()[0].rstrip(",")
     treatment = _treatment(path, header, line, log)
     if treatment:
-        rows, log = _decode(path, ["-vf", _filters(treatment)], codec, treatment)
+        rows, log = _decode(path, ["-vf", filter_graph(treatment)], codec, treatment)
     upright = re.search(r"rgb24.*? (\d+)x(\d+)[ ,]", log)
     if not rows or not upright:
         raise UnreadableVideo(f"{path} holds no video frame")
@@ -167,7 +167,7 @@ def _pillow() -> str:
 def _decode(path: Path, filters: list[str], *how: str) -> tuple[list[list[str]], str]:
     """Every frame's row of framehash, and ffmpeg's log with levels; raises UnreadableVideo for damage."""
     hashes = ["-enc_time_base", f"1:{TICKS}", "-pix_fmt", "rgb24", "-f", "framehash", "-hash", "crc32", "-"]
-    done = ffmpeg(["-loglevel", "level+info", *_first_video(path, *how), *filters, *hashes])
+    done = ffmpeg(["-loglevel", "level+info", *first_video(path, *how), *filters, *hashes])
     log = done.stderr.decode(errors="replace")
     if "matches no streams" in log:
         raise UnreadableVideo(f"{path} holds no video stream")
@@ -209,7 +209,7 @@ def _treatment(path: Path, header: str, line: str, log: str) -> str:
     return ", ".join(name for name in FILTERS if needed[name])
 
 
-def _filters(treatment: str, select: str = "") -> str:
+def filter_graph(treatment: str, select: str = "") -> str:
     """The filter graph of a treatment, and of frames chosen as soon as they do not need their neighbours."""
     names = treatment.split(", ") if treatment else []
     first, rest = (
@@ -355,8 +355,8 @@ def _read_in_sequence(path: Path, indices: list[int], known: Probe) -> Tensor:
     ranges = "+".join(
         f"between(n,{first},{last})" for first, last in _runs([known.start + index for index in indices])
     )
-    graph = _filters(known.treatment, f"select='{ranges}'")
-    arguments = ["-v", "error", *_first_video(path, known.codec, known.treatment), "-vf", graph]
+    graph = filter_graph(known.treatment, f"select='{ranges}'")
+    arguments = ["-v", "error", *first_video(path, known.codec, known.treatment), "-vf", graph]
     done = ffmpeg([*arguments, "-frames:v", str(len(indices)), "-pix_fmt", "rgb24", "-f", "rawvideo", "-"])
     shape = len(indices), known.height, known.width, 3
     if done.returncode or len(done.stdout) != torch.Size(shape).numel():
