@@ -48,10 +48,11 @@ def _pretrained(folder: Path, tokens: int, device: str) -> Writer:
     """A vision-language model of transformers from a folder: safetensors, and no code of the folder's own."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    settings = {"local_files_only": True, "trust_remote_code": False}
     try:
-        processor = AutoProcessor.from_pretrained(folder, **settings)
-        network = AutoModelForImageTextToText.from_pretrained(folder, use_safetensors=True, **settings)
+        processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        network = AutoModelForImageTextToText.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True
+        )
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"{folder} holds no vision-language model of transformers: {error}") from None
     if not getattr(processor, "chat_template", None):

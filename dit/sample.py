@@ -141,8 +141,6 @@ def sample(
     lengths = [frames_given(one, settings.fps, autoencoder.compression) for one in asked]
     asked = [replace(one, frames=n or one.frames) for n, one in zip(lengths, asked, strict=True)]
     shapes = [_latent_shape(autoencoder, one, settings) for one in asked]
-    if (most := max(one.frames for one in asked)) > model.size[0] and not before:
-        say(f"note: {most} frames are more than the {model.size[0]} that the model was trained on")
     tiles = dict.fromkeys(shapes, 0)
     if settings.decode_memory is not None:
         tiles = {z: tile_for(autoencoder, *z[2:], int(settings.decode_memory * 2**30)) for z in tiles}
@@ -190,6 +188,8 @@ def sample(
             kept += there
             if before or not there:
                 wanted.add(k)
+    if (most := max(one.frames for one in asked)) > model.size[0] and wanted and not before:
+        say(f"note: {most} frames are more than the {model.size[0]} that the model was trained on")
     if kept and not before and not rank:
         print(f"{kept} of {count} videos are there with the same record: kept", file=sys.stderr)
 

@@ -263,6 +263,8 @@ WRITES = re.compile(  # what writes pictures and videos, whichever library's
 )
 WRITERS = {  # file -> why it may do what only the one door to labelled files does
     WRITE: "the door, which labels all",
+    "dit/describe.py": "frames of the user's own, in memory, to the model that describes them",
+    "vae/curation/pictures.py": "footage, which no model of ours made, beside curves of numbers",
     "eval/preprocess.py": "JPEG's loss, in memory, in what a score reads",
     "eval/every.py": "curves of numbers",
     "dit/runs/scaling_picture.py": "curves of numbers",

@@ -306,7 +306,8 @@ def test_training_names_and_counts_files_that_cannot_be_read(folder, tmp_path, c
         run.begin(torch.nn.Linear(1, 1), data, data, dict)
         for step, clips in run.steps(batches(data, shares_of(2, 0, 6, 0, 1), workers)):
             sources |= {clip.source for clip in clips}
-            run.end_step(step, torch.tensor(1.0), {"samples": 2}, gradient_norm=1.0)
+            run.check_step(step, torch.tensor(1.0), torch.tensor(1.0))
+            run.end_step(step, {"samples": 2}, gradient_norm=1.0)
     assert not any("long.mp4" in source for source in sources) and len(sources) == 2
     assert capsys.readouterr().err.count("skipped: ") == 1, "named once"
     assert list(run.skipped) == [str(folder / "long.mp4")]

@@ -38,7 +38,8 @@ def pickles(source: str) -> list[str]:
         found += FORBIDDEN & set(names)
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".from_pretrained"):
             safe = set(map(ast.unparse, node.keywords))
-            safe |= {"use_safetensors=True"} if "Tokenizer" in ast.unparse(node.func) else set()
+            weightless = re.search("Tokenizer|Processor", ast.unparse(node.func))
+            safe |= {"use_safetensors=True"} if weightless else set()
             found += [] if safe >= SAFE else [ast.unparse(node)]
     return found
 

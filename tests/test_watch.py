@@ -99,7 +99,8 @@ def test_goodput_and_the_time_left_are_those_of_a_clock_s_closed_form(tmp_path, 
         run.begin(torch.nn.Linear(1, 1), [], [], dict, matmul_peak=1000.0)
         for step, _ in run.steps(batches()):
             now[0] += 1.5
-            run.end_step(step, torch.tensor(1.0), {"samples": 2, "model_flops": 600.0}, gradient_norm=1.0)
+            run.check_step(step, torch.tensor(1.0), torch.tensor(1.0))
+            run.end_step(step, {"samples": 2, "model_flops": 600.0}, gradient_norm=1.0)
             now[0] += 1.0
     log = list(read_log(tmp_path / "run" / "log.jsonl"))
     assert [row["step"] for row in log] == [1, 2, 4, 6]
