@@ -28,6 +28,7 @@ from vae.training.spikes import PASSED, spike_folder
 
 COLUMNS = {"draw": 8, "time": 7, "bin": 8, "tokens": 7, "loss": 10, "gradient_norm": 13, "finite": 7}
 LARGEST = 5  # blocks that are named
+KINDS = ("transformer", "lora")  # of runs whose steps are replayed
 
 
 def replay(run: Path, step: int, train: Callable) -> dict:
@@ -42,9 +43,9 @@ def replay(run: Path, step: int, train: Callable) -> dict:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ValueError("a step is replayed in one process: start it without a launcher")
     known = read_json(file, RunFile)
-    if known["kind"] != "transformer":
+    if known["kind"] not in KINDS:
         raise ValueError(
-            f"{run} is a run of kind {known['kind']}: steps of a transformer's alone are replayed"
+            f"{run} is a run of kind {known['kind']}: steps of {' and '.join(KINDS)} are replayed"
         )
     config = from_json(TransformerRun, known["settings"], file)
     start, found = _kept_before(run, step, config), {}

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from configs.train import LoraConfig, TransformerRun
 from dit.load import load_model
 from dit.lora_files import LORA
+from dit.replay import replay
 from dit.train import train
 from tests.test_optimizer import autoencoder  # noqa: F401
 from tests.tiny import assert_same_run, fresh_accelerator, rows, transformer_run  # noqa: F401
@@ -45,6 +46,15 @@ def test_a_run_of_adapters_saves_them_alone_and_goes_on_to_the_bit(tmp_path, bas
         [row["loss"] for row in rows(out) if "loss" in row] for out in (train(branch).parent, whole.parent)
     ]
     assert losses[0][-1] == losses[1][-1]
+
+
+@pytest.mark.long
+def test_a_step_of_adapters_is_replayed_as_it_was(tmp_path, base, autoencoder):  # noqa: F811
+    out = train(adapted(tmp_path / "run", base, autoencoder, steps=4, save_every=2, log_every=1)).parent
+    said, [row] = replay(out, 4, train), [row for row in rows(out) if row["step"] == 4 and "loss" in row]
+    assert said["loss"] == pytest.approx(row["loss"], rel=1e-6)
+    assert said["gradient_norm"] == pytest.approx(row["gradient_norm"], rel=1e-5)
+    assert len(said["samples"]) == 4
 
 
 def test_its_file_changes_its_model_by_scale_and_no_other_model(tmp_path, base, autoencoder):  # noqa: F811

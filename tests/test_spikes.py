@@ -34,7 +34,8 @@ from tests.tiny import (
 from vae.model import Autoencoder
 from vae.training.files import read_json
 from vae.training.optimizer import update_average
-from vae.training.spikes import Spikes
+from vae.training.session import Session
+from vae.training.spikes import Spikes, WentBack
 from vae.training.weights import save_weights
 
 WRONG = 4  # the step of draws 12 to 15
@@ -129,6 +130,33 @@ def test_skipped_and_gone_back_from_equal_a_run_that_leaves_the_update_out(
     assert_same(states(skipped), states(hand))
     assert_same(states(back), states(hand))
     assert {x.item() for name, x in state(skipped).items() if name.endswith(".step")} == {WRONG + 1}
+
+
+@pytest.mark.long
+def test_a_run_that_is_killed_as_it_goes_back_is_the_run_that_was_not(
+    tmp_path, monkeypatch, poisoned, autoencoder
+):
+    """Killed before it begins again, and then once more past the step, before anything of that is saved."""
+    config = {
+        out: transformer_run(tmp_path / out, autoencoder, spike="back", **RARE | {"save_every": 2})
+        for out in "ab"
+    }
+    train(config["a"])
+    with pytest.raises(WentBack):
+        train.__wrapped__(config["b"])
+    end_step = Session.end_step
+
+    def killed(session, step, *rest, **terms):
+        if step == WRONG + 1:
+            raise KeyboardInterrupt
+        return end_step(session, step, *rest, **terms)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Session, "end_step", killed)
+        train(config["b"])
+    train(config["b"])
+    assert_same(states(tmp_path / "b"), states(tmp_path / "a"))
+    assert read_json(tmp_path / "b" / "passed.json")["steps"] == [WRONG]
 
 
 @pytest.mark.long
