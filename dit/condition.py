@@ -65,6 +65,11 @@ def lay(givens: Iterable[Given], shape: tuple[int, ...]) -> tuple[Tensor, Tensor
             raise ValueError(
                 f"given latents {size} at frame {given.frame} do not lie within latents {tuple(shape)}"
             )
+        grid = (last - first, *start_THW.shape[1:])
+        if given.mask_THW is not None and (
+            given.mask_THW.dtype != torch.bool or given.mask_THW.shape != grid
+        ):
+            raise ValueError(f"a mask of given latents is not bool of the tokens {grid}")
         if given.mask_THW is None:
             mask_THW = torch.ones_like(start_THW[first:last], dtype=torch.bool)
         else:

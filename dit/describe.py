@@ -2,6 +2,7 @@
 protocol, or any function; each takes prompts with frames or without, and gives texts."""
 
 import base64
+import http.client
 import importlib
 import io
 import json
@@ -111,8 +112,10 @@ def _address(address: str, model: str, key: str, tokens: int) -> Writer:
 
 def _post(address: str, body: dict, key: str) -> str:
     """What a model answers; raises ValueError where it does not, after some tries."""
-    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(address, json.dumps(body).encode(), headers)
+    if key:
+        request.add_unredirected_header("Authorization", f"Bearer {key}")  # for this host alone
     for attempt in range(TRIES):
         try:
             with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
@@ -122,8 +125,10 @@ def _post(address: str, body: dict, key: str) -> str:
                 f"status {error.code}: {error.read(300).decode(errors='replace')}",
                 error.code in PASSING,
             )
-        except (OSError, TimeoutError) as error:
-            why, passing = str(getattr(error, "reason", error)), True
+        except http.client.InvalidURL as error:
+            why, passing = str(error), False
+        except (OSError, http.client.HTTPException) as error:
+            why, passing = str(getattr(error, "reason", error)) or type(error).__name__, True
         if not passing:
             break
         if attempt + 1 < TRIES:

@@ -60,11 +60,12 @@ def generate(
         times.append(time_L)
         grids.append(grid)
     x_LP, start_L1 = torch.cat(starts).to(device), torch.cat(times)[:, None].to(device)
+    latest = max(time_L.max().item() for time_L in times)
     layout, times_M = make_layout(grids * copies, times * copies, config.width // config.heads, device)
     texts = {denoiser: denoiser.remember(conditions)}
 
     def velocity(x_LP: Tensor, t: float) -> Tensor:
-        network = denoiser.at(t)
+        network = denoiser.at(t * latest)
         if network not in texts:
             texts[network] = network.remember(conditions)
         v = network(x_LP.to(dtype).repeat(copies, 1), times_M * t, layout, texts[network])

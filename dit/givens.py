@@ -6,6 +6,7 @@ the video is encoded after a still of its own first frame, as a causal autoencod
 frames only with something before them; the still's own latent is left out.
 """
 
+from collections import Counter
 from dataclasses import fields
 
 import torch
@@ -121,6 +122,14 @@ def read_given(
         givens.append(still(last, frames - 1))
     elif one.loop:
         givens.append(still(one.extend, frames - 1, _indices(one.extend, fps, compression, late=True)[0]))
+    stills = Counter(
+        given.frame for given in givens if given.latents_CTHW.shape[1] == compression.latent_group
+    )
+    if one.keyframe and max(stills.values()) > 1:
+        raise ValueError(
+            f"two of the images lie within the same {compression.step} frames, which are one latent frame: "
+            f"give frames further apart"
+        )
     return tuple(givens)
 
 

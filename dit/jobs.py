@@ -9,22 +9,25 @@ from pathlib import Path
 from configs.load import from_json, to_json
 from configs.sampling import SampleSettings
 from dit import load
+from dit.cli import sentence
+from dit.givens import FILES
 from dit.record import FORMATS
+from dit.requests import from_folder
 from vae.data.tables import read_table
-from vae.training.files import write_text
+from vae.training.files import naming, write_text
 from vae.training.processes import gathered, processes
 
 RESULTS = "results.jsonl"
-PATHS = ("image", "last", "video", "mask", "extend", "interpolate")  # from the folder of the jobs' file
 REFUSED = ("jobs", "again")  # a line is neither more lines nor a video of before
 
 
-def run_jobs(settings: SampleSettings, sample: Callable) -> list[Path]:
+def run_jobs(settings: SampleSettings, sample: Callable, files_of: Callable) -> list[Path]:
     """Runs the calls of a file by `dit.sample.sample` and returns their files, with the list of them last.
 
-    What is there with the same record is kept, as `sample` does. A job that fails is listed with its reason,
-    and the others go on. Several processes share the jobs. Raises ValueError for a line that is no job,
-    before anything is made; and at the end, where one failed.
+    `files_of` are those that a call writes. What is there with the same record is kept, as `sample` does. A
+    job that fails is listed with its reason, and the others go on. Several processes share the jobs. Raises
+    ValueError for a line that is no job, or would write another's file, before anything is made; and at the
+    end, where one failed.
     """
     file, out = Path(settings.jobs), Path(settings.out)
     if settings.prompts or settings.prompts_file or settings.again:
@@ -34,6 +37,7 @@ def run_jobs(settings: SampleSettings, sample: Callable) -> list[Path]:
     if out.suffix.lower() in FORMATS:
         raise ValueError(f"--out {out} is one file: give --jobs a folder")
     jobs = read_jobs(file, settings)
+    _check_apart(file, jobs, files_of)
     rank, ranks = processes()
     keeping = lru_cache(maxsize=1)(load.load_model)  # of jobs of one model the same
     rows = []
@@ -41,8 +45,8 @@ def run_jobs(settings: SampleSettings, sample: Callable) -> list[Path]:
         row = {"job": number + 1}
         try:
             row["files"] = [str(made) for made in sample(jobs[number], None, keeping, (0, 1))]
-        except (ValueError, OSError) as error:
-            row["error"] = str(error)
+        except (ValueError, OSError, MemoryError, RuntimeError) as error:  # of memory, the last two
+            row["error"] = sentence(error)
         rows.append(row)
         if ranks == 1:
             _list(out, rows)
@@ -77,16 +81,26 @@ def read_jobs(file: Path, settings: SampleSettings) -> list[SampleSettings]:
             cells["prompts"] = [cells["prompts"]]
         if wrong := [name for name in REFUSED if name in cells]:
             raise ValueError(f"{where}, has {wrong[0]}, which no job takes")
-        for name in PATHS:
-            if isinstance(cells.get(name), str) and cells[name]:
-                cells[name] = str(file.parent / cells[name])
         job = from_json(SampleSettings, alike | cells, where)
+        job = replace(job, **from_folder(job, {*FILES, "prompts_file"} & cells.keys(), file.parent))
         if not (job.prompts or job.prompts_file):
             raise ValueError(f"{where}, has no prompt")
         jobs.append(job)
     if not jobs:
         raise ValueError(f"{file} holds no job")
     return jobs
+
+
+def _check_apart(file: Path, jobs: list[SampleSettings], files_of: Callable) -> None:
+    """Raises ValueError where two jobs would write one file."""
+    known: dict[Path, int] = {}
+    for number, job in enumerate(jobs):
+        with naming(f"{file}, line {number + 1}"):
+            for made in files_of(job):
+                if known.setdefault(made, number) != number:
+                    raise ValueError(
+                        f"it would write {made}, as line {known[made] + 1} does: give it another seed"
+                    )
 
 
 def _list(out: Path, rows: list[dict]) -> None:

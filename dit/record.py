@@ -5,15 +5,16 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as deserialise
 from safetensors.torch import save as serialise
 from torch import Tensor
 
-from configs.sampling import SampleSettings
+from configs.sampling import GivenSettings, SampleSettings
 from dit import __version__
 from dit.condition import Given
 from dit.generate import Request
@@ -37,13 +38,14 @@ from vae.training.progress import progress
 LABEL = "AI-generated video"
 FORMATS = (".mp4", ".mkv", ".gif", ".png")
 LARGE = 4 * 2**20  # bytes of what was given, of which more is recorded by its hash
-PROMPTS = ("prompt", "negative", "pack", "givens", "sample.prompts", "sample.negative", "sample.image")
+PROMPTS = ("prompt", "negative", "pack", "givens", "sample.prompts", "sample.negative")
+PROMPTS = (*PROMPTS, *(f"sample.{name}" for name in sorted(FILES)))  # and names of what was given
 ELSE = "give another --out, or --overwrite to make it anew"
 UNSURE = {  # of a record, what does not say which video it is
     *("version", "torch", "frames_sha256", "video", AIGC),
     # Where things lay: the record has what they were.
     *("sample.out", "sample.model", "sample.text_folder", "sample.lora"),
-    *(f"sample.{name}" for name in FILES),
+    *(f"sample.{field.name}" for field in fields(GivenSettings)),  # what these gave is in `givens`
 }
 
 
@@ -126,8 +128,17 @@ def givens_of(record: dict) -> tuple[Given, ...]:
         data = base64.b64decode(entry["tensors"])
         if hashlib.sha256(data).hexdigest() != entry["sha256"]:
             raise ValueError("what was given is not what its hash says")
-        tensors = deserialise(data)
-        givens.append(Given(tensors["latents"], entry["frame"], tensors.get("mask"), entry["strength"]))
+        try:
+            tensors = deserialise(data)
+            given = Given(
+                tensors["latents"], int(entry["frame"]), tensors.get("mask"), float(entry["strength"])
+            )
+        except (SafetensorError, LookupError, TypeError, ValueError) as error:
+            raise ValueError(f"what was given cannot be read: {error}") from None
+        latents = given.latents_CTHW
+        if latents.ndim != 4 or not latents.is_floating_point() or not 0 <= given.strength <= 1:
+            raise ValueError("what was given is no latents C T H W of a strength from 0 to 1")
+        givens.append(given)
     return tuple(givens)
 
 

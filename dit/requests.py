@@ -1,6 +1,7 @@
 """What `dit sample` is asked for, a video each: prompts, and a file of prompts or requests."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -83,8 +84,16 @@ def _of_row(file: Path, row: Row) -> dict:
     if not isinstance(cells["prompt"], list):
         cells["prompt"] = str(cells["prompt"]).strip()
     one = from_json(Asked, cells, f"{file}, {row.place}")
-    for name in FILES & cells.keys():
+    return cells | from_folder(one, FILES & cells.keys(), file.parent)
+
+
+def from_folder(one: Asked | SampleSettings, names: Iterable[str], folder: Path) -> dict:
+    """Settings that name files, of these names, with each file as it lies from a folder; "" stays."""
+    here = {}
+    for name in names:
         paths = getattr(one, name)
-        here = [str(file.parent / path) for path in ([paths] if isinstance(paths, str) else paths)]
-        cells[name] = here[0] if isinstance(paths, str) else tuple(here)
-    return cells
+        if isinstance(paths, str):
+            here[name] = str(folder / paths) if paths else ""
+        else:
+            here[name] = tuple(str(folder / path) for path in paths)
+    return here

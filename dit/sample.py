@@ -281,6 +281,12 @@ def _check_same_model(settings: SampleSettings, record: dict, model: Model) -> N
                 )
 
 
+def files_of(settings: SampleSettings) -> list[Path]:
+    """The files that a call writes."""
+    asked = list(dict.fromkeys(read_asked(settings)))
+    return file_names(settings, asked, len(asked))
+
+
 def file_names(settings: SampleSettings, asked: list[Asked], count: int) -> list[Path]:
     """Where each video goes; `count` of them are written.
 
@@ -391,7 +397,7 @@ def main(arguments: list[str]) -> None:
     settings = parse(SampleSettings, arguments, prog="dit sample")
     try:
         if settings.jobs:
-            files = run_jobs(settings, sample)
+            files = run_jobs(settings, sample, files_of)
         else:
             files = _sample_again(settings) if settings.again else sample(settings)
     except (KeyboardInterrupt, OSError, MemoryError) as stopped:

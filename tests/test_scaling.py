@@ -10,7 +10,7 @@ from scipy.optimize import least_squares
 
 from dit.cli import run
 from dit.runs.history import read_histories
-from dit.runs.law import HUBER, fit, optimal_split
+from dit.runs.law import HUBER, SETTLES, fit, optimal_split
 from dit.runs.scaled import best_rate, growth_of_flops, parameters_of, runs_of
 from dit.runs.scaling import law_of
 from tests.written_runs import row, settings, write_run
@@ -48,7 +48,7 @@ def test_the_fit_has_the_least_huber_loss_that_scipy_finds():
         return numpy.log(planted(N, D, dict(zip("EAaBb", numpy.exp(p), strict=True)))) - numpy.log(losses)
 
     start = numpy.log([v[0] for v in law.constants(0.9).values()])
-    limit = HUBER * law.scatter
+    limit = HUBER * SETTLES * law.scatter
     found = least_squares(
         residuals, start + 0.05, loss="huber", f_scale=limit, x_scale="jac", xtol=1e-14, ftol=1e-14
     )

@@ -159,7 +159,8 @@ def train(config: AutoencoderRun) -> Path:
                 rates[name] = set_learning_rate(adamw, count, adamw_config)
                 average_gradients(adamw, run.accelerator)
                 norms[name] = clip_gradients(adamw, adamw_config)
-            bad = run.check_step(step, terms.pop("loss") / run.ranks, *norms.values())
+            loss = terms.pop("loss") / run.ranks
+            bad = run.check_step(step, loss, *norms.values(), signed=config.learned_variance)
             run.wait_copied()
             for adamw, *_ in updates.values():
                 update_weights(adamw, bad)

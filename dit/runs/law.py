@@ -18,6 +18,7 @@ from numpy import ndarray
 from vae.training.seeds import generator
 
 TERMS = {"N": ("A", "a"), "D": ("B", "b"), "C": ("K", "c")}  # of parameters, samples, FLOPs: their constants
+SETTLES = 0.871  # of a normal scatter, where squares weighed by it settle: c^2 = 2 Phi(1.345 c) - 1
 HUBER = 1.345  # scatters, beyond which a residual counts linearly: 95 % efficient where all is normal
 EXPONENTS = 0.05, 0.2, 0.5, 1.2  # that a fit starts from, of each term
 FLOORS = 0.02, 0.4, 0.8, 0.95  # of the least loss, that E starts from
@@ -164,7 +165,7 @@ def _robust(starts: ndarray, x: ndarray, y: ndarray, floor: bool, freedom: int) 
         scatter = float(numpy.sqrt(weighed.sum() / freedom))
         limit = max(HUBER * scatter, 1e-9)
         best = numpy.concatenate([fitted[None], starts]) if number == 0 else fitted[None]
-    return fitted, scatter
+    return fitted, scatter / SETTLES
 
 
 def _logarithm(constants: ndarray, x: ndarray, floor: bool) -> tuple[ndarray, ndarray]:

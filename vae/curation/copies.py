@@ -48,6 +48,7 @@ def candidates(samples: list[ndarray]) -> Iterator[tuple[int, int]]:
         return
     hashes_SV = numpy.concatenate([each["hashes"] for each in samples])
     pairs: set[int] = set()
+    size = len(samples)
     for band in range(BANDS):
         bands_SV = (hashes_SV >> numpy.uint64(16 * band)).astype(numpy.uint16)
         known = numpy.flatnonzero(hashes_SV[:, 0])
@@ -67,16 +68,22 @@ def candidates(samples: list[ndarray]) -> Iterator[tuple[int, int]]:
                 hit = values[place] == wanted
                 pairs.update(
                     _joined(
-                        asked[hit], starts[place[hit]], counts[place[hit]], order, hashes_SV, view, rows_S
+                        asked[hit],
+                        starts[place[hit]],
+                        counts[place[hit]],
+                        order,
+                        hashes_SV,
+                        view,
+                        rows_S,
+                        size,
                     )
                 )
-    size = len(samples)
     yield from ((code // size, code % size) for code in sorted(pairs))
 
 
-def _joined(asked, starts, counts, order, hashes_SV, view, rows_S) -> list[int]:
+def _joined(asked, starts, counts, order, hashes_SV, view, rows_S, clips: int) -> list[int]:
     """Codes of the pairs of clips that samples which were asked for have with those of their buckets."""
-    found, clips = [], int(rows_S[-1]) + 1
+    found = []
     for offset in range(min(BUCKET, int(counts.max(initial=0)))):
         some = counts > offset
         # Of a large bucket each takes other members, so that all are linked.

@@ -78,16 +78,23 @@ def _spans(table, entries, found: list, settings: CutSettings, by: str, counts: 
             pieces = [(0, entry.frames, f"unreadable ({pieces})")]
         for low, high, why in pieces:
             for start, end in divided(low, high, 0.0 if why else settings.most, entry.fps):
+                short = ""
                 if not why and entry.fps and end - start < settings.least * entry.fps and entry.frames > 1:
-                    why = f"short (duration < {settings.least:g} s)"
-                if why:
-                    reasons[len(places)] = [why]
-                counts[why.split(" (")[0]] += 1
+                    short = f"short (duration < {settings.least:g} s)"
+                if why or short:
+                    reasons[len(places)] = [why or short]
+                counts[(why or short).split(" (")[0]] += 1
                 places.append(place)
                 starts.append(entry.start + start)
                 ends.append(entry.start + end)
         counts["files"] += 1
+    parts = [
+        starts[k] != entries[place].start or ends[k] != entries[place].end for k, place in enumerate(places)
+    ]
     table = rejected(cut_rows(table, places, starts, ends), "cut", reasons)
+    for name in {"signals", "copy_of"} & set(table.column_names):  # said of the whole, which a part is not
+        cells = [None if part else cell for part, cell in zip(parts, table[name].to_pylist(), strict=True)]
+        table = put_column(table, name, pyarrow.array(cells, table[name].type))
     return put_column(table, "cut_by", pyarrow.array([by] * len(table), pyarrow.string()))
 
 

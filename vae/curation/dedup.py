@@ -53,10 +53,12 @@ def dedup(settings: DedupSettings) -> Path:
     journal = Journal(out, f"signatures-{signals.VERSION}")
     rows, signatures = [], []
     with workers(settings.workers, count) as pool, progress(total=count, desc="dedup") as bar:
-        for each, about in zip([manifest, *others], ["", *settings.against], strict=True):
-            for entry, signature in _signatures(each, journal, pool, bar):
+        for number, about in enumerate(["", *settings.against]):
+            for entry, signature in _signatures([manifest, *others][number], journal, pool, bar):
                 held = about or (entry.split if entry.split in settings.held_out else "")
-                rows.append(_Row(_named(entry), str(entry.path.resolve()), _rank(entry), held))
+                # Rows of one file are parts of it, but on two sides they may be leaks.
+                group = f"{number} {held} {entry.path.resolve()}"
+                rows.append(_Row(_named(entry), group, _rank(entry), held))
                 signatures.append(signature)
     numbers = {name: k for k, name in enumerate(dict.fromkeys(row.group for row in rows))}
     copies = find_copies(signatures, [numbers[row.group] for row in rows])

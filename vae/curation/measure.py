@@ -9,6 +9,7 @@ from vae.curation.signals import Signals
 from vae.curation.work import Journal, of_rows
 from vae.data.columns import Entry
 from vae.data.images import UnreadableVideo
+from vae.data.manifest import NAME
 from vae.data.stream import check_frames, stream_frames
 
 
@@ -85,4 +86,8 @@ def beside(source: str, out: str, name: str) -> Path:
     if out:
         return Path(out)
     source = Path(source)
+    if source.is_dir() and not (source / NAME).is_file():
+        raise ValueError(
+            f"{source} is a folder of several manifests, where another would be one of them: give --out"
+        )
     return (source if source.is_dir() else source.parent) / f"{name}.parquet"

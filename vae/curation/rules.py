@@ -54,6 +54,8 @@ def read_rules(file: str) -> tuple[list[Rule], str]:
 def _condition(where: str, column: str, texts) -> Condition:
     """A condition as its line has it."""
     comparisons = []
+    if texts == []:
+        raise ValueError(f'{where}: {column} = []: give comparisons in it, as "< 0.05"')
     for text in texts if isinstance(texts, list) else [texts]:
         found = CONDITION.fullmatch(text.strip()) if isinstance(text, str) else None
         if not found:

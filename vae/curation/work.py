@@ -26,7 +26,7 @@ class Journal:
         self.file, self.what, self.places = out.with_name(f".{out.name}.{what}.jsonl"), what, {}
         if self.file.is_file():
             with open(self.file, "rb") as lines:
-                place = 0
+                place, line = 0, b"\n"
                 for line in lines:
                     if line.endswith(b"}\n"):
                         self.places[json.loads(line)["key"]] = place

@@ -292,16 +292,19 @@ def _sources(count: int, paths: Callable[[], Iterable[str]], group: str) -> nump
     """The source of each file, numbered as they come: what `group`, or its first part in brackets, finds in a
     path.
 
-    A file in which it finds nothing is a source of its own; raises ValueError where that is so of all.
+    Without it each file is a source, of whose rows none is held out where another is trained on. A file in
+    which it finds nothing is one of its own; raises ValueError where that is so of all.
     """
     try:
         pattern = re.compile(group)
     except re.error as error:
         raise ValueError(f"data.group = {group!r} is no regular expression: {error}") from None
-    if not group:
-        return numpy.arange(count)
     numbers: dict[object, int] = {}
     source_N = numpy.empty(count, numpy.int64)
+    if not group:
+        for k, path in enumerate(paths()):
+            source_N[k] = numbers.setdefault(path, len(numbers))
+        return source_N
     for k, path in enumerate(paths()):
         found = pattern.search(path)
         name = (found[min(1, pattern.groups)] or found[0]) if found else k

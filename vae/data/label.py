@@ -52,7 +52,7 @@ def to_xmp(said: dict) -> str:
 def from_xmp(xmp: str) -> str | None:
     """The text of the object in XMP, of anyone's, or None."""
     found = re.search(r"<TC260:AIGC>(.*?)</TC260:AIGC>|\bTC260:AIGC=(\"[^\"]*\"|'[^']*')", xmp, re.DOTALL)
-    return html.unescape(found[1] or found[2][1:-1]) if found else None
+    return html.unescape(found[2][1:-1] if found[1] is None else found[1]) if found else None
 
 
 def to_comment(said: dict) -> str:

@@ -140,7 +140,11 @@ def rewrite(source: str | Path, out: Path, change: Callable) -> None:
     manifest = load_manifest(source)
     check_output(out)
     home, opened = Path(os.path.abspath(out.parent)), manifest.files.opened
-    about = {k: v for k, v in (opened[0].schema_arrow.metadata or {}).items() if k in (LEFT_OUT, ROOT)}
+    known = opened[0].schema_arrow.metadata or {}
+    about = {LEFT_OUT: known[LEFT_OUT]} if LEFT_OUT in known and ROOT not in known else {}
+    for file in opened[1:]:
+        if not file.schema_arrow.equals(opened[0].schema_arrow):
+            raise ValueError(f"{source} has manifests of different columns: rewrite each of them alone")
     roots = [Path(os.path.abspath(root)) for root in manifest.roots]
     if roots != [home]:
         about = {}  # what was left out is of one folder, and its manifest

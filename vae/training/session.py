@@ -332,14 +332,14 @@ class Session:
             self.skipped[path] = reason
         self._unnamed.clear()
 
-    def check_step(self, step: int, loss: Tensor, *norms: Tensor) -> Tensor:
+    def check_step(self, step: int, loss: Tensor, *norms: Tensor, signed: bool = False) -> Tensor:
         """Whether a step makes no update, on the device: its loss or gradient is a spike or not finite.
 
         `loss` is this process's share of that of all, the gradient's `norms` are equal in all. What follows
-        from it the next line says.
+        from it the next line says. A `signed` loss may fall below 0, and is no spike.
         """
         self._loss = self.accelerator.reduce(loss.detach().double())
-        return self._spikes.check(step, self._loss, *norms)
+        return self._spikes.check(step, self._loss, *norms, signed=signed)
 
     def _answer(self, step: int, wrong: Wrong) -> None:
         """What follows from a wrong step: a row of the log, or the end of this attempt. Every process."""

@@ -79,16 +79,18 @@ class Spikes:
         self._rows: dict[int, Tensor] = {}  # since the last read: see `check`
         self.bad = self._ended  # whether the newest step makes no update
 
-    def check(self, step: int, loss: Tensor, norm: Tensor, *norms: Tensor) -> Tensor:
+    def check(self, step: int, loss: Tensor, norm: Tensor, *norms: Tensor, signed: bool = False) -> Tensor:
         """Whether a step makes no update, on the device; what it is told is equal in all processes.
 
-        Gradients may have several norms, of which the first is the one that may be a spike.
+        Gradients may have several norms, of which the first is the one that may be a spike. A `signed` loss,
+        which may fall below 0 as a likelihood does, is wrong only where it is not finite.
         """
         both = torch.stack([loss.detach().double(), norm.detach().double()])
         finite = torch.isfinite(torch.stack([both[1], *(x.detach().double() for x in norms)])).all()
         wrong = torch.stack([~torch.isfinite(both[0]), ~finite])
         if self.factor:
-            wrong = wrong | (both > self.factor * self.averages)  # never, while there is no average
+            above = both > self.factor * self.averages  # never, while there is no average
+            wrong = torch.stack([wrong[0] if signed else wrong[0] | above[0], wrong[1] | above[1]])
         this = wrong.any() if step not in self.ordered else torch.ones_like(self._ended)
         self._rows[step] = torch.cat([both, wrong, (this & ~self._ended)[None]])
         self.bad = this | self._ended
