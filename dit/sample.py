@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 from configs.load import from_json, parse
 from configs.ranges import CountOrZero, Seed, Share
 from configs.sampling import SamplerConfig, SampleSettings
-from dit.condition import Condition
+from dit.condition import Condition, lay
 from dit.generate import Request, decode, generate
 from dit.givens import FILES, first_image, frames_given, given_fields, read_given
 from dit.jobs import run_jobs
@@ -152,6 +152,7 @@ def sample(
     if before:
         with naming(Path(settings.again)):
             givens = dict.fromkeys(looks, givens_of(before))
+            lay(givens[looks[0]], shapes[0])  # raises where it does not lie within, as a record may say
     else:
         givens = {
             look: read_given(autoencoder, look, look.frames, look.height, look.width, settings.fps)

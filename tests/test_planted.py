@@ -24,6 +24,7 @@ from dit.parallel import sharded
 from dit.steps import StepPacks
 from tests.tiny import fresh_accelerator  # noqa: F401
 from tests.worlds import EQUAL, Case, differences, make_home, run_case, run_world
+from vae.training.device import number
 from vae.training.session import Session
 
 
@@ -162,7 +163,7 @@ FAULTS = {
     "the loss is divided by a process's own count": (
         "gradient",
         DATA,
-        planted(Session, "sum", lambda right: Session._number),
+        planted(Session, "sum", lambda right: lambda run, value: number(value, run.device)),
     ),
     "tokens are counted by each process of a pack": (
         "loss",

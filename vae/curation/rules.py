@@ -1,5 +1,6 @@
 """Rules of what is rejected: a small TOML file of conditions on columns."""
 
+import math
 import re
 import tomllib
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ def read_rules(file: str) -> tuple[list[Rule], str]:
     rules = []
     for name, conditions in tables.items():
         where = f"{file or 'rules.toml'}: [{name}]"
+        if not name.isprintable() or not name.strip():
+            raise ValueError(f"{where}: a rule's name is a word or a few")
         if not isinstance(conditions, dict) or not conditions:
             raise ValueError(f'{where}: give conditions below it, as range = "< 0.05"')
         rules.append(Rule(name, tuple(_condition(where, *each) for each in conditions.items())))
@@ -63,6 +66,8 @@ def _condition(where: str, column: str, texts) -> Condition:
         sign, value = found[1], found[2].strip()
         if re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", value, re.IGNORECASE):
             value = float(value)
+            if not math.isfinite(value):
+                raise ValueError(f"{where}: {column} = {text!r}: {found[2].strip()} is no finite number")
         elif sign in ("==", "!="):
             value = value.strip("'\"")
         else:
