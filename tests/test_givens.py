@@ -63,7 +63,12 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+QUICK = ("extend", "join")  # of the cases, those of the suite
+
+
+@pytest.mark.parametrize(
+    "case", [case if case in QUICK else pytest.param(case, marks=pytest.mark.long) for case in CASES]
+)
 def test_what_is_given_lies_at_its_place_and_the_video_is_made_again(
     case: str,
     folder: Path,  # noqa: F811

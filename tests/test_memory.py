@@ -32,6 +32,7 @@ def wan(tmp_path_factory) -> Path:
     return home / "wan"
 
 
+@pytest.mark.long
 def test_text_that_was_embedded_before_is_the_encoder_s_to_the_bit(wan):
     denoiser = load_model(str(wan), CPU, torch.bfloat16).denoiser
     encoder = denoiser.text
