@@ -9,7 +9,8 @@ Cost, planned until measured (`--plan`, at an assumed 35 % of a GPU's peak):
 - 1 x H100: 17.0 of 72.9 GiB, 0.17 s a step, 0.14 GPU-hours, 0.099 kWh
 - 8 x H100: 2.3 of 72.9 GiB, 0.038 s a step, 0.25 GPU-hours, 0.18 kWh
 Result: none of its own size is recorded yet. With 640 tokens a step, a hundredth, on 6,112 cached clips in
-fp32 (a shared core of a CPU) the validation loss is 0.668, 0.486, 0.418 and 0.372 at steps 500 to 2,000, at the peak rate.
+fp32 (a shared core of a CPU) the validation loss is 0.668, 0.486, 0.418 and 0.372 after 500, 1,000, 1,500
+and 2,000 steps, at the peak rate.
 """
 
 from configs.data import DataConfig
