@@ -159,6 +159,9 @@ def test_rules_say_why(tmp_path):
     ("text", "why"),
     [
         ("[a]\nmotion = 3\n", "give a comparison in quotes"),
+        ("[a]\nmotion = []\n", "give comparisons in it"),
+        ('[a]\nmotion = "> 1e999"\n', "no finite number"),
+        ('["a\\nb"]\nmotion = "> 1"\n', "a rule's name"),
         ('[a]\nmotion = "~ 3"\n', "give a comparison in quotes"),
         ('[a]\nmotion = "< x"\n', "x is no number"),
         ("[a]\n", "give conditions below it"),
@@ -184,6 +187,8 @@ def test_copies_are_found_and_others_are_not(shot, another):
     found = {(copy.one, copy.other) for copy in find_copies(signatures, list(range(len(clips))))}
     assert found == {(0, 2), (0, 3), (0, 4), (2, 3), (2, 4), (3, 4)}
     assert find_copies(signatures, [0] * len(clips)) == []
+    after = {(copy.one, copy.other) for copy in find_copies([*signatures, b""], list(range(len(clips) + 1)))}
+    assert after == found, "a last file that cannot be read hides none"
 
 
 def test_the_share_of_samples_is_that_of_the_longest_common_way():
@@ -215,6 +220,13 @@ def test_which_copy_stays_depends_on_no_order():
             "r1": "r0",
             "r3": "r4",
         }
+
+
+def test_a_journal_of_nothing_goes_on(tmp_path):
+    for _ in range(2):
+        Journal(tmp_path / "out.parquet", "test").written.close()
+    (journal,) = tmp_path.iterdir()
+    assert journal.read_bytes() == b""
 
 
 def test_a_journal_goes_on_after_a_kill(tmp_path):

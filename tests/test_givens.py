@@ -142,6 +142,7 @@ def test_a_part_of_a_video_is_made_anew_or_all_of_it_from_a_start(
         (("--video", "a.mkv"), "--video takes --mask"),
         (("--video", "a.mkv", "--outside"), "--outside goes with --mask"),
         (("--strength", "0.5"), "--strength goes with --video"),
+        (("--keyframe", "mask.png@1", "mask.png@4", "--frames", "9"), "lie within the same 4 frames"),
         (("--seconds", "1", "--frames", "9"), "--seconds and --frames each"),
         (("--join", "a.mkv", "--seconds", "1"), "--join takes two videos, and 1 are given"),
         (("--loop",), "--loop goes with --image or --extend"),

@@ -65,6 +65,12 @@ def test_a_source_is_on_one_side(group, part, files, held_out):
         assert len(held) == max(files, most // files * files)  # where none fits, the smallest
 
 
+def test_spans_of_a_file_are_on_one_side():
+    spans = [File(Path(f"/set/{k // 8}.mp4")) for k in range(80)]
+    kept, held = sides(spans, CONFIG, 0)
+    assert held and kept and not {file.path for file in held} & {file.path for file in kept}
+
+
 def test_a_file_without_a_source_is_its_own():
     kept, held = split(held_out="0.2", group="/A/")
     assert all("/B/" in file.path.as_posix() for file in held) and len(held) == 40

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 import dit.load
+from configs.sampling import SampleSettings
 from dit.cli import run
+from dit.jobs import read_jobs
 from tests.test_sample import folder, message, picture  # noqa: F401
 from tests.test_sample_files import calls, state  # noqa: F401
 from tests.tiny import launch
@@ -76,12 +78,20 @@ def test_a_job_that_fails_is_listed_and_the_others_go_on(folder, calls, tmp_path
         ({"prompt": "a", "prompts": ["b"]}, "line 2, has both prompt and prompts"),
         ({"prompt": "a", "steps": 0}, "line 2: steps = 0"),
         ({"prompt": "a", "again": "x.mp4"}, "line 2, has again, which no job takes"),
+        ({"prompt": "a cat", "steps": 7}, "a-cat-0.mp4, as line 1 does: give it another seed"),
     ],
 )
 def test_a_line_that_is_no_job_is_named_before_anything_is_made(folder, calls, tmp_path, capsys, line, said):  # noqa: F811
     jobs = write_jobs(tmp_path / "jobs.jsonl", {"prompt": "a cat"}, line)
     assert said in message(capsys, "--jobs", jobs, "--model", folder, "--out", tmp_path / "out")
     assert calls == [] and not (tmp_path / "out").exists()
+
+
+def test_files_of_a_line_lie_in_the_folder_of_the_jobs(tmp_path):
+    line = {"prompt": "a", "join": ["a.mp4", "/b.mp4"], "keyframe": ["c.png@4"], "image": "d.png", "mask": ""}
+    [job] = read_jobs(write_jobs(tmp_path / "jobs.jsonl", line), SampleSettings(last="e.png"))
+    assert job.join == (f"{tmp_path}/a.mp4", "/b.mp4") and job.keyframe == (f"{tmp_path}/c.png@4",)
+    assert (job.image, job.mask, job.last) == (f"{tmp_path}/d.png", "", "e.png")
 
 
 def test_jobs_take_no_other_prompts(tmp_path, capsys):

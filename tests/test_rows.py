@@ -208,6 +208,9 @@ def test_a_manifest_is_rewritten_with_other_rows_and_more_columns(film, tmp_path
     assert (caption, caption.origin, caption.language, caption.prompt) == ("a film", "human", "en", "")
     assert list(found.values("motion")) == [0.5, 0.5, None]
     assert [e.start for e in found.kept()] == [0, 0] and len(found) == 3
+    rewrite(tmp_path / "deep" / "cut.parquet", tmp_path / "back.parquet", lambda table: table)
+    again = [replace(e, path=e.path.resolve()) for e in load_manifest(tmp_path / "back.parquet")]
+    assert again == expected, "also where it lies where its paths are from"
     with pytest.raises(ValueError, match=r"no row is left of"):
         rewrite(tmp_path / "m.parquet", tmp_path / "none.parquet", lambda table: table.slice(0, 0))
     with pytest.raises(ValueError, match="has no column tags"):

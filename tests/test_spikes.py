@@ -229,6 +229,14 @@ def test_a_spike_is_a_norm_or_a_loss_far_above_its_average():
     assert what[4].facts() == {"wrong": ["gradient_norm"], "loss": 2.0, "gradient_norm": 40.0}
 
 
+def test_a_loss_that_falls_below_0_is_no_spike():
+    found = Spikes(LoopConfig(spike="skip", spike_factor=2.0), torch.device("cpu"), (None, None), set())
+    for step, loss in enumerate((1.0, 0.5, 0.01, 0.3, -1.0, -2.0, -0.5), 1):
+        assert not found.check(step, torch.tensor(loss), torch.tensor(1.0), signed=True)
+    assert found.check(8, torch.tensor(-math.inf), torch.tensor(1.0), signed=True)
+    assert found.check(9, torch.tensor(-1.0), torch.tensor(3.0), signed=True)
+
+
 @pytest.mark.long
 def test_an_autoencoder_s_wrong_step_is_skipped_and_gone_back_from(tmp_path, poisoned_crop, capsys):
     skipped, back = tmp_path / "skip", tmp_path / "back"
