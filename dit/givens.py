@@ -6,7 +6,6 @@ the video is encoded after a still of its own first frame, as a causal autoencod
 frames only with something before them; the still's own latent is left out.
 """
 
-from collections import Counter
 from dataclasses import fields
 
 import torch
@@ -90,6 +89,19 @@ def read_given(
 ) -> tuple[Given, ...]:
     """What is given in a video of a size and rate; a line says how each file was fitted."""
     compression, givens = autoencoder.compression, []
+    keyframes = list(map(_place_of, one.keyframe))
+    for file, frame in keyframes:
+        if frame >= frames:
+            raise ValueError(f"--keyframe {file}@{frame}: the video has frames 0 to {frames - 1}")
+    stills = (
+        [0] * bool(one.image) + [frame for _, frame in keyframes] + [frames - 1] * bool(one.last or one.loop)
+    )
+    latent = [-(-frame // compression.step) for frame in stills]  # in which each of them lies
+    if keyframes and len({*latent}) < len(latent):
+        raise ValueError(
+            f"two of the images lie within the same {compression.step} frames, which are one latent frame: give "
+            f"frames further apart"
+        )
 
     def still(file: str, frame: int, index: int = 0) -> Given:
         pixels_THWC = _fitted(file, [index], height, width)
@@ -114,22 +126,11 @@ def read_given(
             givens.append(Given(given.latents_CTHW, mask_THW=~mask_THW))
     if one.image:
         givens.append(still(one.image, 0))
-    for file, frame in map(_place_of, one.keyframe):
-        if frame >= frames:
-            raise ValueError(f"--keyframe {file}@{frame}: the video has frames 0 to {frames - 1}")
-        givens.append(still(file, frame))
+    givens += [still(file, frame) for file, frame in keyframes]
     if last := one.last or (one.image if one.loop else ""):
         givens.append(still(last, frames - 1))
     elif one.loop:
         givens.append(still(one.extend, frames - 1, _indices(one.extend, fps, compression, late=True)[0]))
-    stills = Counter(
-        given.frame for given in givens if given.latents_CTHW.shape[1] == compression.latent_group
-    )
-    if one.keyframe and max(stills.values()) > 1:
-        raise ValueError(
-            f"two of the images lie within the same {compression.step} frames, which are one latent frame: "
-            f"give frames further apart"
-        )
     return tuple(givens)
 
 

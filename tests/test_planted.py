@@ -214,7 +214,7 @@ FAULTS = {
         planted(
             dit.loss,
             "draw_condition",
-            lambda right: on_rank_1(right, lambda clip, flow, seed: right(clip, flow, seed + 1)),
+            lambda right: on_rank_1(right, lambda *given: right(*given[:-1], given[-1] + 1)),
         ),
     ),
     "a pack is left out": ("gradient", DATA, planted(dit.train, "draw_steps", a_pack_less)),
