@@ -99,8 +99,8 @@ def read_given(
     latent = [-(-frame // compression.step) for frame in stills]  # in which each of them lies
     if keyframes and len({*latent}) < len(latent):
         raise ValueError(
-            f"two of the images lie within the same {compression.step} frames, which are one latent frame: give "
-            f"frames further apart"
+            f"two of the images lie within the same {compression.step} frames, which are one latent frame: "
+            f"give frames further apart"
         )
 
     def still(file: str, frame: int, index: int = 0) -> Given:
