@@ -154,7 +154,7 @@ def write(file: Path, parts_CTHW: Iterable[Tensor], record: dict, fps: float) ->
         parts_CTHW = marked(parts_CTHW, fps, look["mark_text"], look["mark_corner"], mark == "start")
 
     def hashed() -> Iterator[Tensor]:
-        for part in progress(parts_CTHW, desc=f"writing {file.name}", unit="part", delay=2, leave=False):
+        for part in progress(parts_CTHW, desc=f"writing {file.name}", unit=" part", delay=2, leave=False):
             digest.update(to_frames(part).numpy())
             yield part
         record["frames_sha256"] = digest.hexdigest()

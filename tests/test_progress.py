@@ -31,6 +31,15 @@ def test_a_job_is_one_line_in_a_log(monkeypatch):
     assert index.startswith("index: 100%") and "5/5" in index
 
 
+def test_a_job_within_another_leaves_no_codes_in_a_log(monkeypatch):
+    log = io.StringIO()
+    monkeypatch.setattr("sys.stderr", log)
+    for _ in progress(range(2), desc="sampling", mininterval=0):
+        for _ in progress(range(3), desc="writing", leave=False, mininterval=0):
+            pass
+    assert len(log.getvalue().splitlines()) == 1 and "\x1b" not in log.getvalue()
+
+
 def test_a_job_that_is_stopped_says_how_far_it_came(monkeypatch):
     log = io.StringIO()
     monkeypatch.setattr("sys.stderr", log)

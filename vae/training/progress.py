@@ -22,8 +22,11 @@ class _LastLine:
 
 
 def progress(*values, **settings) -> tqdm:
-    """A bar of tqdm on standard error."""
-    return tqdm(*values, file=sys.stderr if sys.stderr.isatty() else _LastLine(), **settings)
+    """A bar of tqdm on standard error; one that is not to be left there (`leave=False`) needs a terminal."""
+    if sys.stderr.isatty():
+        return tqdm(*values, file=sys.stderr, **settings)
+    passing = not settings.get("leave", True)
+    return tqdm(*values, file=_LastLine(), **settings | ({"disable": True} if passing else {}))
 
 
 def say(line: str) -> None:
