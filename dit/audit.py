@@ -19,12 +19,13 @@ from vae.data.columns import Entry
 from vae.data.manifest import Manifest, load_manifest
 from vae.data.video import UnreadableVideo, read_frames, resize_and_crop, to_video
 from vae.data.write import write_video
-from vae.training.files import check_replaceable, read_json, write_text
+from vae.training.files import check_replaceable, read_json, read_text, write_text
 from vae.training.progress import progress, say
 from vae.training.seeds import generator
 
 ANSWERS = ("right", "wrong", "unsure")
 MOST_BYTES = 1 << 28  # of a page: browsers hold it whole
+CARD = "# Data card of "  # how one begins
 SIDES = ((0, 256), (256, 480), (480, 720), (720, 1080), (1080, 1 << 16))  # shorter sides that a card counts
 
 
@@ -70,6 +71,9 @@ def audit(settings: AuditSettings) -> Path | None:
     if out.suffix != ".html":
         raise ValueError(f"out = {out}: give it a name that ends in .html")
     check_replaceable(out, ".html")
+    card = out.with_suffix(".card.md")
+    if card.is_file() and not read_text(card).startswith(CARD):
+        raise ValueError(f"{card} is there, and is no data card: give another --out")
     clips = _sampled(manifest, settings)
     if not clips:
         raise ValueError(f"{settings.source} has no row with a caption that is kept and can be read")
@@ -77,7 +81,6 @@ def audit(settings: AuditSettings) -> Path | None:
     page = {"title": f"{Path(settings.source).name}: {len(clips)} captions", "name": name, "clips": clips}
     code, allowed = script("dit", "audit.js")
     write_text(out, render("dit", "audit.html", page=page, code=code, allowed=allowed))
-    card = out.with_suffix(".card.md")
     write_text(card, data_card(manifest, Path(settings.source).name))
     print(f"{out}: {len(clips)} captions to judge; {card}")
     return out
@@ -236,7 +239,7 @@ def data_card(manifest: Manifest, name: str) -> str:
                 origins[caption["origin"] or "not known"] += 1
             if row.get("motion") is not None:
                 motions.append(row["motion"])
-    lines = [f"# Data card of {name}", ""]
+    lines = [f"{CARD}{name}", ""]
     lines += [
         f"{kept:,} clips of {number:,} are kept, {seconds / 3600:.2f} h; "
         f"{left_seconds / 3600:.2f} h are left out."

@@ -61,10 +61,10 @@ def cut(settings: CutSettings) -> Path:
 
         rewrite(settings.source, out, change)
     journal.done()
-    told = "".join(
-        f", {count} rows: {why}" for why, count in sorted(counts.items()) if why not in ("", "files")
-    )
-    print(f"{out}: {counts['files']} rows into {counts['']} spans{told}")
+    rejected_as = {why: count for why, count in sorted(counts.items()) if why not in ("", "files")}
+    told = "".join(f", {why} {count}" for why, count in rejected_as.items())
+    spans = counts[""] + sum(rejected_as.values())
+    print(f"{out}: rows {counts['files']}, spans {spans}, kept {counts['']}{told}")
     return out
 
 

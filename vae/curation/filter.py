@@ -50,14 +50,14 @@ def filter_rows(settings: FilterSettings) -> Path | None:
         check_replaceable(Path(settings.pictures), ".png")
     out, manifest = beside(settings.source, settings.out, "filtered"), load_manifest(settings.source)
     journal = Journal(out, f"signals-{signals.VERSION}")
-    counts, first, kept = Counter(), 0, 0
+    counts, first, kept, before = Counter(), 0, 0, 0
     with (
         workers(settings.workers, len(manifest)) as pool,
         progress(total=len(manifest), desc="filter") as bar,
     ):
 
         def change(table):
-            nonlocal first, kept
+            nonlocal first, kept, before
             entries = manifest[first : first + len(table)]
             first += len(table)
             table, wrong = with_signals(table, entries, journal, pool, bar)
@@ -67,13 +67,16 @@ def filter_rows(settings: FilterSettings) -> Path | None:
             for why in found.values():
                 counts.update({each.split(" (")[0] for each in why})
             table = rejected(table, "filter", found)
-            kept += sum(not cell for cell in table["rejected"].to_pylist())
+            cells = table["rejected"].to_pylist()
+            kept += sum(not cell for cell in cells)
+            before += sum(bool(cell) and place not in found for place, cell in enumerate(cells))
             return table
 
         rewrite(settings.source, out, change)
     journal.done()
-    told = ", ".join(f"{name} {count}" for name, count in counts.most_common()) or "no rule rejects any"
-    print(f"{out}: {first} rows, {kept} kept; {told}")
+    told = "".join(f", {name} {count}" for name, count in counts.most_common())
+    told += f", rejected before {before}" if before else ""
+    print(f"{out}: rows {first}, kept {kept}{told}")
     if settings.pictures:
         draw_thresholds(load_manifest(out), rules, Path(settings.pictures))
         print(settings.pictures, file=sys.stderr)
