@@ -498,7 +498,10 @@ def declared() -> tuple[set[str], set[str]]:
         "xformers",
     }  # not for every machine, behind doors
     extras = [line for lines in project["optional-dependencies"].values() for line in lines]
-    return always, always | modules(extras)
+    named = {
+        re.match(r"[\w-]+", line)[0].replace("-", "_") for line in extras
+    }  # also where none is installed
+    return always, always | modules(extras) | named
 
 
 @each(OURS + TESTS)
