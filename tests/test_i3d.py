@@ -41,6 +41,7 @@ def windows(clips, which: str, starts: list[int]) -> list[torch.Tensor]:
     return [w.flip(0) for w in chosen] if which == "A_treverse" else chosen
 
 
+@pytest.mark.long
 @torch.no_grad()
 def test_features_are_those_of_the_graph_and_its_ports(real_clips):
     """Every set, preprocessing and network there are values of, at a window each."""

@@ -58,6 +58,7 @@ def whole(network, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.long
 def test_a_run_with_everything_goes_on_to_the_bit(network, whole, tmp_path):
     out = tmp_path / "run"
     for steps in (1, 3, 6):  # before, at and after the discriminator's start

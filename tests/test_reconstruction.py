@@ -83,6 +83,7 @@ def luma(frames_THWC: torch.Tensor) -> numpy.ndarray:
     return numpy.rint(frames_THWC.numpy() @ numpy.array([0.299, 0.587, 0.114])).astype(numpy.uint8)
 
 
+@pytest.mark.long
 def test_the_four_columns_of_pose_papers_are_those_of_their_code(folders, quick, tmp_path, capsys):  # noqa: F811
     """Beside numpy's bytes and scikit-image's default on grey, over the frames of all videos alike."""
     words = [

@@ -165,6 +165,7 @@ def test_numbers_that_are_none_are_gone_back_from(run, autoencoder, tmp_path):  
     assert newest_step(out) == 3 and (out / f"damaged-{LAST}").is_dir()
 
 
+@pytest.mark.long
 def test_an_autoencoder_s_optimizers_have_the_updates_of_their_steps(tmp_path):
     config = autoencoder_run(tmp_path / "run", steps=2, save_every=1, show_every=4)
     discriminator = DiscriminatorConfig(weight=0.1, start=2, width=8, depth=1)
