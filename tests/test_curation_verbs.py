@@ -61,6 +61,8 @@ def rows(file: Path) -> list[dict]:
 def test_footage_is_cut_filtered_and_made_distinct(footage, tmp_path, capsys):
     before = rows(footage / "manifest.parquet")
     cut, filtered, distinct = (tmp_path / f"{name}.parquet" for name in ("cut", "filtered", "distinct"))
+    manifest = str(footage / "manifest.parquet")
+    assert run(["data", "cut", manifest, "--out", manifest]) == 1 and rows(Path(manifest)) == before
     assert run(["data", "cut", str(footage), "--out", str(cut), "--workers", "1"]) == 0
     spans = [(Path(row["path"]).stem, row["start"], row["end"], row["cut_by"]) for row in rows(cut)]
     assert spans == [

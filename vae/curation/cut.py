@@ -1,6 +1,7 @@
 """`dit data cut MANIFEST`: files into shots, and shots into spans of a wanted length, without encoding
 anything."""
 
+import os
 from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
@@ -47,6 +48,8 @@ def cut(settings: CutSettings) -> Path:
         raise ValueError(f"most = {settings.most}: it must be at least least = {settings.least}")
     by = f"cells {shots.VERSION}" if settings.detector == "cells" else described(settings.detector)
     out, manifest = beside(settings.source, settings.out, "cut"), load_manifest(settings.source)
+    if out.exists() and os.path.samefile(out, settings.source):
+        raise ValueError(f"--out {out} is the source itself, whose rows are kept: give another name")
     work = FIND[settings.detector]
     journal = Journal(out, f"cut-{settings.detector}-{shots.VERSION}")
     counts, first = Counter(), 0

@@ -1,6 +1,5 @@
 """The signals of a manifest's rows, measured where they are not there yet: one pass over each file."""
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -84,8 +83,6 @@ def rejected(table, verb: str, reasons: dict[int, list[str]]):
 
 def beside(source: str, out: str, name: str) -> Path:
     """Where a verb writes: as it is told, else beside its source with a name of its own."""
-    if out and os.path.exists(out) and os.path.samefile(out, source):
-        raise ValueError(f"--out {out} is the source itself, which is kept: give another name")
     if out:
         return Path(out)
     source = Path(source)
