@@ -32,8 +32,12 @@ def planned(run: TransformerRun, **settings) -> Planned:
 @pytest.mark.parametrize("name", RUNS)
 def test_the_planned_peak_is_the_measured_one(name):
     """Of PyTorch's allocator, over a real step on this CPU."""
-    most, _ = measure(RUNS[name], False)
-    assert planned(RUNS[name], gpu="cpu").peak == pytest.approx(most, rel=0.05)
+    peak, (most, _) = planned(RUNS[name], gpu="cpu").peak, measure(RUNS[name], False)
+    if (
+        most < peak / 2
+    ):  # on a busy machine the profiler's clock may slip, so that the step lies beside its marks
+        most, _ = measure(RUNS[name], False)
+    assert peak == pytest.approx(most, rel=0.05)
 
 
 @pytest.mark.long
