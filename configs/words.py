@@ -153,7 +153,10 @@ NONE = {  # names elsewhere -> the settings of which a verb must have one, why t
     "resume resume-from resume-from-checkpoint auto-resume continue restart resume-path resume-training "
     "continue-from": ("help", "to go on with what was stopped, give the same command, with its --out, again"),
     "fsdp deepspeed zero zero-stage offload cpu-offload enable-model-cpu-offload tensor-parallel tp sp "
-    "context-parallel": ("help", "every process holds all weights, and nothing is sharded or offloaded"),
+    "context-parallel": (
+        "help",
+        "dit train has --parallel.shard full (FSDP2) and --parallel.context; else nothing is sharded or offloaded",
+    ),
     "prompt p text caption": (
         "prompts-file",
         'prompts come first and without a name, as in `dit sample "a red circle moves left"`',
