@@ -155,7 +155,7 @@ NONE = {  # names elsewhere -> the settings of which a verb must have one, why t
     "fsdp deepspeed zero zero-stage offload cpu-offload enable-model-cpu-offload tensor-parallel tp sp "
     "context-parallel": (
         "help",
-        "dit train has --parallel.shard full (FSDP2) and --parallel.context; else nothing is sharded or offloaded",
+        "dit train has --parallel.shard full (FSDP2) and --parallel.context; nothing is offloaded",
     ),
     "prompt p text caption": (
         "prompts-file",
